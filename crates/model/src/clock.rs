@@ -1,0 +1,33 @@
+//! The only door to time.
+
+use std::time::Duration;
+
+/// Tells time. Everything that needs time is handed one.
+pub trait Clock: Send + Sync {
+    /// Milliseconds since the Unix epoch. May step back.
+    fn wall_millis(&self) -> i64;
+
+    /// Time since some fixed moment. Never steps back and counts suspension.
+    fn monotonic(&self) -> Duration;
+}
+
+/// The machine's clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "this is the door")]
+    fn wall_millis(&self) -> i64 {
+        let now = std::time::SystemTime::now();
+        match now.duration_since(std::time::UNIX_EPOCH) {
+            Ok(since) => since.as_millis() as i64,
+            Err(_) => 0,
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the door")]
+    fn monotonic(&self) -> Duration {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        START.get_or_init(std::time::Instant::now).elapsed()
+    }
+}

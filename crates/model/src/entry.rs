@@ -1,0 +1,44 @@
+//! What was committed: one entry of a partition's change log.
+
+use crate::hlc::Stamp;
+use crate::ids::{Epoch, Lsn, SchemaNumber};
+use crate::key::EncodedKey;
+use crate::row::{Row, Trim};
+use crate::schema::Schema;
+
+/// An entry of the change log. It holds results, never conditions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Address in the log of the region that holds it.
+    pub lsn: Lsn,
+    /// Epoch under which its origin made it.
+    pub epoch: Epoch,
+    /// When and where it was first accepted.
+    pub stamp: Stamp,
+    /// Address in its origin's log.
+    pub origin_lsn: Lsn,
+    /// The schema it was judged under.
+    pub schema: SchemaNumber,
+    /// What changed.
+    pub body: EntryBody,
+}
+
+/// What an entry changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryBody {
+    /// Rows, together or not at all.
+    Rows(Vec<RowDelta>),
+    /// The table's schema, from here on.
+    Schema(Schema),
+    /// Cells of all rows of the partition that had expired.
+    Expiry(Trim),
+}
+
+/// What changed in one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowDelta {
+    /// The row.
+    pub key: EncodedKey,
+    /// What to merge into it.
+    pub delta: Row,
+}

@@ -1,0 +1,30 @@
+//! Bounds of the data model, as the public service documents them.
+
+/// Key columns of a table.
+pub const KEY_COLUMNS_MAX: usize = 4;
+/// Bytes of one string or binary of a primary key.
+pub const KEY_VALUE_BYTES_MAX: usize = 1024;
+/// Bytes of a table or column name.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Bytes of one string or binary attribute value.
+pub const VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Attribute columns in one write.
+pub const WRITE_COLUMNS_MAX: usize = 1024;
+/// Columns named in one read.
+pub const READ_COLUMNS_MAX: usize = 1024;
+/// Bytes of one row write or one batch.
+pub const WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Defined columns of a table.
+pub const DEFINED_COLUMNS_MAX: usize = 32;
+/// Rows of one BatchGetRow.
+pub const BATCH_GET_ROWS_MAX: usize = 100;
+/// Rows of one BatchWriteRow.
+pub const BATCH_WRITE_ROWS_MAX: usize = 200;
+/// Rows of one page of a range.
+pub const RANGE_ROWS_MAX: usize = 5000;
+/// Bytes of one page of a range, or of a row read at once.
+pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Nodes of one filter or condition.
+pub const FILTER_NODES_MAX: usize = 32;
+/// Timestamps of cells lie below this.
+pub const TIMESTAMP_MAX: i64 = i64::MAX / 1000;
