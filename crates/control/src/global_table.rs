@@ -1,0 +1,322 @@
+//! The record of a global table and how it may change.
+//!
+//! Every change gives the record the next version, except the progress of a replica, which only
+//! its base region keeps. A record is obeyed by whoever has an older version and ignored by
+//! whoever has a newer one, so it may arrive twice and late.
+
+use isthmus_model::error::Kind;
+use serde::{Deserialize, Serialize};
+
+/// Replicas of one table at most, the base included.
+pub const REPLICAS_MAX: usize = 10;
+
+/// What one conflict is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sync {
+    /// A whole row.
+    Row,
+    /// One column.
+    Column,
+}
+
+/// Who writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Serve {
+    /// One region writes, the others read.
+    PrimarySecondary,
+    /// All regions write.
+    PeerToPeer,
+}
+
+impl Serve {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Serve::PrimarySecondary => "primary-secondary",
+            Serve::PeerToPeer => "peer-to-peer",
+        }
+    }
+}
+
+/// How far a replica has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// Its region does not know of it yet.
+    Pending,
+    /// Its region has made the table.
+    Assigned,
+    /// Rows are being copied to it.
+    Copying,
+    /// It follows the log.
+    Active,
+    /// It is being taken out.
+    Unbinding,
+}
+
+/// One replica of a global table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Name of its region.
+    pub region: String,
+    /// Whether clients may write there.
+    pub writable: bool,
+    /// How far it has come, as its base region knows.
+    pub progress: Progress,
+    /// Since when, milliseconds since the Unix epoch.
+    pub since_millis: i64,
+    /// The version of the record that its region has confirmed.
+    pub confirmed_version: u64,
+    /// Why it does not come further, if so.
+    pub message: Option<String>,
+}
+
+/// A table that is kept alike in several regions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GlobalTable {
+    /// Names it for ever.
+    pub id: String,
+    /// Name of the global table and of each replica's table.
+    pub name: String,
+    /// The id of the table, alike in all regions.
+    pub table: u64,
+    /// Name of the region whose word counts.
+    pub base: String,
+    /// What one conflict is about.
+    pub sync: Sync,
+    /// Who writes.
+    pub serve: Serve,
+    /// Grows with each change that replicas must know.
+    pub version: u64,
+    /// The base region's replica first.
+    pub replicas: Vec<Replica>,
+}
+
+/// Why a global table cannot be changed so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// The region is there already.
+    #[error("region {0} already holds a replica of the table")]
+    ReplicaExists(String),
+    /// The region is not there.
+    #[error("region {0} holds no replica of the table")]
+    NoReplica(String),
+    /// Too many.
+    #[error("a global table has at most {REPLICAS_MAX} replicas")]
+    TooManyReplicas,
+    /// The base cannot go.
+    #[error("region {0} is the base of the table and cannot be unbound")]
+    BaseStays(String),
+    /// Not while one region writes.
+    #[error(
+        "the writing region of a primary-secondary table cannot be changed by making a second \
+         region writable"
+    )]
+    OneWriter,
+}
+
+impl ControlError {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            ControlError::ReplicaExists(_) => Kind::Exists,
+            ControlError::NoReplica(_) => Kind::NotFound,
+            ControlError::TooManyReplicas
+            | ControlError::BaseStays(_)
+            | ControlError::OneWriter => Kind::Invalid,
+        }
+    }
+}
+
+impl GlobalTable {
+    /// A global table that so far has its base only.
+    pub fn new(name: &str, table: u64, base: &str, sync: Sync, serve: Serve) -> GlobalTable {
+        GlobalTable {
+            id: format!("gt-{table:016x}"),
+            name: name.to_owned(),
+            table,
+            base: base.to_owned(),
+            sync,
+            serve,
+            version: 1,
+            replicas: vec![Replica {
+                region: base.to_owned(),
+                writable: true,
+                progress: Progress::Active,
+                since_millis: 0,
+                confirmed_version: 1,
+                message: None,
+            }],
+        }
+    }
+
+    /// The same with one more replica. Peers always write, secondaries never.
+    pub fn with_replica(
+        mut self,
+        region: &str,
+        writable: bool,
+        now_millis: i64,
+    ) -> Result<GlobalTable, ControlError> {
+        if self.replica(region).is_some() {
+            return Err(ControlError::ReplicaExists(region.to_owned()));
+        }
+        if self.replicas.len() >= REPLICAS_MAX {
+            return Err(ControlError::TooManyReplicas);
+        }
+        if writable && self.serve == Serve::PrimarySecondary {
+            return Err(ControlError::OneWriter);
+        }
+        self.replicas.push(Replica {
+            region: region.to_owned(),
+            writable: self.serve == Serve::PeerToPeer,
+            progress: Progress::Pending,
+            since_millis: now_millis,
+            confirmed_version: 0,
+            message: None,
+        });
+        self.version += 1;
+        Ok(self)
+    }
+
+    /// Begins to take a replica out. It goes when its region has confirmed.
+    pub fn unbind(&mut self, region: &str, now_millis: i64) -> Result<(), ControlError> {
+        if region == self.base {
+            return Err(ControlError::BaseStays(region.to_owned()));
+        }
+        self.advance(region, Progress::Unbinding, now_millis)?;
+        self.version += 1;
+        Ok(())
+    }
+
+    /// Forgets a replica whose region has confirmed that it is out.
+    pub fn remove(&mut self, region: &str) {
+        self.replicas.retain(|replica| replica.region != region);
+    }
+
+    /// Allows or forbids writing in a region of a table of peers.
+    pub fn set_writable(&mut self, region: &str, writable: bool) -> Result<(), ControlError> {
+        let serve = self.serve;
+        let replica = self.replica_mut(region)?;
+        if replica.writable == writable {
+            return Ok(());
+        }
+        if serve == Serve::PrimarySecondary {
+            return Err(ControlError::OneWriter);
+        }
+        replica.writable = writable;
+        self.version += 1;
+        Ok(())
+    }
+
+    /// Notes how far a replica has come. Returns whether that is news.
+    pub fn advance(
+        &mut self,
+        region: &str,
+        progress: Progress,
+        now_millis: i64,
+    ) -> Result<bool, ControlError> {
+        let replica = self.replica_mut(region)?;
+        if replica.progress == progress {
+            return Ok(false);
+        }
+        replica.progress = progress;
+        replica.since_millis = now_millis;
+        replica.message = None;
+        Ok(true)
+    }
+
+    /// The replica in a region.
+    pub fn replica(&self, region: &str) -> Option<&Replica> {
+        self.replicas.iter().find(|replica| replica.region == region)
+    }
+
+    /// The replica in a region, to change.
+    pub fn replica_mut(&mut self, region: &str) -> Result<&mut Replica, ControlError> {
+        self.replicas
+            .iter_mut()
+            .find(|replica| replica.region == region)
+            .ok_or_else(|| ControlError::NoReplica(region.to_owned()))
+    }
+
+    /// Whether clients may write in the region.
+    pub fn writes(&self, region: &str) -> bool {
+        self.replica(region).is_some_and(|replica| replica.writable)
+    }
+
+    /// Whether the region makes entries of its own, now or in a log that others may still need.
+    pub fn originates(&self, region: &str) -> bool {
+        match self.serve {
+            Serve::PrimarySecondary => region == self.base,
+            Serve::PeerToPeer => self.replica(region).is_some(),
+        }
+    }
+
+    /// The regions to which a region ships its own entries. One that does not know of the table
+    /// yet refuses the link until it does.
+    pub fn ships_to<'a>(&'a self, region: &'a str) -> impl Iterator<Item = &'a str> {
+        let originates = self.originates(region);
+        self.replicas
+            .iter()
+            .filter(move |other| {
+                originates && other.region != region && other.progress != Progress::Unbinding
+            })
+            .map(|other| other.region.as_str())
+    }
+
+    /// Whether every replica follows.
+    pub fn is_active(&self) -> bool {
+        self.replicas.iter().all(|replica| replica.progress == Progress::Active)
+    }
+
+    /// The bytes kept at rest and sent to the other regions.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain data has no key that is not text")
+    }
+
+    /// Reads what `to_json` wrote.
+    pub fn from_json(bytes: &[u8]) -> Result<GlobalTable, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers() -> GlobalTable {
+        GlobalTable::new("t", 1, "r1", Sync::Column, Serve::PeerToPeer)
+            .with_replica("r2", true, 5)
+            .and_then(|table| table.with_replica("r3", true, 5))
+            .unwrap()
+    }
+
+    #[test]
+    fn peers_ship_to_every_other() {
+        let table = peers();
+        assert_eq!(table.ships_to("r1").count(), 2);
+        assert_eq!(table.ships_to("r2").collect::<Vec<_>>(), ["r1", "r3"]);
+        assert!(!table.is_active());
+    }
+
+    #[test]
+    fn primary_secondary_keeps_one_writer() {
+        let table = GlobalTable::new("t", 1, "r1", Sync::Row, Serve::PrimarySecondary);
+        assert_eq!(table.clone().with_replica("r2", true, 0), Err(ControlError::OneWriter));
+        let mut table = table.with_replica("r2", false, 0).unwrap();
+        assert_eq!(table.set_writable("r2", true), Err(ControlError::OneWriter));
+        assert_eq!(table.ships_to("r2").count(), 0);
+    }
+
+    #[test]
+    fn base_cannot_be_unbound_and_others_go_when_confirmed() {
+        let mut table = peers();
+        assert!(matches!(table.unbind("r1", 7), Err(ControlError::BaseStays(_))));
+        table.unbind("r2", 7).unwrap();
+        assert_eq!(table.ships_to("r1").collect::<Vec<_>>(), ["r3"]);
+        table.remove("r2");
+        assert!(table.replica("r2").is_none());
+        assert_eq!(GlobalTable::from_json(&table.to_json()).unwrap(), table);
+    }
+}
