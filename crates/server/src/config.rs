@@ -1,0 +1,374 @@
+//! The configuration of one region: a TOML file, read once, checked whole.
+//!
+//! What must hold: a program that starts has a configuration in which every value lies in its
+//! range and no two values contradict each other; what does not is refused with one line that
+//! names the file, the line and the key. Unknown keys are refused, so that a typing error never
+//! silently gives a default. Secrets never show in `Debug` output or in an error.
+//!
+//! Relative paths are relative to the file. The rules are in `check.rs`.
+
+mod check;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a configuration file at most.
+pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// The instance that `isthmus up` serves.
+pub const UP_INSTANCE: &str = "demo";
+/// The access key id that `isthmus up` accepts.
+pub const UP_ACCESS_KEY_ID: &str = "isthmus-demo";
+/// The secret of that key. It is public, so it is accepted on loopback addresses only.
+pub const UP_ACCESS_KEY_SECRET: &str = "isthmus-demo-secret-0123456789";
+
+const MIB: u64 = 1024 * 1024;
+
+/// Why a configuration cannot be used. `Display` is one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is missing or may not be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Read {
+        /// The configuration file.
+        file: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file holds nothing but space.
+    #[error("{}: is empty; [instance], [region], [storage] and [[credentials]] are needed",
+        file.display())]
+    Empty {
+        /// The configuration file.
+        file: PathBuf,
+    },
+    /// The file is too large to be a configuration.
+    #[error("{}: has {bytes} bytes, a configuration has at most {FILE_BYTES_MAX}", file.display())]
+    TooLarge {
+        /// The configuration file.
+        file: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A key is unknown, missing, of a wrong type, out of its range or against another one.
+    #[error("{}:{line}: {key}: {message}", file.display())]
+    Wrong {
+        /// The configuration file.
+        file: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// The key with its table, like `public.listen`.
+        key: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+}
+
+/// A region's configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What the region serves.
+    pub instance: InstanceConfig,
+    /// Which region this is.
+    pub region: RegionConfig,
+    /// Where and how much it stores.
+    pub storage: StorageConfig,
+    /// The port for clients.
+    #[serde(default)]
+    pub public: PublicConfig,
+    /// The port for administration.
+    #[serde(default)]
+    pub admin: AdminConfig,
+    /// The port for other regions.
+    #[serde(default)]
+    pub peer: PeerConfig,
+    /// The other regions, none by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<OtherRegionConfig>,
+    /// Who may call; at least one.
+    #[serde(default)]
+    pub credentials: Vec<CredentialConfig>,
+}
+
+/// `[instance]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceConfig {
+    /// Name as clients send it: 3 to 16 letters, digits or `-`, a letter first, no `-` last.
+    pub name: String,
+    /// Tables that may exist, 1 to 1 000 000. Default 64.
+    #[serde(default = "default_table_quota")]
+    pub table_quota: u32,
+}
+
+/// `[region]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegionConfig {
+    /// Name: 1 to 64 letters, digits or `-`, a letter first. The certificate's name too.
+    pub name: String,
+    /// Number, 1 to 255, alike in the files of all regions and never used again.
+    pub number: u8,
+}
+
+/// `[storage]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Directory of all data.
+    pub data: PathBuf,
+    /// Memory for blocks read from disk, 8 MiB to 1 TiB. Default 96 MiB.
+    #[serde(default = "default_cache_bytes")]
+    pub cache_bytes: u64,
+    /// Memory for rows not yet in tables on disk, 8 MiB to 64 GiB. Default 64 MiB.
+    #[serde(default = "default_write_buffer_bytes")]
+    pub write_buffer_bytes: u64,
+    /// Memory for the newest entries of all logs, 1 MiB to 64 GiB. Default 32 MiB.
+    #[serde(default = "default_log_tail_bytes")]
+    pub log_tail_bytes: u64,
+    /// Disk for entries that wait for other regions, 16 MiB to 64 TiB. Default 2 GiB. Beyond it
+    /// entries are dropped and the links that needed them stand in state `gap`.
+    #[serde(default = "default_log_bytes_max")]
+    pub log_bytes_max: u64,
+    /// Free disk below which writes are refused, 0 to 1 TiB. Default 256 MiB.
+    #[serde(default = "default_space_reserve_bytes")]
+    pub space_reserve_bytes: u64,
+}
+
+/// `[public]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PublicConfig {
+    /// Address to listen on. Default 127.0.0.1:8110.
+    pub listen: SocketAddr,
+    /// URL under which clients reach it. Default `http://` and the listen address.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub endpoint: String,
+    /// Connections at once, 1 to 1 000 000. Default 10 000.
+    pub connections_max: usize,
+    /// Requests in work at once, 1 to 100 000. Default 1024. More are answered "busy".
+    pub requests_max: usize,
+    /// Bytes of a request's body, 64 KiB to 64 MiB. Default 5 MiB.
+    pub request_bytes_max: usize,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Address to listen on. Default 127.0.0.1:8111.
+    pub listen: SocketAddr,
+    /// URL under which operators reach it. Default `http://` and the listen address.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub endpoint: String,
+}
+
+/// `[peer]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeerConfig {
+    /// Address to listen on. Default 127.0.0.1:8112.
+    pub listen: SocketAddr,
+    /// This region's certificate, PEM. Needed as soon as there are other regions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM; readable by its owner only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// The authority that signed the certificates of all regions, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority: Option<PathBuf>,
+    /// How far the clock of another region may be ahead, in milliseconds, 1 to 3 600 000.
+    /// Default 500. What comes from further ahead waits.
+    pub clock_skew_max_ms: u64,
+    /// Bytes of a parcel before compression, 64 KiB to 16 MiB. Default 1 MiB.
+    pub parcel_bytes_max: usize,
+    /// Parcels on their way per link, 1 to 256. Default 8.
+    pub window_parcels: usize,
+}
+
+/// `[[regions]]`: another region.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherRegionConfig {
+    /// Its name, as in its certificate.
+    pub name: String,
+    /// Its number.
+    pub number: u8,
+    /// `host:port` of its peer port.
+    pub peer: String,
+    /// URL of its public port.
+    pub endpoint: String,
+    /// Its instance. Default: the same as here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+}
+
+/// `[[credentials]]`: one access key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialConfig {
+    /// Name of the key.
+    pub access_key_id: String,
+    /// The secret itself, or else:
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_key_secret: Option<Secret>,
+    /// a file that holds it; readable by its owner only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_key_secret_file: Option<PathBuf>,
+    /// Makes the key temporary: requests must carry this token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_token: Option<Secret>,
+    /// When the key ends, like `2030-01-31T12:00:00Z`. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// Refuses the key. Default false.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub disabled: bool,
+}
+
+/// Text that never shows in `Debug` output.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps the text.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The text. Never log it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl Config {
+    /// Reads and checks a file, makes its paths absolute or relative to the working directory,
+    /// and reads the files of secrets: after it every credential has its `access_key_secret`.
+    pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        check::load(file)
+    }
+
+    /// The file's text. What is at its default is written too, so that a reader sees it.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every part of a configuration has a form in TOML")
+    }
+
+    /// The other region of this name.
+    pub fn other_region(&self, name: &str) -> Option<&OtherRegionConfig> {
+        self.regions.iter().find(|region| region.name == name)
+    }
+
+    /// The instance of a region, this one or another.
+    pub fn instance_of(&self, region: &str) -> Option<&str> {
+        if region == self.region.name {
+            return Some(&self.instance.name);
+        }
+        let other = self.other_region(region)?;
+        Some(other.instance.as_deref().unwrap_or(&self.instance.name))
+    }
+}
+
+impl CredentialConfig {
+    /// The secret; empty only if the configuration was not made by `Config::load`.
+    pub fn secret(&self) -> &str {
+        self.access_key_secret.as_ref().map_or("", Secret::expose)
+    }
+
+    /// When the key ends, in milliseconds since the Unix epoch. `None`: never.
+    pub fn expires_ms(&self) -> Option<i64> {
+        self.expires.as_deref().and_then(check::utc_millis)
+    }
+}
+
+impl Default for PublicConfig {
+    fn default() -> PublicConfig {
+        PublicConfig {
+            listen: loopback(8110),
+            endpoint: String::new(),
+            connections_max: 10_000,
+            requests_max: 1024,
+            request_bytes_max: 5 * MIB as usize,
+        }
+    }
+}
+
+impl Default for AdminConfig {
+    fn default() -> AdminConfig {
+        AdminConfig { listen: loopback(8111), endpoint: String::new() }
+    }
+}
+
+impl Default for PeerConfig {
+    fn default() -> PeerConfig {
+        PeerConfig {
+            listen: loopback(8112),
+            certificate: None,
+            key: None,
+            authority: None,
+            clock_skew_max_ms: 500,
+            parcel_bytes_max: MIB as usize,
+            window_parcels: 8,
+        }
+    }
+}
+
+impl StorageConfig {
+    /// The defaults, with this directory.
+    pub fn at(data: impl Into<PathBuf>) -> StorageConfig {
+        StorageConfig {
+            data: data.into(),
+            cache_bytes: default_cache_bytes(),
+            write_buffer_bytes: default_write_buffer_bytes(),
+            log_tail_bytes: default_log_tail_bytes(),
+            log_bytes_max: default_log_bytes_max(),
+            space_reserve_bytes: default_space_reserve_bytes(),
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn default_table_quota() -> u32 {
+    64
+}
+
+fn default_cache_bytes() -> u64 {
+    96 * MIB
+}
+
+fn default_write_buffer_bytes() -> u64 {
+    64 * MIB
+}
+
+fn default_log_tail_bytes() -> u64 {
+    32 * MIB
+}
+
+fn default_log_bytes_max() -> u64 {
+    2048 * MIB
+}
+
+fn default_space_reserve_bytes() -> u64 {
+    256 * MIB
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
+}

@@ -1,0 +1,429 @@
+//! Reads a configuration file and checks what its types cannot say.
+//!
+//! What must hold: the first thing found wrong is told in one line with file, line and key, and
+//! no secret is in it. Files named by the configuration are checked here too, so that a region
+//! does not come up half and fail at its first peer.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::{Config, ConfigError, FILE_BYTES_MAX, Secret, UP_ACCESS_KEY_SECRET};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const TIB: u64 = 1024 * GIB;
+/// Bytes of a file that holds one secret.
+const SECRET_BYTES_MAX: u64 = 4096;
+
+/// What is wrong: with which key, and why.
+type Finding = (String, String);
+
+pub(super) fn load(file: &Path) -> Result<Config, ConfigError> {
+    let text = read(file)?;
+    let mut config: Config = toml::from_str(&text).map_err(|error| of_toml(file, &text, &error))?;
+    let directory = file.parent().unwrap_or(Path::new(""));
+    resolve(&mut config, directory);
+    read_secrets(&mut config).and_then(|()| check(&config)).map_err(|(key, message)| {
+        ConfigError::Wrong { file: file.into(), line: line_of_key(&text, &key), key, message }
+    })?;
+    Ok(config)
+}
+
+fn read(file: &Path) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read { file: file.into(), source };
+    let opened = std::fs::File::open(file).map_err(failed)?;
+    let bytes = opened.metadata().map_err(failed)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(ConfigError::TooLarge { file: file.into(), bytes });
+    }
+    let mut text = String::new();
+    // A pipe has no size: the bound holds for what is read, too.
+    opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::TooLarge { file: file.into(), bytes: text.len() as u64 });
+    }
+    if text.trim().is_empty() {
+        return Err(ConfigError::Empty { file: file.into() });
+    }
+    Ok(text)
+}
+
+/// Gives paths and URLs the form in which the program uses them.
+fn resolve(config: &mut Config, directory: &Path) {
+    let files = [&mut config.peer.certificate, &mut config.peer.key, &mut config.peer.authority];
+    let secrets = config.credentials.iter_mut().map(|key| &mut key.access_key_secret_file);
+    for path in files.into_iter().chain(secrets).flatten() {
+        *path = directory.join(&path);
+    }
+    config.storage.data = directory.join(&config.storage.data);
+    if config.public.endpoint.is_empty() {
+        config.public.endpoint = format!("http://{}", config.public.listen);
+    }
+    if config.admin.endpoint.is_empty() {
+        config.admin.endpoint = format!("http://{}", config.admin.listen);
+    }
+}
+
+fn read_secrets(config: &mut Config) -> Result<(), Finding> {
+    for (place, credential) in config.credentials.iter_mut().enumerate() {
+        let key = |name: &str| format!("credentials[{place}].{name}");
+        match (&credential.access_key_secret, &credential.access_key_secret_file) {
+            (Some(_), Some(_)) => {
+                let message = "is given twice; leave access_key_secret or this one out";
+                return wrong(key("access_key_secret_file"), message);
+            }
+            (None, None) => {
+                let message = "is missing; give it or access_key_secret_file";
+                return wrong(key("access_key_secret"), message);
+            }
+            (Some(_), None) => {}
+            (None, Some(path)) => {
+                let secret = read_secret(path).map_err(|m| (key("access_key_secret_file"), m))?;
+                credential.access_key_secret = Some(secret);
+                // From here on the value counts, wherever it came from.
+                credential.access_key_secret_file = None;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_secret(path: &Path) -> Result<Secret, String> {
+    owner_only(path)?;
+    let mut text = String::new();
+    let opened = std::fs::File::open(path).map_err(|error| unreadable(path, &error))?;
+    opened
+        .take(SECRET_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| unreadable(path, &error))?;
+    if text.len() as u64 > SECRET_BYTES_MAX {
+        return Err(format!("{} has more than {SECRET_BYTES_MAX} bytes", path.display()));
+    }
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}
+
+fn check(config: &Config) -> Result<(), Finding> {
+    check_names(config)?;
+    check_ranges(config)?;
+    check_addresses(config)?;
+    check_others(config)?;
+    check_peer_files(config)?;
+    check_credentials(config)
+}
+
+fn check_names(config: &Config) -> Result<(), Finding> {
+    if !is_instance_name(&config.instance.name) {
+        return wrong("instance.name", INSTANCE_RULE);
+    }
+    if !is_region_name(&config.region.name) {
+        return wrong("region.name", REGION_RULE);
+    }
+    if config.region.number == 0 {
+        return wrong("region.number", "is 0, it must be in 1 to 255");
+    }
+    if config.storage.data.as_os_str().is_empty() {
+        return wrong("storage.data", "is empty, it names the directory of all data");
+    }
+    Ok(())
+}
+
+fn check_ranges(config: &Config) -> Result<(), Finding> {
+    let (storage, public, peer) = (&config.storage, &config.public, &config.peer);
+    let all: [(&str, u64, RangeInclusive<u64>); 12] = [
+        ("instance.table_quota", config.instance.table_quota.into(), 1..=1_000_000),
+        ("storage.cache_bytes", storage.cache_bytes, 8 * MIB..=TIB),
+        ("storage.write_buffer_bytes", storage.write_buffer_bytes, 8 * MIB..=64 * GIB),
+        ("storage.log_tail_bytes", storage.log_tail_bytes, MIB..=64 * GIB),
+        ("storage.log_bytes_max", storage.log_bytes_max, 16 * MIB..=64 * TIB),
+        ("storage.space_reserve_bytes", storage.space_reserve_bytes, 0..=TIB),
+        ("public.connections_max", public.connections_max as u64, 1..=1_000_000),
+        ("public.requests_max", public.requests_max as u64, 1..=100_000),
+        ("public.request_bytes_max", public.request_bytes_max as u64, 64 * KIB..=64 * MIB),
+        ("peer.clock_skew_max_ms", peer.clock_skew_max_ms, 1..=3_600_000),
+        ("peer.parcel_bytes_max", peer.parcel_bytes_max as u64, 64 * KIB..=16 * MIB),
+        ("peer.window_parcels", peer.window_parcels as u64, 1..=256),
+    ];
+    for (key, value, range) in all {
+        if !range.contains(&value) {
+            let (least, most) = range.into_inner();
+            return wrong(key, format!("is {value}, it must be in {least} to {most}"));
+        }
+    }
+    Ok(())
+}
+
+fn check_addresses(config: &Config) -> Result<(), Finding> {
+    let (public, admin) = (config.public.listen, config.admin.listen);
+    let peer = config.peer.listen;
+    if collide(public, admin) {
+        return wrong("admin.listen", format!("{admin} is the address of public.listen too"));
+    }
+    if collide(public, peer) {
+        return wrong("peer.listen", format!("{peer} is the address of public.listen too"));
+    }
+    if collide(admin, peer) {
+        return wrong("peer.listen", format!("{peer} is the address of admin.listen too"));
+    }
+    for (key, url) in
+        [("public.endpoint", &config.public.endpoint), ("admin.endpoint", &config.admin.endpoint)]
+    {
+        if !is_url(url) {
+            return wrong(key, URL_RULE);
+        }
+    }
+    Ok(())
+}
+
+/// Port 0 is a port of the system's choice, so it never collides.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_place = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && same_place
+}
+
+fn check_others(config: &Config) -> Result<(), Finding> {
+    let mut names = BTreeSet::from([config.region.name.as_str()]);
+    let mut numbers = BTreeSet::from([config.region.number]);
+    for (place, region) in config.regions.iter().enumerate() {
+        let key = |name: &str| format!("regions[{place}].{name}");
+        if !is_region_name(&region.name) {
+            return wrong(key("name"), REGION_RULE);
+        }
+        if !names.insert(&region.name) {
+            return wrong(key("name"), format!("{} is the name of another region", region.name));
+        }
+        if region.number == 0 {
+            return wrong(key("number"), "is 0, it must be in 1 to 255");
+        }
+        if !numbers.insert(region.number) {
+            let message = format!("{} is the number of another region", region.number);
+            return wrong(key("number"), message);
+        }
+        if !is_host_and_port(&region.peer) {
+            return wrong(key("peer"), "is no host:port");
+        }
+        if !is_url(&region.endpoint) {
+            return wrong(key("endpoint"), URL_RULE);
+        }
+        if region.instance.as_deref().is_some_and(|name| !is_instance_name(name)) {
+            return wrong(key("instance"), INSTANCE_RULE);
+        }
+    }
+    Ok(())
+}
+
+fn check_peer_files(config: &Config) -> Result<(), Finding> {
+    let peer = &config.peer;
+    for (key, path) in [
+        ("peer.certificate", &peer.certificate),
+        ("peer.key", &peer.key),
+        ("peer.authority", &peer.authority),
+    ] {
+        match path {
+            None if config.regions.is_empty() => {}
+            None => return wrong(key, "is missing; it is needed where [[regions]] are given"),
+            Some(path) => {
+                if let Err(error) = std::fs::File::open(path) {
+                    return wrong(key, unreadable(path, &error));
+                }
+            }
+        }
+    }
+    match &peer.key {
+        Some(path) => owner_only(path).map_err(|message| ("peer.key".to_owned(), message)),
+        None => Ok(()),
+    }
+}
+
+fn check_credentials(config: &Config) -> Result<(), Finding> {
+    if config.credentials.is_empty() {
+        return wrong("credentials", "none is given; nobody could call this region");
+    }
+    let mut ids = BTreeSet::new();
+    for (place, credential) in config.credentials.iter().enumerate() {
+        let key = |name: &str| format!("credentials[{place}].{name}");
+        let id = credential.access_key_id.as_str();
+        if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return wrong(key("access_key_id"), "must be 1 to 128 visible ASCII characters");
+        }
+        if !ids.insert(id) {
+            return wrong(key("access_key_id"), format!("{id} is given twice"));
+        }
+        if credential.secret().trim().is_empty() {
+            return wrong(key("access_key_secret"), "is empty");
+        }
+        // The secret of `up` is in the documentation: it must not guard an open port.
+        if credential.secret() == UP_ACCESS_KEY_SECRET && !config.public.listen.ip().is_loopback() {
+            let message = "is the public secret of `isthmus up`; choose another one, or listen \
+                           on a loopback address";
+            return wrong(key("access_key_secret"), message);
+        }
+        if credential.security_token.as_ref().is_some_and(|token| token.expose().is_empty()) {
+            return wrong(key("security_token"), "is empty");
+        }
+        if credential.expires.as_deref().is_some_and(|text| utc_millis(text).is_none()) {
+            return wrong(key("expires"), "is no time like 2030-01-31T12:00:00Z");
+        }
+    }
+    Ok(())
+}
+
+const INSTANCE_RULE: &str =
+    "must be 3 to 16 letters, digits or '-', with a letter first and no '-' last";
+const REGION_RULE: &str =
+    "must be 1 to 64 letters, digits or '-', with a letter first and no '-' last";
+const URL_RULE: &str = "must be a URL like http://host:port";
+
+fn is_instance_name(name: &str) -> bool {
+    (3..=16).contains(&name.len()) && is_name(name)
+}
+
+fn is_region_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && is_name(name)
+}
+
+fn is_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && !name.ends_with('-')
+}
+
+fn is_url(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|host| {
+        let host = host.split('/').next().unwrap_or_default();
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic())
+    })
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_host = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());
+        is_host && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
+fn owner_only(path: &Path) -> Result<(), String> {
+    let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(format!("{path} has mode {mode:03o}, others can read it; do: chmod 600 {path}"))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> String {
+    format!("{} cannot be read: {error}", path.display())
+}
+
+fn wrong<T>(key: impl Into<String>, message: impl Into<String>) -> Result<T, Finding> {
+    Err((key.into(), message.into()))
+}
+
+/// Milliseconds since the Unix epoch of a time like `2030-01-31T12:00:00Z`; a fraction of a
+/// second may be given and is kept to the millisecond.
+pub(super) fn utc_millis(text: &str) -> Option<i64> {
+    let text = text.strip_suffix('Z')?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    let bytes = whole.as_bytes();
+    if bytes.len() != 19 || separators.iter().any(|(place, byte)| bytes[*place] != *byte) {
+        return None;
+    }
+    let number = |from: usize, to: usize| -> Option<i64> {
+        let digits = bytes.get(from..to)?;
+        let all = digits.iter().all(u8::is_ascii_digit);
+        all.then(|| digits.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0')))
+    };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let valid = (1..=12).contains(&month)
+        && (1..=days_of_month(year, month)).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second < 60;
+    if !valid || fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let millis = fraction.bytes().chain(*b"000").take(3);
+    let millis = millis.fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+    let seconds = (days(year, month, day) * 24 + hour) * 3600 + minute * 60 + second;
+    Some(seconds * 1000 + millis)
+}
+
+fn is_leap(year: i64) -> bool {
+    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+}
+
+fn days_of_month(year: i64, month: i64) -> i64 {
+    match month {
+        2 => 28 + i64::from(is_leap(year)),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// Days since the Unix epoch.
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let before = year - 1;
+    let days_before_year = before * 365 + before / 4 - before / 100 + before / 400;
+    let days_before_month: i64 = (1..month).map(|month| days_of_month(year, month)).sum();
+    // 719 162 days lie between the first day of year 1 and the epoch.
+    days_before_year + days_before_month + day - 1 - 719_162
+}
+
+fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let start = error.span().map_or(0, |span| span.start).min(text.len());
+    let line = 1 + text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count();
+    let message = error.message().replace('\n', ", ");
+    ConfigError::Wrong { file: PathBuf::from(file), line, key: key_at(text, line), message }
+}
+
+/// The key that stands in a line, with its table. A line without one names its table.
+fn key_at(text: &str, line: usize) -> String {
+    let tables = tables_by_line(text);
+    let table = tables.get(line - 1).cloned().unwrap_or_default();
+    let text = text.lines().nth(line - 1).unwrap_or_default().trim();
+    match text.split_once('=') {
+        Some((key, _)) if table.is_empty() => key.trim().to_owned(),
+        Some((key, _)) if !text.starts_with('[') => format!("{table}.{}", key.trim()),
+        _ if table.is_empty() => "file".to_owned(),
+        _ => table,
+    }
+}
+
+/// The table each line belongs to; those of arrays are numbered from 0.
+fn tables_by_line(text: &str) -> Vec<String> {
+    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+    let mut table = String::new();
+    let mut all = Vec::new();
+    for line in text.lines() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if let Some(name) = line.strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]")) {
+            let name = name.trim();
+            let count = counts.entry(name.to_owned()).or_default();
+            table = format!("{name}[{count}]");
+            *count += 1;
+        } else if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            table = name.trim().to_owned();
+        }
+        all.push(table.clone());
+    }
+    all
+}
+
+/// The line of a key, or else of its table, or else the first.
+fn line_of_key(text: &str, key: &str) -> usize {
+    let (table, name) = key.rsplit_once('.').unwrap_or((key, ""));
+    let tables = tables_by_line(text);
+    let in_table = |place: &usize| tables[*place] == table;
+    let is_key = |line: &str| line.split_once('=').is_some_and(|(found, _)| found.trim() == name);
+    let mut lines = text.lines().enumerate().filter(|(place, _)| in_table(place));
+    let of_table = lines.clone().next();
+    lines.find(|(_, line)| is_key(line)).or(of_table).map_or(1, |(place, _)| place + 1)
+}

@@ -1,0 +1,160 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use super::{Config, StorageConfig, check};
+
+/// A directory of its own for one test, emptied when it ends.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(test: &str) -> Place {
+        let name = format!("isthmus-config-{}-{test}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Place(path)
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    fn load(&self, text: &str) -> Result<Config, String> {
+        let file = self.write("isthmus.toml", text, 0o600);
+        Config::load(&file).map_err(|error| {
+            let line = error.to_string();
+            assert!(!line.contains('\n'), "one line: {line}");
+            line.rsplit_once("isthmus.toml").unwrap().1.to_owned()
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const SMALL: &str = r#"
+[instance]
+name = "demo"
+[region]
+name = "r1"
+number = 1
+[storage]
+data = "data"
+[[credentials]]
+access_key_id = "id"
+access_key_secret = "hush-hush"
+"#;
+
+#[test]
+fn a_small_file_gets_the_defaults_and_round_trips() {
+    let place = Place::new("small");
+    let config = place.load(SMALL).unwrap();
+    assert_eq!(config.instance.table_quota, 64);
+    assert_eq!(config.storage, StorageConfig::at(place.0.join("data")));
+    assert_eq!(config.public.endpoint, "http://127.0.0.1:8110");
+    assert_eq!(config.credentials[0].secret(), "hush-hush");
+    assert_eq!(config.instance_of("r1"), Some("demo"));
+    assert_eq!(place.load(&config.to_toml()).unwrap(), config);
+    assert!(!format!("{config:?}").contains("hush"));
+}
+
+#[test]
+fn what_is_wrong_is_told_with_line_and_key() {
+    let place = Place::new("wrong");
+    let other = |keys: &str| format!("{SMALL}[[regions]]\npeer = \"h:1\"\n{keys}");
+    let end = "endpoint = \"http://h:2\"";
+    let cases = [
+        (SMALL.replace("name = \"r1\"", "nam = \"r1\""), ":5: region.nam: unknown field"),
+        (SMALL.replace("number = 1", "number = \"1\""), ":6: region.number: invalid type"),
+        (SMALL.replace("number = 1", "number = 0"), ":6: region.number: is 0"),
+        (SMALL.replace("number = 1", "number = 256"), ":6: region.number: invalid value"),
+        (SMALL.replace("number = 1", ""), ":4: region: missing field"),
+        (SMALL.replace("\"demo\"", "\"x\""), ":3: instance.name: must be 3 to 16"),
+        (SMALL.replace("\"hush-hush\"", "\"\""), ":11: credentials[0].access_key_secret: is empty"),
+        (SMALL.replace("access_key_secret", "#"), ":9: credentials[0].access_key_secret: is miss"),
+        (format!("[public]\nlisten = \"127.0.0.1:8111\"\n{SMALL}"), ":1: admin.listen: 127.0.0.1"),
+        (format!("{SMALL}[peer]\nlisten = \"0.0.0.0:8111\""), ":13: peer.listen: 0.0.0.0:8111 is"),
+        (format!("{SMALL}[peer]\nwindow_parcels = 0"), ":13: peer.window_parcels: is 0, it must"),
+        (format!("{SMALL}[peer]\nwindow_parcels = -1"), ":13: peer.window_parcels: invalid"),
+        (other(&format!("name = \"r1\"\nnumber = 2\n{end}")), ":14: regions[0].name: r1 is"),
+        (other(&format!("name = \"r2\"\nnumber = 1\n{end}")), ":15: regions[0].number: 1 is"),
+        (other(&format!("name = \"r2\"\nnumber = 2\n{end}")), ":1: peer.certificate: is missing"),
+        (format!("{SMALL}expires = \"tomorrow\""), ":12: credentials[0].expires: is no time"),
+        (
+            format!("{SMALL}[[credentials]]\naccess_key_id = \"id\"\naccess_key_secret = \"b\""),
+            ":13: credentials[1].access_key_id: id is given twice",
+        ),
+        (SMALL[..SMALL.find("[[cred").unwrap()].to_owned(), ":1: credentials: none is given"),
+        ("[instance".to_owned(), ":1: file: "),
+        (" \n".to_owned(), ": is empty"),
+        ("#".repeat(2 << 20), ": has 2097152 bytes"),
+    ];
+    for (text, expected) in cases {
+        let found = place.load(&text).unwrap_err();
+        assert!(found.starts_with(expected), "expected {expected:?}, found {found:?}");
+        assert!(!found.contains("hush"), "{found}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let place = Place::new("unreadable");
+    let error = Config::load(&place.0.join("missing.toml")).unwrap_err().to_string();
+    assert!(error.contains("missing.toml: cannot be read: No such file"), "{error}");
+    let error = Config::load(&place.0).unwrap_err().to_string();
+    assert!(error.contains("cannot be read"), "{error}");
+    let file = place.0.join("binary.toml");
+    std::fs::write(&file, [0xff, 0xfe]).unwrap();
+    assert!(Config::load(&file).unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_refused() {
+    let place = Place::new("modes");
+    place.write("node.key", "key", 0o640);
+    let text = format!("{SMALL}[peer]\nkey = \"node.key\"");
+    let error = place.load(&text).unwrap_err();
+    assert!(error.starts_with(":13: peer.key: "), "{error}");
+    assert!(error.contains("mode 640") && error.contains("chmod 600"), "{error}");
+    place.write("node.key", "key", 0o600);
+    place.load(&text).unwrap();
+}
+
+#[test]
+fn a_secret_comes_from_its_file() {
+    let place = Place::new("secret");
+    let line = "access_key_secret = \"hush-hush\"";
+    let text = SMALL.replace(line, "access_key_secret_file = \"secret\"");
+    place.write("secret", "from a file\n", 0o600);
+    assert_eq!(place.load(&text).unwrap().credentials[0].secret(), "from a file");
+    place.write("secret", "from a file\n", 0o644);
+    assert!(place.load(&text).unwrap_err().contains("others can read it"));
+    let both = format!("{SMALL}access_key_secret_file = \"secret\"");
+    assert!(place.load(&both).unwrap_err().contains("is given twice"));
+}
+
+#[test]
+fn the_public_secret_does_not_guard_an_open_port() {
+    let place = Place::new("open");
+    let text = SMALL.replace("hush-hush", super::UP_ACCESS_KEY_SECRET);
+    place.load(&text).unwrap();
+    let open = format!("{text}[public]\nlisten = \"0.0.0.0:8110\"");
+    assert!(place.load(&open).unwrap_err().contains("public secret"));
+}
+
+#[test]
+fn times_are_read_as_the_calendar_has_them() {
+    assert_eq!(check::utc_millis("1970-01-01T00:00:00Z"), Some(0));
+    assert_eq!(check::utc_millis("2000-02-29T12:34:56.7Z"), Some(951_827_696_700));
+    assert_eq!(check::utc_millis("2030-01-31T12:00:00Z"), Some(1_896_091_200_000));
+    for wrong in
+        ["2030-02-29T00:00:00Z", "2030-01-01T24:00:00Z", "2030-01-01", "2030-01-01T00:00:00+00:00"]
+    {
+        assert_eq!(check::utc_millis(wrong), None, "{wrong}");
+    }
+}

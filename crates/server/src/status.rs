@@ -1,0 +1,230 @@
+//! What the administration API answers to `GET /v1/status`, for the server that tells it and for
+//! whoever shows it.
+//!
+//! What must hold: names and units stay as they are, because scripts read them; new keys are
+//! optional. Times are milliseconds since the Unix epoch, a span of time ends in `_ms`.
+
+use serde::{Deserialize, Serialize};
+
+/// How a region does, as it sees itself and the others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// The instance it serves.
+    pub instance: String,
+    /// Its name.
+    pub region: String,
+    /// Its number.
+    pub number: u8,
+    /// Since when it serves.
+    pub serving_since_ms: i64,
+    /// When this was told.
+    pub now_ms: i64,
+    /// All regions, this one first.
+    pub regions: Vec<RegionStatus>,
+    /// Its tables, by name.
+    pub tables: Vec<TableStatus>,
+    /// The links that leave it or end in it.
+    pub links: Vec<LinkStatus>,
+    /// Memory the process holds, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Bytes of its data on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// Bytes that are free on that disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_free_bytes: Option<u64>,
+    /// Why it takes no writes; absent where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refuses_writes: Option<String>,
+}
+
+/// A region as the answering one sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RegionStatus {
+    /// Name.
+    pub name: String,
+    /// Number.
+    pub number: u8,
+    /// URL of its public port.
+    pub endpoint: String,
+    /// Whether it is reached.
+    pub state: RegionState,
+    /// Since when it is in this state.
+    pub since_ms: i64,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Whether a region is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegionState {
+    /// The answering region itself.
+    #[serde(rename = "self")]
+    Itself,
+    /// A stream to it is open.
+    Connected,
+    /// None is.
+    Unreachable,
+}
+
+impl RegionState {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RegionState::Itself => "self",
+            RegionState::Connected => "connected",
+            RegionState::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// Who writes a global table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServeMode {
+    /// One region.
+    PrimarySecondary,
+    /// All of them.
+    PeerToPeer,
+}
+
+impl ServeMode {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ServeMode::PrimarySecondary => "primary-secondary",
+            ServeMode::PeerToPeer => "peer-to-peer",
+        }
+    }
+}
+
+/// A table of the answering region.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Name.
+    pub name: String,
+    /// The id that is never used again.
+    pub id: u64,
+    /// The global table it is a replica of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub global_table_id: Option<String>,
+    /// Who writes that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve_mode: Option<ServeMode>,
+    /// Whether clients may write here.
+    pub writable: bool,
+    /// Partitions.
+    pub partitions: u64,
+    /// Address of the last durable entry, added over its partitions.
+    pub entries: u64,
+}
+
+/// One link: what one region gives another of one partition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The table's name.
+    pub table: String,
+    /// The partition.
+    pub partition: u64,
+    /// Region it leaves.
+    pub from: String,
+    /// Region it ends in.
+    pub to: String,
+    /// State.
+    pub state: LinkState,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Since when it is in this state.
+    pub since_ms: i64,
+    /// Entries that are durable at the origin and not known to be in the other region.
+    pub lag_entries: u64,
+    /// Age of the oldest of them; 0 where there is none.
+    pub lag_ms: u64,
+    /// When the oldest of them was accepted; absent where there is none.
+    #[serde(default)]
+    pub oldest_entry_ms: Option<i64>,
+    /// Last entry sent.
+    pub shipped_lsn: u64,
+    /// Last entry known to be durable there.
+    pub acked_lsn: u64,
+    /// Rows copied so far, while `copying`.
+    #[serde(default)]
+    pub copied_rows: Option<u64>,
+}
+
+/// State of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    /// The table as it is goes over, entries wait.
+    Copying,
+    /// Entries go over as they come.
+    Following,
+    /// A person holds it; entries wait.
+    Paused,
+    /// It has ended as it should.
+    Stopped,
+    /// Entries it needs are gone; to be healed by comparing.
+    Gap,
+    /// It belongs to an older epoch.
+    Fenced,
+    /// Something that must never happen did.
+    Broken,
+}
+
+impl LinkState {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LinkState::Copying => "copying",
+            LinkState::Following => "following",
+            LinkState::Paused => "paused",
+            LinkState::Stopped => "stopped",
+            LinkState::Gap => "gap",
+            LinkState::Fenced => "fenced",
+            LinkState::Broken => "broken",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_written_as_the_words_they_are_shown_as() {
+        let states = [
+            LinkState::Copying,
+            LinkState::Following,
+            LinkState::Paused,
+            LinkState::Stopped,
+            LinkState::Gap,
+            LinkState::Fenced,
+            LinkState::Broken,
+        ];
+        for state in states {
+            assert_eq!(serde_json::json!(state), serde_json::json!(state.as_str()));
+        }
+        for state in [RegionState::Itself, RegionState::Connected, RegionState::Unreachable] {
+            assert_eq!(serde_json::json!(state), serde_json::json!(state.as_str()));
+        }
+        for mode in [ServeMode::PrimarySecondary, ServeMode::PeerToPeer] {
+            assert_eq!(serde_json::json!(mode), serde_json::json!(mode.as_str()));
+        }
+    }
+
+    #[test]
+    fn a_link_without_the_optional_keys_is_read() {
+        let text = r#"{"table":"t","partition":1,"from":"r1","to":"r2","state":"following",
+            "since_ms":1,"lag_entries":0,"lag_ms":0,"shipped_lsn":2,"acked_lsn":2}"#;
+        let link: LinkStatus = serde_json::from_str(text).unwrap();
+        assert_eq!(link.oldest_entry_ms, None);
+        assert_eq!(link.copied_rows, None);
+    }
+}
