@@ -1,4 +1,5 @@
-//! Rows, their changes and their rules, pure: no disk, no network, no runtime, no clock but the one handed in.
+//! Rows, their changes and their rules, pure: no disk, no network, no runtime, no clock but the
+//! one handed in.
 //!
 //! A client's wish is a [`change::RowChange`]. It is checked against a [`schema::Schema`], then
 //! applied to a [`row::Row`] under a [`hlc::Stamp`], which gives the row after it and the delta
@@ -17,14 +18,24 @@
 //! assert_eq!(row, put);
 //! ```
 
+pub mod apply;
+pub mod capacity;
 pub mod change;
+pub mod check;
 pub mod clock;
 pub mod entry;
 pub mod error;
+pub mod filter;
 pub mod hlc;
 pub mod ids;
 pub mod key;
 pub mod limits;
 pub mod row;
 pub mod schema;
+pub mod show;
 pub mod value;
+
+mod view;
+
+#[cfg(test)]
+mod fixtures;

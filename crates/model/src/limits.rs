@@ -10,6 +10,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const VALUE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Attribute columns in one write.
 pub const WRITE_COLUMNS_MAX: usize = 1024;
+/// Versions of attribute columns in one write.
+pub const WRITE_CELLS_MAX: usize = 1024;
 /// Columns named in one read.
 pub const READ_COLUMNS_MAX: usize = 1024;
 /// Bytes of one row write or one batch.
@@ -28,3 +30,7 @@ pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const FILTER_NODES_MAX: usize = 32;
 /// Timestamps of cells lie below this.
 pub const TIMESTAMP_MAX: i64 = i64::MAX / 1000;
+/// Seconds that cells live at least, where they do not live for ever.
+pub const TIME_TO_LIVE_SECONDS_MIN: u32 = 86_400;
+/// Seconds that a given timestamp may be allowed to lie from the server's time.
+pub const DEVIATION_SECONDS_MAX: i64 = i64::MAX / 1_000_000;

@@ -102,6 +102,12 @@ impl Column {
         }
     }
 
+    /// Trims it; what the trim covers goes. The trim must not be older than the tombstones.
+    pub(crate) fn trim(&mut self, trim: Trim) {
+        add_trim(&mut self.trims, trim);
+        self.cells.retain(|cell| !trim.kills(cell));
+    }
+
     fn merge(&mut self, other: &Column) {
         self.tombstone = self.tombstone.max(other.tombstone);
         for trim in &other.trims {

@@ -73,6 +73,13 @@ impl Schema {
         self.key_columns.iter().position(|column| column.auto_increment)
     }
 
+    /// Merges two schemas of one table: the greater number holds. Only the base region makes
+    /// schemas, so equal numbers are equal schemas, and merging is commutative, associative and
+    /// idempotent.
+    pub fn newer_of(self, other: Schema) -> Schema {
+        if other.number > self.number { other } else { self }
+    }
+
     /// Bytes of all key column names, as the capacity units count them.
     pub fn key_names_size(&self) -> usize {
         self.key_columns.iter().map(|column| column.name.len()).sum()

@@ -1,0 +1,110 @@
+//! Names, schemas and options of tables.
+
+use crate::check::error::CheckError;
+use crate::key::KeyKind;
+use crate::limits;
+use crate::schema::{Schema, TableOptions};
+use crate::value::Text;
+
+/// Checks a table's name.
+pub fn check_table_name(name: &str) -> Result<(), CheckError> {
+    if is_name(name.as_bytes()) {
+        return Ok(());
+    }
+    Err(CheckError::TableName { name: name.to_owned() })
+}
+
+/// Checks the name of a key or attribute column.
+pub fn check_column_name(name: &Text) -> Result<(), CheckError> {
+    if is_name(name.as_bytes()) {
+        return Ok(());
+    }
+    Err(CheckError::ColumnName { name: name.clone() })
+}
+
+fn is_name(name: &[u8]) -> bool {
+    let Some((first, rest)) = name.split_first() else { return false };
+    let letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    name.len() <= limits::NAME_BYTES_MAX
+        && letter(*first)
+        && rest.iter().all(|byte| letter(*byte) || byte.is_ascii_digit())
+}
+
+/// Checks the schema of a new or changed table.
+pub fn check_schema(schema: &Schema) -> Result<(), CheckError> {
+    let keys = &schema.key_columns;
+    if keys.is_empty() || keys.len() > limits::KEY_COLUMNS_MAX {
+        return Err(CheckError::KeyColumnCount);
+    }
+    for (place, column) in keys.iter().enumerate() {
+        check_column_name(&column.name)?;
+        if keys.iter().take(place).any(|other| other.name == column.name) {
+            return Err(CheckError::KeyNameTwice { name: column.name.clone() });
+        }
+        match column.auto_increment {
+            true if place == 0 => return Err(CheckError::AutoIncrementFirst),
+            true if column.kind != KeyKind::Integer => return Err(CheckError::AutoIncrementKind),
+            true | false => {}
+        }
+    }
+    if keys.iter().filter(|column| column.auto_increment).count() > 1 {
+        return Err(CheckError::AutoIncrementCount);
+    }
+    check_defined_columns(schema)?;
+    check_options(&schema.options)
+}
+
+fn check_defined_columns(schema: &Schema) -> Result<(), CheckError> {
+    let defined = &schema.defined_columns;
+    if defined.len() > limits::DEFINED_COLUMNS_MAX {
+        return Err(CheckError::DefinedColumnCount);
+    }
+    for (place, column) in defined.iter().enumerate() {
+        check_column_name(&column.name)?;
+        if schema.key_column(&column.name).is_some() {
+            return Err(CheckError::ColumnNamedAsKey { name: column.name.clone() });
+        }
+        if defined.iter().take(place).any(|other| other.name == column.name) {
+            return Err(CheckError::DefinedColumnTwice { name: column.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Checks the options of a table.
+pub fn check_options(options: &TableOptions) -> Result<(), CheckError> {
+    match options.time_to_live_seconds {
+        Some(0) => return Err(CheckError::TimeToLive),
+        Some(seconds) if seconds < limits::TIME_TO_LIVE_SECONDS_MIN => {
+            return Err(CheckError::TimeToLiveShort);
+        }
+        Some(_) | None => {}
+    }
+    if options.max_versions == 0 || options.max_versions > i32::MAX as u32 {
+        return Err(CheckError::MaxVersions);
+    }
+    if !(1..=limits::DEVIATION_SECONDS_MAX).contains(&options.deviation_seconds) {
+        return Err(CheckError::Deviation);
+    }
+    Ok(())
+}
+
+/// The time to live that a request means; -1 is for ever.
+pub fn check_time_to_live(seconds: i32) -> Result<Option<u32>, CheckError> {
+    match u32::try_from(seconds) {
+        Err(_) if seconds == -1 => Ok(None),
+        Err(_) | Ok(0) => Err(CheckError::TimeToLive),
+        Ok(seconds) if seconds < limits::TIME_TO_LIVE_SECONDS_MIN => {
+            Err(CheckError::TimeToLiveShort)
+        }
+        Ok(seconds) => Ok(Some(seconds)),
+    }
+}
+
+/// The versions to keep that a request means.
+pub fn check_max_versions(versions: i32) -> Result<u32, CheckError> {
+    match u32::try_from(versions) {
+        Err(_) | Ok(0) => Err(CheckError::MaxVersions),
+        Ok(versions) => Ok(versions),
+    }
+}

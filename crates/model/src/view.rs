@@ -1,0 +1,131 @@
+//! What of a row lives at a moment: not deleted, not expired, within the versions of the table.
+//!
+//! Expiry is judged by the clock that is handed in, and by what the partition has logged as
+//! expired: a longer time to live does not bring back what had expired.
+
+use crate::change::Projection;
+use crate::filter::FilterCells;
+use crate::hlc::Stamp;
+use crate::ids::Timestamp;
+use crate::key::{KeyValue, PrimaryKey};
+use crate::row::{Cell, Column, Row, Trim};
+use crate::schema::{Schema, TableOptions};
+use crate::value::{Text, Value};
+
+/// Under which rules a row is looked at. Made once per request, used for every row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Versions below it have outlived the time to live.
+    pub alive_from: Timestamp,
+    /// Versions of one column that the table shows, at least 1.
+    pub max_versions: u32,
+    /// What the partition has logged as expired.
+    pub expiry: Option<Trim>,
+}
+
+impl View {
+    /// The rules of a table at a moment.
+    pub fn new(options: &TableOptions, now_millis: i64, expiry: Option<Trim>) -> View {
+        let alive_from = match options.time_to_live_seconds {
+            Some(seconds) => now_millis.saturating_sub(i64::from(seconds) * 1000),
+            None => i64::MIN,
+        };
+        View {
+            alive_from: Timestamp(alive_from),
+            max_versions: options.max_versions.max(1),
+            expiry,
+        }
+    }
+
+    /// The live versions of a column, newest first, as many as the table keeps.
+    pub fn versions<'a>(&self, column: &'a Column) -> impl Iterator<Item = &'a Cell> + use<'a> {
+        let view = *self;
+        column.cells.iter().filter(move |cell| view.lives(cell)).take(self.max_versions as usize)
+    }
+
+    /// Whether a row exists: its marker or a cell lives.
+    pub fn exists(&self, row: &Row) -> bool {
+        row.marker.is_some_and(|marker| self.marker_lives(marker))
+            || row.columns.iter().any(|column| column.cells.iter().any(|cell| self.lives(cell)))
+    }
+
+    fn lives(&self, cell: &Cell) -> bool {
+        cell.value.is_some()
+            && cell.timestamp >= self.alive_from
+            && !self.expiry.is_some_and(|expiry| expiry.kills(cell))
+    }
+
+    /// The marker is a cell whose timestamp is its moment.
+    pub(crate) fn marker_lives(&self, marker: Stamp) -> bool {
+        let timestamp = marker.hlc.timestamp();
+        let expired = |expiry: Trim| timestamp < expiry.below && marker <= expiry.stamp;
+        timestamp >= self.alive_from && !self.expiry.is_some_and(expired)
+    }
+}
+
+/// A row under a view and, in reads, a projection: what a filter can see.
+pub(crate) struct Lens<'a> {
+    pub(crate) row: Option<&'a Row>,
+    pub(crate) key: &'a PrimaryKey,
+    pub(crate) schema: &'a Schema,
+    pub(crate) view: &'a View,
+    pub(crate) projection: Option<&'a Projection>,
+}
+
+impl FilterCells for Lens<'_> {
+    fn visit(&self, name: &Text, stop: &mut dyn FnMut(&Value) -> bool) -> bool {
+        if let Some(place) = self.schema.key_column(name) {
+            return match self.key.0.get(place) {
+                Some(value) => {
+                    stop(&as_value(value));
+                    true
+                }
+                None => false,
+            };
+        }
+        if self.projection.is_some_and(|projection| !selects(projection, name)) {
+            return false;
+        }
+        let Some(column) = self.row.and_then(|row| row.column(name.as_bytes())) else {
+            return false;
+        };
+        let mut found = false;
+        for cell in versions(self.view, self.projection, column) {
+            found = true;
+            if cell.value.as_ref().is_some_and(&mut *stop) {
+                break;
+            }
+        }
+        found
+    }
+}
+
+/// The versions of a column that a projection leaves, newest first.
+pub(crate) fn versions<'a>(
+    view: &View,
+    projection: Option<&Projection>,
+    column: &'a Column,
+) -> impl Iterator<Item = &'a Cell> + use<'a> {
+    let range = projection.and_then(|projection| projection.time_range);
+    let bound = projection.and_then(|projection| projection.max_versions).unwrap_or(u32::MAX);
+    view.versions(column).filter(move |cell| in_range(range, cell.timestamp)).take(bound as usize)
+}
+
+pub(crate) fn in_range(range: Option<(Timestamp, Timestamp)>, timestamp: Timestamp) -> bool {
+    range.is_none_or(|(start, end)| start <= timestamp && timestamp < end)
+}
+
+/// Whether a projection leaves an attribute column of that name.
+fn selects(projection: &Projection, name: &Text) -> bool {
+    (projection.columns.is_empty() || projection.columns.contains(name))
+        && projection.start_column.as_ref().is_none_or(|start| name >= start)
+        && projection.end_column.as_ref().is_none_or(|end| name < end)
+}
+
+fn as_value(value: &KeyValue) -> Value {
+    match value {
+        KeyValue::Integer(number) => Value::Integer(*number),
+        KeyValue::String(text) => Value::String(text.clone()),
+        KeyValue::Binary(bytes) => Value::Binary(bytes.clone()),
+    }
+}
