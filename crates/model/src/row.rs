@@ -98,7 +98,13 @@ impl Column {
                     *known = cell;
                 }
             }
-            _ => self.cells.insert(place, cell),
+            _ => {
+                // Most columns have one version; the usual growth would take room for four.
+                if self.cells.is_empty() {
+                    self.cells.reserve_exact(1);
+                }
+                self.cells.insert(place, cell);
+            }
         }
     }
 

@@ -1,1 +1,245 @@
+use super::*;
+use crate::change::{ColumnFilter, Comparator, Filter};
+use crate::fixtures::{change, key, put, schema, stamp, update, write};
+use crate::hlc::Hlc;
+use crate::ids::Origin;
 
+fn run(schema: &Schema, row: Option<&Row>, at: i64, change: &CheckedChange) -> Applied {
+    try_run(schema, row, at, change).unwrap()
+}
+
+fn try_run(
+    schema: &Schema,
+    row: Option<&Row>,
+    at: i64,
+    change: &CheckedChange,
+) -> Result<Applied, Refusal> {
+    let context = ApplyContext {
+        schema,
+        stamp: stamp(at),
+        now_millis: at,
+        granularity: Granularity::Change,
+        expiry: None,
+    };
+    let applied = apply(&context, row, &key(), change)?;
+    let mut merged = row.cloned().unwrap_or_default();
+    merged.merge(&applied.delta);
+    assert_eq!(merged, applied.after, "merging the delta gives the row after it");
+    Ok(applied)
+}
+
+fn versions(row: &Row, name: &str) -> Vec<(i64, i64)> {
+    let number = |cell: &Cell| match &cell.value {
+        Some(Value::Integer(number)) => Some((cell.timestamp.0, *number)),
+        _ => None,
+    };
+    row.column(name.as_bytes())
+        .map(|column| column.cells.iter().filter_map(number).collect())
+        .unwrap_or_default()
+}
+
+fn increment(name: &str, delta: i64) -> CellChange {
+    CellChange::Increment { name: name.into(), delta }
+}
+
+#[test]
+fn a_put_replaces_the_row_and_gives_its_own_time() {
+    let schema = schema();
+    let first = run(&schema, None, 1_000, &put(vec![write("a", 1, None), write("b", 2, None)]));
+    let second = run(&schema, Some(&first.after), 2_000, &put(vec![write("a", 3, Some(7))]));
+    assert_eq!(versions(&second.after, "a"), [(7, 3)]);
+    assert_eq!(versions(&second.after, "b"), []);
+    assert_eq!(versions(&first.after, "b"), [(1_000, 2)]);
+    assert_eq!(second.delta.tombstone, Some(stamp(2_000)));
+}
+
+#[test]
+fn a_blind_put_or_delete_needs_no_row_and_an_update_does() {
+    let mut blind = put(Vec::new());
+    assert!(!needs_row(&blind, Granularity::Change));
+    assert!(!needs_row(&change(RowAction::Delete), Granularity::WholeRow));
+    assert!(needs_row(&update(vec![increment("a", 1)]), Granularity::Change));
+    blind.condition.existence = Existence::MustNotExist;
+    assert!(needs_row(&blind, Granularity::Change));
+}
+
+#[test]
+fn a_put_without_columns_makes_a_row_and_a_delete_ends_it() {
+    let schema = schema();
+    let row = run(&schema, None, 1_000, &put(Vec::new())).after;
+    let view = View::new(&schema.options, 1_000, None);
+    assert!(view.exists(&row));
+    let gone = run(&schema, Some(&row), 2_000, &change(RowAction::Delete)).after;
+    assert!(!view.exists(&gone));
+}
+
+#[test]
+fn a_row_stays_when_its_last_column_goes_but_deletions_make_none() {
+    let schema = schema();
+    let view = View::new(&schema.options, 1_000, None);
+    let delete = update(vec![CellChange::DeleteColumn { name: "a".into() }]);
+    let row = run(&schema, None, 1_000, &update(vec![CellChange::Put(write("a", 1, None))])).after;
+    let bare = run(&schema, Some(&row), 2_000, &delete).after;
+    assert!(view.exists(&bare));
+    assert_eq!(versions(&bare, "a"), []);
+    assert!(!view.exists(&run(&schema, None, 1_000, &delete).after));
+}
+
+#[test]
+fn a_column_can_be_deleted_and_written_in_one_update() {
+    let mut schema = schema();
+    schema.options.max_versions = 5;
+    let row = run(&schema, None, 1_000, &put(vec![write("a", 1, Some(10))])).after;
+    let both = vec![
+        CellChange::Put(write("a", 2, Some(5))),
+        CellChange::DeleteColumn { name: "a".into() },
+    ];
+    let row = run(&schema, Some(&row), 2_000, &update(both)).after;
+    assert_eq!(versions(&row, "a"), [(5, 2)]);
+}
+
+#[test]
+fn versions_over_the_bound_are_trimmed_in_the_delta() {
+    let mut schema = schema();
+    schema.options.max_versions = 2;
+    let cells = vec![write("a", 1, Some(1)), write("a", 2, Some(2)), write("a", 3, Some(3))];
+    let mut row = run(&schema, None, 1_000, &put(cells)).after;
+    assert_eq!(versions(&row, "a"), [(3, 3), (2, 2)]);
+    let applied =
+        run(&schema, Some(&row), 2_000, &update(vec![CellChange::Put(write("a", 4, Some(4)))]));
+    row = applied.after;
+    assert_eq!(versions(&row, "a"), [(4, 4), (3, 3)]);
+    let trim = Trim { below: Timestamp(3), stamp: stamp(2_000) };
+    assert_eq!(applied.delta.column(b"a").unwrap().trims, [trim]);
+    // A write below the oldest kept version is trimmed at once.
+    let late = update(vec![CellChange::Put(write("a", 0, Some(1)))]);
+    let applied = run(&schema, Some(&row), 3_000, &late);
+    assert_eq!(versions(&applied.after, "a"), [(4, 4), (3, 3)]);
+    assert_eq!(versions(&applied.delta, "a"), []);
+}
+
+#[test]
+fn a_deleted_version_makes_room() {
+    let mut schema = schema();
+    schema.options.max_versions = 2;
+    let row = run(&schema, None, 1_000, &put(vec![write("a", 1, Some(1)), write("a", 2, Some(2))]));
+    let delete = CellChange::DeleteVersion { name: "a".into(), timestamp: Timestamp(2) };
+    let changes = vec![delete, CellChange::Put(write("a", 3, Some(3)))];
+    let row = run(&schema, Some(&row.after), 2_000, &update(changes)).after;
+    assert_eq!(versions(&row, "a"), [(3, 3), (1, 1)]);
+}
+
+#[test]
+fn an_increment_counts_from_the_newest_version() {
+    let schema = schema();
+    let applied = run(&schema, None, 1_000, &update(vec![increment("n", 5)]));
+    assert_eq!(versions(&applied.after, "n"), [(1_000, 5)]);
+    let mut again = update(vec![increment("n", -7)]);
+    again.returned = Returned::AfterModify(vec!["n".into(), "other".into()]);
+    let applied = run(&schema, Some(&applied.after), 2_000, &again);
+    assert_eq!(versions(&applied.after, "n"), [(2_000, -2)]);
+    let shown =
+        ShownCell { name: "n".into(), value: Value::Integer(-2), timestamp: Timestamp(2_000) };
+    assert_eq!(applied.shown, [shown]);
+}
+
+#[test]
+fn an_increment_is_read_back_also_over_a_version_from_the_future() {
+    let schema = schema();
+    let row = run(&schema, None, 1_000, &put(vec![write("n", 10, Some(50_000))])).after;
+    let row = run(&schema, Some(&row), 2_000, &update(vec![increment("n", 1)])).after;
+    assert_eq!(versions(&row, "n"), [(50_000, 11)]);
+}
+
+#[test]
+fn increments_that_cannot_be_are_refused() {
+    let schema = schema();
+    let one_more = update(vec![increment("n", 1)]);
+    let full = run(&schema, None, 1_000, &put(vec![write("n", i64::MAX, None)])).after;
+    let overflow = Refusal::IncrementOverflow { name: "n".into() };
+    assert_eq!(try_run(&schema, Some(&full), 2_000, &one_more), Err(overflow));
+    let mut text = write("n", 0, None);
+    text.value = Value::String("1".into());
+    let text = run(&schema, None, 1_000, &put(vec![text])).after;
+    let no_integer = Refusal::IncrementOfNonInteger { name: "n".into() };
+    assert_eq!(try_run(&schema, Some(&text), 2_000, &one_more), Err(no_integer));
+}
+
+#[test]
+fn conditions_are_judged_on_the_row_before() {
+    let mut schema = schema();
+    schema.options.time_to_live_seconds = Some(86_400);
+    let row = run(&schema, None, 1_000, &put(vec![write("a", 1, None)])).after;
+    let mut conditional = put(Vec::new());
+    conditional.condition.existence = Existence::MustNotExist;
+    assert_eq!(try_run(&schema, Some(&row), 2_000, &conditional), Err(Refusal::ConditionFailed));
+    // A day later the row has expired.
+    let later = 86_400_000 + 1_001;
+    assert_eq!(run(&schema, Some(&row), later, &conditional).read_bytes, 13);
+    conditional.condition.existence = Existence::MustExist;
+    assert_eq!(run(&schema, Some(&row), 2_000, &conditional).read_bytes, 13);
+    assert_eq!(try_run(&schema, Some(&row), later, &conditional), Err(Refusal::ConditionFailed));
+    assert_eq!(try_run(&schema, None, 2_000, &conditional), Err(Refusal::ConditionFailed));
+    let filter = |value| {
+        Some(Filter::Column(ColumnFilter {
+            name: "a".into(),
+            comparator: Comparator::Equal,
+            value: Value::Integer(value),
+            filter_if_missing: true,
+            latest_version_only: true,
+            transfer: None,
+        }))
+    };
+    conditional.condition = Condition { existence: Existence::Ignore, columns: filter(1) };
+    // The key counts 13, the cell 1 + 8 and 8 for its timestamp.
+    assert_eq!(run(&schema, Some(&row), 2_000, &conditional).read_bytes, 30);
+    conditional.condition.columns = filter(2);
+    assert_eq!(try_run(&schema, Some(&row), 2_000, &conditional), Err(Refusal::ConditionFailed));
+}
+
+#[test]
+fn a_table_can_forbid_updates() {
+    let mut schema = schema();
+    schema.options.allow_update = false;
+    let refused = try_run(&schema, None, 1_000, &update(vec![increment("n", 1)]));
+    assert_eq!(refused, Err(Refusal::UpdateNotAllowed));
+    assert!(try_run(&schema, None, 1_000, &put(Vec::new())).is_ok());
+}
+
+#[test]
+fn a_whole_row_delta_wins_whole() {
+    let mut schema = schema();
+    schema.options.max_versions = 3;
+    let base = run(&schema, None, 1_000, &put(vec![write("a", 1, Some(1))])).after;
+    let in_region = |origin, at, name: &str| {
+        let context = ApplyContext {
+            schema: &schema,
+            stamp: Stamp { hlc: Hlc::from_millis(at), origin: Origin(origin) },
+            now_millis: at,
+            granularity: Granularity::WholeRow,
+            expiry: None,
+        };
+        let change = update(vec![CellChange::Put(write(name, 2, Some(2)))]);
+        apply(&context, Some(&base), &key(), &change).unwrap()
+    };
+    let first = in_region(1, 2_000, "b");
+    let second = in_region(2, 2_001, "c");
+    let mut merged = first.after.clone();
+    merged.merge(&second.delta);
+    assert_eq!(merged, second.after);
+    assert_eq!(versions(&merged, "a"), [(1, 1)]);
+    assert_eq!(versions(&merged, "b"), []);
+    assert_eq!(versions(&merged, "c"), [(2, 2)]);
+}
+
+#[test]
+fn a_logged_expiry_hides_what_a_longer_time_to_live_would_show() {
+    let schema = schema();
+    let row = run(&schema, None, 1_000, &update(vec![CellChange::Put(write("a", 1, None))])).after;
+    let expiry = Trim { below: Timestamp(1_001), stamp: stamp(1_500) };
+    let view = View::new(&schema.options, 2_000, Some(expiry));
+    assert!(!view.exists(&row));
+    let mut expired = row.clone();
+    expired.expire(&expiry);
+    assert!(expired.is_bare());
+}

@@ -8,7 +8,7 @@ use crate::key::{KeyValue, PrimaryKey};
 use crate::limits;
 use crate::value::Text;
 
-/// What a filter is for, or how a projection is used.
+/// Which read a projection belongs to: each has its own sentence for a missing bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadScope {
     /// GetRow and BatchGetRow.
