@@ -5,17 +5,28 @@
 //! without a stream. Rows go straight into the answer's own buffer: its head is written
 //! in front of them when its length is known, so that a page of 4 MiB is never copied.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+mod global;
+mod rows;
+
+use bytes::{BufMut, Bytes, BytesMut};
 use isthmus_model::change::ShownRow;
-use isthmus_model::key::{KeyKind, PrimaryKey};
+use isthmus_model::key::KeyKind;
 use isthmus_model::schema::{Schema, TableOptions};
 use isthmus_model::value::{Text, ValueKind};
 use prost::Message;
 
 use crate::error_code::{ErrorCode, error_message};
 use crate::messages;
-use crate::plainbuffer::{RowWriter, put_header, put_key_row, put_row};
-use crate::request::ServeMode;
+use crate::plainbuffer::{put_header, put_row};
+pub(crate) use crate::response::global::serve_mode_number;
+pub use crate::response::global::{
+    GlobalTableDescription, GlobalTableStatus, ReplicaDescription, ReplicaStatus, SyncStage,
+    encode_describe_global_table, encode_global_table,
+};
+pub use crate::response::rows::RowsAnswer;
+use crate::response::rows::{
+    HEAD_BYTES_MAX, WIRE_BYTES, consumed_field, field_size, put_bytes, put_key, put_varint,
+};
 
 /// Capacity units that an operation used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,93 +112,6 @@ pub struct TableAnswer<'a> {
     pub schema: Option<&'a Schema>,
     /// One answer per row, in the order of the request.
     pub rows: &'a [RowAnswer],
-}
-
-/// How far a global table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GlobalTableStatus {
-    /// It is being made.
-    Init,
-    /// Its replicas are being changed.
-    Reconfiguring,
-    /// All its replicas are in use.
-    Active,
-}
-
-/// How far one replica is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplicaStatus {
-    /// Waits to be made.
-    Pending,
-    /// Is being made.
-    Init,
-    /// Is being filled.
-    SyncData,
-    /// Holds all there was.
-    Ready,
-    /// Is in use.
-    Active,
-    /// Is being taken away.
-    Unbinding,
-    /// Was taken away.
-    Unbound,
-}
-
-/// How a replica follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncStage {
-    /// Not yet.
-    Init,
-    /// It is being copied.
-    Full,
-    /// It follows the changes.
-    Incremental,
-}
-
-/// What DescribeGlobalTable answers for one replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplicaDescription {
-    /// Region.
-    pub region: String,
-    /// Instance.
-    pub instance: String,
-    /// Table.
-    pub table: String,
-    /// Whether clients may write there.
-    pub writable: bool,
-    /// How far it is.
-    pub status: ReplicaStatus,
-    /// Since when, in milliseconds since the Unix epoch.
-    pub status_millis: Option<i64>,
-    /// Its own id.
-    pub table_id: Option<String>,
-    /// Its number within the global table.
-    pub number: Option<i32>,
-    /// Where clients reach it.
-    pub endpoint: Option<String>,
-    /// How it follows.
-    pub stage: Option<SyncStage>,
-    /// Whether it has failed.
-    pub failed: bool,
-    /// Text for a person.
-    pub message: Option<String>,
-    /// Its role.
-    pub role: Option<String>,
-    /// Up to when it holds everything, in nanoseconds since the Unix epoch.
-    pub rpo_nanos: Option<i64>,
-}
-
-/// What DescribeGlobalTable answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GlobalTableDescription {
-    /// Id.
-    pub id: String,
-    /// How far it is.
-    pub status: GlobalTableStatus,
-    /// Who writes.
-    pub serve_mode: Option<ServeMode>,
-    /// Its replicas.
-    pub replicas: Vec<ReplicaDescription>,
 }
 
 /// Answers that hold nothing: CreateTable, DeleteTable, UpdateGlobalTable, and the empty lists of
@@ -315,166 +239,6 @@ fn row_answer(
     }
 }
 
-/// Collects the rows of GetRow or GetRange in the buffer that becomes the answer.
-#[derive(Debug)]
-pub struct RowsAnswer<'a> {
-    schema: &'a Schema,
-    /// Room for the head, then the rows.
-    out: BytesMut,
-}
-
-/// Bytes that the fields in front of the rows can take.
-const HEAD_BYTES_MAX: usize = 32;
-
-impl<'a> RowsAnswer<'a> {
-    /// Starts an answer without rows.
-    pub fn new(schema: &'a Schema) -> RowsAnswer<'a> {
-        RowsAnswer::with_capacity(schema, 2048)
-    }
-
-    /// Starts an answer whose rows will take about so many bytes.
-    pub fn with_capacity(schema: &'a Schema, row_bytes: usize) -> RowsAnswer<'a> {
-        let mut out = BytesMut::with_capacity(HEAD_BYTES_MAX + row_bytes + 256);
-        out.put_bytes(0, HEAD_BYTES_MAX);
-        RowsAnswer { schema, out }
-    }
-
-    /// Adds a row.
-    pub fn push(&mut self, row: &ShownRow) {
-        self.start();
-        put_row(&mut self.out, self.schema, row);
-    }
-
-    /// Adds a row that the caller writes itself, cell by cell.
-    pub fn row_writer(&mut self) -> RowWriter<'_> {
-        self.start();
-        RowWriter::begin(&mut self.out)
-    }
-
-    /// Bytes of the rows so far.
-    pub fn row_bytes(&self) -> usize {
-        self.out.len() - HEAD_BYTES_MAX
-    }
-
-    fn start(&mut self) {
-        if self.row_bytes() == 0 {
-            put_header(&mut self.out);
-        }
-    }
-
-    /// The answer of GetRow.
-    pub fn finish_row(mut self, consumed: Consumed, next_token: Option<&[u8]>) -> Bytes {
-        let row_bytes = self.row_bytes();
-        if let Some(token) = next_token {
-            put_bytes(&mut self.out, 3, token);
-        }
-        self.finish(consumed, row_bytes)
-    }
-
-    /// The answer of GetRange. `next_start` is where the next page starts, if there is one.
-    pub fn finish_range(
-        mut self,
-        consumed: Consumed,
-        next_start: Option<&PrimaryKey>,
-        next_token: Option<&[u8]>,
-    ) -> Bytes {
-        let row_bytes = self.row_bytes();
-        if let Some(key) = next_start {
-            let mut row = BytesMut::with_capacity(256);
-            put_header(&mut row);
-            put_key_row(&mut row, self.schema, key);
-            put_bytes(&mut self.out, 3, &row);
-        }
-        if let Some(token) = next_token {
-            put_bytes(&mut self.out, 4, token);
-        }
-        self.finish(consumed, row_bytes)
-    }
-
-    /// Writes the head right before the rows and drops the room that is left.
-    fn finish(mut self, consumed: Consumed, row_bytes: usize) -> Bytes {
-        let mut head = BytesMut::with_capacity(HEAD_BYTES_MAX);
-        head.put_slice(&consumed_field(1, consumed));
-        put_key(&mut head, 2, WIRE_BYTES);
-        put_varint(&mut head, row_bytes as u64);
-        let unused = HEAD_BYTES_MAX - head.len();
-        self.out[unused..HEAD_BYTES_MAX].copy_from_slice(&head);
-        self.out.advance(unused);
-        self.out.freeze()
-    }
-}
-
-/// The answer of CreateGlobalTable, with the mode, and of BindGlobalTable and UnbindGlobalTable,
-/// without.
-pub fn encode_global_table(
-    id: &str,
-    status: GlobalTableStatus,
-    serve_mode: Option<ServeMode>,
-) -> Bytes {
-    bytes_of(&messages::GlobalTableResponse {
-        global_table_id: Some(copied(id)),
-        status: Some(global_status(status)),
-        serve_mode: serve_mode.map(serve_mode_number),
-    })
-}
-
-/// The answer of DescribeGlobalTable.
-pub fn encode_describe_global_table(table: &GlobalTableDescription) -> Bytes {
-    bytes_of(&messages::DescribeGlobalTableResponse {
-        global_table_id: Some(copied(&table.id)),
-        status: Some(global_status(table.status)),
-        phy_tables: table.replicas.iter().map(replica).collect(),
-        serve_mode: table.serve_mode.map(serve_mode_number),
-    })
-}
-
-fn global_status(status: GlobalTableStatus) -> i32 {
-    match status {
-        GlobalTableStatus::Init => 1,
-        GlobalTableStatus::Reconfiguring => 2,
-        GlobalTableStatus::Active => 3,
-    }
-}
-
-pub(crate) fn serve_mode_number(mode: ServeMode) -> i32 {
-    match mode {
-        ServeMode::PrimarySecondary => 2,
-        ServeMode::PeerToPeer => 3,
-    }
-}
-
-fn replica(replica: &ReplicaDescription) -> messages::PhyTable {
-    messages::PhyTable {
-        region_id: Some(copied(&replica.region)),
-        instance_name: Some(copied(&replica.instance)),
-        table_name: Some(copied(&replica.table)),
-        writable: Some(replica.writable),
-        status: Some(match replica.status {
-            ReplicaStatus::Pending => 1,
-            ReplicaStatus::Init => 2,
-            ReplicaStatus::SyncData => 3,
-            ReplicaStatus::Ready => 4,
-            ReplicaStatus::Active => 5,
-            ReplicaStatus::Unbinding => 6,
-            ReplicaStatus::Unbound => 7,
-        }),
-        status_timestamp: replica.status_millis,
-        table_id: replica.table_id.as_deref().map(copied),
-        table_hash_key: replica.number,
-        endpoint: replica.endpoint.as_deref().map(copied),
-        stage: replica.stage.map(|stage| match stage {
-            SyncStage::Init => 1,
-            SyncStage::Full => 2,
-            SyncStage::Incremental => 3,
-        }),
-        meta_version: None,
-        is_failed: Some(replica.failed),
-        message: replica.message.as_deref().map(copied),
-        role: replica.role.as_deref().map(copied),
-        rpo_nanos: replica.rpo_nanos,
-    }
-}
-
 fn key_column(column: &isthmus_model::schema::KeyColumn) -> messages::PrimaryKeySchema {
     messages::PrimaryKeySchema {
         name: Some(column.name.bytes().clone()),
@@ -545,47 +309,12 @@ fn consumed_message(consumed: Consumed) -> messages::ConsumedCapacity {
     messages::ConsumedCapacity { capacity_unit: Some(capacity_unit(consumed.read, consumed.write)) }
 }
 
-/// The capacity units as a whole field; at most 16 bytes.
-fn consumed_field(number: u32, consumed: Consumed) -> BytesMut {
-    let message = consumed_message(consumed);
-    let mut out = BytesMut::with_capacity(16);
-    put_key(&mut out, number, WIRE_BYTES);
-    put_varint(&mut out, message.encoded_len() as u64);
-    message.encode(&mut out).expect("a growing buffer takes everything");
-    out
-}
-
 fn copied(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
 fn bytes_of(message: &impl Message) -> Bytes {
     message.encode_to_vec().into()
-}
-
-const WIRE_BYTES: u8 = 2;
-
-fn put_key(out: &mut BytesMut, number: u32, wire_type: u8) {
-    put_varint(out, u64::from(number << 3 | u32::from(wire_type)));
-}
-
-fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
-}
-
-fn put_bytes(out: &mut BytesMut, number: u32, bytes: &[u8]) {
-    put_key(out, number, WIRE_BYTES);
-    put_varint(out, bytes.len() as u64);
-    out.put_slice(bytes);
-}
-
-/// Bytes of a field with a number below 16.
-fn field_size(length: usize) -> usize {
-    1 + prost::length_delimiter_len(length) + length
 }
 
 #[cfg(test)]

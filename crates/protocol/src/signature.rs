@@ -21,6 +21,8 @@ use crate::date::{parse_date, parse_day};
 use crate::error::{ProtocolError, shown};
 pub use crate::signature::client::{RequestToSign, SignedForSending, sign_request};
 pub use crate::signature::headers::SignedHeaders;
+#[cfg(test)]
+use crate::signature::keys::DerivedKey;
 pub use crate::signature::keys::{ResponseKey, Secret, SigningKeys};
 
 type HmacSha1 = Hmac<Sha1>;
