@@ -336,8 +336,8 @@ pub enum ServeMode {
     PeerToPeer,
 }
 
-/// Each operation's path.
-const PATHS: [&str; 20] = [
+/// The path of each operation.
+pub const PATHS: [&str; 20] = [
     "/GetRow",
     "/PutRow",
     "/UpdateRow",

@@ -148,7 +148,7 @@ impl<'a> SignedRequest<'a> {
         self.check_dates(now_millis)?;
         let secret = key.map_or_else(|| signing_keys.nobody(), |key| key.secret);
         let id = key.map(|_| self.access_key_id());
-        let (signer, response_key) = self.signer(id, secret, signing_keys);
+        let (signer, response_key, is_fresh) = self.signer(id, secret, signing_keys);
         let signature = self.signature();
         let signed = self.candidates(path).find(|(path, without_empty)| {
             let text = self.headers.string_to_sign(path, *without_empty, self.salt());
@@ -156,7 +156,7 @@ impl<'a> SignedRequest<'a> {
         });
         let key = key.ok_or(ProtocolError::AccessKeyUnknown)?;
         let (path, _) = signed.ok_or(ProtocolError::SignatureMismatch)?;
-        if self.version == Version::V4 {
+        if is_fresh {
             let (day, region) = (self.present(SIGN_DATE), self.present(SIGN_REGION));
             signing_keys.remember(self.access_key_id(), secret, day, region);
         }
@@ -184,18 +184,22 @@ impl<'a> SignedRequest<'a> {
         Ok(())
     }
 
+    /// What checks the request and what signs its answer, and whether a key was derived for it
+    /// just now.
     fn signer(
         &self,
         id: Option<&str>,
         secret: &Secret,
         signing_keys: &SigningKeys,
-    ) -> (Signer, ResponseKey) {
+    ) -> (Signer, ResponseKey, bool) {
         match self.version {
-            Version::V2 => (Signer::V2(secret.sha1()), ResponseKey::new(secret.sha1())),
+            Version::V2 => (Signer::V2(secret.sha1()), ResponseKey::new(secret.sha1()), false),
             Version::V4 => {
                 let (day, region) = (self.present(SIGN_DATE), self.present(SIGN_REGION));
-                let derived = signing_keys.find_or_derive(id, secret, day, region);
-                (Signer::V4(derived.sha256()), ResponseKey::new(derived.sha1()))
+                let found = signing_keys.find(id, secret, day, region);
+                let is_fresh = found.is_none();
+                let derived = found.unwrap_or_else(|| secret.derive(day, region));
+                (Signer::V4(derived.sha256()), ResponseKey::new(derived.sha1()), is_fresh)
             }
         }
     }

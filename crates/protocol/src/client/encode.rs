@@ -133,11 +133,16 @@ fn options(change: OptionsChange) -> messages::TableOptions {
 }
 
 fn update_table(update: &UpdateTable) -> messages::UpdateTableRequest {
+    // Something must be there: a stream that is off and stays off changes nothing.
+    let is_empty = update.reserved.is_none() && update.options.is_none();
     messages::UpdateTableRequest {
         table_name: Some(shared(&update.table)),
         reserved_throughput: update.reserved.map(throughput),
         table_options: update.options.map(options),
-        stream_spec: None,
+        stream_spec: is_empty.then(|| messages::StreamSpecification {
+            enable_stream: Some(false),
+            ..messages::StreamSpecification::default()
+        }),
     }
 }
 

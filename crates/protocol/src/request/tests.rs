@@ -681,6 +681,13 @@ fn options_are_merged_and_checked() {
 #[test]
 fn update_of_nothing_is_refused() {
     assert!(decode("/UpdateTable", field(1, b"t").into()).is_err());
+    // A stream that is turned off is something, though there is none.
+    let off = [field(1, b"t"), field(4, b"\x08\x00")].concat();
+    let update = decode("/UpdateTable", off.into());
+    let expected = UpdateTable { table: text("t"), reserved: None, options: None };
+    assert_eq!(update, Ok(Operation::UpdateTable(expected)));
+    let again = decode("/UpdateTable", encode_request(update.as_ref().unwrap()));
+    assert_eq!(again, update);
 }
 
 #[test]

@@ -115,17 +115,8 @@ impl SigningKeys {
         &self.nobody
     }
 
-    pub(super) fn find_or_derive(
-        &self,
-        id: Option<&str>,
-        secret: &Secret,
-        day: &str,
-        region: &str,
-    ) -> DerivedKey {
-        self.find(id, secret, day, region).unwrap_or_else(|| secret.derive(day, region))
-    }
-
-    fn find(
+    /// The key that was remembered for an access key, or for nobody.
+    pub(super) fn find(
         &self,
         id: Option<&str>,
         secret: &Secret,
@@ -140,9 +131,6 @@ impl SigningKeys {
     /// Remembers the key of a request that was good; and that of nobody beside it, so that for
     /// a region in use an access key that does not exist takes no longer than one that does.
     pub(super) fn remember(&self, id: &str, secret: &Secret, day: &str, region: &str) {
-        if self.find(Some(id), secret, day, region).is_some() {
-            return;
-        }
         let key = secret.derive(day, region);
         let nobody = self.nobody.derive(day, region);
         let mut derived = self.derived.write().unwrap_or_else(PoisonError::into_inner);
