@@ -201,7 +201,8 @@ pub(crate) struct UpdateTableResponse {
     pub(crate) stream_details: Option<StreamDetails>,
 }
 
-/// DescribeTableRequest, DeleteTableRequest, ListSearchIndexRequest, ListStreamRequest, ListTunnelRequest.
+/// DescribeTableRequest, DeleteTableRequest, ListSearchIndexRequest, ListStreamRequest and
+/// ListTunnelRequest.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct TableNameRequest {
     #[prost(bytes = "bytes", optional, tag = "1")]

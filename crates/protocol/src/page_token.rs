@@ -1,9 +1,9 @@
 //! Tokens that say where a read of a wide row goes on.
 //!
-//! A token is bound to its instance, table and row by a MAC, so that one that was made up, cut, changed or
-//! taken from another row is refused. Layout: version byte, 0 or 1 for the version bound, the
-//! bound as a big-endian integer where there is one, the column's name; then the MAC's first 16
-//! bytes. Nodes that shall understand each other's tokens share the key.
+//! A token is bound to its instance, table and row by a MAC, so that one that was made up, cut,
+//! changed or taken from another row is refused. Layout: version byte; 0 or 1 for the version
+//! bound; the bound as a big-endian integer where there is one; the column's name; then the
+//! MAC's first 16 bytes. Nodes that shall understand each other's tokens share the key.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use hmac::{Hmac, Mac};
