@@ -1,0 +1,195 @@
+//! `test`: every suite, each with what it needs, and the totals of all at the end.
+//!
+//! What must hold: a suite that fails does not keep the others from running; a suite that ran no
+//! test counts as failed; the command fails if any did.
+
+use std::path::Path;
+
+use crate::Outcome;
+use crate::run::{cargo, command, follow};
+use crate::{dev, install};
+
+const SUITES: [&str; 5] = ["rust", "python", "node", "bad-input", "end-to-end"];
+
+/// What a runner's closing lines say.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+/// Runs the named suites, all by default.
+pub(crate) fn suites(named: &[String]) -> Outcome {
+    if let Some(unknown) = named.iter().find(|name| !SUITES.contains(&name.as_str())) {
+        return Err(format!("unknown suite `{unknown}`; there are: {}", SUITES.join(" ")));
+    }
+    let wanted = |suite: &&str| named.is_empty() || named.iter().any(|name| name == suite);
+    install::build_tools()?;
+    let mut results = Vec::new();
+    for suite in SUITES.into_iter().filter(wanted) {
+        println!("\n== {suite}");
+        let mut totals = Totals::default();
+        let outcome = run_suite(suite, &mut totals);
+        results.push((suite, totals, outcome));
+    }
+    report(&results)
+}
+
+fn run_suite(suite: &str, totals: &mut Totals) -> Outcome {
+    if suite == "rust" {
+        let mut tests = cargo(&["test", "--release", "--workspace", "--no-fail-fast"]);
+        return follow(&mut tests, |line| add_cargo(totals, line));
+    }
+    dev::build()?;
+    match suite {
+        "python" => pytest(&install::python()?, &["compat/python"], totals),
+        "node" => {
+            install::node()?;
+            node(Path::new("tests/compat/node"), totals)
+        }
+        "bad-input" => {
+            install::fault_tools();
+            pytest(&install::python()?, &["bad_input"], totals)
+        }
+        _ => {
+            install::fault_tools();
+            // What the tests measure is printed, so it is not held back.
+            pytest(&install::python()?, &["end_to_end", "-v", "-s"], totals)
+        }
+    }
+}
+
+/// Runs pytest in `tests` with this Python.
+pub(crate) fn pytest_with(python: &Path, arguments: &[&str]) -> Outcome {
+    let mut totals = Totals::default();
+    let outcome = pytest(python, arguments, &mut totals);
+    report(&[("pytest", totals, outcome)])
+}
+
+/// Runs the Node suite in a folder.
+pub(crate) fn node_in(folder: &Path) -> Outcome {
+    let mut totals = Totals::default();
+    let outcome = node(folder, &mut totals);
+    report(&[("node", totals, outcome)])
+}
+
+fn pytest(python: &Path, arguments: &[&str], totals: &mut Totals) -> Outcome {
+    let head = ["-B", "-m", "pytest", "--color=no", "--durations=5"];
+    let mut tests = command(python, &[&head[..], arguments].concat());
+    let folder = crate::run::root().join("tests");
+    follow(tests.current_dir(folder).env("PYTHONUNBUFFERED", "1"), |line| add_pytest(totals, line))
+}
+
+fn node(folder: &Path, totals: &mut Totals) -> Outcome {
+    let mut tests = command("node", &["--test", "--test-reporter=tap", "suite.test.js"]);
+    let folder = crate::run::root().join(folder);
+    follow(tests.current_dir(folder), |line| add_node(totals, line))
+}
+
+/// The tests that take too long for every run.
+pub(crate) fn soak() -> Outcome {
+    dev::build()?;
+    let python = install::python()?;
+    let arguments =
+        ["-B", "-m", "pytest", "end_to_end/test_size.py", "-v", "-s", "-k", "overwrites"];
+    let mut tests = command(python, &arguments);
+    let folder = crate::run::root().join("tests");
+    crate::run::run(tests.current_dir(folder).env("SOAK", "1"))
+}
+
+fn report(results: &[(&str, Totals, Outcome)]) -> Outcome {
+    let mut sum = Totals::default();
+    let mut broken = Vec::new();
+    println!("\n== totals");
+    for (suite, totals, outcome) in results {
+        let Totals { passed, failed, skipped } = totals;
+        println!("{suite:<11} {passed} passed, {failed} failed, {skipped} skipped");
+        match outcome {
+            Err(error) => broken.push(format!("{suite}: {error}")),
+            Ok(()) if passed + failed == 0 => broken.push(format!("{suite}: no test ran")),
+            Ok(()) => {}
+        }
+        sum.passed += passed;
+        // A runner that failed without a failed test, by a compile error say, is a failure too.
+        sum.failed += if outcome.is_err() { (*failed).max(1) } else { *failed };
+        sum.skipped += skipped;
+    }
+    println!("\n{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
+    if broken.is_empty() { Ok(()) } else { Err(broken.join("\n")) }
+}
+
+/// `test result: ok. 5 passed; 0 failed; 1 ignored; ...`
+fn add_cargo(totals: &mut Totals, line: &str) {
+    if let Some(rest) = line.strip_prefix("test result: ") {
+        add_words(totals, rest);
+    }
+}
+
+/// `==== 1 failed, 29 passed, 2 skipped in 3.1s ====`
+fn add_pytest(totals: &mut Totals, line: &str) {
+    if line.starts_with("==") && line.contains(" in ") && line.ends_with("==") {
+        add_words(totals, line.trim_matches('='));
+    }
+}
+
+/// `# pass 44`
+fn add_node(totals: &mut Totals, line: &str) {
+    let mut words = line.split(' ');
+    if words.next() != Some("#") {
+        return;
+    }
+    let (Some(name), Some(count)) = (words.next(), words.next().and_then(|n| n.parse().ok()))
+    else {
+        return;
+    };
+    count_word(totals, name, count);
+}
+
+/// Pairs of a number and a word.
+fn add_words(totals: &mut Totals, text: &str) {
+    let words: Vec<&str> =
+        text.split([' ', ',', ';', '.']).filter(|word| !word.is_empty()).collect();
+    for pair in words.windows(2) {
+        if let Ok(count) = pair[0].parse() {
+            count_word(totals, pair[1], count);
+        }
+    }
+}
+
+fn count_word(totals: &mut Totals, word: &str, count: u64) {
+    match word {
+        "passed" | "pass" => totals.passed += count,
+        "failed" | "fail" | "error" | "errors" | "cancelled" => totals.failed += count,
+        "skipped" | "ignored" | "deselected" => totals.skipped += count,
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Totals, add_cargo, add_node, add_pytest};
+
+    fn totals(passed: u64, failed: u64, skipped: u64) -> Totals {
+        Totals { passed, failed, skipped }
+    }
+
+    #[test]
+    fn closing_lines_of_each_runner_are_understood() {
+        let mut found = Totals::default();
+        add_cargo(&mut found, "running 3 tests");
+        add_cargo(&mut found, "test result: ok. 3 passed; 0 failed; 1 ignored; finished in 0.01s");
+        assert_eq!(found, totals(3, 0, 1));
+        let mut found = Totals::default();
+        add_pytest(
+            &mut found,
+            "=== 2 failed, 290 passed, 1 skipped, 4 errors in 70.44s (0:01:10) ===",
+        );
+        assert_eq!(found, totals(290, 6, 1));
+        let mut found = Totals::default();
+        for line in ["# tests 45", "# suites 7", "# pass 44", "# fail 1", "# skipped 0"] {
+            add_node(&mut found, line);
+        }
+        assert_eq!(found, totals(44, 1, 0));
+    }
+}
