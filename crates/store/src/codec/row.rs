@@ -1,0 +1,283 @@
+//! The packed form of a row, or of a change of one.
+//!
+//! Layout, version 1: version, flags, a table of stamps (9 bytes each), the row's tombstone and
+//! marker as places in it, then the columns by name, each with its tombstone, trims and cells. A
+//! cell starts with one byte: its kind, whether its timestamp is that of its stamp, and the place
+//! of its stamp if that is small. So a cell of a plain row costs two or three bytes beside its
+//! value. The order that `merge` relies on is checked when decoding.
+
+use bytes::Bytes;
+use isthmus_model::hlc::Stamp;
+use isthmus_model::ids::Timestamp;
+use isthmus_model::row::{Cell, Column, Row, Trim};
+use isthmus_model::value::{Text, Value};
+
+use crate::codec::{
+    Corrupt, Reader, STAMP_BYTES, corrupt, put_bytes, put_signed, put_stamp, put_varint,
+};
+
+const VERSION: u8 = 1;
+
+const ROW_TOMBSTONE: u8 = 1;
+const ROW_MARKER: u8 = 2;
+const ROW_FLAGS: u8 = ROW_TOMBSTONE | ROW_MARKER;
+
+const COLUMN_TOMBSTONE: u64 = 1;
+const COLUMN_TRIMS: u64 = 2;
+const COLUMN_FLAG_BITS: u32 = 2;
+
+const CELL_DELETED: u8 = 0;
+const CELL_INTEGER: u8 = 1;
+const CELL_DOUBLE: u8 = 2;
+const CELL_FALSE: u8 = 3;
+const CELL_TRUE: u8 = 4;
+const CELL_STRING: u8 = 5;
+const CELL_BINARY: u8 = 6;
+const CELL_KIND: u8 = 0x07;
+/// The timestamp is the stamp's milliseconds and not written.
+const CELL_TIME_OF_STAMP: u8 = 0x08;
+const CELL_PLACE_SHIFT: u32 = 4;
+/// The stamp's place follows as a number.
+const CELL_PLACE_FOLLOWS: u8 = 15;
+
+/// How far back a stamp is looked for before it is written again; bounds the work per cell.
+const STAMPS_LOOKED_AT: usize = 32;
+
+/// Bytes of a column with a one-byte name and nothing in it, and of a trim.
+const COLUMN_BYTES_MIN: usize = 2;
+const TRIM_BYTES_MIN: usize = 2;
+
+#[derive(Default)]
+struct Stamps(Vec<Stamp>);
+
+impl Stamps {
+    fn place(&mut self, stamp: Stamp) -> usize {
+        let looked_at = self.0.iter().enumerate().rev().take(STAMPS_LOOKED_AT);
+        for (place, known) in looked_at {
+            if *known == stamp {
+                return place;
+            }
+        }
+        self.0.push(stamp);
+        self.0.len() - 1
+    }
+}
+
+/// Appends the packed form.
+pub fn encode_row_into(row: &Row, out: &mut Vec<u8>) {
+    let mut stamps = Stamps::default();
+    let mut flags = 0;
+    let mut head = [None, None];
+    if let Some(stamp) = row.tombstone {
+        flags |= ROW_TOMBSTONE;
+        head[0] = Some(stamps.place(stamp));
+    }
+    if let Some(stamp) = row.marker {
+        flags |= ROW_MARKER;
+        head[1] = Some(stamps.place(stamp));
+    }
+    let mut body = Vec::with_capacity(size_hint(row));
+    put_varint(&mut body, row.columns.len() as u64);
+    for column in &row.columns {
+        encode_column(column, &mut stamps, &mut body);
+    }
+    out.reserve(body.len() + stamps.0.len() * STAMP_BYTES + 16);
+    out.push(VERSION);
+    out.push(flags);
+    put_varint(out, stamps.0.len() as u64);
+    for stamp in &stamps.0 {
+        put_stamp(out, *stamp);
+    }
+    for place in head.into_iter().flatten() {
+        put_varint(out, place as u64);
+    }
+    out.extend_from_slice(&body);
+}
+
+/// The packed form.
+pub fn encode_row(row: &Row) -> Bytes {
+    let mut out = Vec::new();
+    encode_row_into(row, &mut out);
+    out.into()
+}
+
+fn size_hint(row: &Row) -> usize {
+    let of_cell = |cell: &Cell| cell.value.as_ref().map_or(0, Value::size) + 16;
+    let of_column =
+        |column: &Column| column.name.len() + 16 + column.cells.iter().map(of_cell).sum::<usize>();
+    row.columns.iter().map(of_column).sum::<usize>() + 16
+}
+
+fn encode_column(column: &Column, stamps: &mut Stamps, out: &mut Vec<u8>) {
+    put_bytes(out, column.name.as_bytes());
+    let mut flags = (column.cells.len() as u64) << COLUMN_FLAG_BITS;
+    if column.tombstone.is_some() {
+        flags |= COLUMN_TOMBSTONE;
+    }
+    if !column.trims.is_empty() {
+        flags |= COLUMN_TRIMS;
+    }
+    put_varint(out, flags);
+    if let Some(stamp) = column.tombstone {
+        put_varint(out, stamps.place(stamp) as u64);
+    }
+    if !column.trims.is_empty() {
+        put_varint(out, column.trims.len() as u64);
+        for trim in &column.trims {
+            put_signed(out, trim.below.0);
+            put_varint(out, stamps.place(trim.stamp) as u64);
+        }
+    }
+    for cell in &column.cells {
+        encode_cell(cell, stamps, out);
+    }
+}
+
+fn encode_cell(cell: &Cell, stamps: &mut Stamps, out: &mut Vec<u8>) {
+    let place = stamps.place(cell.stamp);
+    let inline = (place as u64).min(u64::from(CELL_PLACE_FOLLOWS)) as u8;
+    let time_of_stamp = cell.timestamp == cell.stamp.hlc.timestamp();
+    let mut head = kind_of(cell.value.as_ref()) | inline << CELL_PLACE_SHIFT;
+    if time_of_stamp {
+        head |= CELL_TIME_OF_STAMP;
+    }
+    out.push(head);
+    if inline == CELL_PLACE_FOLLOWS {
+        put_varint(out, place as u64);
+    }
+    if !time_of_stamp {
+        put_signed(out, cell.timestamp.0);
+    }
+    match &cell.value {
+        None | Some(Value::Boolean(_)) => {}
+        Some(Value::Integer(number)) => put_signed(out, *number),
+        Some(Value::Double(number)) => out.extend_from_slice(&number.to_bits().to_le_bytes()),
+        Some(Value::String(text)) => put_bytes(out, text.as_bytes()),
+        Some(Value::Binary(bytes)) => put_bytes(out, bytes),
+    }
+}
+
+fn kind_of(value: Option<&Value>) -> u8 {
+    match value {
+        None => CELL_DELETED,
+        Some(Value::Integer(_)) => CELL_INTEGER,
+        Some(Value::Double(_)) => CELL_DOUBLE,
+        Some(Value::Boolean(false)) => CELL_FALSE,
+        Some(Value::Boolean(true)) => CELL_TRUE,
+        Some(Value::String(_)) => CELL_STRING,
+        Some(Value::Binary(_)) => CELL_BINARY,
+    }
+}
+
+/// Decodes what `encode_row` made; texts and binaries share the buffer.
+pub fn decode_row(bytes: &Bytes) -> Result<Row, Corrupt> {
+    let mut reader = Reader::new(bytes);
+    let row = read_row(&mut reader)?;
+    reader.end()?;
+    Ok(row)
+}
+
+/// Stamps as they lie in the buffer.
+struct StampTable {
+    bytes: Bytes,
+}
+
+impl StampTable {
+    fn read(reader: &mut Reader<'_>) -> Result<StampTable, Corrupt> {
+        let count = reader.count(STAMP_BYTES)?;
+        Ok(StampTable { bytes: reader.take(count * STAMP_BYTES)? })
+    }
+
+    fn get(&self, place: u64) -> Result<Stamp, Corrupt> {
+        let start = place as usize;
+        let found = start
+            .checked_mul(STAMP_BYTES)
+            .and_then(|start| self.bytes.get(start..)?.first_chunk::<STAMP_BYTES>());
+        let Some([hlc @ .., origin]) = found else { return corrupt("no such stamp") };
+        Ok(Stamp {
+            hlc: isthmus_model::hlc::Hlc(u64::from_le_bytes(*hlc)),
+            origin: isthmus_model::ids::Origin(*origin),
+        })
+    }
+}
+
+fn read_row(reader: &mut Reader<'_>) -> Result<Row, Corrupt> {
+    reader.version(VERSION)?;
+    let flags = reader.byte()?;
+    if flags & !ROW_FLAGS != 0 {
+        return corrupt("unknown flag of a row");
+    }
+    let stamps = StampTable::read(reader)?;
+    let mut stamp_if = |flag: u8| match flags & flag {
+        0 => Ok(None),
+        _ => stamps.get(reader.varint()?).map(Some),
+    };
+    let tombstone = stamp_if(ROW_TOMBSTONE)?;
+    let marker = stamp_if(ROW_MARKER)?;
+    let count = reader.count(COLUMN_BYTES_MIN)?;
+    let mut columns: Vec<Column> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let column = read_column(reader, &stamps)?;
+        if columns.last().is_some_and(|last| last.name >= column.name) {
+            return corrupt("columns out of order");
+        }
+        columns.push(column);
+    }
+    Ok(Row { tombstone, marker, columns })
+}
+
+fn read_column(reader: &mut Reader<'_>, stamps: &StampTable) -> Result<Column, Corrupt> {
+    let name: Text = reader.text()?;
+    let flags = reader.varint()?;
+    let tombstone = match flags & COLUMN_TOMBSTONE {
+        0 => None,
+        _ => Some(stamps.get(reader.varint()?)?),
+    };
+    let mut trims = Vec::new();
+    if flags & COLUMN_TRIMS != 0 {
+        for _ in 0..reader.count(TRIM_BYTES_MIN)? {
+            let below = Timestamp(reader.signed()?);
+            trims.push(Trim { below, stamp: stamps.get(reader.varint()?)? });
+        }
+    }
+    let count = flags >> COLUMN_FLAG_BITS;
+    if count > reader.left() as u64 {
+        return corrupt("count exceeds the bytes");
+    }
+    let mut cells: Vec<Cell> = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        let cell = read_cell(reader, stamps)?;
+        if cells.last().is_some_and(|last| last.timestamp <= cell.timestamp) {
+            return corrupt("cells out of order");
+        }
+        cells.push(cell);
+    }
+    Ok(Column { name, tombstone, trims, cells })
+}
+
+fn read_cell(reader: &mut Reader<'_>, stamps: &StampTable) -> Result<Cell, Corrupt> {
+    let head = reader.byte()?;
+    let place = match head >> CELL_PLACE_SHIFT {
+        CELL_PLACE_FOLLOWS => reader.varint()?,
+        place => u64::from(place),
+    };
+    let stamp = stamps.get(place)?;
+    let timestamp = match head & CELL_TIME_OF_STAMP {
+        0 => Timestamp(reader.signed()?),
+        _ => stamp.hlc.timestamp(),
+    };
+    let value = match head & CELL_KIND {
+        CELL_DELETED => None,
+        CELL_INTEGER => Some(Value::Integer(reader.signed()?)),
+        CELL_DOUBLE => Some(Value::Double(f64::from_bits(u64::from_le_bytes(reader.array()?)))),
+        CELL_FALSE => Some(Value::Boolean(false)),
+        CELL_TRUE => Some(Value::Boolean(true)),
+        CELL_STRING => Some(Value::String(reader.text()?)),
+        CELL_BINARY => Some(Value::Binary(reader.bytes()?)),
+        _ => return corrupt("unknown kind of cell"),
+    };
+    Ok(Cell { timestamp, stamp, value })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,174 @@
+//! The stored form of a schema.
+
+use isthmus_model::ids::SchemaNumber;
+use isthmus_model::key::KeyKind;
+use isthmus_model::limits::{DEFINED_COLUMNS_MAX, KEY_COLUMNS_MAX};
+use isthmus_model::schema::{DefinedColumn, KeyColumn, Schema, TableOptions};
+use isthmus_model::value::ValueKind;
+
+use crate::codec::{Corrupt, Reader, corrupt, put_bytes, put_signed, put_varint};
+
+const VERSION: u8 = 1;
+
+/// Bytes of a column with an empty name.
+const COLUMN_BYTES_MIN: usize = 2;
+const AUTO_INCREMENT: u8 = 0x80;
+
+pub(crate) fn encode_schema_into(schema: &Schema, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    put_varint(out, schema.number.0);
+    put_varint(out, schema.key_columns.len() as u64);
+    for column in &schema.key_columns {
+        put_bytes(out, column.name.as_bytes());
+        let auto = if column.auto_increment { AUTO_INCREMENT } else { 0 };
+        out.push(key_kind_byte(column.kind) | auto);
+    }
+    put_varint(out, schema.defined_columns.len() as u64);
+    for column in &schema.defined_columns {
+        put_bytes(out, column.name.as_bytes());
+        out.push(value_kind_byte(column.kind));
+    }
+    let options = &schema.options;
+    put_varint(out, options.time_to_live_seconds.map_or(0, |seconds| u64::from(seconds) + 1));
+    put_varint(out, u64::from(options.max_versions));
+    put_signed(out, options.deviation_seconds);
+    out.push(u8::from(options.allow_update));
+}
+
+pub(crate) fn read_schema(reader: &mut Reader<'_>) -> Result<Schema, Corrupt> {
+    reader.version(VERSION)?;
+    let number = SchemaNumber(reader.varint()?);
+    let mut key_columns = Vec::new();
+    for _ in 0..reader.count(COLUMN_BYTES_MIN)? {
+        let name = reader.text()?;
+        let byte = reader.byte()?;
+        let kind = key_kind(byte & !AUTO_INCREMENT)?;
+        key_columns.push(KeyColumn { name, kind, auto_increment: byte & AUTO_INCREMENT != 0 });
+    }
+    if key_columns.is_empty() || key_columns.len() > KEY_COLUMNS_MAX {
+        return corrupt("number of key columns");
+    }
+    let mut defined_columns = Vec::new();
+    for _ in 0..reader.count(COLUMN_BYTES_MIN)? {
+        let name = reader.text()?;
+        defined_columns.push(DefinedColumn { name, kind: value_kind(reader.byte()?)? });
+    }
+    if defined_columns.len() > DEFINED_COLUMNS_MAX {
+        return corrupt("number of defined columns");
+    }
+    Ok(Schema { number, key_columns, defined_columns, options: read_options(reader)? })
+}
+
+fn read_options(reader: &mut Reader<'_>) -> Result<TableOptions, Corrupt> {
+    let small =
+        |number: u64| u32::try_from(number).map_err(|_| Corrupt { what: "option too large" });
+    let time_to_live_seconds = match reader.varint()? {
+        0 => None,
+        seconds => Some(small(seconds - 1)?),
+    };
+    let max_versions = small(reader.varint()?)?;
+    let deviation_seconds = reader.signed()?;
+    let allow_update = match reader.byte()? {
+        0 => false,
+        1 => true,
+        _ => return corrupt("neither yes nor no"),
+    };
+    Ok(TableOptions { time_to_live_seconds, max_versions, deviation_seconds, allow_update })
+}
+
+fn key_kind_byte(kind: KeyKind) -> u8 {
+    match kind {
+        KeyKind::Integer => 1,
+        KeyKind::String => 2,
+        KeyKind::Binary => 3,
+    }
+}
+
+fn key_kind(byte: u8) -> Result<KeyKind, Corrupt> {
+    match byte {
+        1 => Ok(KeyKind::Integer),
+        2 => Ok(KeyKind::String),
+        3 => Ok(KeyKind::Binary),
+        _ => corrupt("unknown kind of key column"),
+    }
+}
+
+fn value_kind_byte(kind: ValueKind) -> u8 {
+    match kind {
+        ValueKind::Integer => 1,
+        ValueKind::Double => 2,
+        ValueKind::Boolean => 3,
+        ValueKind::String => 4,
+        ValueKind::Binary => 5,
+    }
+}
+
+fn value_kind(byte: u8) -> Result<ValueKind, Corrupt> {
+    match byte {
+        1 => Ok(ValueKind::Integer),
+        2 => Ok(ValueKind::Double),
+        3 => Ok(ValueKind::Boolean),
+        4 => Ok(ValueKind::String),
+        5 => Ok(ValueKind::Binary),
+        _ => corrupt("unknown kind of column"),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use bytes::Bytes;
+    use isthmus_model::value::Text;
+    use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+
+    use super::*;
+
+    /// Any schema that can be stored.
+    pub(crate) fn schemas() -> impl Strategy<Value = Schema> {
+        let key_kind = prop_oneof![
+            proptest::strategy::Just(KeyKind::Integer),
+            proptest::strategy::Just(KeyKind::String),
+            proptest::strategy::Just(KeyKind::Binary),
+        ];
+        let key = (".{1,8}", key_kind, any::<bool>()).prop_map(|(name, kind, auto_increment)| {
+            KeyColumn { name: Text::from(name), kind, auto_increment }
+        });
+        let kind = (1u8..6).prop_map(|byte| value_kind(byte).unwrap());
+        let defined = (".{1,8}", kind)
+            .prop_map(|(name, kind)| DefinedColumn { name: Text::from(name), kind });
+        let options =
+            (proptest::option::of(any::<u32>()), any::<u32>(), any::<i64>(), any::<bool>())
+                .prop_map(
+                    |(time_to_live_seconds, max_versions, deviation_seconds, allow_update)| {
+                        TableOptions {
+                            time_to_live_seconds,
+                            max_versions,
+                            deviation_seconds,
+                            allow_update,
+                        }
+                    },
+                );
+        let keys = proptest::collection::vec(key, 1..=4);
+        let columns = proptest::collection::vec(defined, 0..=32);
+        (any::<u64>(), keys, columns, options).prop_map(
+            |(number, key_columns, defined_columns, options)| Schema {
+                number: SchemaNumber(number),
+                key_columns,
+                defined_columns,
+                options,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn schema_round_trips_and_truncations_are_refused(schema in schemas()) {
+            let mut out = Vec::new();
+            encode_schema_into(&schema, &mut out);
+            let bytes = Bytes::from(out);
+            prop_assert_eq!(read_schema(&mut Reader::new(&bytes)), Ok(schema));
+            for length in 0..bytes.len() {
+                prop_assert!(read_schema(&mut Reader::new(&bytes.slice(..length))).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! What every table of a store shares: engine, clocks, queue, tail, and the committer.
+//!
+//! One commit takes all that waits, over all partitions, as one batch of the engine. Whatever
+//! comes while it is synced waits for the next one; there is no timer. A commit that fails is the
+//! last: all answers that wait become "unknown", nothing is tried again, and the process must be
+//! started anew.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use isthmus_model::clock::Clock;
+use isthmus_model::ids::{Lsn, PartitionId};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::engine::{Batch, BatchWrite, Engine, EngineError, Space};
+use crate::error::StoreError;
+use crate::forget::forget_step;
+use crate::keys;
+use crate::keys::node::NodeState;
+use crate::partition::{Finish, Group, Inner, Partition};
+use crate::stamps::Stamps;
+use crate::store::StoreOptions;
+use crate::tail::{Tail, TailRecord};
+
+/// Called with each partition that a commit has moved, and where its log ends now.
+pub type DurableHook = Arc<dyn Fn(PartitionId, Lsn) + Send + Sync>;
+/// Called once, when a commit has failed.
+pub type FatalHook = Arc<dyn Fn(&StoreError) + Send + Sync>;
+
+/// Keys that belong to no partition, with whom to tell.
+struct Loose {
+    writes: Vec<BatchWrite>,
+    finish: Finish,
+}
+
+#[derive(Default)]
+struct Queue {
+    partitions: Vec<Arc<Partition>>,
+    loose: VecDeque<Loose>,
+    raise_ceiling: bool,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.partitions.is_empty() && self.loose.is_empty() && !self.raise_ceiling
+    }
+}
+
+/// What the committer alone touches.
+struct Committing {
+    node: NodeState,
+    /// Groups to go before compression is tried again.
+    compress_pause: u32,
+}
+
+/// What every table of a store shares.
+pub(crate) struct Core {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: StoreOptions,
+    pub(crate) stamps: Stamps,
+    pub(crate) tail: Tail,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// Bytes that wait or are being committed.
+    queue_bytes: AtomicUsize,
+    committing: Mutex<Committing>,
+    stopped: AtomicBool,
+    poisoned: AtomicBool,
+    full: AtomicBool,
+    on_durable: RwLock<Vec<DurableHook>>,
+    on_fatal: RwLock<Vec<FatalHook>>,
+}
+
+/// After entries that did not compress, this many records go uncompressed.
+const COMPRESS_PAUSE: u32 = 32;
+/// Charged to the queue for a write beside its bytes.
+const WRITE_OVERHEAD_BYTES: usize = 64;
+
+impl Core {
+    pub(crate) fn new(
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn Clock>,
+        options: StoreOptions,
+        node: NodeState,
+    ) -> Core {
+        Core {
+            stamps: Stamps::new(options.origin, options.skew_max, node.ceiling),
+            tail: Tail::new(options.log_tail_bytes_max),
+            engine,
+            clock,
+            options,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            queue_bytes: AtomicUsize::new(0),
+            committing: Mutex::new(Committing { node, compress_pause: 0 }),
+            stopped: AtomicBool::new(false),
+            poisoned: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            on_durable: RwLock::default(),
+            on_fatal: RwLock::default(),
+        }
+    }
+
+    pub(crate) fn add_durable_hook(&self, hook: DurableHook) {
+        self.on_durable.write().push(hook);
+    }
+
+    pub(crate) fn add_fatal_hook(&self, hook: FatalHook) {
+        self.on_fatal.write().push(hook);
+    }
+
+    pub(crate) fn wall_millis(&self) -> i64 {
+        self.clock.wall_millis()
+    }
+
+    /// Whether anything may be accepted.
+    pub(crate) fn check_alive(&self) -> Result<(), StoreError> {
+        if self.poisoned.load(Ordering::Acquire) || self.stopped.load(Ordering::Acquire) {
+            return Err(StoreError::Stopped);
+        }
+        Ok(())
+    }
+
+    /// Whether something that needs room may be accepted.
+    pub(crate) fn admit(&self) -> Result<(), StoreError> {
+        self.check_alive()?;
+        if self.queue_bytes.load(Ordering::Acquire) >= self.options.queue_bytes_max {
+            return Err(StoreError::Busy);
+        }
+        if self.full.load(Ordering::Acquire) {
+            self.look_at_space();
+            if self.full.load(Ordering::Acquire) {
+                return Err(StoreError::DiskFull);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the engine whether there is more room than the reserve.
+    pub(crate) fn look_at_space(&self) {
+        let full = match self.engine.space_left() {
+            Ok(left) => left < self.options.space_reserve_bytes,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell how much room is left");
+                false
+            }
+        };
+        if full != self.full.swap(full, Ordering::AcqRel) {
+            tracing::warn!(full, "room on the disk crossed the reserve");
+        }
+    }
+
+    /// Puts a partition with something to commit into the queue. Call it under the partition's
+    /// lock, after its part has grown from `bytes_before`.
+    pub(crate) fn enqueue(
+        &self,
+        partition: &Arc<Partition>,
+        inner: &mut Inner,
+        bytes_before: usize,
+    ) {
+        let grown = inner.part.bytes.saturating_sub(bytes_before) + WRITE_OVERHEAD_BYTES;
+        inner.part.bytes = bytes_before + grown;
+        self.queue_bytes.fetch_add(grown, Ordering::AcqRel);
+        if !inner.queued {
+            inner.queued = true;
+            let mut queue = self.queue.lock();
+            queue.partitions.push(partition.clone());
+            self.wake.notify_one();
+        }
+    }
+
+    /// Puts keys that belong to no partition into the queue.
+    pub(crate) fn enqueue_loose(&self, writes: Vec<BatchWrite>, finish: Finish) {
+        let mut queue = self.queue.lock();
+        self.queue_bytes.fetch_add(loose_bytes(&writes), Ordering::AcqRel);
+        queue.loose.push_back(Loose { writes, finish });
+        self.wake.notify_one();
+    }
+
+    /// Asks for a higher ceiling without waiting for it.
+    pub(crate) fn ask_for_ceiling(&self) {
+        let mut queue = self.queue.lock();
+        queue.raise_ceiling = true;
+        self.wake.notify_one();
+    }
+
+    /// Commits all that waits, as one batch. Gives whether there was anything.
+    pub(crate) fn commit_step(&self) -> bool {
+        let mut committing = self.committing.lock();
+        let work = std::mem::take(&mut *self.queue.lock());
+        if work.is_empty() {
+            return false;
+        }
+        let groups: Vec<Group> = work.partitions.iter().map(Partition::take_group).collect();
+        if self.poisoned.load(Ordering::Acquire) {
+            self.fail(groups, work.loose);
+            return true;
+        }
+        let (batch, records, node) = self.make_batch(&mut committing, &groups, &work.loose);
+        let committed = if batch.is_empty() { Ok(()) } else { self.engine.commit(batch) };
+        match committed {
+            Ok(()) => {
+                committing.node = node;
+                drop(committing);
+                self.stamps.set_ceiling(node.ceiling);
+                self.publish(groups, work.loose, records);
+            }
+            Err(error) => {
+                drop(committing);
+                self.poison(&error);
+                self.fail(groups, work.loose);
+            }
+        }
+        true
+    }
+
+    fn make_batch(
+        &self,
+        committing: &mut Committing,
+        groups: &[Group],
+        loose: &VecDeque<Loose>,
+    ) -> (Batch, Vec<Vec<TailRecord>>, NodeState) {
+        let mut batch = Batch::default();
+        let mut records = Vec::with_capacity(groups.len());
+        for group in groups {
+            records.push(self.add_group(committing, group, &mut batch));
+        }
+        let node_key = keys::node::encode_key();
+        let mut node = committing.node;
+        for write in loose.iter().flat_map(|loose| &loose.writes) {
+            // The node's own record is written here alone; others only raise what it reserves.
+            match (&write.value, write.key == node_key) {
+                (Some(value), true) => {
+                    let asked = keys::node::decode_value(value).unwrap_or_default();
+                    node.ids_reserved = node.ids_reserved.max(asked.ids_reserved);
+                }
+                (Some(_) | None, _) => batch.write(write.clone()),
+            }
+        }
+        if let Some(ceiling) = self.stamps.next_ceiling(self.wall_millis()) {
+            node.ceiling = ceiling;
+        }
+        if node != committing.node {
+            batch.put(Space::Meta, node_key, keys::node::encode_value(&node));
+        }
+        (batch, records, node)
+    }
+
+    /// Adds a partition's group to the batch, and gives its log records.
+    fn add_group(
+        &self,
+        committing: &mut Committing,
+        group: &Group,
+        batch: &mut Batch,
+    ) -> Vec<TailRecord> {
+        let id = group.partition.id;
+        for write in &group.part.writes {
+            batch.write(write.clone());
+        }
+        if group.part.dropped {
+            return Vec::new();
+        }
+        for (key, value) in &group.part.rows {
+            let key = keys::row::encode_key(id, key);
+            batch.write(BatchWrite { space: Space::Rows, key, value: value.clone() });
+        }
+        batch.put(
+            Space::Meta,
+            keys::partition::encode_key(id),
+            keys::partition::encode_value(&group.state),
+        );
+        let mut records = Vec::with_capacity(group.part.records.len());
+        for builder in &group.part.records {
+            let (first, last) = (builder.first(), builder.last());
+            let bytes = self.finish_record(committing, builder, id);
+            batch.put(Space::Log, keys::log::encode_key(id, first), bytes.clone());
+            records.push(TailRecord { first, last, bytes });
+        }
+        records
+    }
+
+    /// Compresses where that has lately saved something.
+    fn finish_record(
+        &self,
+        committing: &mut Committing,
+        builder: &keys::log::RecordBuilder,
+        partition: PartitionId,
+    ) -> Bytes {
+        let compress = self.options.log_compression && committing.compress_pause == 0;
+        committing.compress_pause = committing.compress_pause.saturating_sub(1);
+        let record = builder.finish(partition, compress);
+        if compress && record.is_incompressible {
+            committing.compress_pause = COMPRESS_PAUSE;
+        }
+        record.bytes
+    }
+
+    fn publish(&self, groups: Vec<Group>, loose: VecDeque<Loose>, records: Vec<Vec<TailRecord>>) {
+        let mut finishes: Vec<Finish> = Vec::new();
+        let mut freed = loose.iter().map(|loose| loose_bytes(&loose.writes)).sum::<usize>();
+        for (group, records) in groups.iter().zip(records) {
+            let id = group.partition.id;
+            if group.part.log_replaced || group.part.dropped {
+                self.tail.clear(id);
+            }
+            for record in records {
+                self.tail.push(id, record);
+            }
+            self.tail.trim(id, group.state.log_start);
+            finishes.extend(group.partition.publish(group));
+            self.stamps.end(&group.part.begun);
+            freed += group.part.bytes;
+        }
+        self.queue_bytes.fetch_sub(freed, Ordering::AcqRel);
+        for finish in finishes.into_iter().chain(loose.into_iter().map(|loose| loose.finish)) {
+            finish(Ok(()));
+        }
+        let hooks = self.on_durable.read().clone();
+        for group in &groups {
+            for hook in &hooks {
+                hook(group.partition.id, group.state.lsn);
+            }
+        }
+        for group in &groups {
+            self.tidy(group);
+        }
+        self.look_at_space();
+    }
+
+    /// Lets the engine give back what a durable group no longer needs. What fails here is done
+    /// again later, at the latest when the store is opened.
+    fn tidy(&self, group: &Group) {
+        let id = group.partition.id;
+        let done = match group.part.dropped {
+            true => self.engine.drop_partition(id).map(|()| {
+                let key = keys::dropped::encode_key(id);
+                let write = BatchWrite { space: Space::Meta, key, value: None };
+                self.enqueue_loose(vec![write], Box::new(|_| {}));
+            }),
+            false => forget_step(&*self.engine, &group.partition, group.state.log_start),
+        };
+        if let Err(error) = done {
+            tracing::warn!(partition = %id, %error, "cannot give back room yet");
+        }
+    }
+
+    fn poison(&self, error: &EngineError) {
+        tracing::error!(%error, "commit failed; nothing more is accepted");
+        self.poisoned.store(true, Ordering::Release);
+        let error = StoreError::Engine(error.clone());
+        for hook in self.on_fatal.read().clone() {
+            hook(&error);
+        }
+    }
+
+    fn fail(&self, groups: Vec<Group>, loose: VecDeque<Loose>) {
+        let of_groups = groups.iter().flat_map(|group| group.partition.abandon());
+        let mut finishes: Vec<Finish> = of_groups.collect();
+        finishes.extend(loose.into_iter().map(|loose| loose.finish));
+        for finish in finishes {
+            finish(Err(StoreError::Unknown));
+        }
+        // Stamps of what failed hold back promises for ever: the batch may be there.
+    }
+
+    /// Commits what comes until `stop`, then all that waits.
+    pub(crate) fn run_committer(&self) {
+        loop {
+            while self.commit_step() {}
+            let mut queue = self.queue.lock();
+            while queue.is_empty() && !self.stopped.load(Ordering::Acquire) {
+                self.wake.wait(&mut queue);
+            }
+            if queue.is_empty() {
+                break;
+            }
+        }
+    }
+
+    /// Accepts nothing more.
+    pub(crate) fn stop(&self) {
+        // Under the lock, so that the committer cannot miss it between looking and waiting.
+        let _queue = self.queue.lock();
+        self.stopped.store(true, Ordering::Release);
+        self.wake.notify_all();
+    }
+
+    /// Lowers the ceiling to what was used, so that the next life need not start ahead of the
+    /// clock. Call it when nothing is accepted any more.
+    pub(crate) fn settle_ceiling(&self) -> Result<(), EngineError> {
+        let mut committing = self.committing.lock();
+        if self.poisoned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let ceiling = self.stamps.last_ceiling().min(committing.node.ceiling);
+        let node = NodeState { ceiling, ..committing.node };
+        let mut batch = Batch::default();
+        batch.put(Space::Meta, keys::node::encode_key(), keys::node::encode_value(&node));
+        self.engine.commit(batch)?;
+        committing.node = node;
+        self.stamps.set_ceiling(ceiling);
+        Ok(())
+    }
+}
+
+fn loose_bytes(writes: &[BatchWrite]) -> usize {
+    let of_write =
+        |write: &BatchWrite| write.key.len() + write.value.as_ref().map_or(0, Bytes::len);
+    writes.iter().map(of_write).sum::<usize>() + WRITE_OVERHEAD_BYTES
+}

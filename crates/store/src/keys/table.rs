@@ -1,0 +1,117 @@
+//! One table: its number, to what it is and who writes it.
+
+use bytes::Bytes;
+use isthmus_model::ids::{Epoch, Origin, PartitionId, TableId};
+
+use crate::codec::schema::{encode_schema_into, read_schema};
+use crate::codec::{Corrupt, Reader, corrupt, put_bytes, put_signed, put_varint};
+use crate::keys::{KIND_TABLE, decode_number_key, number_key, range_of_kind};
+use crate::spec::{TableSpec, Writers, Writing};
+
+const VERSION: u8 = 1;
+
+/// The key of a table.
+pub fn encode_key(table: TableId) -> Bytes {
+    number_key(KIND_TABLE, table.0)
+}
+
+/// What `encode_key` was given.
+pub fn decode_key(key: &[u8]) -> Result<TableId, Corrupt> {
+    decode_number_key(KIND_TABLE, key).map(TableId)
+}
+
+/// The keys of all tables.
+pub fn range() -> (Bytes, Bytes) {
+    range_of_kind(KIND_TABLE)
+}
+
+/// The stored form.
+pub fn encode_value(spec: &TableSpec) -> Bytes {
+    let mut out = Vec::with_capacity(128);
+    out.push(VERSION);
+    put_varint(&mut out, spec.id.0);
+    put_bytes(&mut out, spec.name.as_bytes());
+    put_varint(&mut out, spec.partition.0);
+    put_signed(&mut out, spec.created_millis);
+    put_varint(&mut out, spec.epoch.0);
+    out.push(spec.base.0);
+    out.push(match spec.writing {
+        Writing::Accept => 1,
+        Writing::Refuse => 2,
+    });
+    out.push(match spec.writers {
+        Writers::One => 1,
+        Writers::ManyByColumn => 2,
+        Writers::ManyByRow => 3,
+    });
+    encode_schema_into(&spec.schema, &mut out);
+    out.into()
+}
+
+/// What `encode_value` was given.
+pub fn decode_value(bytes: &Bytes) -> Result<TableSpec, Corrupt> {
+    let mut reader = Reader::new(bytes);
+    reader.version(VERSION)?;
+    let id = TableId(reader.varint()?);
+    let name = reader.text()?;
+    let partition = PartitionId(reader.varint()?);
+    let created_millis = reader.signed()?;
+    let epoch = Epoch(reader.varint()?);
+    let base = Origin(reader.byte()?);
+    let writing = match reader.byte()? {
+        1 => Writing::Accept,
+        2 => Writing::Refuse,
+        _ => return corrupt("unknown way of writing"),
+    };
+    let writers = match reader.byte()? {
+        1 => Writers::One,
+        2 => Writers::ManyByColumn,
+        3 => Writers::ManyByRow,
+        _ => return corrupt("unknown writers"),
+    };
+    let schema = read_schema(&mut reader)?;
+    reader.end()?;
+    let spec =
+        TableSpec { id, name, partition, schema, created_millis, epoch, base, writing, writers };
+    Ok(spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::value::Text;
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::codec::schema::tests::schemas;
+
+    proptest! {
+        #[test]
+        fn table_round_trips_and_truncations_are_refused(
+            numbers in any::<[u64; 3]>(),
+            name in ".{0,20}",
+            created_millis: i64,
+            base: u8,
+            accept: bool,
+            writers in 0..3usize,
+            schema in schemas(),
+        ) {
+            let spec = TableSpec {
+                id: TableId(numbers[0]),
+                name: Text::from(name),
+                partition: PartitionId(numbers[1]),
+                schema,
+                created_millis,
+                epoch: Epoch(numbers[2]),
+                base: Origin(base),
+                writing: if accept { Writing::Accept } else { Writing::Refuse },
+                writers: [Writers::One, Writers::ManyByColumn, Writers::ManyByRow][writers],
+            };
+            prop_assert_eq!(decode_key(&encode_key(spec.id)), Ok(spec.id));
+            let bytes = encode_value(&spec);
+            prop_assert_eq!(decode_value(&bytes), Ok(spec));
+            for length in 0..bytes.len() {
+                prop_assert!(decode_value(&bytes.slice(..length)).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Bounds of the store.
+
+use std::time::Duration;
+
+/// Entries of one log record, before compression: a record is closed once it is this large, so
+/// that what is shipped at once stays small.
+pub const LOG_RECORD_BYTES: usize = 1024 * 1024;
+/// A log record that claims more than this before compression is damaged. One entry can be as
+/// large as the largest atomic write with its keys and names.
+pub const LOG_RECORD_RAW_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that wait for the committer, by default; more is refused as busy.
+pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Newest log records kept in memory, by default, over all partitions.
+pub const LOG_TAIL_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Room kept free on the disk, by default, so that trimming can still write.
+pub const SPACE_RESERVE_BYTES: u64 = 256 * 1024 * 1024;
+/// How far an origin's clock may be ahead, by default.
+pub const SKEW_MAX: Duration = Duration::from_millis(500);
+/// How far ahead of the clock its durable bound is put. After a crash the clock starts there.
+pub const CEILING_MARGIN: Duration = Duration::from_secs(2);
+/// Ids reserved at a time.
+pub const ID_BLOCK: u64 = 4096;
+/// Changes of one call to `Table::write`.
+pub const WRITE_CHANGES_MAX: usize = 1000;
+/// Rows of one chunk given to `Table::replace_range`.
+pub const REPLACE_ROWS_MAX: usize = 100_000;
+/// Bytes of the name of a note.
+pub const NOTE_NAME_BYTES_MAX: usize = 1024;
+/// Bytes of a note.
+pub const NOTE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The engine is told to forget log records in steps of this many entries.
+pub const FORGET_STEP: u64 = 1024;
+/// Expiries are logged for times rounded down to this.
+pub const EXPIRY_BUCKET_MILLIS: i64 = 60_000;
+/// Rows looked at in one step of the sweep.
+pub const SWEEP_ROWS: usize = 500;
+/// Records taken from the engine by one `read_log`.
+pub const LOG_SLICE_RECORDS_MAX: usize = 4096;

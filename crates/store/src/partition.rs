@@ -1,0 +1,388 @@
+//! A partition in memory: what is durable, what is accepted and waits, and the lock between them.
+//!
+//! All that is accepted between two commits is one group. Rows of groups that are not durable are
+//! in the overlay, so that the next change of a row is judged against what will be there; reads do
+//! not look at it. The lock is held for the time it takes to judge, stamp and pack a change, never
+//! across a read of the disk that could have been made before, and never across a commit.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use isthmus_model::entry::Entry;
+use isthmus_model::hlc::{Hlc, Stamp};
+use isthmus_model::ids::{Lsn, Origin, PartitionId, TableId};
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::{Row, Trim};
+use isthmus_model::schema::Schema;
+use parking_lot::{Mutex, RwLock};
+
+use crate::codec::row::encode_row;
+use crate::engine::{BatchWrite, Space};
+use crate::error::StoreError;
+use crate::keys;
+use crate::keys::log::RecordBuilder;
+use crate::keys::partition::{PartitionState, Watermark};
+use crate::limits::LOG_RECORD_BYTES;
+use crate::spec::TableSpec;
+
+/// Told how a group ended.
+pub(crate) type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// What waits for the next commit of one partition.
+#[derive(Default)]
+pub(crate) struct Part {
+    /// Rows, each once.
+    pub(crate) rows: Vec<(EncodedKey, Option<Bytes>)>,
+    /// Log records, in order; the last one is open.
+    pub(crate) records: Vec<RecordBuilder>,
+    /// Other keys.
+    pub(crate) writes: Vec<BatchWrite>,
+    /// First stamps of the writes in it.
+    pub(crate) begun: Vec<Hlc>,
+    /// Bytes charged to the queue.
+    pub(crate) bytes: usize,
+    /// The table's spec changed.
+    pub(crate) spec_changed: bool,
+    /// The log begins anew, elsewhere.
+    pub(crate) log_replaced: bool,
+    /// The table goes.
+    pub(crate) dropped: bool,
+}
+
+/// A group taken by the committer.
+pub(crate) struct Group {
+    pub(crate) partition: Arc<Partition>,
+    pub(crate) number: u64,
+    pub(crate) part: Part,
+    pub(crate) state: PartitionState,
+    pub(crate) spec: Option<Arc<TableSpec>>,
+}
+
+/// A row that is accepted and not durable.
+struct Overlaid {
+    /// `None`: it is not kept.
+    row: Option<Arc<Row>>,
+    /// The group that has it last.
+    group: u64,
+    /// Its place in the rows of that group.
+    place: usize,
+}
+
+/// What is under the lock.
+pub(crate) struct Inner {
+    /// As of the last accepted change.
+    pub(crate) state: PartitionState,
+    pub(crate) spec: TableSpec,
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) dropped: bool,
+    pub(crate) part: Part,
+    /// Whether it is in the committer's queue.
+    pub(crate) queued: bool,
+    /// Number of the group that takes what is accepted now.
+    open_group: u64,
+    /// All groups up to this one are durable and published.
+    finished: u64,
+    overlay: BTreeMap<EncodedKey, Overlaid>,
+    /// First and last LSN of the log records being committed.
+    pub(crate) in_flight: Vec<(Lsn, Lsn)>,
+    /// What to tell when a group is durable, in order of groups.
+    finishes: Vec<(u64, Finish)>,
+}
+
+/// What is durable.
+pub(crate) struct Durable {
+    pub(crate) state: PartitionState,
+    pub(crate) spec: Arc<TableSpec>,
+    pub(crate) schema: Arc<Schema>,
+}
+
+/// How far the sweep has come.
+#[derive(Default)]
+pub(crate) struct Sweep {
+    /// Rows before it have been looked at.
+    pub(crate) next: Option<EncodedKey>,
+    /// What the running pass goes by.
+    pub(crate) goal: Option<(Option<Trim>, Hlc)>,
+    /// What the last whole pass went by, and when it ended, on the monotonic clock.
+    pub(crate) done: Option<((Option<Trim>, Hlc), std::time::Duration)>,
+}
+
+/// A partition.
+pub(crate) struct Partition {
+    pub(crate) id: PartitionId,
+    pub(crate) table: TableId,
+    pub(crate) inner: Mutex<Inner>,
+    durable: RwLock<Arc<Durable>>,
+    /// Groups published so far; read before reading rows outside the lock.
+    groups_finished: AtomicU64,
+    /// With several writers: nothing older than this can come.
+    horizon: AtomicU64,
+    /// The engine was told to forget the log through this.
+    pub(crate) forgotten: AtomicU64,
+    pub(crate) sweep: Mutex<Sweep>,
+}
+
+/// A row as the next change must see it.
+pub(crate) enum Seen {
+    /// Not durable yet, in this group.
+    Pending(Option<Arc<Row>>, u64),
+    /// What is read from the engine holds.
+    Durable,
+}
+
+impl Partition {
+    pub(crate) fn new(spec: TableSpec, state: PartitionState) -> Partition {
+        let schema = Arc::new(spec.schema.clone());
+        let durable =
+            Durable { state: state.clone(), spec: Arc::new(spec.clone()), schema: schema.clone() };
+        Partition {
+            id: spec.partition,
+            table: spec.id,
+            durable: RwLock::new(Arc::new(durable)),
+            groups_finished: AtomicU64::new(0),
+            horizon: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
+            sweep: Mutex::default(),
+            inner: Mutex::new(Inner {
+                state,
+                spec,
+                schema,
+                dropped: false,
+                part: Part::default(),
+                queued: false,
+                open_group: 1,
+                finished: 0,
+                overlay: BTreeMap::new(),
+                in_flight: Vec::new(),
+                finishes: Vec::new(),
+            }),
+        }
+    }
+
+    /// What is durable now.
+    pub(crate) fn durable(&self) -> Arc<Durable> {
+        self.durable.read().clone()
+    }
+
+    /// To be called before reading rows outside the lock; `Inner::is_current` tells under the lock
+    /// whether they still hold.
+    pub(crate) fn groups_finished(&self) -> u64 {
+        self.groups_finished.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_horizon(&self, horizon: Hlc) {
+        self.horizon.fetch_max(horizon.0, Ordering::AcqRel);
+    }
+
+    /// Below it tombstones and trims are forgotten. With one writer the log's order alone
+    /// decides, and nothing older can come.
+    pub(crate) fn horizon(&self, spec: &TableSpec) -> Hlc {
+        if spec.writers.are_many() { Hlc(self.horizon.load(Ordering::Acquire)) } else { Hlc::MAX }
+    }
+
+    /// Takes all that waits as a group.
+    pub(crate) fn take_group(self: &Arc<Self>) -> Group {
+        let mut inner = self.inner.lock();
+        inner.queued = false;
+        let part = std::mem::take(&mut inner.part);
+        let number = inner.open_group;
+        inner.open_group += 1;
+        inner.in_flight = part.records.iter().map(|r| (r.first(), r.last())).collect();
+        let spec = part.spec_changed.then(|| Arc::new(inner.spec.clone()));
+        Group { partition: self.clone(), number, part, state: inner.state.clone(), spec }
+    }
+
+    /// Shows a durable group, and gives what is to be told.
+    pub(crate) fn publish(&self, group: &Group) -> Vec<Finish> {
+        let mut inner = self.inner.lock();
+        let before = self.durable();
+        let (spec, schema) = match &group.spec {
+            Some(spec) => (spec.clone(), Arc::new(spec.schema.clone())),
+            None => (before.spec.clone(), before.schema.clone()),
+        };
+        *self.durable.write() = Arc::new(Durable { state: group.state.clone(), spec, schema });
+        inner.finished = group.number;
+        inner.in_flight.clear();
+        self.groups_finished.store(group.number, Ordering::Release);
+        for (key, _) in &group.part.rows {
+            if inner.overlay.get(key).is_some_and(|known| known.group == group.number) {
+                inner.overlay.remove(key);
+            }
+        }
+        inner.take_finishes(group.number)
+    }
+
+    /// Gives everything that is to be told, after a failure.
+    pub(crate) fn abandon(&self) -> Vec<Finish> {
+        self.inner.lock().take_finishes(u64::MAX)
+    }
+}
+
+impl Inner {
+    fn take_finishes(&mut self, through: u64) -> Vec<Finish> {
+        let later = self.finishes.partition_point(|(group, _)| *group <= through);
+        self.finishes.drain(..later).map(|(_, finish)| finish).collect()
+    }
+
+    /// Whether rows read after `groups_finished` was asked are still the newest durable ones.
+    pub(crate) fn is_current(&self, groups_finished: u64) -> bool {
+        self.finished == groups_finished
+    }
+
+    /// Number of the group that takes what is accepted now.
+    pub(crate) fn open_group(&self) -> u64 {
+        self.open_group
+    }
+
+    /// The last group that is not durable, if there is one.
+    pub(crate) fn last_pending_group(&self) -> Option<u64> {
+        let last = if self.queued { self.open_group } else { self.open_group - 1 };
+        (last > self.finished).then_some(last)
+    }
+
+    /// Calls back when a group is durable. It must not be so yet.
+    pub(crate) fn when_durable(&mut self, group: u64, finish: Finish) {
+        let place = self.finishes.partition_point(|(known, _)| *known <= group);
+        self.finishes.insert(place, (group, finish));
+    }
+
+    /// How the next change must see a row.
+    pub(crate) fn see(&self, key: &EncodedKey) -> Seen {
+        match self.overlay.get(key) {
+            Some(known) => Seen::Pending(known.row.clone(), known.group),
+            None => Seen::Durable,
+        }
+    }
+
+    /// Keys in a range that wait to become durable, in order.
+    pub(crate) fn pending_keys(
+        &self,
+        start: &EncodedKey,
+        end: Option<&EncodedKey>,
+    ) -> Vec<EncodedKey> {
+        if end.is_some_and(|end| end <= start) {
+            return Vec::new();
+        }
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = self.overlay.range::<EncodedKey, _>((Bound::Included(start), end));
+        range.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Accepts a row as it is from now on. Forgets what is below the horizon.
+    pub(crate) fn put_row(&mut self, key: EncodedKey, mut row: Row, horizon: Hlc) {
+        row.purge(horizon);
+        let (row, value) = match row.is_bare() {
+            true => (None, None),
+            false => {
+                let value = encode_row(&row);
+                (Some(Arc::new(row)), Some(value))
+            }
+        };
+        self.part.bytes += key.0.len() + value.as_ref().map_or(0, Bytes::len);
+        let group = self.open_group;
+        match self.overlay.get_mut(&key) {
+            Some(known) if known.group == group => {
+                known.row = row;
+                self.part.rows[known.place].1 = value;
+            }
+            _ => {
+                let place = self.part.rows.len();
+                self.part.rows.push((key.clone(), value));
+                self.overlay.insert(key, Overlaid { row, group, place });
+            }
+        }
+    }
+
+    /// Appends an entry to the log; its LSN follows the last one, or leaves out what was left out.
+    pub(crate) fn push_entry(&mut self, entry: &Entry) {
+        let record = self.open_record();
+        let before = record.size();
+        record.push(entry);
+        let grown = record.size() - before;
+        self.part.bytes += grown;
+        self.state.lsn = entry.lsn;
+        self.state.hlc = self.state.hlc.max(entry.stamp.hlc);
+    }
+
+    /// Makes the log reach `last`, with no entry there.
+    pub(crate) fn cover_log(&mut self, last: Lsn) {
+        if last > self.state.lsn {
+            self.open_record().cover(last);
+            self.state.lsn = last;
+        }
+    }
+
+    fn open_record(&mut self) -> &mut RecordBuilder {
+        let next = self.state.lsn.next();
+        let records = &mut self.part.records;
+        if records.last().is_none_or(|record| record.size() >= LOG_RECORD_BYTES) {
+            records.push(RecordBuilder::new(next));
+        }
+        let last = records.len() - 1;
+        &mut records[last]
+    }
+
+    /// The address and epoch that the next own entry gets.
+    pub(crate) fn next_lsn(&self) -> Lsn {
+        self.state.lsn.next()
+    }
+
+    /// What is applied of an origin, counting what is accepted.
+    pub(crate) fn watermark(&self, own: Origin, origin: Origin) -> (Lsn, Hlc) {
+        watermark_in(&self.state, &self.spec, own, origin)
+    }
+
+    /// Takes note of an expiry of all rows.
+    pub(crate) fn expire(&mut self, trim: Trim) {
+        isthmus_model::row::add_trim(&mut self.state.expiry, trim);
+    }
+
+    /// Writes the table's spec with the next group.
+    pub(crate) fn put_spec(&mut self) {
+        self.schema = Arc::new(self.spec.schema.clone());
+        self.part.spec_changed = true;
+        self.part.writes.push(BatchWrite {
+            space: Space::Meta,
+            key: keys::table::encode_key(self.spec.id),
+            value: Some(keys::table::encode_value(&self.spec)),
+        });
+    }
+
+    /// With one writer, remembers which origins this log holds.
+    pub(crate) fn note_origin(&mut self, stamp: Stamp, lsn: Lsn) {
+        self.state.set_watermark(Watermark { origin: stamp.origin, lsn, hlc: stamp.hlc });
+    }
+}
+
+/// What is applied of an origin.
+///
+/// With one writer all origins share one sequence of LSNs, so that the log's end is the watermark
+/// of each. With several, an origin that was not heard from stands where the table got them.
+pub(crate) fn watermark_in(
+    state: &PartitionState,
+    spec: &TableSpec,
+    own: Origin,
+    origin: Origin,
+) -> (Lsn, Hlc) {
+    if !spec.writers.are_many() || origin == own {
+        return (state.lsn, state.hlc);
+    }
+    state.watermark(origin).map_or(state.base, |known| (known.lsn, known.hlc))
+}
+
+/// The watermarks of all origins that are known of, this region's own among them.
+pub(crate) fn vector_in(state: &PartitionState, spec: &TableSpec, own: Origin) -> Vec<Watermark> {
+    let mut origins: Vec<Origin> = state.watermarks.iter().map(|known| known.origin).collect();
+    if !origins.contains(&own) {
+        origins.push(own);
+        origins.sort_unstable();
+    }
+    let watermark = |origin| {
+        let (lsn, hlc) = watermark_in(state, spec, own, origin);
+        Watermark { origin, lsn, hlc }
+    };
+    origins.into_iter().map(watermark).collect()
+}

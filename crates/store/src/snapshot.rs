@@ -1,0 +1,120 @@
+//! One moment of a table: its rows, and the watermarks that belong to exactly them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isthmus_model::change::Direction;
+use isthmus_model::hlc::Hlc;
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::{Row, Trim};
+use isthmus_model::schema::Schema;
+
+use crate::codec::row::decode_row;
+use crate::engine::{EngineError, Snapshot, Space};
+use crate::error::StoreError;
+use crate::keys;
+use crate::keys::partition::{PartitionState, Watermark};
+use crate::partition::vector_in;
+use crate::spec::TableSpec;
+use crate::store::read_state;
+
+/// One moment of a table. Keeping it for long keeps old bytes on the disk.
+#[derive(Clone)]
+pub struct TableSnapshot {
+    snapshot: Arc<dyn Snapshot>,
+    own: Origin,
+    state: PartitionState,
+    spec: TableSpec,
+}
+
+impl TableSnapshot {
+    pub(crate) fn new(
+        snapshot: Arc<dyn Snapshot>,
+        own: Origin,
+        spec: &TableSpec,
+    ) -> Result<TableSnapshot, StoreError> {
+        let key = keys::table::encode_key(spec.id);
+        let stored = snapshot.get(Space::Meta, &key)?.ok_or(StoreError::NoTable(spec.id))?;
+        let spec =
+            keys::table::decode_value(&stored).map_err(StoreError::corrupt("record of a table"))?;
+        let state = read_state(&*snapshot, spec.partition)?;
+        Ok(TableSnapshot { snapshot, own, state, spec })
+    }
+
+    /// The last entry whose changes are in it.
+    pub fn lsn(&self) -> Lsn {
+        self.state.lsn
+    }
+
+    /// The greatest moment of any entry in it.
+    pub fn hlc(&self) -> Hlc {
+        self.state.hlc
+    }
+
+    /// The epoch that was obeyed.
+    pub fn epoch(&self) -> Epoch {
+        self.state.epoch
+    }
+
+    /// What is in it of each origin.
+    pub fn vector(&self) -> Vec<Watermark> {
+        vector_in(&self.state, &self.spec, self.own)
+    }
+
+    /// What the table was.
+    pub fn spec(&self) -> &TableSpec {
+        &self.spec
+    }
+
+    /// Its schema then.
+    pub fn schema(&self) -> &Schema {
+        &self.spec.schema
+    }
+
+    /// What had been logged as expired.
+    pub fn expiry(&self) -> &[Trim] {
+        &self.state.expiry
+    }
+
+    /// One row, with tombstones and trims. What expiries have killed may still be in it.
+    pub fn get(&self, key: &EncodedKey) -> Result<Option<Row>, StoreError> {
+        let key = keys::row::encode_key(self.spec.partition, key);
+        let value = self.snapshot.get(Space::Rows, &key)?;
+        value.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    /// Rows from `start` (inclusive) to `end` (exclusive; `None`: the last), with those that are
+    /// nothing but tombstones. What expiries have killed may still be in them.
+    pub fn scan(
+        &self,
+        start: &EncodedKey,
+        end: Option<&EncodedKey>,
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<(EncodedKey, Row), StoreError>> + Send + '_ {
+        scan_rows(&*self.snapshot, self.spec.partition, start, end, direction)
+    }
+}
+
+fn decode(bytes: &Bytes) -> Result<Row, StoreError> {
+    decode_row(bytes).map_err(StoreError::corrupt("row"))
+}
+
+/// Rows of a partition in a snapshot of the engine.
+pub(crate) fn scan_rows<'a>(
+    snapshot: &'a dyn Snapshot,
+    partition: PartitionId,
+    start: &EncodedKey,
+    end: Option<&EncodedKey>,
+    direction: Direction,
+) -> impl Iterator<Item = Result<(EncodedKey, Row), StoreError>> + Send + 'a {
+    let [(_, _, partition_end), _] = keys::ranges_of_partition(partition);
+    let start = keys::row::encode_key(partition, start);
+    let end = end.map_or(partition_end, |end| keys::row::encode_key(partition, end));
+    let row = |pair: Result<(Bytes, Bytes), EngineError>| {
+        let (key, value) = pair?;
+        let (_, key) = keys::row::decode_key(&key).map_err(StoreError::corrupt("key of a row"))?;
+        Ok((key, decode(&value)?))
+    };
+    snapshot.scan(Space::Rows, &start, Some(&end), direction).map(row)
+}

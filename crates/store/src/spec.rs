@@ -1,0 +1,58 @@
+//! What the store is told about a table.
+
+use isthmus_model::ids::{Epoch, Origin, PartitionId, TableId};
+use isthmus_model::schema::Schema;
+use isthmus_model::value::Text;
+
+/// A table as this region holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSpec {
+    /// Its number, for ever.
+    pub id: TableId,
+    /// Its name, unique among the tables of the store.
+    pub name: Text,
+    /// Its only partition.
+    pub partition: PartitionId,
+    /// What it is now.
+    pub schema: Schema,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_millis: i64,
+    /// The epoch under which this region holds it.
+    pub epoch: Epoch,
+    /// With several writers, the only region that makes schema and expiry entries.
+    pub base: Origin,
+    /// Whether clients may write here.
+    pub writing: Writing,
+    /// Which regions write.
+    pub writers: Writers,
+}
+
+/// Whether clients may write here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writing {
+    /// They may.
+    Accept,
+    /// They may not; entries of other regions are applied all the same.
+    Refuse,
+}
+
+/// Which regions write to a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// One at a time. Its LSNs are those of every region's log.
+    One,
+    /// Several; what they changed is merged column by column.
+    ManyByColumn,
+    /// Several; the later write of a row wins as a whole.
+    ManyByRow,
+}
+
+impl Writers {
+    /// Whether several regions write.
+    pub fn are_many(self) -> bool {
+        match self {
+            Writers::One => false,
+            Writers::ManyByColumn | Writers::ManyByRow => true,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! A table: the only door for changes of rows, and reads of what is durable.
+//!
+//! Client writes, entries of other regions, copied rows and repairs all pass here (`write`,
+//! `apply`, `replace`), and each becomes one batch: rows, entries, watermarks. So the table at LSN
+//! b is the table at LSN a plus the entries between, cells that expired aside.
+
+use std::sync::Arc;
+
+use isthmus_model::apply::Granularity;
+use isthmus_model::hlc::Hlc;
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::{Row, Trim};
+use isthmus_model::schema::Schema;
+use isthmus_model::value::Text;
+
+use crate::codec::row::decode_row;
+use crate::core::Core;
+use crate::engine::Space;
+use crate::error::StoreError;
+use crate::keys;
+use crate::keys::partition::Watermark;
+use crate::partition::{Partition, vector_in, watermark_in};
+use crate::snapshot::TableSnapshot;
+use crate::spec::{TableSpec, Writers};
+
+mod admin;
+mod apply;
+mod log;
+mod prefetch;
+mod replace;
+mod sweep;
+mod write;
+
+pub use log::LogSlice;
+pub use replace::CopyDone;
+pub use write::Written;
+
+/// A table of this node.
+pub struct Table {
+    core: Arc<Core>,
+    partition: Arc<Partition>,
+}
+
+/// What a delta of this table's entries holds.
+fn granularity(writers: Writers) -> Granularity {
+    match writers {
+        Writers::One | Writers::ManyByColumn => Granularity::Change,
+        Writers::ManyByRow => Granularity::WholeRow,
+    }
+}
+
+impl Table {
+    pub(crate) fn new(core: Arc<Core>, partition: Arc<Partition>) -> Table {
+        Table { core, partition }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> TableId {
+        self.partition.table
+    }
+
+    /// Its partition.
+    pub fn partition(&self) -> PartitionId {
+        self.partition.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> Text {
+        self.partition.durable().spec.name.clone()
+    }
+
+    /// What it is, as far as durable.
+    pub fn spec(&self) -> TableSpec {
+        (*self.partition.durable().spec).clone()
+    }
+
+    /// Its schema, as far as durable.
+    pub fn schema(&self) -> Arc<Schema> {
+        self.partition.durable().schema.clone()
+    }
+
+    /// What a delta of its entries holds.
+    pub fn granularity(&self) -> Granularity {
+        granularity(self.partition.durable().spec.writers)
+    }
+
+    /// The newest epoch it has obeyed.
+    pub fn epoch(&self) -> Epoch {
+        self.partition.durable().state.epoch
+    }
+
+    /// The end of its log.
+    pub fn durable_lsn(&self) -> Lsn {
+        self.partition.durable().state.lsn
+    }
+
+    /// The greatest moment of any entry in its log.
+    pub fn durable_hlc(&self) -> Hlc {
+        self.partition.durable().state.hlc
+    }
+
+    /// Entries at or before it are gone from its log.
+    pub fn log_start(&self) -> Lsn {
+        self.partition.durable().state.log_start
+    }
+
+    /// What is applied of an origin.
+    ///
+    /// With one writer every origin stands at the end of the log. With several, an origin never
+    /// heard from stands where the table got them.
+    pub fn watermark(&self, origin: Origin) -> (Lsn, Hlc) {
+        let durable = self.partition.durable();
+        watermark_in(&durable.state, &durable.spec, self.own(), origin)
+    }
+
+    /// What is applied of every origin known of, this region among them.
+    pub fn vector(&self) -> Vec<Watermark> {
+        let durable = self.partition.durable();
+        vector_in(&durable.state, &durable.spec, self.own())
+    }
+
+    /// The farthest expiry that is logged.
+    pub fn expiry(&self) -> Option<Trim> {
+        self.partition.durable().state.expiry.first().copied()
+    }
+
+    /// Says that nothing older can come: tombstones below it are forgotten as rows are rewritten
+    /// and swept. Never goes back. Without meaning for a table with one writer.
+    pub fn set_horizon(&self, horizon: Hlc) {
+        self.partition.set_horizon(horizon);
+    }
+
+    /// One row as it is durable, with its tombstones; what expired may still be in it.
+    pub fn get(&self, key: &EncodedKey) -> Result<Option<Row>, StoreError> {
+        let key = keys::row::encode_key(self.partition.id, key);
+        let value = self.core.engine.get(Space::Rows, &key)?;
+        value.map(|bytes| decode_row(&bytes).map_err(StoreError::corrupt("row"))).transpose()
+    }
+
+    /// Several rows, in the order of their keys.
+    pub fn get_many(&self, keys: &[EncodedKey]) -> Result<Vec<Option<Row>>, StoreError> {
+        prefetch::read_rows(&self.core, self.partition.id, keys)
+    }
+
+    /// One moment of the table.
+    pub fn snapshot(&self) -> Result<TableSnapshot, StoreError> {
+        let snapshot = self.core.engine.snapshot()?;
+        TableSnapshot::new(snapshot, self.own(), &self.partition.durable().spec)
+    }
+
+    fn own(&self) -> Origin {
+        self.core.options.origin
+    }
+}
+
+#[cfg(test)]
+mod tests;

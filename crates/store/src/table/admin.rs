@@ -1,0 +1,133 @@
+//! Changes of the table itself: its schema, who writes it, its end.
+
+use isthmus_model::entry::EntryBody;
+use isthmus_model::ids::{Epoch, SchemaNumber};
+use isthmus_model::schema::Schema;
+
+use crate::engine::{BatchWrite, Space};
+use crate::error::StoreError;
+use crate::keys;
+use crate::partition::{Finish, Inner};
+use crate::pending::Pending;
+use crate::spec::{Writers, Writing};
+use crate::table::Table;
+use crate::table::write::check_writable;
+
+impl Table {
+    /// Changes the schema, as an entry of the log. `change` is given the newest one, durable or
+    /// not, and must be quick; the number of its answer does not matter. With several writers only
+    /// the base region may.
+    pub fn change_schema(
+        &self,
+        change: impl FnOnce(&Schema) -> Result<Schema, StoreError>,
+    ) -> Pending<Schema> {
+        Pending::from_result(self.try_change_schema(change))
+    }
+
+    fn try_change_schema(
+        &self,
+        change: impl FnOnce(&Schema) -> Result<Schema, StoreError>,
+    ) -> Result<Pending<Schema>, StoreError> {
+        self.core.admit()?;
+        let mut inner = self.partition.inner.lock();
+        check_writable(&inner)?;
+        self.check_speaks_for_table(&inner)?;
+        let mut schema = change(&inner.schema)?;
+        if schema.key_columns != inner.schema.key_columns {
+            return Err(StoreError::BadSchema("key columns never change".into()));
+        }
+        let bytes_before = inner.part.bytes;
+        schema.number = SchemaNumber(inner.schema.number.0 + 1);
+        let stamp = self.core.stamps.begin(self.core.wall_millis());
+        inner.part.begun.push(stamp.hlc);
+        let lsn = inner.next_lsn();
+        // The entry names the schema before it, which everyone who gets here has.
+        inner.push_own(lsn, stamp, EntryBody::Schema(schema.clone()));
+        inner.spec.schema = schema.clone();
+        inner.put_spec();
+        let (answer, pending) = Pending::new();
+        let group = inner.open_group();
+        inner.when_durable(group, Box::new(|done| answer.give(done.map(|()| schema))));
+        self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        Ok(pending)
+    }
+
+    /// Whether this region makes the entries which concern the whole table.
+    pub(crate) fn check_speaks_for_table(&self, inner: &Inner) -> Result<(), StoreError> {
+        if inner.spec.writers.are_many() && inner.spec.base != self.own() {
+            return Err(StoreError::NotWritable {
+                partition: inner.spec.partition,
+                epoch: inner.state.epoch,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_writing(
+        &self,
+        writing: Writing,
+        writers: Writers,
+        epoch: Epoch,
+    ) -> Pending<()> {
+        Pending::from_result(self.try_set_writing(writing, writers, epoch))
+    }
+
+    fn try_set_writing(
+        &self,
+        writing: Writing,
+        writers: Writers,
+        epoch: Epoch,
+    ) -> Result<Pending<()>, StoreError> {
+        self.core.check_alive()?;
+        let mut inner = self.partition.inner.lock();
+        if inner.dropped {
+            return Err(StoreError::NoTable(inner.spec.id));
+        }
+        if epoch < inner.state.epoch {
+            let partition = inner.spec.partition;
+            return Err(StoreError::Fenced { partition, epoch: inner.state.epoch });
+        }
+        let (were_many, are_many) = (inner.spec.writers.are_many(), writers.are_many());
+        if were_many && !are_many {
+            let reason = "several writers become one only by a full copy";
+            return Err(StoreError::BadSchema(reason.into()));
+        }
+        let bytes_before = inner.part.bytes;
+        if !were_many && are_many {
+            inner.state.base = (inner.state.lsn, inner.state.hlc);
+            inner.state.watermarks.clear();
+        }
+        inner.spec.writing = writing;
+        inner.spec.writers = writers;
+        inner.spec.epoch = epoch;
+        inner.state.epoch = epoch;
+        inner.put_spec();
+        let (answer, pending) = Pending::new();
+        let group = inner.open_group();
+        inner.when_durable(group, Box::new(|done| answer.give(done)));
+        self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        Ok(pending)
+    }
+
+    /// Drops the table; nothing is accepted from here on.
+    pub(crate) fn drop_all(&self, finish: Finish) -> Result<(), StoreError> {
+        let mut inner = self.partition.inner.lock();
+        if inner.dropped {
+            return Err(StoreError::NoTable(inner.spec.id));
+        }
+        let bytes_before = inner.part.bytes;
+        inner.dropped = true;
+        inner.part.dropped = true;
+        let write = |key, value| BatchWrite { space: Space::Meta, key, value };
+        let id = self.partition.id;
+        inner.part.writes.extend([
+            write(keys::table::encode_key(self.id()), None),
+            write(keys::partition::encode_key(id), None),
+            write(keys::dropped::encode_key(id), Some(keys::dropped::encode_value())),
+        ]);
+        let group = inner.open_group();
+        inner.when_durable(group, finish);
+        self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        Ok(())
+    }
+}

@@ -1,0 +1,290 @@
+//! A full copy: ranges of rows of another region take the place of what is here.
+//!
+//! A copied range replaces. With several writers that means register by register: what the source
+//! has, and of what is here only that which the source has not yet heard of. With one writer there
+//! is one history, the source's, and nothing else stays.
+
+use isthmus_model::change::Direction;
+use isthmus_model::hlc::{Hlc, Stamp};
+use isthmus_model::ids::{Epoch, Lsn, Origin};
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::{Row, Trim};
+use isthmus_model::schema::Schema;
+
+use crate::error::StoreError;
+use crate::keys::partition::Watermark;
+use crate::limits::REPLACE_ROWS_MAX;
+use crate::partition::Inner;
+use crate::pending::Pending;
+use crate::snapshot::scan_rows;
+use crate::spec::Writing;
+use crate::store::{check_note, note_write};
+use crate::table::Table;
+use crate::table::apply::take_schema;
+use crate::table::prefetch::Prefetched;
+
+/// What a copy leaves behind at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyDone {
+    /// The region that was copied from.
+    pub origin: Origin,
+    /// The epoch that it obeyed.
+    pub epoch: Epoch,
+    /// The end of its log when the first chunk was read: entries after it follow.
+    pub lsn: Lsn,
+    /// The greatest moment in its log then.
+    pub hlc: Hlc,
+    /// What it had applied of every origin then.
+    pub vector: Vec<Watermark>,
+    /// What it had logged as expired.
+    pub expiry: Vec<Trim>,
+    /// Its schema, where that may be newer than the one here.
+    pub schema: Option<Schema>,
+}
+
+/// The range of a chunk.
+struct Range<'a> {
+    start: &'a EncodedKey,
+    end: Option<&'a EncodedKey>,
+}
+
+/// What a chunk is judged by.
+struct Chunk<'a> {
+    vector: &'a [(Origin, Hlc)],
+    keep_uncovered: bool,
+}
+
+impl Table {
+    /// Replaces the rows from `start` (inclusive) to `end` (exclusive; `None`: the last) with
+    /// `rows`, which must lie in it, in order. `source_vector` tells what the source had heard of.
+    /// `note` is a named record that becomes durable with it, for resuming; `done` ends the copy
+    /// and sets the watermarks.
+    pub fn replace_range(
+        &self,
+        start: &EncodedKey,
+        end: Option<&EncodedKey>,
+        rows: Vec<(EncodedKey, Row)>,
+        source_vector: &[(Origin, Hlc)],
+        done: Option<CopyDone>,
+        note: Option<(Vec<u8>, Vec<u8>)>,
+    ) -> Pending<()> {
+        let range = Range { start, end };
+        Pending::from_result(self.try_replace(range, rows, source_vector, done, note))
+    }
+
+    fn try_replace(
+        &self,
+        range: Range<'_>,
+        mut rows: Vec<(EncodedKey, Row)>,
+        vector: &[(Origin, Hlc)],
+        done: Option<CopyDone>,
+        note: Option<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<Pending<()>, StoreError> {
+        self.core.admit()?;
+        check_rows(&range, &rows)?;
+        if let Some((name, note)) = &note {
+            check_note(name, Some(note))?;
+        }
+        let newest = rows.iter().filter_map(|(_, row)| row.stamp_max()).max();
+        let newest = newest.map_or(Hlc::MIN, |stamp| stamp.hlc);
+        let newest = newest.max(done.as_ref().map_or(Hlc::MIN, |done| done.hlc));
+        self.core.stamps.observe(newest, self.core.wall_millis())?;
+        // Rows that are only here may be more than fit one batch: those of the front go first,
+        // with the copied rows among them.
+        let mut start = range.start.clone();
+        while let Some(cut) = self.key_after(&start, range.end, REPLACE_ROWS_MAX)? {
+            let later = rows.partition_point(|(key, _)| *key < cut);
+            let rest = rows.split_off(later);
+            let front = Range { start: &start, end: Some(&cut) };
+            // Its answer is that of the last piece, which becomes durable with it or after it.
+            drop(self.replace_piece(front, rows, vector, None, None)?);
+            rows = rest;
+            start = cut;
+        }
+        self.replace_piece(Range { start: &start, end: range.end }, rows, vector, done, note)
+    }
+
+    /// The key that comes `count` keys after the first one of a range, if it has so many.
+    fn key_after(
+        &self,
+        start: &EncodedKey,
+        end: Option<&EncodedKey>,
+        count: usize,
+    ) -> Result<Option<EncodedKey>, StoreError> {
+        let snapshot = self.core.engine.snapshot()?;
+        let id = self.partition.id;
+        let mut keys = scan_rows(&*snapshot, id, start, end, Direction::Forward).skip(count);
+        Ok(keys.next().transpose()?.map(|(key, _)| key))
+    }
+
+    fn replace_piece(
+        &self,
+        range: Range<'_>,
+        rows: Vec<(EncodedKey, Row)>,
+        vector: &[(Origin, Hlc)],
+        done: Option<CopyDone>,
+        note: Option<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<Pending<()>, StoreError> {
+        let groups_finished = self.partition.groups_finished();
+        let here = self.rows_here(&range)?;
+        let mut inner = self.partition.inner.lock();
+        self.check_copyable(&inner, done.as_ref())?;
+        // Looked at again under the lock only if a commit came between.
+        let here = match inner.is_current(groups_finished) {
+            true => here,
+            false => self.rows_here(&range)?,
+        };
+        let bytes_before = inner.part.bytes;
+        let keep_uncovered = inner.spec.writers.are_many();
+        if let Some(done) = done.as_ref().filter(|_| !keep_uncovered) {
+            self.remove_log_after(&mut inner, done.lsn)?;
+        }
+        self.put_chunk(&mut inner, &range, here, rows, &Chunk { vector, keep_uncovered })?;
+        if let Some((name, note)) = note {
+            inner.part.bytes += note.len();
+            inner.part.writes.push(note_write(&name, Some(&note)));
+        }
+        if let Some(done) = done {
+            self.end_copy(&mut inner, done)?;
+        }
+        let (answer, pending) = Pending::new();
+        let group = inner.open_group();
+        inner.when_durable(group, Box::new(|done| answer.give(done)));
+        self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        Ok(pending)
+    }
+
+    fn check_copyable(&self, inner: &Inner, done: Option<&CopyDone>) -> Result<(), StoreError> {
+        if inner.dropped {
+            return Err(StoreError::NoTable(inner.spec.id));
+        }
+        let is_writer = !inner.spec.writers.are_many() && inner.spec.writing == Writing::Accept;
+        if is_writer || done.is_some_and(|done| done.epoch < inner.state.epoch) {
+            let partition = inner.spec.partition;
+            return Err(StoreError::Fenced { partition, epoch: inner.state.epoch });
+        }
+        if let Some(schema) = done.and_then(|done| done.schema.as_ref())
+            && schema.key_columns != inner.schema.key_columns
+        {
+            return Err(StoreError::BadSchema("key columns never change".into()));
+        }
+        Ok(())
+    }
+
+    fn rows_here(&self, range: &Range<'_>) -> Result<Vec<(EncodedKey, Row)>, StoreError> {
+        let snapshot = self.core.engine.snapshot()?;
+        let id = self.partition.id;
+        scan_rows(&*snapshot, id, range.start, range.end, Direction::Forward).collect()
+    }
+
+    fn put_chunk(
+        &self,
+        inner: &mut Inner,
+        range: &Range<'_>,
+        here: Vec<(EncodedKey, Row)>,
+        rows: Vec<(EncodedKey, Row)>,
+        chunk: &Chunk<'_>,
+    ) -> Result<(), StoreError> {
+        let horizon = self.partition.horizon(&inner.spec);
+        let mut here: std::collections::BTreeMap<EncodedKey, Row> = here.into_iter().collect();
+        let nothing_read = Prefetched::read(&self.core, &self.partition, Vec::new())?;
+        for key in inner.pending_keys(range.start, range.end) {
+            let current = nothing_read.current(&self.core, &self.partition, inner, &key)?;
+            match current.row {
+                Some(row) => here.insert(key, std::sync::Arc::unwrap_or_clone(row)),
+                None => here.remove(&key),
+            };
+        }
+        for (key, row) in rows {
+            let known = here.remove(&key);
+            let next = chunk.next_row(known.as_ref(), row);
+            if known.as_ref() != Some(&next) {
+                inner.put_row(key, next, horizon);
+            }
+        }
+        for (key, known) in here {
+            let next = chunk.next_row(Some(&known), Row::default());
+            if next != known {
+                inner.put_row(key, next, horizon);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the watermarks to where the source's log goes on.
+    fn end_copy(&self, inner: &mut Inner, done: CopyDone) -> Result<(), StoreError> {
+        inner.state.epoch = inner.state.epoch.max(done.epoch);
+        for trim in &done.expiry {
+            inner.expire(*trim);
+        }
+        if let Some(schema) = &done.schema {
+            take_schema(inner, schema)?;
+        }
+        if !inner.spec.writers.are_many() {
+            inner.state.lsn = done.lsn;
+            inner.state.hlc = done.hlc;
+            inner.state.log_start = done.lsn;
+            inner.state.watermarks = done.vector;
+            return Ok(());
+        }
+        let source = Watermark { origin: done.origin, lsn: done.lsn, hlc: done.hlc };
+        for mark in done.vector.into_iter().chain([source]) {
+            if mark.origin == self.own() {
+                // Others have seen our log go so far: a region that lost its disk goes on there.
+                if mark.lsn > inner.state.lsn {
+                    inner.part.records.clear();
+                    inner.part.log_replaced = true;
+                    inner.state.lsn = mark.lsn;
+                    inner.state.log_start = mark.lsn;
+                }
+                inner.state.hlc = inner.state.hlc.max(mark.hlc);
+            } else if mark.lsn > inner.watermark(self.own(), mark.origin).0 {
+                inner.state.set_watermark(mark);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Chunk<'_> {
+    /// The row that takes the place of `known` where the source has `row`.
+    fn next_row(&self, known: Option<&Row>, row: Row) -> Row {
+        let Some(known) = known.filter(|_| self.keep_uncovered) else { return row };
+        let mut next = row;
+        next.merge(&self.uncovered(known));
+        next
+    }
+
+    fn covers(&self, stamp: Stamp) -> bool {
+        self.vector.iter().any(|(origin, hlc)| *origin == stamp.origin && stamp.hlc <= *hlc)
+    }
+
+    /// What of a row the source had not heard of.
+    fn uncovered(&self, known: &Row) -> Row {
+        let new = |stamp: &Stamp| !self.covers(*stamp);
+        let mut row = known.clone();
+        row.tombstone = row.tombstone.filter(new);
+        row.marker = row.marker.filter(new);
+        for column in &mut row.columns {
+            column.tombstone = column.tombstone.filter(new);
+            column.trims.retain(|trim| new(&trim.stamp));
+            column.cells.retain(|cell| new(&cell.stamp));
+        }
+        row
+    }
+}
+
+fn check_rows(range: &Range<'_>, rows: &[(EncodedKey, Row)]) -> Result<(), StoreError> {
+    if rows.len() > REPLACE_ROWS_MAX {
+        return Err(StoreError::TooLarge("rows of a copied range"));
+    }
+    if !rows.is_sorted_by(|(a, _), (b, _)| a < b) {
+        return Err(StoreError::BadRange("rows are out of order"));
+    }
+    let before = rows.first().is_some_and(|(key, _)| key < range.start);
+    let after = rows.last().is_some_and(|(key, _)| range.end.is_some_and(|end| key >= end));
+    match before || after {
+        true => Err(StoreError::BadRange("a row lies outside of it")),
+        false => Ok(()),
+    }
+}

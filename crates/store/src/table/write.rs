@@ -1,0 +1,288 @@
+//! Changes that clients ask this region for.
+//!
+//! A change is judged against the row as it will be when all that is accepted is durable, so that
+//! one hot row is not limited to one write per sync. Nothing of that shows before it is durable:
+//! accepted changes are answered then, and so are refusals that were judged by what is pending.
+
+use std::collections::BTreeSet;
+
+use isthmus_model::apply::{ApplyContext, apply, needs_row};
+use isthmus_model::change::ShownCell;
+use isthmus_model::check::{CheckedChange, CheckedKey};
+use isthmus_model::entry::{Entry, EntryBody, RowDelta};
+use isthmus_model::hlc::{Hlc, Stamp};
+use isthmus_model::ids::{Lsn, id_of_region};
+use isthmus_model::key::{EncodedKey, PrimaryKey};
+use isthmus_model::row::Row;
+
+use crate::error::StoreError;
+use crate::limits::WRITE_CHANGES_MAX;
+use crate::partition::Inner;
+use crate::pending::Pending;
+use crate::spec::Writing;
+use crate::table::prefetch::Prefetched;
+use crate::table::{Table, granularity};
+
+/// A change that is durable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// The row's key, with what the server gave.
+    pub key: PrimaryKey,
+    /// What the client wants to see of the row.
+    pub shown: Vec<ShownCell>,
+    /// Bytes that the condition had to look at.
+    pub read_bytes: u64,
+    /// The change's stamp.
+    pub stamp: Stamp,
+    /// Its address in the log.
+    pub lsn: Lsn,
+}
+
+/// One result per change, in order.
+type Results = Vec<Result<Written, StoreError>>;
+
+/// A change that passed.
+struct Judged {
+    key: PrimaryKey,
+    encoded: EncodedKey,
+    delta: Row,
+    after: Row,
+    shown: Vec<ShownCell>,
+    read_bytes: u64,
+}
+
+/// One call to `write`, under the lock.
+struct Call<'a> {
+    table: &'a Table,
+    inner: &'a mut Inner,
+    prefetched: Prefetched,
+    wall_millis: i64,
+    /// The first stamp taken.
+    begun: Option<Hlc>,
+    /// The last pending group that something was judged by.
+    judged_by: Option<u64>,
+}
+
+impl Table {
+    /// Changes rows. Without `atomic` each change is an entry with a result of its own, in order,
+    /// and may follow another of the same row. With it all are one entry, or none is made; a row
+    /// may be there once. Blocks for as long as it takes to read the rows that conditions need.
+    pub fn write(&self, changes: Vec<CheckedChange>, atomic: bool) -> Pending<Results> {
+        Pending::from_result(self.try_write(changes, atomic))
+    }
+
+    fn try_write(
+        &self,
+        changes: Vec<CheckedChange>,
+        atomic: bool,
+    ) -> Result<Pending<Results>, StoreError> {
+        self.core.admit()?;
+        if changes.len() > WRITE_CHANGES_MAX {
+            return Err(StoreError::TooLarge("number of changes"));
+        }
+        if changes.is_empty() {
+            return Ok(Pending::ready(Ok(Vec::new())));
+        }
+        let keys: Vec<Option<EncodedKey>> = changes.iter().map(encoded_key).collect();
+        if atomic {
+            check_once_each(&keys)?;
+        }
+        let granularity = granularity(self.partition.durable().spec.writers);
+        let wanted = changes.iter().zip(&keys).filter(|(change, _)| needs_row(change, granularity));
+        let wanted = wanted.filter_map(|(_, key)| key.clone()).collect();
+        let prefetched = Prefetched::read(&self.core, &self.partition, wanted)?;
+
+        let mut inner = self.partition.inner.lock();
+        check_writable(&inner)?;
+        let bytes_before = inner.part.bytes;
+        let mut call = Call {
+            table: self,
+            inner: &mut inner,
+            prefetched,
+            wall_millis: self.core.wall_millis(),
+            begun: None,
+            judged_by: None,
+        };
+        let results = match atomic {
+            true => call.write_together(changes, keys),
+            false => call.write_each(changes, keys),
+        };
+        let Call { begun, judged_by, .. } = call;
+        Ok(self.answer(&mut inner, bytes_before, results, begun, judged_by))
+    }
+
+    /// Arranges the answer: with the open group if anything was accepted, else with the group that
+    /// it was judged by, else now.
+    fn answer(
+        &self,
+        inner: &mut Inner,
+        bytes_before: usize,
+        results: Results,
+        begun: Option<Hlc>,
+        judged_by: Option<u64>,
+    ) -> Pending<Results> {
+        let accepted = results.iter().any(Result::is_ok);
+        if !accepted {
+            self.core.stamps.end(begun.as_slice());
+        }
+        let group = if accepted { Some(inner.open_group()) } else { judged_by };
+        let Some(group) = group else { return Pending::ready(Ok(results)) };
+        let (answer, pending) = Pending::new();
+        inner.when_durable(group, Box::new(move |done| answer.give(done.map(|()| results))));
+        if accepted {
+            inner.part.begun.extend(begun);
+            self.core.enqueue(&self.partition, inner, bytes_before);
+        }
+        pending
+    }
+}
+
+fn encoded_key(change: &CheckedChange) -> Option<EncodedKey> {
+    match &change.key {
+        CheckedKey::Whole(key) => Some(key.encode()),
+        CheckedKey::AutoIncrement { .. } => None,
+    }
+}
+
+fn check_once_each(keys: &[Option<EncodedKey>]) -> Result<(), StoreError> {
+    let mut seen = BTreeSet::new();
+    match keys.iter().flatten().all(|key| seen.insert(key)) {
+        true => Ok(()),
+        false => Err(StoreError::RowTwice),
+    }
+}
+
+pub(crate) fn check_writable(inner: &Inner) -> Result<(), StoreError> {
+    if inner.dropped {
+        return Err(StoreError::NoTable(inner.spec.id));
+    }
+    match inner.spec.writing {
+        Writing::Accept => Ok(()),
+        Writing::Refuse => Err(StoreError::NotWritable {
+            partition: inner.spec.partition,
+            epoch: inner.state.epoch,
+        }),
+    }
+}
+
+impl Call<'_> {
+    fn write_each(
+        &mut self,
+        changes: Vec<CheckedChange>,
+        keys: Vec<Option<EncodedKey>>,
+    ) -> Results {
+        let mut results = Vec::with_capacity(changes.len());
+        for (change, key) in changes.into_iter().zip(keys) {
+            let stamp = self.stamp();
+            let result = self.judge(change, key, stamp);
+            results.push(result.map(|judged| self.accept(stamp, vec![judged]).remove(0)));
+        }
+        results
+    }
+
+    fn write_together(
+        &mut self,
+        changes: Vec<CheckedChange>,
+        keys: Vec<Option<EncodedKey>>,
+    ) -> Results {
+        let stamp = self.stamp();
+        let judged: Vec<Result<Judged, StoreError>> = changes
+            .into_iter()
+            .zip(keys)
+            .map(|(change, key)| self.judge(change, key, stamp))
+            .collect();
+        if judged.iter().any(Result::is_err) {
+            let refused = |one: Result<Judged, StoreError>| match one {
+                Ok(_) => Err(StoreError::AbortedTogether),
+                Err(error) => Err(error),
+            };
+            return judged.into_iter().map(refused).collect();
+        }
+        self.accept(stamp, judged.into_iter().flatten().collect()).into_iter().map(Ok).collect()
+    }
+
+    fn stamp(&mut self) -> Stamp {
+        let stamps = &self.table.core.stamps;
+        if self.begun.is_some() {
+            return stamps.next(self.wall_millis);
+        }
+        let stamp = stamps.begin(self.wall_millis);
+        self.begun = Some(stamp.hlc);
+        stamp
+    }
+
+    /// A number that no row of the table has had: counter and region.
+    fn next_number(&mut self) -> i64 {
+        self.inner.state.auto_increment += 1;
+        id_of_region(self.table.own(), self.inner.state.auto_increment) as i64
+    }
+
+    fn judge(
+        &mut self,
+        change: CheckedChange,
+        encoded: Option<EncodedKey>,
+        stamp: Stamp,
+    ) -> Result<Judged, StoreError> {
+        let granularity = granularity(self.inner.spec.writers);
+        let (encoded, row) = match encoded {
+            Some(encoded) if needs_row(&change, granularity) => {
+                let Table { core, partition, .. } = self.table;
+                let current = self.prefetched.current(core, partition, self.inner, &encoded)?;
+                self.judged_by = self.judged_by.max(current.pending);
+                (Some(encoded), current.row)
+            }
+            // A key with a new number names a row that is not there.
+            encoded => (encoded, None),
+        };
+        let key = match &change.key {
+            CheckedKey::Whole(key) => key.clone(),
+            CheckedKey::AutoIncrement { .. } => change.key.clone().whole(|| self.next_number()),
+        };
+        let schema = self.inner.schema.clone();
+        let context = ApplyContext {
+            schema: &schema,
+            stamp,
+            now_millis: self.wall_millis,
+            granularity,
+            expiry: self.inner.state.expiry.first().copied(),
+        };
+        let applied = apply(&context, row.as_deref(), &key, &change)?;
+        let encoded = encoded.unwrap_or_else(|| key.encode());
+        let isthmus_model::apply::Applied { delta, after, shown, read_bytes } = applied;
+        Ok(Judged { key, encoded, delta, after, shown, read_bytes })
+    }
+
+    /// Makes one entry of changes that passed.
+    fn accept(&mut self, stamp: Stamp, judged: Vec<Judged>) -> Vec<Written> {
+        let lsn = self.inner.next_lsn();
+        let horizon = self.table.partition.horizon(&self.inner.spec);
+        let mut written = Vec::with_capacity(judged.len());
+        let mut deltas = Vec::with_capacity(judged.len());
+        for one in judged {
+            let Judged { key, encoded, delta, after, shown, read_bytes } = one;
+            deltas.push(RowDelta { key: encoded.clone(), delta });
+            self.inner.put_row(encoded, after, horizon);
+            written.push(Written { key, shown, read_bytes, stamp, lsn });
+        }
+        self.inner.push_own(lsn, stamp, EntryBody::Rows(deltas));
+        written
+    }
+}
+
+impl Inner {
+    /// Appends an entry made by this region.
+    pub(crate) fn push_own(&mut self, lsn: Lsn, stamp: Stamp, body: EntryBody) {
+        let entry = Entry {
+            lsn,
+            epoch: self.state.epoch,
+            stamp,
+            origin_lsn: lsn,
+            schema: self.schema.number,
+            body,
+        };
+        self.push_entry(&entry);
+        if !self.spec.writers.are_many() {
+            self.note_origin(stamp, lsn);
+        }
+    }
+}
