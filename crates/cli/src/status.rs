@@ -1,0 +1,319 @@
+//! `isthmus status`: what the regions say of themselves, each asked at its administration port.
+//!
+//! What must hold: a region that does not answer is shown as such and does not hide the others;
+//! a link is told by the region it leaves, which alone knows its lag, unless that one is silent.
+
+use std::time::Duration;
+
+use clap::Args;
+use isthmus_server::status::{LinkStatus, Status};
+use serde_json::json;
+
+use crate::error::{CliError, Exit};
+use crate::output;
+use crate::target::{Place, TargetArgs};
+
+/// Arguments of `isthmus status`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+All regions that `isthmus up` runs are asked, or the one that is named. With --json one line:
+{\"regions\":[{\"name\":...,\"admin\":...,\"status\":{...} or null,\"error\":null or text}, ...]}
+
+Examples:
+  isthmus status
+  isthmus status --watch --table notes
+  isthmus status --region r1 --json
+  isthmus status --config /etc/isthmus/r1.toml
+
+Exit code 3 if no region answered.")]
+pub(crate) struct StatusArgs {
+    /// Show again and again until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// Seconds between, with --watch
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    interval: f64,
+    /// Show this table only
+    #[arg(long, value_name = "NAME")]
+    table: Option<String>,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("must be 0.1 to 3600".to_owned()),
+    }
+}
+
+/// What one region answered.
+struct Told {
+    place: Place,
+    status: Result<Status, CliError>,
+}
+
+/// Shows the status, once or until Ctrl-C.
+pub(crate) async fn run(args: StatusArgs) -> Result<(), CliError> {
+    let places = args.target.places()?;
+    loop {
+        let told = ask(&places, args.table.as_deref()).await?;
+        if args.target.json {
+            print_json(&told)?;
+        } else if args.watch {
+            // Home, then clear what is below: without a flicker.
+            output::line(&format!("\x1b[H\x1b[2J{}", text(&told)))?;
+        } else {
+            output::line(&text(&told))?;
+        }
+        if !args.watch {
+            return silent_error(told);
+        }
+        tokio::time::sleep(Duration::from_secs_f64(args.interval)).await;
+    }
+}
+
+async fn ask(places: &[Place], table: Option<&str>) -> Result<Vec<Told>, CliError> {
+    let mut waiting = Vec::with_capacity(places.len());
+    for place in places {
+        let admin = place.admin_client()?;
+        waiting.push(tokio::spawn(async move { admin.get_json::<Status>("/v1/status").await }));
+    }
+    let mut all = Vec::with_capacity(places.len());
+    for (place, answer) in places.iter().zip(waiting) {
+        let answer = answer.await.map_err(|error| CliError::failed(error.to_string()))?;
+        let status = answer.map_err(CliError::from).map(|mut status| {
+            status.tables.retain(|found| table.is_none_or(|name| found.name == name));
+            status.links.retain(|found| table.is_none_or(|name| found.table == name));
+            status
+        });
+        all.push(Told { place: place.clone(), status });
+    }
+    Ok(all)
+}
+
+/// An error if no region answered at all.
+fn silent_error(told: Vec<Told>) -> Result<(), CliError> {
+    if told.iter().any(|told| told.status.is_ok()) {
+        return Ok(());
+    }
+    match told.into_iter().next() {
+        Some(Told { status: Err(error), place }) => Err(error.context(place.shown())),
+        _ => Err(CliError::new(Exit::Unreachable, "no region is named")),
+    }
+}
+
+fn print_json(told: &[Told]) -> Result<(), CliError> {
+    let regions: Vec<serde_json::Value> = told
+        .iter()
+        .map(|told| {
+            json!({
+                "name": told.status.as_ref().ok().map(|status| status.region.as_str())
+                    .or(told.place.name.as_deref()),
+                "admin": told.place.admin,
+                "status": told.status.as_ref().ok(),
+                "error": told.status.as_ref().err().map(|error| error.message.as_str()),
+            })
+        })
+        .collect();
+    output::json(&json!({ "regions": regions }))
+}
+
+fn text(told: &[Told]) -> String {
+    let mut parts = vec![regions_text(told)];
+    let tables = tables_text(told);
+    if !tables.is_empty() {
+        parts.push(tables);
+    }
+    let links = links(told);
+    if !links.is_empty() {
+        parts.push(links_text(&links));
+    }
+    parts.join("\n\n")
+}
+
+fn regions_text(told: &[Told]) -> String {
+    let rows: Vec<Vec<String>> = told.iter().map(region_row).collect();
+    output::table_text(&["REGION", "STATE", "SERVES FOR", "MEMORY", "DISK", "OTHER REGIONS"], &rows)
+}
+
+fn region_row(told: &Told) -> Vec<String> {
+    match &told.status {
+        Ok(status) => {
+            let others = status.regions.iter().filter(|region| region.name != status.region);
+            let others: Vec<String> = others
+                .map(|region| {
+                    let since = age(status.now_ms, region.since_ms);
+                    let name = output::plain(&region.name);
+                    let mut text = format!("{name} {} for {since}", region.state.as_str());
+                    if !region.reason.is_empty() {
+                        text += &format!(" ({})", output::plain(&region.reason));
+                    }
+                    text
+                })
+                .collect();
+            let state = match &status.refuses_writes {
+                Some(reason) => format!("refuses writes: {}", output::plain(reason)),
+                None => "serving".to_owned(),
+            };
+            vec![
+                output::plain(&status.region),
+                state,
+                age(status.now_ms, status.serving_since_ms),
+                status.memory_bytes.map_or_else(String::new, output::bytes),
+                status.disk_bytes.map_or_else(String::new, output::bytes),
+                others.join(", "),
+            ]
+        }
+        Err(error) => {
+            let name = told.place.shown().to_owned();
+            let state = format!("silent: {}", output::plain(&error.message));
+            vec![name, state, String::new(), String::new(), String::new(), String::new()]
+        }
+    }
+}
+
+fn tables_text(told: &[Told]) -> String {
+    let mut rows = Vec::new();
+    for status in told.iter().filter_map(|told| told.status.as_ref().ok()) {
+        for table in &status.tables {
+            rows.push(vec![
+                output::plain(&table.name),
+                output::plain(&status.region),
+                if table.writable { "yes" } else { "no" }.to_owned(),
+                table.serve_mode.map_or("this region only", |mode| mode.as_str()).to_owned(),
+                table.partitions.to_string(),
+                table.entries.to_string(),
+            ]);
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    rows.sort();
+    let headings = ["TABLE", "REGION", "WRITABLE", "SERVED", "PARTITIONS", "ENTRIES"];
+    output::table_text(&headings, &rows)
+}
+
+/// Each link once, from the region it leaves where that one answered; with the teller's time.
+fn links(told: &[Told]) -> Vec<(&LinkStatus, i64)> {
+    let answers = || told.iter().filter_map(|told| told.status.as_ref().ok());
+    let origin_answers = |link: &LinkStatus| answers().any(|status| status.region == link.from);
+    let mut all: Vec<(&LinkStatus, i64)> = Vec::new();
+    for status in answers() {
+        for link in &status.links {
+            let same = |other: &LinkStatus| {
+                (&other.table, other.partition, &other.from, &other.to)
+                    == (&link.table, link.partition, &link.from, &link.to)
+            };
+            let told_by_origin = link.from == status.region || !origin_answers(link);
+            if told_by_origin && !all.iter().any(|(other, _)| same(other)) {
+                all.push((link, status.now_ms));
+            }
+        }
+    }
+    all.sort_by_key(|(link, _)| (&link.table, link.partition, &link.from, &link.to));
+    all
+}
+
+fn links_text(links: &[(&LinkStatus, i64)]) -> String {
+    let rows: Vec<Vec<String>> = links
+        .iter()
+        .map(|(link, now)| {
+            let mut state = link.state.as_str().to_owned();
+            if let Some(rows) = link.copied_rows {
+                state += &format!(" {rows} rows");
+            }
+            vec![
+                output::plain(&link.table),
+                link.partition.to_string(),
+                format!("{} -> {}", output::plain(&link.from), output::plain(&link.to)),
+                state,
+                age(*now, link.since_ms),
+                link.lag_entries.to_string(),
+                output::span(link.lag_ms),
+                link.oldest_entry_ms.map_or_else(|| "-".to_owned(), |at| age(*now, at)),
+                output::plain(&link.reason),
+            ]
+        })
+        .collect();
+    let headings =
+        ["TABLE", "PARTITION", "LINK", "STATE", "FOR", "LAG", "LAG TIME", "OLDEST", "REASON"];
+    output::table_text(&headings, &rows)
+}
+
+fn age(now: i64, then: i64) -> String {
+    output::span(u64::try_from(now.saturating_sub(then)).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_server::status::{LinkState, RegionState, RegionStatus};
+
+    use super::*;
+
+    fn status(region: &str, lag: u64) -> Status {
+        Status {
+            version: "0.1.0".into(),
+            instance: "demo".into(),
+            region: region.into(),
+            number: 1,
+            serving_since_ms: 0,
+            now_ms: 5_000,
+            regions: vec![RegionStatus {
+                name: "r2".into(),
+                number: 2,
+                endpoint: "http://h:1".into(),
+                state: RegionState::Unreachable,
+                since_ms: 1_000,
+                reason: "connection\u{1b} refused".into(),
+            }],
+            tables: Vec::new(),
+            links: vec![LinkStatus {
+                table: "t".into(),
+                partition: 1,
+                from: "r1".into(),
+                to: "r2".into(),
+                state: LinkState::Following,
+                reason: String::new(),
+                since_ms: 0,
+                lag_entries: lag,
+                lag_ms: 20,
+                oldest_entry_ms: Some(4_980),
+                shipped_lsn: 9,
+                acked_lsn: 7,
+                copied_rows: None,
+            }],
+            memory_bytes: None,
+            disk_bytes: None,
+            disk_free_bytes: None,
+            refuses_writes: None,
+        }
+    }
+
+    fn told(name: &str, status: Result<Status, CliError>) -> Told {
+        Told { place: Place::for_tests(name), status }
+    }
+
+    #[test]
+    fn a_link_is_told_by_the_region_it_leaves() {
+        let both = [told("r2", Ok(status("r2", 99))), told("r1", Ok(status("r1", 2)))];
+        let found = links(&both);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0.lag_entries, 2);
+        let silent = Err(CliError::failed("refused"));
+        let one = [told("r2", Ok(status("r2", 99))), told("r1", silent)];
+        assert_eq!(links(&one)[0].0.lag_entries, 99);
+    }
+
+    #[test]
+    fn silent_regions_are_shown_beside_the_others() {
+        let all = [told("r1", Ok(status("r1", 2))), told("r2", Err(CliError::failed("refused")))];
+        let text = text(&all);
+        assert!(text.contains("r1") && text.contains("silent: refused"), "{text}");
+        assert!(text.contains("r1 -> r2") && text.contains("following"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+        assert!(silent_error(all.into()).is_ok());
+        assert!(silent_error(vec![told("r1", Err(CliError::failed("x")))]).is_err());
+    }
+}

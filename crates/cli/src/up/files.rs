@@ -1,0 +1,306 @@
+//! The files of `isthmus up`: one directory, one folder per region.
+//!
+//! ```text
+//! DIR/up.json              what runs, for client commands
+//! DIR/up.lock              held while `up` runs
+//! DIR/tls/                 authority and one certificate and key per region
+//! DIR/rN/isthmus.toml      the region's configuration
+//! DIR/rN/log.txt           its log
+//! DIR/rN/data/             its data
+//! ```
+//!
+//! What must hold: a file that a person changed is kept as long as it still describes the same
+//! regions; keys and secrets are readable by their owner only; emptying the directory removes
+//! what `up` made and nothing else.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use isthmus_server::config::{
+    AdminConfig, Config, CredentialConfig, InstanceConfig, OtherRegionConfig, PeerConfig,
+    PublicConfig, RegionConfig, Secret, StorageConfig, UP_ACCESS_KEY_ID, UP_ACCESS_KEY_SECRET,
+    UP_INSTANCE,
+};
+
+use crate::error::CliError;
+use crate::target::UP_FILE;
+use crate::up::tls;
+
+pub(super) const CONFIG_FILE: &str = "isthmus.toml";
+pub(super) const LOG_FILE: &str = "log.txt";
+const LOCK_FILE: &str = "up.lock";
+const DATA: &str = "data";
+const TLS: &str = "tls";
+const HEAD: &str = "\
+# Written by `isthmus up`, and kept as it is while it still describes the same regions on the
+# same ports: change sizes and limits as you like.
+";
+
+/// Where everything of one `up` is.
+pub(super) struct Layout {
+    pub(super) directory: PathBuf,
+    pub(super) regions: u8,
+    pub(super) base_port: u16,
+    pub(super) table_quota: u32,
+}
+
+impl Layout {
+    /// The name of a region.
+    pub(super) fn name(number: u8) -> String {
+        format!("r{number}")
+    }
+
+    pub(super) fn region_directory(&self, number: u8) -> PathBuf {
+        self.directory.join(Layout::name(number))
+    }
+
+    pub(super) fn config_file(&self, number: u8) -> PathBuf {
+        self.region_directory(number).join(CONFIG_FILE)
+    }
+
+    /// URL of a region's public port.
+    pub(super) fn endpoint(&self, number: u8) -> String {
+        format!("http://{}", self.address(number, 0))
+    }
+
+    /// URL of a region's administration port.
+    pub(super) fn admin(&self, number: u8) -> String {
+        format!("http://{}", self.address(number, 1))
+    }
+
+    /// Clients, administration and peers have the ports after BASE + 10 * N.
+    fn address(&self, number: u8, port: u16) -> SocketAddr {
+        let port = self.base_port + 10 * u16::from(number) + port;
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    /// Makes the directory and takes its lock.
+    pub(super) fn lock(&self) -> Result<File, CliError> {
+        let directory = &self.directory;
+        std::fs::create_dir_all(directory).map_err(|error| at(directory, &error))?;
+        let path = directory.join(LOCK_FILE);
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(|error| at(&path, &error))?;
+        file.try_lock().map_err(|_| {
+            CliError::failed(format!("another `isthmus up` runs in {}", directory.display()))
+                .hint("stop that one, or give this one another place with --data and --base-port")
+        })?;
+        Ok(file)
+    }
+
+    /// Removes what earlier runs left.
+    pub(super) fn empty(&self) -> Result<(), CliError> {
+        let found =
+            std::fs::read_dir(&self.directory).map_err(|error| at(&self.directory, &error))?;
+        for entry in found {
+            let entry = entry.map_err(|error| at(&self.directory, &error))?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let path = entry.path();
+            let removed = if is_region_name(&name) || name == TLS {
+                std::fs::remove_dir_all(&path)
+            } else if name == UP_FILE {
+                std::fs::remove_file(&path)
+            } else {
+                Ok(())
+            };
+            removed.map_err(|error| at(&path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is missing or describes other regions.
+    pub(super) fn write(&self) -> Result<(), CliError> {
+        let names: Vec<String> = (1..=self.regions).map(Layout::name).collect();
+        tls::write(&self.directory.join(TLS), &names)?;
+        for number in 1..=self.regions {
+            let directory = self.region_directory(number);
+            std::fs::create_dir_all(&directory).map_err(|error| at(&directory, &error))?;
+            let file = directory.join(CONFIG_FILE);
+            let wanted = self.config(number);
+            if !self.is_kept(&file, &wanted) {
+                write_private(&file, &format!("{HEAD}\n{}", wanted.to_toml()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the file describes this region among these others.
+    fn is_kept(&self, file: &Path, wanted: &Config) -> bool {
+        let Ok(found) = Config::load(file) else { return false };
+        let key = |config: &Config| {
+            let key = &config.credentials[0];
+            (key.access_key_id.clone(), key.secret().to_owned(), key.disabled)
+        };
+        found.instance == wanted.instance
+            && found.region == wanted.region
+            && found.regions == wanted.regions
+            && found.public.listen == wanted.public.listen
+            && found.admin.listen == wanted.admin.listen
+            && found.peer.listen == wanted.peer.listen
+            && key(&found) == key(wanted)
+    }
+
+    fn config(&self, number: u8) -> Config {
+        let name = Layout::name(number);
+        let pem = |file: String| Some(PathBuf::from("..").join(TLS).join(file));
+        let others = (1..=self.regions).filter(|other| *other != number);
+        Config {
+            instance: InstanceConfig {
+                name: UP_INSTANCE.to_owned(),
+                table_quota: self.table_quota,
+            },
+            region: RegionConfig { name: name.clone(), number },
+            storage: StorageConfig::at(DATA),
+            public: PublicConfig {
+                listen: self.address(number, 0),
+                endpoint: self.endpoint(number),
+                ..PublicConfig::default()
+            },
+            admin: AdminConfig { listen: self.address(number, 1), endpoint: self.admin(number) },
+            peer: PeerConfig {
+                listen: self.address(number, 2),
+                certificate: pem(format!("{name}.pem")),
+                key: pem(format!("{name}.key")),
+                authority: pem("authority.pem".to_owned()),
+                ..PeerConfig::default()
+            },
+            regions: others
+                .map(|other| OtherRegionConfig {
+                    name: Layout::name(other),
+                    number: other,
+                    peer: self.address(other, 2).to_string(),
+                    endpoint: self.endpoint(other),
+                    instance: None,
+                })
+                .collect(),
+            credentials: vec![CredentialConfig {
+                access_key_id: UP_ACCESS_KEY_ID.to_owned(),
+                access_key_secret: Some(Secret::new(UP_ACCESS_KEY_SECRET)),
+                access_key_secret_file: None,
+                security_token: None,
+                expires: None,
+                disabled: false,
+            }],
+        }
+    }
+
+    /// A port in use is told now, and not in the log of a region that could not start.
+    pub(super) fn check_ports(&self) -> Result<(), CliError> {
+        for number in 1..=self.regions {
+            for port in 0..3 {
+                let address = self.address(number, port);
+                TcpListener::bind(address).map_err(|error| {
+                    let name = Layout::name(number);
+                    CliError::failed(format!("region {name} cannot listen on {address}: {error}"))
+                        .hint("stop what uses the port, or choose others with --base-port")
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `r` and a number.
+fn is_region_name(name: &str) -> bool {
+    name.strip_prefix('r').is_some_and(|rest| {
+        !rest.is_empty() && rest.len() <= 3 && rest.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+/// Writes a file that only its owner may read: whole or not at all.
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), CliError> {
+    let part = path.with_extension("part");
+    let written = || -> std::io::Result<()> {
+        // A part left by a killed run may have other rights.
+        match std::fs::remove_file(&part) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&part)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&part, path)
+    };
+    written().map_err(|error| at(path, &error))
+}
+
+pub(super) fn at(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::failed(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn layout(directory: &Path, regions: u8) -> Layout {
+        Layout { directory: directory.into(), regions, base_port: 21_000, table_quota: 20_000 }
+    }
+
+    #[test]
+    fn configurations_of_up_are_valid_and_name_each_other() {
+        let place = tempfile::tempdir().unwrap();
+        let layout = layout(place.path(), 3);
+        layout.write().unwrap();
+        let config = Config::load(&layout.config_file(2)).unwrap();
+        assert_eq!(config.region, RegionConfig { name: "r2".into(), number: 2 });
+        assert_eq!(config.public.listen.port(), 21_020);
+        assert_eq!(config.admin.endpoint, "http://127.0.0.1:21021");
+        assert_eq!(config.other_region("r3").unwrap().peer, "127.0.0.1:21032");
+        assert_eq!(config.storage.data, place.path().join("r2/data"));
+        assert_eq!(config.instance.table_quota, 20_000);
+        let mode = std::fs::metadata(layout.config_file(2)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_a_person_changed_is_kept_until_the_regions_change() {
+        let place = tempfile::tempdir().unwrap();
+        let layout = layout(place.path(), 2);
+        layout.write().unwrap();
+        let file = layout.config_file(1);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let changed = text.replace("cache_bytes = 100663296", "cache_bytes = 9000000");
+        assert_ne!(text, changed);
+        std::fs::write(&file, &changed).unwrap();
+        layout.write().unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), changed);
+        super::tests::layout(place.path(), 3).write().unwrap();
+        assert_eq!(Config::load(&file).unwrap().regions.len(), 2);
+    }
+
+    #[test]
+    fn emptying_removes_what_up_made_and_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let layout = layout(place.path(), 1);
+        layout.write().unwrap();
+        for other in ["notes.txt", "rome", "r"] {
+            std::fs::write(place.path().join(other), "mine").unwrap();
+        }
+        layout.empty().unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(place.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["notes.txt", "r", "rome"]);
+    }
+
+    #[test]
+    fn a_second_run_in_the_same_place_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let layout = layout(place.path(), 1);
+        let held = layout.lock().unwrap();
+        assert!(layout.lock().unwrap_err().message.contains("another `isthmus up` runs"));
+        drop(held);
+        layout.lock().unwrap();
+    }
+}
