@@ -6,6 +6,7 @@ plainbuffer, IZ compression). A case's bytes are made when it runs, because date
 """
 
 import dataclasses
+import functools
 import gzip
 import struct
 import typing
@@ -116,7 +117,8 @@ add("IH11-200-headers", call("GetRow", GOOD, lines=[f"x-filler-{i}: x" for i in 
 add("IH11-headers-of-1-mib", call("GetRow", GOOD, lines=["x-f: " + "x" * 1024] * 1024),
     {NO_ANSWER, 400, 431}, closes=True)
 for name, line in {
-    "nul-in-value": b"x-other: a\x00b", "cr-in-value": b"x-other: a\rb", "nul-in-name": b"x\x00y: a",
+    "nul-in-value": b"x-other: a\x00b", "cr-in-value": b"x-other: a\rb",
+    "nul-in-name": b"x\x00y: a",
     "empty-name": b": a", "space-in-name": b"x y: a", "no-colon": b"xyz", "high-name": b"x\xff: a",
     "delete-in-value": b"x-other: a\x7fb",
 }.items():
@@ -210,7 +212,8 @@ for date in ("0000-01-01T00:00:00.000Z", "9999-12-31T23:59:59.000Z"):
     add(f"IA5-{date}", call("GetRow", GOOD, date=date), {400, 403})
 for date in ("2026-02-30T00:00:00.000Z", "2026-13-01T00:00:00.000Z", "2026-01-02T03:04:05.000",
              "2026-01-02T03:04:05+08:00", "2026-01-02 03:04:05Z", "yesterday", "2026-01-02",
-             "1767323045", "2026-01-02T25:00:00Z", "-026-01-02T03:04:05Z", "2026-01-02T03:04:05.Z0"):
+             "1767323045", "2026-01-02T25:00:00Z", "-026-01-02T03:04:05Z",
+             "2026-01-02T03:04:05.Z0"):
     add(f"IA5-{date}", call("GetRow", GOOD, date=date), 400, INVALID,
         message=f"Invalid date format: {date}.")
 add("IA5-odd-fraction", lambda c: c.request(
@@ -247,8 +250,8 @@ add("IA12-another-instance", lambda c: c.request("GetRow", GOOD, sign={"instance
     DENIED)
 for table in ("../t", "demo/t", "t\x00", "\u0442", "T ", "t%00"):
     add(f"IA12-table-{table!r}", call("GetRow", get_row(table)), 400, INVALID)
-for path in ("/metrics", "/admin", "/debug/pprof/", "/debug/vars", "/status", "/v1/status", "/config",
-             "/replication", "/dashboard", "/.env", "/api/v1/tables"):
+for path in ("/metrics", "/admin", "/debug/pprof/", "/debug/vars", "/status", "/v1/status",
+             "/config",             "/replication", "/dashboard", "/.env", "/api/v1/tables"):
     add(f"IA13-{path}", lambda c, p=path: f"GET {p} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
         {400, 403, 404, 405})
     add(f"IA13-POST-{path}", lambda c, p=path: raw.request(p, {}), {400, 403, 404})
@@ -321,7 +324,8 @@ message("IB7-ListTable-with-a-body", "ListTable", field(99, "x"), 200)
 
 
 def options(**given):
-    body = fields((1, given.get("ttl", -1)), (2, given.get("versions", 1)), (5, given.get("dev", 5)))
+    given = {"ttl": -1, "versions": 1, "dev": 5, **given}
+    body = fields((1, given["ttl"]), (2, given["versions"]), (5, given["dev"]))
     meta = field(1, "bad") + field(2, fields((1, "p"), (2, 2)))
     return fields((1, meta), (2, field(1, fields((1, 0), (2, 0)))), (3, body))
 
@@ -436,7 +440,8 @@ rejected("6-text-not-utf-8", row_of(cell("v", b"\x03\x02\x00\x00\x00\xff\xfe")))
 rejected("6-value-empty", row_of(cell("v", b"")))
 PK_CODES = {"OTSInvalidPK", "OTSParameterInvalid"}
 for name, key in {
-    "none": [], "four": [(f"k{i}", "x") for i in range(4)], "five": [(f"k{i}", "x") for i in range(5)],
+    "none": [], "four": [(f"k{i}", "x") for i in range(4)],
+    "five": [(f"k{i}", "x") for i in range(5)],
     "wrong-order": KEY[::-1], "wrong-name": [("q", "a"), ("n", 1)], "twice": [KEY[0], KEY[0]],
     "wrong-type": [("p", 1), ("n", 1)], "double": [("p", 1.5), ("n", 1)],
     "boolean": [("p", True), ("n", 1)], "infinity": [("p", wire.INF_MIN), ("n", 1)],
@@ -493,7 +498,9 @@ def packed(body, size, kind="deflate"):
     return lambda c: c.request("GetRow", body() if callable(body) else body, extra=extra)
 
 
+@functools.lru_cache(1)
 def bomb():
+    """A gibibyte of zeros in a mebibyte."""
     packer, zeros = zlib.compressobj(9), bytes(1024 * 1024)
     return b"".join(packer.compress(zeros) for _ in range(1024)) + packer.flush()
 

@@ -26,7 +26,11 @@ def peer_address(region):
     return where.hostname, where.port + 2
 
 
-def talk(region, files=None, data=b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"):
+# An HTTP/2 client's first words: the preface and empty settings.
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
+
+
+def talk(region, files=None, data=HELLO):
     """What the port sends to a TLS client after its handshake; nothing where it refuses."""
     settings = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     settings.check_hostname, settings.verify_mode = False, ssl.CERT_NONE

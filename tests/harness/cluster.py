@@ -240,11 +240,13 @@ class Cluster:
                 line += data
         return line.splitlines()[0]
 
-    def log_tail(self, size=4000):
-        try:
-            return self.log.read_bytes()[-size:].decode(errors="replace")
-        except FileNotFoundError:
-            return ""
+    def log_tail(self, size=3000):
+        """The ends of all logs, for the message of a failure."""
+        shown = []
+        for path in [self.log, *sorted(self.data.glob("*/log.txt"))]:
+            with contextlib.suppress(FileNotFoundError):
+                shown.append(f"--- {path}\n" + path.read_bytes()[-size:].decode(errors="replace"))
+        return "\n".join(shown)
 
     def region(self, name):
         return next(one for one in self.regions if one.name == name)

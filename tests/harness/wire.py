@@ -1,8 +1,8 @@
 """The client's wire protocol, written once more by hand.
 
 The suites that test bytes (bad input), operations that no SDK for this language has (global tables)
-and loaders that must tell "refused" from "unknown" (crashes) need a client with nothing hidden in it.
-It shares no code with the server, so that one mistake cannot be made twice in the same way.
+and loaders that must tell "refused" from "unknown" (crashes) need a client with nothing hidden in
+it. It shares no code with the server, so that one mistake cannot be made twice in the same way.
 
 What must hold: every call ends within its timeout; an answer that is not a well-formed answer is
 `Unknown`, never success; `Refused` means the server said no.
@@ -212,7 +212,8 @@ def rows(data):
             if data[at] != 0x0A or data[at + 1] != crc:
                 raise ValueError(f"cell checksum of {name!r}")
             row_crc, at = CRC_TABLE[row_crc ^ crc], at + 2
-            into.append((name.decode(), value) if into is key else (name.decode(), value, timestamp))
+            found = (name.decode(), value)
+            into.append(found if into is key else (*found, timestamp))
         if data[at] != 0x09 or data[at + 1] != CRC_TABLE[row_crc]:
             raise ValueError("row checksum")
         at += 2
@@ -307,7 +308,9 @@ class Unknown(Exception):
 
 
 # After these answers a write may have happened all the same.
-UNKNOWN_CODES = {"OTSTimeout", "OTSInternalServerError", "OTSServerUnavailable", "OTSRequestTimeout"}
+UNKNOWN_CODES = {
+    "OTSTimeout", "OTSInternalServerError", "OTSServerUnavailable", "OTSRequestTimeout",
+}
 
 
 def read_error(body):

@@ -80,7 +80,8 @@ module.exports = (context) => {
 
   test('read options apply to the batch', async () => {
     await table.put(key('pick'), ['a', 'b', 'c'].map((name) => ({ [name]: name })));
-    assert.deepEqual((await fetch([key('pick')], { columnsToGet: ['b'] })).map(cells), [{ b: 'b' }]);
+    assert.deepEqual((await fetch([key('pick')], { columnsToGet: ['b'] })).map(cells),
+      [{ b: 'b' }]);
     assert.deepEqual((await fetch([key('pick')], { startColumn: 'b', endColumn: 'c' })).map(cells),
       [{ b: 'b' }]);
     const columnFilter = new TableStore.SingleColumnCondition(
@@ -90,6 +91,8 @@ module.exports = (context) => {
 
   test('a missing table fails the whole read', async () => {
     await refused(404, 'OTSObjectNotExist', 'Requested table does not exist.',
-      () => context.client.batchGetRow({ tables: [{ tableName: 'nothere', primaryKey: [key()] }] }));
+      () => context.client.batchGetRow({
+        tables: [{ tableName: 'nothere', primaryKey: [key()] }],
+      }));
   });
 };

@@ -16,8 +16,8 @@ module.exports = (context) => {
 
   const values = [
     long(0), long(-1), long('9223372036854775807'), long('-9223372036854775808'),
-    1.5, -0.32, 5e-324, 1e308, Infinity, -Infinity, true, false, '', 'x', '表格存储', '🚀 rocket',
-    'nul\u0000inside', Buffer.from([]), Buffer.from([0, 255, 128]),
+    1.5, -0.32, 5e-324, 1e308, Infinity, -Infinity, true, false, '', 'x', '表格存储',
+    '🚀 rocket', 'nul\u0000inside', Buffer.from([]), Buffer.from([0, 255, 128]),
   ];
 
   test('each value comes back with its type', async () => {
@@ -41,7 +41,8 @@ module.exports = (context) => {
   test('keys of each type', async () => {
     const mixed = await context.table({
       primaryKey: [
-        { name: 's', type: 'STRING' }, { name: 'i', type: 'INTEGER' }, { name: 'b', type: 'BINARY' },
+        { name: 's', type: 'STRING' }, { name: 'i', type: 'INTEGER' },
+        { name: 'b', type: 'BINARY' },
       ],
     });
     const primaryKey = [{ s: '表格' }, { i: long(-5) }, { b: Buffer.from([1, 2, 255]) }];
@@ -156,7 +157,8 @@ module.exports = (context) => {
       () => table.put(key('full'), [{ v: 'x'.repeat(2097153) }]));
     await invalid("The length of primary key column: 'p' exceeds the MaxLength:1024",
       () => table.put(key('x'.repeat(1025)), [{ v: 'x' }]));
-    const columns = (count) => Array.from({ length: count }, (_, index) => ({ [`c${index}`]: 'x' }));
+    const columns = (count) => Array.from({ length: count }, (_, index) => (
+      { [`c${index}`]: 'x' }));
     await table.put(key('wide'), columns(1024));
     assert.equal(Object.keys(await table.read(key('wide'))).length, 1024);
     await invalid('The number of attribute columns exceeds the limit',
@@ -167,7 +169,8 @@ module.exports = (context) => {
   test('capacity units are told', async () => {
     const put = await table.put(key('cu'), [{ v: 'x'.repeat(5000) }]);
     assert.deepEqual([put.consumed.capacityUnit.read, put.consumed.capacityUnit.write], [0, 2]);
-    const guarded = await table.put(key('cu'), [{ v: 'x' }], { condition: condition(EXPECT_EXIST) });
+    const guarded = await table.put(key('cu'), [{ v: 'x' }],
+      { condition: condition(EXPECT_EXIST) });
     assert.deepEqual(
       [guarded.consumed.capacityUnit.read, guarded.consumed.capacityUnit.write], [1, 1]);
   });

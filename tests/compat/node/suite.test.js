@@ -21,7 +21,8 @@ context.makeClient = (changes = {}) => new TableStore.Client({
 context.tableParams = (tableName, changes = {}) => ({
   tableMeta: {
     tableName,
-    primaryKey: changes.primaryKey || [{ name: 'p', type: 'STRING' }, { name: 'n', type: 'INTEGER' }],
+    primaryKey: changes.primaryKey
+      || [{ name: 'p', type: 'STRING' }, { name: 'n', type: 'INTEGER' }],
     definedColumn: changes.definedColumn,
   },
   reservedThroughput: { capacityUnit: { read: 0, write: 0 } },

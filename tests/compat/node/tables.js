@@ -15,7 +15,8 @@ module.exports = (context) => {
   test('describe answers what create was given', async () => {
     const table = await context.table({
       primaryKey: [
-        { name: 'a', type: 'STRING' }, { name: 'b', type: 'INTEGER' }, { name: 'c', type: 'BINARY' },
+        { name: 'a', type: 'STRING' }, { name: 'b', type: 'INTEGER' },
+        { name: 'c', type: 'BINARY' },
       ],
       definedColumn: [
         { name: 'x', type: TableStore.DefinedColumnType.DCT_INTEGER },

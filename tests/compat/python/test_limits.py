@@ -75,7 +75,8 @@ def test_values_are_at_most_2_mib(client, table, kind):
 def test_a_write_has_at_most_1024_columns(client, table):
     put(client, table, columns=[(f"c{number}", number) for number in range(1024)])
     assert len(cells(get(client, table))) == 1024
-    text = "The number of attribute columns exceeds the limit, limit count: 1024, column count: 1025."
+    text = ("The number of attribute columns exceeds the limit, limit count: 1024,"
+            " column count: 1025.")
     with invalid(text):
         put(client, table, columns=[(f"c{number}", number) for number in range(1025)])
 
