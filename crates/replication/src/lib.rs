@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Moves rows between two regions: links, what they say, and safe times.
+//!
+//! An origin has one [`ship::Outbound`] per peer, a replica one [`receive::Inbound`] per stream.
+//! Neither does network I/O: they take frames and give frames, so that the same code runs over
+//! gRPC in the server and over a simulated network in the simulator.
+//!
+//! What must hold: a replica applies each origin's entries in order, without holes, and tells of
+//! nothing that is not durable there; a link that cannot be given what it needs says so in its
+//! state and is healed by a copy.
+
+pub mod error;
+pub mod frame;
+pub mod horizon;
+pub mod limits;
+pub mod link;
+pub mod pack;
+pub mod receive;
+pub mod ship;

@@ -1,4 +1,236 @@
-//! Placeholder.
+//! One region as a process: configuration, ports, and the rooms put together.
+//!
+//! `serve` opens the store, obeys what control had said before, opens the three ports (clients,
+//! administration, other regions) and runs until it is told to stop. It answers nothing before
+//! the store is open and nothing after a commit has failed: then the process ends.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = isthmus_server::config::Config::load("r1/isthmus.toml".as_ref())?;
+//! isthmus_server::serve(config, std::future::pending()).await?;
+//! # Ok(())
+//! # }
+//! ```
 
+pub mod admin;
+pub mod api_error;
+pub mod caller;
 pub mod config;
+pub mod http;
+pub mod node;
+pub mod peer;
+pub mod rows;
+pub mod slow_peer;
 pub mod status;
+pub mod tables;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_model::clock::{Clock, SystemClock};
+use isthmus_model::ids::Origin;
+use isthmus_store::engine::{EngineError, rocks};
+use isthmus_store::{Store, StoreError, StoreOptions};
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::transport::server::TcpIncoming;
+
+use crate::caller::Callers;
+use crate::config::Config;
+use crate::node::{Node, NodeError};
+use crate::peer::accept::PeerService;
+use crate::peer::service::peer_server::PeerServer;
+use crate::peer::tls::{PeerTls, TlsError};
+
+/// How long requests in work may take when the process is told to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The exit status of a process that could not make a commit durable.
+pub const EXIT_COMMIT_FAILED: i32 = 70;
+
+/// Why a region cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The data directory cannot be used.
+    #[error("open the data directory")]
+    Engine(#[from] EngineError),
+    /// What is stored cannot be read.
+    #[error("open the store")]
+    Store(#[from] StoreError),
+    /// The node cannot start.
+    #[error("start the node")]
+    Node(#[from] NodeError),
+    /// The files for TLS cannot be used.
+    #[error("prepare TLS between regions")]
+    Tls(#[from] TlsError),
+    /// A port cannot be opened.
+    #[error("listen on {address} for {purpose}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// For whom.
+        purpose: &'static str,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The port for other regions cannot be served.
+    #[error("serve other regions")]
+    Peers(#[source] tonic::transport::Error),
+    /// The system gives no randomness.
+    #[error("the system gives no randomness")]
+    Randomness,
+    /// The committer cannot run.
+    #[error("start the committer")]
+    Committer(#[source] std::io::Error),
+}
+
+/// Serves a region until `shutdown` is done; then lets requests in work end and closes the store.
+pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let tls = read_tls(&config)?;
+    let ports = Ports::open(&config).await?;
+    let store = open_store(&config, clock.clone())?;
+    let committer = start_committer(&store)?;
+    let node = Node::start(config, store.clone(), clock, tls.as_ref())?;
+    let (stop, stopped) = watch::channel(false);
+    let token_key = token_key(&store).await?;
+    let boot = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
+    let callers = Arc::new(Callers::new(node.config()));
+    let api = http::PublicApi::new(node.clone(), callers.clone(), &token_key, boot);
+    node.spawn(node.clone().keep_reconciled(stopped.clone()));
+    node.spawn(node.clone().keep_up(stopped.clone()));
+    for other in node.others().values() {
+        node.spawn(other.clone().run(stopped.clone()));
+    }
+    if let Some(tls) = tls {
+        node.spawn(serve_peers(node.clone(), tls, ports.peer, stopped.clone()));
+    }
+    node.spawn(admin::AdminApi::new(node.clone(), callers).serve(ports.admin, stopped.clone()));
+    let public = tokio::spawn(Arc::new(api).serve(ports.public, stopped));
+    tracing::info!(
+        region = %node.config().region.name,
+        endpoint = %node.config().public.endpoint,
+        "serving"
+    );
+    shutdown.await;
+    tracing::info!("stopping");
+    // Everybody who listens hears it; nobody listening is as good.
+    let _ = stop.send(true);
+    let _ = tokio::time::timeout(STOP_TIMEOUT, public).await;
+    node.finish_tasks(STOP_TIMEOUT).await;
+    store.stop();
+    let _ = tokio::task::spawn_blocking(move || committer.join()).await;
+    Ok(())
+}
+
+struct Ports {
+    public: TcpListener,
+    admin: TcpListener,
+    peer: TcpListener,
+}
+
+impl Ports {
+    /// Opens all ports before the store, so that a second process fails early and harmlessly.
+    async fn open(config: &Config) -> Result<Ports, ServerError> {
+        Ok(Ports {
+            public: listen(config.public.listen, "clients").await?,
+            admin: listen(config.admin.listen, "administration").await?,
+            peer: listen(config.peer.listen, "other regions").await?,
+        })
+    }
+}
+
+async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|source| ServerError::Listen {
+        address,
+        purpose,
+        source,
+    })
+}
+
+fn read_tls(config: &Config) -> Result<Option<PeerTls>, ServerError> {
+    let peer = &config.peer;
+    match (&peer.certificate, &peer.key, &peer.authority) {
+        (Some(certificate), Some(key), Some(authority)) => {
+            Ok(Some(PeerTls::read(certificate, key, authority)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Store>, ServerError> {
+    let storage = &config.storage;
+    let engine = rocks::RocksEngine::open(
+        &storage.data,
+        &rocks::RocksOptions {
+            memory_bytes: (storage.cache_bytes + storage.write_buffer_bytes) as usize,
+            ..rocks::RocksOptions::default()
+        },
+    )?;
+    let options = StoreOptions {
+        origin: Origin(config.region.number),
+        skew_max: Duration::from_millis(config.peer.clock_skew_max_ms),
+        log_tail_bytes_max: storage.log_tail_bytes as usize,
+        space_reserve_bytes: storage.space_reserve_bytes,
+        ..StoreOptions::new(Origin(config.region.number))
+    };
+    let store = Store::open(Arc::new(engine), clock, options)?;
+    store.on_fatal(Arc::new(|error| {
+        tracing::error!(%error, "a commit failed; the process ends and recovers at its next start");
+        std::process::exit(EXIT_COMMIT_FAILED);
+    }));
+    Ok(store)
+}
+
+fn start_committer(store: &Arc<Store>) -> Result<std::thread::JoinHandle<()>, ServerError> {
+    let store = store.clone();
+    std::thread::Builder::new()
+        .name("committer".to_owned())
+        .spawn(move || store.run_committer())
+        .map_err(ServerError::Committer)
+}
+
+/// The key that seals page tokens: made once, so that a token outlives a restart.
+async fn token_key(store: &Store) -> Result<Vec<u8>, ServerError> {
+    const NOTE: &[u8] = b"page-token-key";
+    if let Some(key) = store.note(NOTE)? {
+        return Ok(key.to_vec());
+    }
+    let mut key = vec![0; 32];
+    OsRng.try_fill_bytes(&mut key).map_err(|_| ServerError::Randomness)?;
+    store.put_note(NOTE, &key).await?;
+    Ok(key)
+}
+
+async fn serve_peers(
+    node: Arc<Node>,
+    tls: PeerTls,
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = PeerServer::new(PeerService::new(node))
+        .max_decoding_message_size(peer::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(peer::MESSAGE_BYTES_MAX);
+    let server = tonic::transport::Server::builder().tls_config(tls.server()).map(|mut server| {
+        server = server
+            .initial_stream_window_size(peer::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(peer::STREAM_WINDOW_BYTES)
+            .http2_keepalive_interval(Some(peer::KEEP_ALIVE_EVERY))
+            .http2_keepalive_timeout(Some(peer::KEEP_ALIVE_EVERY));
+        server.add_service(service)
+    });
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = match server {
+        Ok(server) => tokio::select! {
+            served = server.serve_with_incoming(incoming) => served,
+            _ = stop.changed() => return,
+        },
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "port for other regions ended");
+    }
+}

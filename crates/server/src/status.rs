@@ -162,6 +162,8 @@ pub struct LinkStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LinkState {
+    /// The other region is not reached, or has not said yet where it stands.
+    Opening,
     /// The table as it is goes over, entries wait.
     Copying,
     /// Entries go over as they come.
@@ -182,6 +184,7 @@ impl LinkState {
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
+            LinkState::Opening => "opening",
             LinkState::Copying => "copying",
             LinkState::Following => "following",
             LinkState::Paused => "paused",
@@ -200,6 +203,7 @@ mod tests {
     #[test]
     fn states_are_written_as_the_words_they_are_shown_as() {
         let states = [
+            LinkState::Opening,
             LinkState::Copying,
             LinkState::Following,
             LinkState::Paused,

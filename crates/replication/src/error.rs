@@ -1,0 +1,42 @@
+//! Why replication fails.
+
+use isthmus_model::error::{Kind, Outcome};
+use isthmus_store::StoreError;
+
+/// Why a frame cannot be taken, or a link cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicationError {
+    /// What a peer sent is damaged.
+    #[error("{0}")]
+    Damaged(&'static str),
+    /// What a peer sent does not fit what was said before: the stream must end.
+    #[error("peer broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// The peer may not do this.
+    #[error("{0}")]
+    Refused(String),
+    /// The store failed.
+    #[error("store")]
+    Store(#[from] StoreError),
+}
+
+impl ReplicationError {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            ReplicationError::Damaged(_) => Kind::Corrupt,
+            ReplicationError::Protocol(_) | ReplicationError::Refused(_) => Kind::Invalid,
+            ReplicationError::Store(error) => error.kind(),
+        }
+    }
+
+    /// Whether what was asked took effect.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            ReplicationError::Damaged(_)
+            | ReplicationError::Protocol(_)
+            | ReplicationError::Refused(_) => Outcome::NotApplied,
+            ReplicationError::Store(error) => error.outcome(),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! What two regions say to each other, as protobuf messages.
+//!
+//! One stream per pair of nodes and direction carries every link: the origin sends `Hello`,
+//! `Open`, `CopyBegin`, `CopyChunk`, `Follow`, `Parcel`, `Promise`, `Close`; the replica answers
+//! `Welcome`, `Opened`, `CopyAck`, `Ack`, `Fault`, `Safe`. Unknown fields and messages are
+//! ignored, so that a newer region can talk to an older one; `Hello` and `Welcome` settle the
+//! format, the lower of the two.
+
+use bytes::Bytes;
+
+/// The newest format this program speaks.
+pub const FORMAT: u32 = 1;
+
+/// One message of either side.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Frame {
+    /// What it says.
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    pub body: Option<Body>,
+}
+
+/// What a frame says.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Body {
+    /// The origin names itself.
+    #[prost(message, tag = "1")]
+    Hello(Hello),
+    /// The replica accepts it.
+    #[prost(message, tag = "2")]
+    Welcome(Hello),
+    /// The origin offers a link.
+    #[prost(message, tag = "3")]
+    Open(Open),
+    /// The replica says where it stands.
+    #[prost(message, tag = "4")]
+    Opened(Opened),
+    /// Entries.
+    #[prost(message, tag = "5")]
+    Parcel(Parcel),
+    /// Entries are durable at the replica.
+    #[prost(message, tag = "6")]
+    Ack(Ack),
+    /// The replica cannot take what it was given.
+    #[prost(message, tag = "7")]
+    Fault(Fault),
+    /// A copy begins or goes on.
+    #[prost(message, tag = "8")]
+    CopyBegin(CopyBegin),
+    /// Rows of a copy.
+    #[prost(message, tag = "9")]
+    CopyChunk(CopyChunk),
+    /// Rows of a copy are durable at the replica.
+    #[prost(message, tag = "10")]
+    CopyAck(CopyAck),
+    /// The origin will stamp nothing below this any more.
+    #[prost(message, tag = "11")]
+    Promise(Promise),
+    /// The replica's safe time of a partition.
+    #[prost(message, tag = "12")]
+    Safe(Safe),
+    /// The origin ends a link.
+    #[prost(message, tag = "13")]
+    Close(Close),
+    /// From here on the replica follows the log.
+    #[prost(message, tag = "14")]
+    Follow(Follow),
+}
+
+impl From<Body> for Frame {
+    fn from(body: Body) -> Frame {
+        Frame { body: Some(body) }
+    }
+}
+
+/// Who speaks, and how.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Hello {
+    /// Newest format understood.
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    /// Region number.
+    #[prost(uint32, tag = "2")]
+    pub region: u32,
+    /// Region name; must be the one in the certificate.
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// Instance, which must be the same on both sides.
+    #[prost(string, tag = "4")]
+    pub instance: String,
+}
+
+/// Offers a link.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Open {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Epoch of the origin.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+}
+
+/// Where a replica stands.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Opened {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// The origin's LSN through which everything is durable.
+    #[prost(uint64, tag = "2")]
+    pub watermark: u64,
+    /// A copy that has begun and not ended.
+    #[prost(message, optional, tag = "3")]
+    pub copy: Option<CopyProgress>,
+}
+
+/// How far a copy has come; kept at rest by the replica.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopyProgress {
+    /// LSN of the first snapshot used: the log is followed from there.
+    #[prost(uint64, tag = "1")]
+    pub first_lsn: u64,
+    /// HLC of the first snapshot used.
+    #[prost(uint64, tag = "2")]
+    pub first_hlc: u64,
+    /// What the first snapshot had of every origin.
+    #[prost(message, repeated, tag = "3")]
+    pub vector: Vec<Watermark>,
+    /// The first key not copied yet.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub next_key: Bytes,
+}
+
+/// What is known of one origin.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Watermark {
+    /// Region number.
+    #[prost(uint32, tag = "1")]
+    pub origin: u32,
+    /// LSN in its log.
+    #[prost(uint64, tag = "2")]
+    pub lsn: u64,
+    /// HLC of that entry.
+    #[prost(uint64, tag = "3")]
+    pub hlc: u64,
+}
+
+/// Entries of the origin with LSNs after `from` through `to`. What is missing inside was left
+/// out by the origin and will not come.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Parcel {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Epoch of the origin.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Exclusive.
+    #[prost(uint64, tag = "3")]
+    pub from: u64,
+    /// Inclusive.
+    #[prost(uint64, tag = "4")]
+    pub to: u64,
+    /// The entries.
+    #[prost(message, optional, tag = "5")]
+    pub body: Option<Packed>,
+}
+
+/// Bytes that are compressed and checked.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Packed {
+    /// 0: as they are, 1: zstd.
+    #[prost(uint32, tag = "1")]
+    pub codec: u32,
+    /// Length when unpacked.
+    #[prost(uint64, tag = "2")]
+    pub bytes_unpacked: u64,
+    /// XXH3-64 of the unpacked bytes.
+    #[prost(fixed64, tag = "3")]
+    pub checksum: u64,
+    /// The bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: Bytes,
+}
+
+/// Entries are durable and applied.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Ack {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Durable through this LSN of the origin.
+    #[prost(uint64, tag = "2")]
+    pub held: u64,
+    /// Applied through this LSN of the origin.
+    #[prost(uint64, tag = "3")]
+    pub applied: u64,
+}
+
+/// Why a replica cannot take what it was given.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Fault {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// What kind.
+    #[prost(enumeration = "FaultKind", tag = "2")]
+    pub kind: i32,
+    /// In words, for a person.
+    #[prost(string, tag = "3")]
+    pub reason: String,
+}
+
+/// What kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+pub enum FaultKind {
+    /// Again later: open anew.
+    Retry = 0,
+    /// The origin's epoch is an old one.
+    Fenced = 1,
+    /// The bytes are damaged or make no sense: opening anew will not help by itself.
+    Broken = 2,
+}
+
+/// A copy begins, or goes on from another snapshot.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopyBegin {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Epoch of the origin.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// What holds when it has ended.
+    #[prost(message, optional, tag = "3")]
+    pub progress: Option<CopyProgress>,
+    /// What the snapshot now used has of every origin.
+    #[prost(message, repeated, tag = "4")]
+    pub vector: Vec<Watermark>,
+    /// The table, as the store writes it.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub table: Bytes,
+    /// What the snapshot now used had logged as expired.
+    #[prost(message, repeated, tag = "6")]
+    pub expiry: Vec<ExpiredBefore>,
+}
+
+/// An expiry that is logged.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExpiredBefore {
+    /// Cells with a timestamp below it, exclusive.
+    #[prost(sint64, tag = "1")]
+    pub below: i64,
+    /// Of its stamp.
+    #[prost(uint64, tag = "2")]
+    pub hlc: u64,
+    /// Of its stamp.
+    #[prost(uint32, tag = "3")]
+    pub origin: u32,
+}
+
+/// All rows of one range.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopyChunk {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Counts the chunks of this connection, from 1.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// First key, inclusive.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub start: Bytes,
+    /// Last key, exclusive; empty: the end of the partition.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub end: Bytes,
+    /// The rows.
+    #[prost(message, optional, tag = "5")]
+    pub body: Option<Packed>,
+    /// How many.
+    #[prost(uint64, tag = "6")]
+    pub rows: u64,
+}
+
+/// The log records of a parcel, as the store frames them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Records {
+    /// By rising LSN.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub records: Vec<Bytes>,
+}
+
+/// One row inside a chunk.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopiedRow {
+    /// Encoded key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// Packed row.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub row: Bytes,
+}
+
+/// The rows of a chunk.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopiedRows {
+    /// By rising key.
+    #[prost(message, repeated, tag = "1")]
+    pub rows: Vec<CopiedRow>,
+}
+
+/// A chunk is durable.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopyAck {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Its number.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+}
+
+/// The origin has sent everything that it stamped below `hlc`, and will stamp no more there.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Promise {
+    /// Exclusive.
+    #[prost(uint64, tag = "1")]
+    pub hlc: u64,
+    /// Partitions for which it has not sent everything yet.
+    #[prost(uint64, repeated, tag = "2")]
+    pub behind: Vec<u64>,
+}
+
+/// A replica has everything of every origin below `hlc`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Safe {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Exclusive.
+    #[prost(uint64, tag = "2")]
+    pub hlc: u64,
+}
+
+/// Ends a link.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Close {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+}
+
+/// The replica follows the log from its watermark.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Follow {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+}

@@ -1,0 +1,93 @@
+//! Safe times, and the horizon below which tombstones may go.
+//!
+//! Per partition with several writers: what every other origin has promised to this replica
+//! *and* this replica has applied, and what every other replica reports of itself. The horizon is
+//! the least of all of them. A replica that has never reported holds it at the beginning of time.
+
+use std::collections::BTreeMap;
+
+use isthmus_model::hlc::Hlc;
+use isthmus_model::ids::{Origin, PartitionId};
+use parking_lot::Mutex;
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By origin: everything of it below this is applied here.
+    applied: BTreeMap<Origin, Hlc>,
+    /// By replica: what it says of itself.
+    reported: BTreeMap<Origin, Hlc>,
+}
+
+/// What this node knows of safe times. Shared by all links.
+#[derive(Debug, Default)]
+pub struct SafeTimes {
+    partitions: Mutex<BTreeMap<PartitionId, Known>>,
+}
+
+impl SafeTimes {
+    /// Everything of `origin` below `hlc` is applied here and nothing below it will come.
+    pub fn applied(&self, partition: PartitionId, origin: Origin, hlc: Hlc) {
+        let mut partitions = self.partitions.lock();
+        let known = partitions.entry(partition).or_default().applied.entry(origin).or_default();
+        *known = hlc.max(*known);
+    }
+
+    /// The replica in region `replica` reports its safe time.
+    pub fn reported(&self, partition: PartitionId, replica: Origin, hlc: Hlc) {
+        let mut partitions = self.partitions.lock();
+        let known = partitions.entry(partition).or_default().reported.entry(replica).or_default();
+        *known = hlc.max(*known);
+    }
+
+    /// A replica is copied anew: what it had reported holds no more.
+    pub fn forget_report(&self, partition: PartitionId, replica: Origin) {
+        if let Some(known) = self.partitions.lock().get_mut(&partition) {
+            known.reported.remove(&replica);
+        }
+    }
+
+    /// The partition is gone.
+    pub fn forget(&self, partition: PartitionId) {
+        self.partitions.lock().remove(&partition);
+    }
+
+    /// This replica's safe time, given what it promises itself.
+    pub fn safe(&self, partition: PartitionId, others: &[Origin], own: Hlc) -> Hlc {
+        let partitions = self.partitions.lock();
+        let known = partitions.get(&partition);
+        let applied = |origin| known.and_then(|known| known.applied.get(origin)).copied();
+        others.iter().map(|origin| applied(origin).unwrap_or(Hlc::MIN)).fold(own, Hlc::min)
+    }
+
+    /// The least safe time of all replicas.
+    pub fn horizon(&self, partition: PartitionId, others: &[Origin], own: Hlc) -> Hlc {
+        let safe = self.safe(partition, others, own);
+        let partitions = self.partitions.lock();
+        let known = partitions.get(&partition);
+        let reported = |replica| known.and_then(|known| known.reported.get(replica)).copied();
+        others.iter().map(|replica| reported(replica).unwrap_or(Hlc::MIN)).fold(safe, Hlc::min)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silent_replica_holds_the_horizon() {
+        let times = SafeTimes::default();
+        let (here, others) = (PartitionId(1), [Origin(2), Origin(3)]);
+        for origin in others {
+            times.applied(here, origin, Hlc(100));
+        }
+        times.reported(here, Origin(2), Hlc(90));
+        assert_eq!(times.safe(here, &others, Hlc(200)), Hlc(100));
+        assert_eq!(times.horizon(here, &others, Hlc(200)), Hlc::MIN);
+        times.reported(here, Origin(3), Hlc(80));
+        times.reported(here, Origin(3), Hlc(70));
+        assert_eq!(times.horizon(here, &others, Hlc(200)), Hlc(80));
+        assert_eq!(times.horizon(here, &others, Hlc(50)), Hlc(50));
+        times.forget_report(here, Origin(2));
+        assert_eq!(times.horizon(here, &others, Hlc(200)), Hlc::MIN);
+    }
+}

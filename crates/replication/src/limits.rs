@@ -1,0 +1,24 @@
+//! Bounds of links.
+
+use std::time::Duration;
+
+/// Row bytes in one chunk of a copy, before compression; one row may be larger.
+pub const CHUNK_BYTES_MAX: usize = 512 * 1024;
+/// Bytes that a parcel or chunk may unpack to.
+pub const UNPACKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of one link under way, before compression.
+pub const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// Frames from one peer that wait for their sync here.
+pub const RECEIVE_FRAMES_MAX: usize = 65_536;
+/// Bytes of all links from one peer that wait for their sync here.
+pub const RECEIVE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Compressed parcels kept for the next link that needs the same.
+pub const PARCEL_CACHE_ENTRIES: usize = 64;
+/// How long a link that was refused waits before it opens anew.
+pub const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How old the snapshot of a copy may grow before a new one is taken.
+pub const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(300);
+/// How often an origin promises and a replica reports its safe time.
+pub const PROMISE_EVERY: Duration = Duration::from_secs(1);
+/// Safe times reported at once.
+pub const SAFE_REPORTS_MAX: usize = 1024;

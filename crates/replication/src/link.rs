@@ -1,0 +1,528 @@
+//! The origin's end of one link: a pure state machine.
+//!
+//! `step` takes in what happened, `next` says what to do now. Both read no clock and do no I/O.
+//! The link remembers nothing that the replica does not tell it at opening, so it may die at any
+//! moment: the replica's watermark is the only truth about what it holds.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use isthmus_model::ids::{Epoch, Lsn};
+
+use crate::frame::{CopyProgress, FaultKind};
+use crate::limits::WINDOW_BYTES;
+
+/// How a link stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not connected, or the replica has not said yet where it stands.
+    Opening,
+    /// Rows are copied.
+    Copying,
+    /// Entries are shipped as they come.
+    Following,
+    /// A person stopped it for a while.
+    Paused,
+    /// A person stopped it.
+    Stopped,
+    /// Entries that the replica lacks are gone here; a copy will heal it.
+    Gap,
+    /// The replica knows a newer epoch.
+    Fenced,
+    /// Needs a person.
+    Broken,
+}
+
+impl State {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Opening => "opening",
+            State::Copying => "copying",
+            State::Following => "following",
+            State::Paused => "paused",
+            State::Stopped => "stopped",
+            State::Gap => "gap",
+            State::Fenced => "fenced",
+            State::Broken => "broken",
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The stream to the peer is there.
+    Connected,
+    /// The stream to the peer is gone.
+    Disconnected(String),
+    /// The replica said where it stands; the origin's log begins after `log_start`.
+    Opened {
+        /// Everything through this LSN is durable at the replica.
+        watermark: Lsn,
+        /// A copy that has begun and not ended.
+        copy: Option<CopyProgress>,
+        /// Entries through this LSN are gone here.
+        log_start: Lsn,
+    },
+    /// A snapshot was taken for a copy.
+    CopyBegan(CopyProgress),
+    /// A chunk was sent.
+    ChunkSent {
+        /// Its number.
+        number: u64,
+        /// Its size.
+        bytes: usize,
+        /// The first key after it; `None`: it was the last.
+        next_key: Option<Bytes>,
+        /// Rows in it.
+        rows: u64,
+    },
+    /// A chunk is durable at the replica.
+    ChunkAcked(u64),
+    /// The log is durable here through this LSN.
+    Appended(Lsn),
+    /// A parcel was sent.
+    Sent {
+        /// Through this LSN.
+        to: Lsn,
+        /// Its size.
+        bytes: usize,
+    },
+    /// The replica holds everything through this LSN.
+    Acked(Lsn),
+    /// Entries after the replica's watermark are gone here.
+    Trimmed,
+    /// The replica cannot take what it was given.
+    Faulted(FaultKind, String),
+    /// It is time to try again.
+    RetryDue,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Offer the link.
+    Open,
+    /// Take a snapshot and begin to copy, or go on with a copy that has begun.
+    BeginCopy(Option<CopyProgress>),
+    /// Send the next chunk, from this key.
+    SendChunk(Bytes),
+    /// Tell the replica that it follows.
+    Follow,
+    /// Send the log after this LSN.
+    Send(Lsn),
+}
+
+#[derive(Debug)]
+struct InFlight {
+    /// LSN of a parcel or number of a chunk.
+    mark: u64,
+    bytes: usize,
+    next_key: Option<Bytes>,
+}
+
+/// The origin's end of one link.
+#[derive(Debug)]
+pub struct Link {
+    /// Epoch under which entries are shipped.
+    pub epoch: Epoch,
+    state: State,
+    reason: String,
+    connected: bool,
+    offered: bool,
+    told_follow: bool,
+    appended: Lsn,
+    shipped: Lsn,
+    acked: Option<Lsn>,
+    in_flight: VecDeque<InFlight>,
+    in_flight_bytes: usize,
+    window_parcels: usize,
+    copy: Option<Copy>,
+    copied_rows: u64,
+}
+
+#[derive(Debug)]
+struct Copy {
+    progress: CopyProgress,
+    began: bool,
+    /// `None`: the last chunk was sent.
+    next_key: Option<Bytes>,
+}
+
+impl Link {
+    /// A link that is not connected yet, from a log that is durable through `appended`, with at
+    /// most `window_parcels` parcels or chunks under way.
+    pub fn new(epoch: Epoch, appended: Lsn, window_parcels: usize) -> Link {
+        Link {
+            epoch,
+            state: State::Opening,
+            reason: "not connected".to_owned(),
+            connected: false,
+            offered: false,
+            told_follow: false,
+            appended,
+            shipped: Lsn(0),
+            acked: None,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            window_parcels,
+            copy: None,
+            copied_rows: 0,
+        }
+    }
+
+    /// How it stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Why, in words.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The replica holds everything through this LSN; `None`: not known yet.
+    pub fn acked(&self) -> Option<Lsn> {
+        self.acked
+    }
+
+    /// Everything through this LSN was sent.
+    pub fn shipped(&self) -> Lsn {
+        self.shipped
+    }
+
+    /// Rows copied since the link was made.
+    pub fn copied_rows(&self) -> u64 {
+        self.copied_rows
+    }
+
+    /// The log of the origin is needed after this LSN; `None`: not known, so all of it.
+    pub fn needs_after(&self) -> Option<Lsn> {
+        match &self.copy {
+            Some(copy) if copy.began => Some(Lsn(copy.progress.first_lsn)),
+            Some(_) => None,
+            None => self.acked,
+        }
+    }
+
+    /// Whether everything that is durable here was sent.
+    pub fn is_caught_up(&self) -> bool {
+        self.state == State::Following && self.told_follow && self.shipped >= self.appended
+    }
+
+    /// Takes in what happened. A peer can be wrong, so its words are checked, never asserted.
+    pub fn step(&mut self, event: Event) {
+        match event {
+            Event::Connected => {
+                self.connected = true;
+                self.reopen("waiting for the replica to answer");
+            }
+            Event::Disconnected(reason) => {
+                self.connected = false;
+                self.reopen(&reason);
+            }
+            Event::Opened { watermark, copy, log_start } => {
+                self.on_opened(watermark, copy, log_start);
+            }
+            Event::CopyBegan(progress) => {
+                let next_key = Some(progress.next_key.clone());
+                self.copy = Some(Copy { progress, began: true, next_key });
+            }
+            Event::ChunkSent { number, bytes, next_key, rows } => {
+                self.push(InFlight { mark: number, bytes, next_key: next_key.clone() });
+                self.copied_rows += rows;
+                if let Some(copy) = &mut self.copy {
+                    copy.next_key = next_key;
+                }
+            }
+            Event::ChunkAcked(number) => self.on_chunk_acked(number),
+            Event::Appended(lsn) => self.appended = self.appended.max(lsn),
+            Event::Sent { to, bytes } => {
+                self.push(InFlight { mark: to.0, bytes, next_key: None });
+                self.shipped = to;
+                self.appended = self.appended.max(to);
+            }
+            Event::Acked(lsn) if lsn > self.shipped => {
+                self.stop(State::Broken, "the replica acknowledges what was never shipped");
+            }
+            Event::Acked(lsn) => self.on_acked(lsn),
+            Event::Trimmed => {
+                self.drop_in_flight();
+                self.state = State::Gap;
+                self.reason = "entries it needs are trimmed here; copying heals it".to_owned();
+                self.copy =
+                    Some(Copy { progress: CopyProgress::default(), began: false, next_key: None });
+            }
+            Event::Faulted(FaultKind::Retry, reason) => {
+                self.reopen(&reason);
+                // Offered until the retry is due, so that it does not ask again at once.
+                self.offered = true;
+            }
+            Event::Faulted(FaultKind::Fenced, reason) => self.stop(State::Fenced, &reason),
+            Event::Faulted(FaultKind::Broken, reason) => self.stop(State::Broken, &reason),
+            Event::RetryDue => {
+                if matches!(self.state, State::Opening | State::Broken) {
+                    self.reopen("opening anew");
+                }
+            }
+        }
+        // Our own books can only be wrong through a bug: stop at once.
+        assert!(self.acked.unwrap_or_default() <= self.shipped || self.state != State::Following);
+    }
+
+    /// What to do now, if anything.
+    pub fn next(&self) -> Option<Action> {
+        if !self.connected {
+            return None;
+        }
+        match (self.state, &self.copy) {
+            (State::Opening, _) => (!self.offered).then_some(Action::Open),
+            (State::Gap, _) => Some(Action::BeginCopy(None)),
+            (State::Copying, Some(copy)) if !copy.began => {
+                let resumed = copy.progress.first_lsn > 0;
+                Some(Action::BeginCopy(resumed.then(|| copy.progress.clone())))
+            }
+            (State::Copying, Some(copy)) if self.has_room() => {
+                copy.next_key.clone().map(Action::SendChunk)
+            }
+            (State::Following, _) if !self.told_follow => Some(Action::Follow),
+            (State::Following, _) if self.shipped < self.appended && self.has_room() => {
+                Some(Action::Send(self.shipped))
+            }
+            _ => None,
+        }
+    }
+
+    /// Notes that the action was done, where no event follows from it.
+    pub fn done(&mut self, action: &Action) {
+        match action {
+            Action::Open => self.offered = true,
+            Action::Follow => self.told_follow = true,
+            Action::BeginCopy(_) => {
+                self.state = State::Copying;
+                self.reason = "copying a snapshot".to_owned();
+            }
+            Action::SendChunk(_) | Action::Send(_) => {}
+        }
+    }
+
+    fn on_opened(&mut self, watermark: Lsn, copy: Option<CopyProgress>, log_start: Lsn) {
+        if self.state != State::Opening || !self.offered {
+            return;
+        }
+        self.drop_in_flight();
+        match copy {
+            Some(progress) if Lsn(progress.first_lsn) >= log_start => {
+                self.state = State::Copying;
+                self.reason = "going on with a copy".to_owned();
+                self.copy = Some(Copy { progress, began: false, next_key: None });
+            }
+            None if watermark > self.appended => {
+                self.stop(State::Broken, "the replica holds entries that are not in this log");
+            }
+            None if watermark >= log_start => self.follow_from(watermark),
+            Some(_) | None => {
+                self.state = State::Gap;
+                self.reason =
+                    "the replica lacks entries that are not in the log; copying".to_owned();
+                self.copy =
+                    Some(Copy { progress: CopyProgress::default(), began: false, next_key: None });
+            }
+        }
+    }
+
+    fn follow_from(&mut self, watermark: Lsn) {
+        self.copy = None;
+        self.state = State::Following;
+        self.reason = String::new();
+        self.shipped = watermark;
+        self.acked = Some(watermark);
+        self.told_follow = false;
+    }
+
+    fn on_chunk_acked(&mut self, number: u64) {
+        let Some(front) = self.in_flight.front() else { return };
+        if self.state != State::Copying || front.mark != number {
+            return self.stop(State::Broken, "the replica acknowledges a chunk out of order");
+        }
+        let acked = self.pop();
+        let Some(copy) = &mut self.copy else { return };
+        match acked.and_then(|chunk| chunk.next_key) {
+            Some(next_key) => copy.progress.next_key = next_key,
+            None => {
+                let first = Lsn(copy.progress.first_lsn);
+                self.follow_from(first);
+            }
+        }
+    }
+
+    fn on_acked(&mut self, lsn: Lsn) {
+        if self.state != State::Following {
+            return;
+        }
+        while self.in_flight.front().is_some_and(|sent| sent.mark <= lsn.0) {
+            self.pop();
+        }
+        self.acked = self.acked.max(Some(lsn));
+    }
+
+    fn reopen(&mut self, reason: &str) {
+        self.drop_in_flight();
+        if matches!(self.state, State::Paused | State::Stopped | State::Fenced) {
+            return;
+        }
+        self.state = State::Opening;
+        self.reason = reason.to_owned();
+        self.offered = false;
+        self.told_follow = false;
+        if let Some(copy) = &mut self.copy {
+            copy.began = false;
+        }
+    }
+
+    fn stop(&mut self, state: State, reason: &str) {
+        self.drop_in_flight();
+        self.state = state;
+        self.reason = reason.to_owned();
+    }
+
+    fn push(&mut self, sent: InFlight) {
+        self.in_flight_bytes += sent.bytes;
+        self.in_flight.push_back(sent);
+    }
+
+    fn pop(&mut self) -> Option<InFlight> {
+        let sent = self.in_flight.pop_front()?;
+        self.in_flight_bytes -= sent.bytes;
+        Some(sent)
+    }
+
+    fn drop_in_flight(&mut self) {
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight.len() < self.window_parcels && self.in_flight_bytes < WINDOW_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: usize = 8;
+
+    fn opened(link: &mut Link, watermark: u64, log_start: u64) {
+        link.step(Event::Connected);
+        assert_eq!(link.next(), Some(Action::Open));
+        link.done(&Action::Open);
+        assert_eq!(link.next(), None);
+        link.step(Event::Opened {
+            watermark: Lsn(watermark),
+            copy: None,
+            log_start: Lsn(log_start),
+        });
+    }
+
+    fn following(appended: u64) -> Link {
+        let mut link = Link::new(Epoch(1), Lsn(appended), WINDOW);
+        opened(&mut link, 0, 0);
+        assert_eq!(link.next(), Some(Action::Follow));
+        link.done(&Action::Follow);
+        link
+    }
+
+    #[test]
+    fn replica_that_needs_nothing_else_follows_at_once() {
+        let mut link = following(5);
+        assert_eq!(link.next(), Some(Action::Send(Lsn(0))));
+        link.step(Event::Sent { to: Lsn(5), bytes: 10 });
+        assert_eq!(link.next(), None);
+        link.step(Event::Acked(Lsn(5)));
+        assert_eq!(link.acked(), Some(Lsn(5)));
+        assert!(link.is_caught_up());
+    }
+
+    #[test]
+    fn window_bounds_what_is_under_way() {
+        let mut link = following(1_000);
+        let mut sent = 0;
+        while let Some(Action::Send(after)) = link.next() {
+            link.step(Event::Sent { to: after.next(), bytes: 10 });
+            sent += 1;
+        }
+        assert_eq!(sent, WINDOW);
+        link.step(Event::Acked(Lsn(1)));
+        assert!(link.next().is_some());
+    }
+
+    #[test]
+    fn lost_stream_rewinds_to_what_the_replica_holds() {
+        let mut link = following(9);
+        link.step(Event::Sent { to: Lsn(9), bytes: 10 });
+        link.step(Event::Disconnected("reset".to_owned()));
+        assert_eq!((link.state(), link.next()), (State::Opening, None));
+        opened(&mut link, 4, 0);
+        link.done(&Action::Follow);
+        assert_eq!(link.next(), Some(Action::Send(Lsn(4))));
+    }
+
+    #[test]
+    fn trimmed_log_is_healed_by_a_copy_and_then_followed() {
+        let mut link = Link::new(Epoch(1), Lsn(90), WINDOW);
+        opened(&mut link, 3, 50);
+        assert_eq!((link.state(), link.needs_after()), (State::Gap, None));
+        let begin = link.next().unwrap();
+        assert_eq!(begin, Action::BeginCopy(None));
+        link.done(&begin);
+        let progress = CopyProgress { first_lsn: 90, ..CopyProgress::default() };
+        link.step(Event::CopyBegan(progress));
+        assert_eq!(link.needs_after(), Some(Lsn(90)));
+        assert_eq!(link.next(), Some(Action::SendChunk(Bytes::new())));
+        let key = Bytes::from_static(b"m");
+        link.step(Event::ChunkSent { number: 1, bytes: 5, next_key: Some(key.clone()), rows: 1 });
+        assert_eq!(link.next(), Some(Action::SendChunk(key)));
+        link.step(Event::ChunkSent { number: 2, bytes: 5, next_key: None, rows: 1 });
+        assert_eq!(link.next(), None);
+        link.step(Event::ChunkAcked(1));
+        assert_eq!(link.state(), State::Copying);
+        link.step(Event::ChunkAcked(2));
+        assert_eq!((link.state(), link.acked()), (State::Following, Some(Lsn(90))));
+    }
+
+    #[test]
+    fn copy_goes_on_where_the_replica_says() {
+        let mut link = Link::new(Epoch(1), Lsn(90), WINDOW);
+        link.step(Event::Connected);
+        link.done(&Action::Open);
+        let progress = CopyProgress {
+            first_lsn: 60,
+            next_key: Bytes::from_static(b"k"),
+            ..CopyProgress::default()
+        };
+        link.step(Event::Opened {
+            watermark: Lsn(0),
+            copy: Some(progress.clone()),
+            log_start: Lsn(50),
+        });
+        assert_eq!(link.next(), Some(Action::BeginCopy(Some(progress))));
+    }
+
+    #[test]
+    fn acknowledgement_of_what_was_never_shipped_breaks_the_link() {
+        let mut link = following(9);
+        link.step(Event::Acked(Lsn(3)));
+        assert_eq!((link.state(), link.next()), (State::Broken, None));
+    }
+
+    #[test]
+    fn fenced_link_stays_fenced_when_the_stream_returns() {
+        let mut link = following(9);
+        link.step(Event::Faulted(FaultKind::Fenced, "epoch 2 is known".to_owned()));
+        link.step(Event::Disconnected(String::new()));
+        link.step(Event::Connected);
+        assert_eq!((link.state(), link.next()), (State::Fenced, None));
+    }
+}

@@ -1,0 +1,478 @@
+//! The replica's end of all links from one peer.
+//!
+//! Frames come in as fast as the window allows; each is checked, handed to the one door for
+//! writes, and acknowledged when it is durable, in order. What a peer sends is never trusted: it
+//! is checked for who sends it, for which partition, for epoch, range and checksum.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use isthmus_model::entry::Entry;
+use isthmus_model::error::Kind;
+use isthmus_model::hlc::{Hlc, Stamp};
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, Timestamp};
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::Trim;
+use isthmus_model::schema::Schema;
+use isthmus_store::codec::row::decode_row;
+use isthmus_store::keys::log::decode_record;
+use isthmus_store::{CopyDone, Pending, StoreError, Table, Watermark, keys};
+use prost::Message;
+
+use crate::error::ReplicationError;
+use crate::frame::{
+    Ack, Body, CopiedRows, CopyAck, CopyBegin, CopyChunk, CopyProgress, ExpiredBefore, FORMAT,
+    Fault, FaultKind, Follow, Frame, Hello, Open, Opened, Parcel, Promise, Records, Safe,
+};
+use crate::limits::{PROMISE_EVERY, RECEIVE_BYTES_MAX, RECEIVE_FRAMES_MAX, SAFE_REPORTS_MAX};
+use crate::pack::unpack;
+use crate::ship::Shared;
+
+/// What this region is to others: decided elsewhere, asked here.
+pub trait Assignments: Send + Sync {
+    /// Checks that the peer is who it says: its number, name and instance are those of a member.
+    fn accepts(&self, hello: &Hello) -> Result<Origin, String>;
+
+    /// The table of a partition that this origin may feed, or why it may not.
+    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, String>;
+
+    /// The replica has all that was there when it was made, and follows from now on.
+    fn follows(&self, origin: Origin, partition: PartitionId);
+
+    /// The other regions that write the partition.
+    fn other_writers(&self, partition: PartitionId) -> Vec<Origin>;
+}
+
+struct Receiving {
+    table: Arc<Table>,
+    copy: Option<Copying>,
+    safe_reported: Hlc,
+}
+
+struct Copying {
+    first: CopyProgress,
+    epoch: Epoch,
+    vector: Vec<(Origin, Hlc)>,
+    expiry: Vec<Trim>,
+    schema: Schema,
+}
+
+enum Waiting {
+    Applied { partition: PartitionId, to: Lsn, bytes: usize, pending: Pending<()> },
+    Copied { partition: PartitionId, number: u64, bytes: usize, pending: Pending<()> },
+    Promised { hlc: Hlc, partitions: Vec<PartitionId> },
+}
+
+/// The replica's end of all links from one peer. One per stream; a new stream starts afresh.
+pub struct Inbound {
+    shared: Shared,
+    assignments: Arc<dyn Assignments>,
+    origin: Option<Origin>,
+    links: BTreeMap<PartitionId, Receiving>,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    outgoing: VecDeque<Frame>,
+    reported_at: Duration,
+}
+
+impl Inbound {
+    /// A stream on which nothing was said yet.
+    pub fn new(shared: Shared, assignments: Arc<dyn Assignments>) -> Inbound {
+        Inbound {
+            shared,
+            assignments,
+            origin: None,
+            links: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            outgoing: VecDeque::new(),
+            reported_at: Duration::ZERO,
+        }
+    }
+
+    /// The peer, once it has named itself.
+    pub fn origin(&self) -> Option<Origin> {
+        self.origin
+    }
+
+    /// Whether as much waits for its sync as may.
+    pub fn is_full(&self) -> bool {
+        self.waiting_bytes >= RECEIVE_BYTES_MAX
+            || self.waiting.len() + self.outgoing.len() >= RECEIVE_FRAMES_MAX
+    }
+
+    /// Takes in a frame. An error ends the stream.
+    pub fn receive(&mut self, frame: Frame) -> Result<(), ReplicationError> {
+        let Some(body) = frame.body else { return Ok(()) };
+        if let Body::Hello(hello) = body {
+            return self.on_hello(&hello);
+        }
+        let origin =
+            self.origin.ok_or(ReplicationError::Protocol("a frame came before the greeting"))?;
+        match body {
+            Body::Open(open) => self.on_open(origin, &open),
+            Body::Follow(follow) => self.on_follow(origin, &follow),
+            Body::Parcel(parcel) => {
+                let partition = PartitionId(parcel.partition);
+                self.on_link(partition, |inbound| inbound.on_parcel(origin, parcel));
+            }
+            Body::CopyBegin(begin) => {
+                let partition = PartitionId(begin.partition);
+                self.on_link(partition, |inbound| inbound.on_copy_begin(begin));
+            }
+            Body::CopyChunk(chunk) => {
+                let partition = PartitionId(chunk.partition);
+                self.on_link(partition, |inbound| inbound.on_copy_chunk(origin, chunk));
+            }
+            Body::Promise(promise) => self.on_promise(&promise),
+            Body::Close(close) => {
+                self.links.remove(&PartitionId(close.partition));
+            }
+            Body::Hello(_)
+            | Body::Welcome(_)
+            | Body::Opened(_)
+            | Body::Ack(_)
+            | Body::Fault(_)
+            | Body::CopyAck(_)
+            | Body::Safe(_) => {
+                return Err(ReplicationError::Protocol("an origin sent a replica's frame"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The next frame to send: pending until there is one.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Frame> {
+        loop {
+            if let Some(frame) = self.outgoing.pop_front() {
+                return Poll::Ready(frame);
+            }
+            let result = match self.waiting.front_mut() {
+                None => return Poll::Pending,
+                Some(Waiting::Promised { .. }) => Ok(()),
+                Some(Waiting::Applied { pending, .. } | Waiting::Copied { pending, .. }) => {
+                    match Pin::new(pending).poll(context) {
+                        Poll::Ready(result) => result,
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+            };
+            if let Some(settled) = self.waiting.pop_front() {
+                self.on_settled(settled, result);
+            }
+        }
+    }
+
+    /// What time alone brings: safe times to report.
+    pub fn tick(&mut self) {
+        let now = self.shared.clock.monotonic();
+        if now < self.reported_at + PROMISE_EVERY {
+            return;
+        }
+        self.reported_at = now;
+        let own = self.shared.store.promise();
+        let mut reports = 0;
+        for (partition, receiving) in &mut self.links {
+            if !receiving.table.spec().writers.are_many()
+                || receiving.copy.is_some()
+                || reports >= SAFE_REPORTS_MAX
+            {
+                continue;
+            }
+            let others = self.assignments.other_writers(*partition);
+            let safe = self.shared.safe_times.safe(*partition, &others, own);
+            if safe > receiving.safe_reported {
+                receiving.safe_reported = safe;
+                reports += 1;
+                let report = Safe { partition: partition.0, hlc: safe.0 };
+                self.outgoing.push_back(Body::Safe(report).into());
+            }
+        }
+    }
+
+    fn on_hello(&mut self, hello: &Hello) -> Result<(), ReplicationError> {
+        if self.origin.is_some() {
+            return Err(ReplicationError::Protocol("the greeting came twice"));
+        }
+        if hello.format == 0 {
+            return Err(ReplicationError::Protocol("the peer speaks no format"));
+        }
+        let origin = self.assignments.accepts(hello).map_err(ReplicationError::Refused)?;
+        self.origin = Some(origin);
+        let format = hello.format.min(FORMAT);
+        let welcome = Hello { format, ..self.shared.hello.clone() };
+        self.outgoing.push_back(Body::Welcome(welcome).into());
+        Ok(())
+    }
+
+    fn on_open(&mut self, origin: Origin, open: &Open) {
+        let partition = PartitionId(open.partition);
+        self.links.remove(&partition);
+        let table = match self.assignments.fed_by(origin, partition) {
+            Ok(table) => table,
+            Err(reason) => return self.fault(partition, FaultKind::Retry, reason),
+        };
+        let known = table.epoch();
+        if Epoch(open.epoch) < known {
+            let reason = format!("epoch {} is offered, epoch {known} is known", open.epoch);
+            return self.fault(partition, FaultKind::Fenced, reason);
+        }
+        match saved_progress(&self.shared, origin, partition) {
+            Ok(copy) => {
+                let watermark = table.watermark(origin).0.0;
+                let opened = Opened { partition: partition.0, watermark, copy };
+                self.outgoing.push_back(Body::Opened(opened).into());
+                let receiving = Receiving { table, copy: None, safe_reported: Hlc::MIN };
+                self.links.insert(partition, receiving);
+            }
+            Err(error) => self.fault(partition, FaultKind::Retry, chain(&error)),
+        }
+    }
+
+    fn on_follow(&mut self, origin: Origin, follow: &Follow) {
+        let partition = PartitionId(follow.partition);
+        if let Some(receiving) = self.links.get_mut(&partition) {
+            receiving.copy = None;
+            self.assignments.follows(origin, partition);
+        }
+    }
+
+    /// Runs what a frame asks of an open link; a failure closes the link and tells the origin.
+    fn on_link(
+        &mut self,
+        partition: PartitionId,
+        act: impl FnOnce(&mut Inbound) -> Result<(), ReplicationError>,
+    ) {
+        // Frames on their way when a link was refused or closed belong to nobody.
+        if !self.links.contains_key(&partition) {
+            return;
+        }
+        if let Err(error) = act(self) {
+            self.on_failure(partition, &error);
+        }
+    }
+
+    fn on_parcel(&mut self, origin: Origin, parcel: Parcel) -> Result<(), ReplicationError> {
+        let partition = PartitionId(parcel.partition);
+        let Some(receiving) = self.links.get(&partition) else { return Ok(()) };
+        let packed = parcel.body.ok_or(ReplicationError::Damaged("a parcel is empty"))?;
+        let (from, to) = (Lsn(parcel.from), Lsn(parcel.to));
+        if to <= from {
+            return Err(ReplicationError::Damaged("a parcel's range is empty"));
+        }
+        let bytes = unpack(&packed)?;
+        let mut entries = decode_entries(bytes.clone(), partition)?;
+        entries.retain(|entry| entry.origin_lsn > from);
+        if entries.iter().any(|entry| entry.stamp.origin != origin || entry.origin_lsn > to) {
+            return Err(ReplicationError::Damaged("a parcel holds entries that it does not name"));
+        }
+        let pending = receiving.table.apply(origin, Epoch(parcel.epoch), from, to, entries);
+        self.waiting_bytes += bytes.len();
+        self.waiting.push_back(Waiting::Applied { partition, to, bytes: bytes.len(), pending });
+        Ok(())
+    }
+
+    fn on_copy_begin(&mut self, begin: CopyBegin) -> Result<(), ReplicationError> {
+        let first =
+            begin.progress.ok_or(ReplicationError::Damaged("a copy says not from where"))?;
+        let partition = PartitionId(begin.partition);
+        let table = keys::table::decode_value(&begin.table)
+            .map_err(|_| ReplicationError::Damaged("the table of a copy is damaged"))?;
+        let vector = begin.vector.iter();
+        let vector = vector.map(|mark| (Origin(mark.origin as u8), Hlc(mark.hlc))).collect();
+        let expiry = begin.expiry.iter().map(expired).collect();
+        if let Some(receiving) = self.links.get_mut(&partition) {
+            let epoch = Epoch(begin.epoch);
+            receiving.copy = Some(Copying { first, epoch, vector, expiry, schema: table.schema });
+        }
+        Ok(())
+    }
+
+    fn on_copy_chunk(&mut self, origin: Origin, chunk: CopyChunk) -> Result<(), ReplicationError> {
+        let partition = PartitionId(chunk.partition);
+        let Some(receiving) = self.links.get_mut(&partition) else { return Ok(()) };
+        let copy =
+            receiving.copy.as_mut().ok_or(ReplicationError::Protocol("a chunk without a copy"))?;
+        let packed = chunk.body.ok_or(ReplicationError::Damaged("a chunk is empty"))?;
+        let bytes = unpack(&packed)?;
+        let rows = decode_rows(bytes.clone())?;
+        let end = (!chunk.end.is_empty()).then(|| EncodedKey(chunk.end.clone()));
+        let progress = CopyProgress { next_key: chunk.end, ..copy.first.clone() };
+        let done = end.is_none().then(|| copy_done(origin, copy));
+        // An empty note says that no copy is under way.
+        let value = if end.is_some() { progress.encode_to_vec() } else { Vec::new() };
+        let note = (copy_note(origin, partition), value);
+        let pending = receiving.table.replace_range(
+            &EncodedKey(chunk.start),
+            end.as_ref(),
+            rows,
+            &copy.vector,
+            done,
+            Some(note),
+        );
+        self.waiting_bytes += bytes.len();
+        self.waiting.push_back(Waiting::Copied {
+            partition,
+            number: chunk.number,
+            bytes: bytes.len(),
+            pending,
+        });
+        Ok(())
+    }
+
+    fn on_promise(&mut self, promise: &Promise) {
+        let kept = |partition: &&PartitionId| !promise.behind.contains(&partition.0);
+        let partitions: Vec<PartitionId> = self
+            .links
+            .iter()
+            .filter(|(_, receiving)| receiving.table.spec().writers.are_many())
+            .map(|(partition, _)| partition)
+            .filter(kept)
+            .copied()
+            .collect();
+        self.waiting.push_back(Waiting::Promised { hlc: Hlc(promise.hlc), partitions });
+    }
+
+    fn on_settled(&mut self, settled: Waiting, result: Result<(), StoreError>) {
+        match settled {
+            Waiting::Applied { partition, to, bytes, .. } => {
+                self.waiting_bytes -= bytes;
+                let ack = Ack { partition: partition.0, held: to.0, applied: to.0 };
+                self.answer(partition, Body::Ack(ack), result);
+            }
+            Waiting::Copied { partition, number, bytes, .. } => {
+                self.waiting_bytes -= bytes;
+                let ack = CopyAck { partition: partition.0, number };
+                self.answer(partition, Body::CopyAck(ack), result);
+            }
+            Waiting::Promised { hlc, partitions } => {
+                let Some(origin) = self.origin else { return };
+                // A link that failed meanwhile has not got everything.
+                for partition in partitions.iter().filter(|held| self.links.contains_key(held)) {
+                    self.shared.safe_times.applied(*partition, origin, hlc);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, partition: PartitionId, ack: Body, result: Result<(), StoreError>) {
+        if !self.links.contains_key(&partition) {
+            return;
+        }
+        match result {
+            Ok(()) => self.outgoing.push_back(ack.into()),
+            Err(error) => self.on_failure(partition, &ReplicationError::Store(error)),
+        }
+    }
+
+    fn on_failure(&mut self, partition: PartitionId, error: &ReplicationError) {
+        self.links.remove(&partition);
+        let kind = match error.kind() {
+            Kind::Fenced => FaultKind::Fenced,
+            Kind::Corrupt => FaultKind::Broken,
+            Kind::Invalid
+            | Kind::NotFound
+            | Kind::Exists
+            | Kind::ConditionFailed
+            | Kind::Conflict
+            | Kind::Busy
+            | Kind::Unavailable
+            | Kind::Internal => FaultKind::Retry,
+        };
+        self.fault(partition, kind, chain(error));
+    }
+
+    fn fault(&mut self, partition: PartitionId, kind: FaultKind, reason: String) {
+        let fault = Fault { partition: partition.0, kind: kind.into(), reason };
+        self.outgoing.push_back(Body::Fault(fault).into());
+    }
+}
+
+fn copy_note(origin: Origin, partition: PartitionId) -> Vec<u8> {
+    format!("copy/{partition}/{origin}").into_bytes()
+}
+
+fn saved_progress(
+    shared: &Shared,
+    origin: Origin,
+    partition: PartitionId,
+) -> Result<Option<CopyProgress>, ReplicationError> {
+    let saved = shared.store.note(&copy_note(origin, partition))?;
+    let Some(bytes) = saved.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+    CopyProgress::decode(bytes)
+        .map(Some)
+        .map_err(|_| ReplicationError::Damaged("the saved progress of a copy is damaged"))
+}
+
+fn expired(trim: &ExpiredBefore) -> Trim {
+    let stamp = Stamp { hlc: Hlc(trim.hlc), origin: Origin(trim.origin as u8) };
+    Trim { below: Timestamp(trim.below), stamp }
+}
+
+fn copy_done(origin: Origin, copy: &Copying) -> CopyDone {
+    let vector = copy.first.vector.iter();
+    let vector = vector
+        .map(|mark| Watermark {
+            origin: Origin(mark.origin as u8),
+            lsn: Lsn(mark.lsn),
+            hlc: Hlc(mark.hlc),
+        })
+        .collect();
+    CopyDone {
+        origin,
+        epoch: copy.epoch,
+        lsn: Lsn(copy.first.first_lsn),
+        hlc: Hlc(copy.first.first_hlc),
+        vector,
+        expiry: copy.expiry.clone(),
+        schema: Some(copy.schema.clone()),
+    }
+}
+
+fn decode_entries(
+    bytes: bytes::Bytes,
+    partition: PartitionId,
+) -> Result<Vec<Entry>, ReplicationError> {
+    let parcel = Records::decode(bytes)
+        .map_err(|_| ReplicationError::Damaged("a parcel cannot be decoded"))?;
+    let mut entries = Vec::new();
+    for record in &parcel.records {
+        let (head, more) = decode_record(record)
+            .map_err(|_| ReplicationError::Damaged("a log record of a parcel is damaged"))?;
+        if head.partition != partition {
+            return Err(ReplicationError::Damaged("a parcel holds another partition's entries"));
+        }
+        entries.extend(more);
+    }
+    Ok(entries)
+}
+
+fn decode_rows(
+    bytes: bytes::Bytes,
+) -> Result<Vec<(EncodedKey, isthmus_model::row::Row)>, ReplicationError> {
+    let copied = CopiedRows::decode(bytes)
+        .map_err(|_| ReplicationError::Damaged("a chunk cannot be decoded"))?;
+    let mut rows = Vec::with_capacity(copied.rows.len());
+    for row in copied.rows {
+        let decoded = decode_row(&row.row)
+            .map_err(|_| ReplicationError::Damaged("a row of a chunk is damaged"))?;
+        rows.push((EncodedKey(row.key), decoded));
+    }
+    Ok(rows)
+}
+
+/// An error and its sources in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        line.push_str(": ");
+        line.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    line
+}

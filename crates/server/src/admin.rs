@@ -1,0 +1,78 @@
+//! The administration port: one JSON API, described in `docs/openapi.json`.
+//!
+//! Only the health of the process is told to anybody; all else asks for the signature of a known
+//! access key, made like that of the public API over the path.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::api_error::ApiError;
+use crate::caller::Callers;
+use crate::node::Node;
+use crate::status::Status;
+
+/// Bytes of a request's body.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// The administration API of one node.
+#[derive(Clone)]
+pub struct AdminApi {
+    node: Arc<Node>,
+    callers: Arc<Callers>,
+}
+
+impl AdminApi {
+    /// Serves for this node.
+    pub fn new(node: Arc<Node>, callers: Arc<Callers>) -> AdminApi {
+        AdminApi { node, callers }
+    }
+
+    /// Serves until `stop` says so.
+    pub async fn serve(self, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        let signed = Router::new()
+            .route("/v1/status", get(status))
+            .layer(from_fn_with_state(self.clone(), check_caller));
+        let router = Router::new().route("/v1/health", get(health)).merge(signed).with_state(self);
+        let stopped = async move {
+            let _ = stop.changed().await;
+        };
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+            tracing::error!(%error, "administration port ended");
+        }
+    }
+}
+
+async fn check_caller(State(api): State<AdminApi>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, BODY_BYTES_MAX).await else {
+        return refusal(&ApiError::invalid("The request body is too large or broken."));
+    };
+    let headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    match api.callers.check(head.uri.path(), headers, &body, &**api.node.clock()) {
+        Ok(_) => next.run(Request::from_parts(head, Body::from(body))).await,
+        Err(error) => refusal(&error),
+    }
+}
+
+fn refusal(error: &ApiError) -> Response {
+    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
+    (status, Json(json!({"code": error.code.as_str(), "message": error.message}))).into_response()
+}
+
+async fn health() -> Json<serde_json::Value> {
+    Json(json!({"status": "serving"}))
+}
+
+async fn status(State(api): State<AdminApi>) -> Json<Status> {
+    Json(api.node.status())
+}

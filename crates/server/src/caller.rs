@@ -1,0 +1,111 @@
+//! Who may call: the access keys of the configuration, made ready for checking signatures.
+
+use std::collections::HashMap;
+
+use isthmus_model::clock::Clock;
+use isthmus_protocol::error::ProtocolError;
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_protocol::signature::{
+    AccessKey, ResponseKey, Secret, SignedHeaders, SignedRequest, SigningKeys,
+};
+use parking_lot::Mutex;
+
+use crate::api_error::ApiError;
+use crate::config::Config;
+
+struct Known {
+    secret: Secret,
+    security_token: Option<String>,
+    expires_millis: Option<i64>,
+    disabled: bool,
+}
+
+/// The access keys that are known, by id.
+pub struct Callers {
+    instance: String,
+    known: HashMap<String, Known>,
+    signing_keys: SigningKeys,
+    /// The clock never goes back for those who replay old requests.
+    latest_millis: Mutex<i64>,
+}
+
+/// A request whose sender is known.
+pub struct Caller {
+    /// Its access key.
+    pub access_key_id: String,
+    /// The path it signed.
+    pub path: String,
+    /// Signs the answer.
+    pub response_key: ResponseKey,
+}
+
+impl Callers {
+    /// Makes the keys of a configuration ready.
+    pub fn new(config: &Config) -> Callers {
+        let known = config.credentials.iter().map(|credential| {
+            let known = Known {
+                secret: Secret::new(credential.secret().as_bytes()),
+                security_token: credential
+                    .security_token
+                    .as_ref()
+                    .map(|token| token.expose().to_owned()),
+                expires_millis: credential.expires_ms(),
+                disabled: credential.disabled,
+            };
+            (credential.access_key_id.clone(), known)
+        });
+        Callers {
+            instance: config.instance.name.clone(),
+            known: known.collect(),
+            signing_keys: SigningKeys::new(),
+            latest_millis: Mutex::new(i64::MIN),
+        }
+    }
+
+    /// Checks who sends a request, that the body is the one it signed, and that it means this
+    /// instance.
+    pub fn check<'a>(
+        &self,
+        path: &str,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        body: &[u8],
+        clock: &dyn Clock,
+    ) -> Result<Caller, ApiError> {
+        let request = SignedRequest::read(SignedHeaders::collect(headers)?)?;
+        let now = self.now(clock);
+        let id = request.access_key_id();
+        let known = self.known.get(id);
+        let key = known.map(|known| AccessKey {
+            secret: &known.secret,
+            security_token: known.security_token.as_deref(),
+        });
+        let verified = request.verify(path, key, &self.signing_keys, now)?;
+        request.check_body(body)?;
+        let Some(known) = known else { return Err(ProtocolError::AccessKeyUnknown.into()) };
+        if known.disabled {
+            return Err(refused("The AccessKeyID is disabled."));
+        }
+        if known.expires_millis.is_some_and(|expires| expires <= now) {
+            return Err(refused("The security token has expired."));
+        }
+        if request.instance() != self.instance {
+            return Err(refused("The instance is not found."));
+        }
+        Ok(Caller {
+            access_key_id: id.to_owned(),
+            path: verified.path.to_owned(),
+            response_key: verified.response_key,
+        })
+    }
+
+    /// The wall clock, but never before what it has shown already.
+    fn now(&self, clock: &dyn Clock) -> i64 {
+        let mut latest = self.latest_millis.lock();
+        *latest = clock.wall_millis().max(*latest);
+        *latest
+    }
+}
+
+fn refused(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::AuthFailed, message)
+}

@@ -1,0 +1,342 @@
+//! The public port: HTTP/1.1, one POST per operation.
+//!
+//! Order of the checks: shape of the request, size, body, signature, and only then is a single
+//! byte of the body looked at as a message. Every answer carries a request id; every 2xx answer
+//! and every refusal of a known caller is signed. Connections, requests in work and bytes of
+//! bodies in memory are bounded.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING,
+};
+use hyper::http::{HeaderName, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use isthmus_protocol::compression::{
+    REQUEST_COMPRESS_SIZE, REQUEST_COMPRESS_TYPE, inflate_request,
+};
+use isthmus_protocol::date::format_date;
+use isthmus_protocol::error_code::{ErrorCode, encode_error};
+use isthmus_protocol::request::{Operation, check_path, decode};
+use isthmus_protocol::response::encode_empty;
+use isthmus_protocol::signature::{CONTENT_MD5, CONTENT_TYPE, DATE, REQUEST_ID, content_md5};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::api_error::ApiError;
+use crate::caller::{Caller, Callers};
+use crate::node::Node;
+use crate::rows::Rows;
+use crate::slow_peer::TimedStream;
+use crate::tables::Tables;
+
+/// A request's head must be there within this.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request's body must be there within this.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client must take some of an answer within this.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Headers of a request.
+const HEADERS_MAX: usize = 100;
+/// Bytes of bodies in memory, counted in units of 1 KiB.
+const BODIES_KIB_MAX: usize = 64 * 1024;
+
+/// The public API of one node.
+pub struct PublicApi {
+    node: Arc<Node>,
+    callers: Arc<Callers>,
+    rows: Rows,
+    tables: Tables,
+    body_bytes_max: usize,
+    in_work: Semaphore,
+    bodies: Semaphore,
+    request_prefix: String,
+    requests: AtomicU64,
+}
+
+impl PublicApi {
+    /// Serves for this node. `token_key` seals the tokens of cut rows; `boot` tells request ids
+    /// of this run from those of others.
+    pub fn new(node: Arc<Node>, callers: Arc<Callers>, token_key: &[u8], boot: u64) -> PublicApi {
+        let public = &node.config().public;
+        PublicApi {
+            rows: Rows::new(node.clone(), token_key),
+            tables: Tables::new(node.clone()),
+            body_bytes_max: public.request_bytes_max,
+            in_work: Semaphore::new(public.requests_max),
+            bodies: Semaphore::new(BODIES_KIB_MAX),
+            request_prefix: format!("{:08x}-{boot:016x}", node.config().region.number),
+            requests: AtomicU64::new(0),
+            callers,
+            node,
+        }
+    }
+
+    /// Serves until `stop` says so, then lets requests in work end.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        let connections = Arc::new(Semaphore::new(self.node.config().public.connections_max));
+        loop {
+            let accepted = tokio::select! {
+                permit = connections.clone().acquire_owned() => match permit {
+                    Ok(permit) => (listener.accept().await, permit),
+                    Err(_) => return,
+                },
+                _ = stop.changed() => return,
+            };
+            match accepted {
+                (Ok((stream, from)), permit) => {
+                    let (api, stop) = (self.clone(), stop.clone());
+                    self.node.spawn(async move {
+                        api.connection(stream, from, stop).await;
+                        drop(permit);
+                    });
+                }
+                // Out of file descriptors, most likely: wait until some are free.
+                (Err(error), _) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        from: SocketAddr,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        // A small answer must not wait for the client's acknowledgement of the one before.
+        let _ = stream.set_nodelay(true);
+        let stream = TokioIo::new(TimedStream::new(stream, WRITE_TIMEOUT));
+        let service = service_fn(move |request| {
+            let api = self.clone();
+            async move { Ok::<_, std::convert::Infallible>(api.answer(request).await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .serve_connection(stream, service);
+        tokio::pin!(connection);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%from, %error, "connection ended");
+                    }
+                    return;
+                }
+                _ = stop.changed() => connection.as_mut().graceful_shutdown(),
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let id = self.request_id();
+        let path = request.uri().path().to_owned();
+        let mut caller = None;
+        let answer = self.serve_request(request, &mut caller).await;
+        self.response(&id, &path, caller.as_ref(), answer)
+    }
+
+    async fn serve_request(
+        &self,
+        request: Request<Incoming>,
+        caller: &mut Option<Caller>,
+    ) -> Result<Bytes, Failure> {
+        check_shape(&request)?;
+        let (head, body) = request.into_parts();
+        let length = declared_length(&body);
+        if length.is_some_and(|length| length > self.body_bytes_max as u64) {
+            return Err(too_large().closing());
+        }
+        let bytes = length.unwrap_or(self.body_bytes_max as u64);
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        let wait = tokio::time::timeout(BODY_TIMEOUT, self.bodies.acquire_many(kib));
+        let Ok(Ok(_room)) = wait.await else { return Err(busy().closing()) };
+        let body = self.read_body(body).await?;
+        let known = self.callers.check(
+            head.uri.path(),
+            head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())),
+            &body,
+            &**self.node.clock(),
+        )?;
+        let path = known.path.clone();
+        *caller = Some(known);
+        check_path(&path).map_err(ApiError::from)?;
+        let Ok(_in_work) = self.in_work.try_acquire() else { return Err(busy().into()) };
+        let body = self.inflated(&head.headers, body)?;
+        let operation = decode(&path, body.clone()).map_err(ApiError::from)?;
+        Ok(self.execute(operation, &body).await?)
+    }
+
+    async fn read_body(&self, body: Incoming) -> Result<Bytes, Failure> {
+        let whole = Limited::new(body, self.body_bytes_max).collect();
+        match tokio::time::timeout(BODY_TIMEOUT, whole).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                Err(too_large().closing())
+            }
+            Ok(Err(_)) => Err(ApiError::invalid("The request body is broken.").closing()),
+            Err(_) => Err(ApiError::new(ErrorCode::RequestTimeout, "Request timeout.").closing()),
+        }
+    }
+
+    fn inflated(&self, headers: &HeaderMap, body: Bytes) -> Result<Bytes, ApiError> {
+        let text = |name: &str| match headers.get(name).map(HeaderValue::to_str) {
+            None => Ok(None),
+            Some(Ok(text)) => Ok(Some(text)),
+            Some(Err(_)) => Err(ApiError::invalid(format!("Invalid header: '{name}'."))),
+        };
+        let kind = text(REQUEST_COMPRESS_TYPE)?;
+        if kind.is_none() {
+            return Ok(body);
+        }
+        let size = text(REQUEST_COMPRESS_SIZE)?;
+        Ok(inflate_request(&body, kind, size, self.body_bytes_max)?)
+    }
+
+    async fn execute(&self, operation: Operation, body: &Bytes) -> Result<Bytes, ApiError> {
+        match operation {
+            Operation::PutRow(write)
+            | Operation::UpdateRow(write)
+            | Operation::DeleteRow(write) => self.rows.write(write).await,
+            Operation::BatchWriteRow(batch) => self.rows.batch_write(batch).await,
+            Operation::GetRow(get) => self.rows.get(get),
+            Operation::BatchGetRow(batch) => self.rows.batch_get(batch),
+            Operation::GetRange(get) => self.rows.range(get),
+            Operation::CreateTable(create) => self.tables.create(create).await,
+            Operation::ListTable => Ok(self.tables.list()),
+            Operation::DescribeTable(name) => self.tables.describe(&name),
+            Operation::UpdateTable(update) => self.tables.update(update).await,
+            Operation::DeleteTable(name) => self.tables.delete(&name).await,
+            Operation::CreateGlobalTable(_)
+            | Operation::BindGlobalTable(_)
+            | Operation::UnbindGlobalTable(_)
+            | Operation::DescribeGlobalTable(_)
+            | Operation::UpdateGlobalTable(_) => self.node.global_table(&operation, body).await,
+            Operation::ListSearchIndex(_) | Operation::ListStream(_) | Operation::ListTunnel(_) => {
+                Ok(encode_empty())
+            }
+        }
+    }
+
+    fn request_id(&self) -> String {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{number:012x}", self.request_prefix)
+    }
+
+    fn response(
+        &self,
+        id: &str,
+        path: &str,
+        caller: Option<&Caller>,
+        answer: Result<Bytes, Failure>,
+    ) -> Response<Full<Bytes>> {
+        let (status, body, closes) = match answer {
+            Ok(body) => (200, body, false),
+            Err(Failure { error, closes }) => {
+                (error.code.http_status(), encode_error(error.code, &error.message), closes)
+            }
+        };
+        let md5 = content_md5(&body);
+        let date = format_date(self.node.clock().wall_millis());
+        let mut signed = [
+            (CONTENT_MD5, md5.as_str()),
+            (CONTENT_TYPE, "protocol buffer"),
+            (DATE, date.as_str()),
+            (REQUEST_ID, id),
+        ];
+        let authorization = caller.map(|caller| {
+            // What the client signed is what it checks: a doubled slash counts once.
+            let path = if caller.path.is_empty() { path } else { &caller.path };
+            caller.response_key.authorization(&caller.access_key_id, path, &mut signed)
+        });
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() =
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.reserve(6);
+        for (name, value) in signed {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+        if let Some(Ok(value)) = authorization.map(HeaderValue::try_from) {
+            headers.insert(AUTHORIZATION, value);
+        }
+        if closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// An answer that is no success, and whether the connection must end with it.
+struct Failure {
+    error: ApiError,
+    closes: bool,
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Failure {
+        Failure { error, closes: false }
+    }
+}
+
+impl ApiError {
+    fn closing(self) -> Failure {
+        Failure { error: self, closes: true }
+    }
+}
+
+fn too_large() -> ApiError {
+    ApiError::new(ErrorCode::RequestBodyTooLarge, "The size of POST data is too large.")
+}
+
+fn busy() -> ApiError {
+    ApiError::new(ErrorCode::ServerBusy, "Server is busy.")
+}
+
+/// What no client of the protocol sends is refused before anything is read.
+fn check_shape(request: &Request<Incoming>) -> Result<(), Failure> {
+    let headers = request.headers();
+    let doubled = |name| headers.get_all(name).iter().count() > 1;
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return Err(
+            ApiError::invalid("Both Content-Length and Transfer-Encoding are given.").closing()
+        );
+    }
+    if doubled(CONTENT_LENGTH) || doubled(TRANSFER_ENCODING) || doubled(HOST) {
+        return Err(ApiError::invalid("A header is given twice.").closing());
+    }
+    if !headers.contains_key(HOST) && request.version() == hyper::Version::HTTP_11 {
+        return Err(ApiError::invalid("Missing header: 'Host'.").closing());
+    }
+    if request.method() != Method::POST {
+        let message = "Only POST method for requests is supported.";
+        return Err(ApiError::new(ErrorCode::MethodNotAllowed, message).closing());
+    }
+    let uri = request.uri();
+    if uri.scheme().is_some() || uri.authority().is_some() || uri.query().is_some() {
+        let shown: String = uri.to_string().chars().take(200).collect();
+        return Err(ApiError::invalid(format!("Unsupported operation: '{shown}'.")).closing());
+    }
+    Ok(())
+}
+
+fn declared_length(body: &Incoming) -> Option<u64> {
+    body.size_hint().exact()
+}

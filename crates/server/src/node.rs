@@ -1,0 +1,309 @@
+//! One region's node: where store, links and control meet.
+//!
+//! Control says what this region is to each table (`Record`); the node makes the store and the
+//! links obey it, and obeys again after every start. Nothing here touches a row.
+
+mod global_tables;
+mod peers;
+mod reconcile;
+mod tell;
+mod upkeep;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_control::global_table::{GlobalTable, Serve, Sync};
+use isthmus_model::clock::Clock;
+use isthmus_model::ids::{Origin, PartitionId, TableId};
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_replication::frame::{FORMAT, Hello};
+use isthmus_replication::horizon::SafeTimes;
+use isthmus_replication::pack::PackedLogs;
+use isthmus_replication::ship::{Outbound, Shared};
+use isthmus_store::{Store, StoreError, Table, Writers};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::api_error::ApiError;
+use crate::config::Config;
+use crate::peer::dial::OtherRegion;
+use crate::peer::tls::PeerTls;
+
+/// What this region knows of a global table that it holds a replica of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// What the base region says.
+    pub table: GlobalTable,
+    /// Whether this replica has all that was there when it was made, so that it can be read.
+    pub ready: bool,
+}
+
+/// One region's node.
+pub struct Node {
+    config: Config,
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    shared: Shared,
+    others: BTreeMap<String, Arc<OtherRegion>>,
+    records: Mutex<BTreeMap<TableId, Record>>,
+    /// One change of records at a time.
+    changing: tokio::sync::Mutex<()>,
+    /// Partitions whose log has grown since the last look.
+    grown: Mutex<BTreeSet<PartitionId>>,
+    reconcile_soon: Notify,
+    serving_since_millis: i64,
+    tasks: Mutex<tokio::task::JoinSet<()>>,
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// What is stored cannot be read.
+    #[error("read what is stored")]
+    Store(#[from] StoreError),
+    /// The record of a global table is damaged.
+    #[error("the record of global table {0} is damaged")]
+    Record(String),
+    /// The address of a region cannot be used.
+    #[error("address of region {0} cannot be used")]
+    Address(String, #[source] tonic::transport::Error),
+    /// There are other regions but no files for TLS.
+    #[error("region {0} is configured but peer.certificate, peer.key and peer.authority are not")]
+    NoTls(String),
+}
+
+const RECORD_NOTES: &str = "global-table/";
+
+fn record_note(table: TableId) -> Vec<u8> {
+    format!("{RECORD_NOTES}{:016x}", table.0).into_bytes()
+}
+
+impl Node {
+    /// Makes the node obey what it had been told before it stopped.
+    pub fn start(
+        config: Config,
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
+        tls: Option<&PeerTls>,
+    ) -> Result<Arc<Node>, NodeError> {
+        let shared = Shared {
+            store: store.clone(),
+            clock: clock.clone(),
+            safe_times: Arc::new(SafeTimes::default()),
+            packed: Arc::new(PackedLogs::default()),
+            hello: Hello {
+                format: FORMAT,
+                region: u32::from(config.region.number),
+                name: config.region.name.clone(),
+                instance: config.instance.name.clone(),
+            },
+            parcel_bytes_max: config.peer.parcel_bytes_max,
+            window_parcels: config.peer.window_parcels,
+        };
+        let others = other_regions(&config, &clock, &shared, tls)?;
+        let records = read_records(&store)?;
+        let node = Arc::new(Node {
+            serving_since_millis: clock.wall_millis(),
+            config,
+            store,
+            clock,
+            shared,
+            others,
+            records: Mutex::new(records),
+            changing: tokio::sync::Mutex::new(()),
+            grown: Mutex::new(BTreeSet::new()),
+            reconcile_soon: Notify::new(),
+            tasks: Mutex::new(tokio::task::JoinSet::new()),
+        });
+        node.listen_to_store();
+        node.obey_links();
+        Ok(node)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where rows are.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Tells time.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// What links share.
+    pub fn shared(&self) -> Shared {
+        self.shared.clone()
+    }
+
+    /// The other regions, by name.
+    pub fn others(&self) -> &BTreeMap<String, Arc<OtherRegion>> {
+        &self.others
+    }
+
+    /// Since when it serves, milliseconds since the Unix epoch.
+    pub fn serving_since_millis(&self) -> i64 {
+        self.serving_since_millis
+    }
+
+    /// Whether a region of that name is configured.
+    pub fn is_member(&self, region: &str) -> bool {
+        self.others.contains_key(region)
+    }
+
+    /// What is known of the table as a global table.
+    pub fn record(&self, table: TableId) -> Option<Record> {
+        self.records.lock().get(&table).cloned()
+    }
+
+    /// Runs a task until it ends or the node stops.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    /// Waits until all tasks have ended; ends those that take longer than `patience`.
+    pub async fn finish_tasks(&self, patience: Duration) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        let all_ended = async { while tasks.join_next().await.is_some() {} };
+        let in_time = tokio::time::timeout(patience, all_ended).await.is_ok();
+        if !in_time {
+            tasks.shutdown().await;
+        }
+    }
+
+    /// The table of that name, if it can be read here now.
+    pub fn readable(&self, name: &str) -> Result<Arc<Table>, ApiError> {
+        let table = self.store.table_by_name(name).ok_or_else(ApiError::no_table)?;
+        let ready = self.records.lock().get(&table.id()).is_none_or(|record| record.ready);
+        if ready {
+            return Ok(table);
+        }
+        Err(ApiError::new(ErrorCode::TableNotReady, "The table is not ready."))
+    }
+
+    /// The table of that name, if it can be written here now.
+    pub fn writable(&self, name: &str) -> Result<Arc<Table>, ApiError> {
+        let table = self.readable(name)?;
+        let records = self.records.lock();
+        match records.get(&table.id()) {
+            Some(record) if !record.table.writes(&self.config.region.name) => {
+                Err(self.not_written_here(&record.table))
+            }
+            _ => Ok(table),
+        }
+    }
+
+    /// The table of that name, if its schema can be changed here.
+    pub fn changeable(&self, name: &str) -> Result<Arc<Table>, ApiError> {
+        let table = self.readable(name)?;
+        let records = self.records.lock();
+        match records.get(&table.id()) {
+            Some(record) if record.table.base != self.config.region.name => {
+                Err(self.not_written_here(&record.table))
+            }
+            _ => Ok(table),
+        }
+    }
+
+    fn not_written_here(&self, table: &GlobalTable) -> ApiError {
+        let endpoint = self.endpoint_of(&table.base).unwrap_or_default();
+        ApiError::new(
+            ErrorCode::NoPermissionAccess,
+            format!(
+                "The table is a secondary replica in region {}, writes are refused here. Write \
+                 to region {} {endpoint}",
+                self.config.region.name, table.base
+            )
+            .trim_end(),
+        )
+    }
+
+    /// The public endpoint of a region.
+    pub fn endpoint_of(&self, region: &str) -> Option<String> {
+        if region == self.config.region.name {
+            return Some(self.config.public.endpoint.clone());
+        }
+        let other = self.config.regions.iter().find(|other| other.name == region)?;
+        Some(other.endpoint.clone())
+    }
+
+    /// The number of a region.
+    fn number_of(&self, region: &str) -> Option<Origin> {
+        if region == self.config.region.name {
+            return Some(Origin(self.config.region.number));
+        }
+        let other = self.config.regions.iter().find(|other| other.name == region)?;
+        Some(Origin(other.number))
+    }
+
+    fn partition_of(&self, table: TableId) -> Option<PartitionId> {
+        Some(self.store.table(table)?.partition())
+    }
+
+    fn table_of(&self, partition: PartitionId) -> Option<Arc<Table>> {
+        self.store.table_of_partition(partition)
+    }
+
+    fn listen_to_store(self: &Arc<Self>) {
+        let node = Arc::downgrade(self);
+        self.store.on_durable(Arc::new(move |partition, lsn| {
+            let Some(node) = node.upgrade() else { return };
+            node.grown.lock().insert(partition);
+            for other in node.others.values() {
+                other.grown(partition, lsn);
+            }
+        }));
+    }
+}
+
+/// Who writes a table of that kind.
+fn writers(table: &GlobalTable) -> Writers {
+    match (table.serve, table.sync) {
+        (Serve::PrimarySecondary, _) => Writers::One,
+        (Serve::PeerToPeer, Sync::Row) => Writers::ManyByRow,
+        (Serve::PeerToPeer, Sync::Column) => Writers::ManyByColumn,
+    }
+}
+
+fn other_regions(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    shared: &Shared,
+    tls: Option<&PeerTls>,
+) -> Result<BTreeMap<String, Arc<OtherRegion>>, NodeError> {
+    let mut others = BTreeMap::new();
+    for other in &config.regions {
+        let tls = tls.ok_or_else(|| NodeError::NoTls(other.name.clone()))?;
+        let outbound = Outbound::new(shared.clone(), Origin(other.number));
+        let clock = clock.clone();
+        let region = OtherRegion::new(
+            &other.name,
+            &config.region.name,
+            &other.peer,
+            tls,
+            outbound,
+            Arc::new(move || clock.wall_millis()),
+        )
+        .map_err(|error| NodeError::Address(other.name.clone(), error))?;
+        others.insert(other.name.clone(), Arc::new(region));
+    }
+    Ok(others)
+}
+
+fn read_records(store: &Store) -> Result<BTreeMap<TableId, Record>, NodeError> {
+    let mut records = BTreeMap::new();
+    for (name, value) in store.notes(RECORD_NOTES.as_bytes())? {
+        let damaged = || NodeError::Record(String::from_utf8_lossy(&name).into_owned());
+        let record: Record = serde_json::from_slice(&value).map_err(|_| damaged())?;
+        records.insert(TableId(record.table.table), record);
+    }
+    Ok(records)
+}

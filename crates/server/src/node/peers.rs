@@ -1,0 +1,67 @@
+//! What this region is to the others, as their frames need it.
+
+use std::sync::Arc;
+
+use isthmus_control::global_table::Serve;
+use isthmus_model::ids::{Origin, PartitionId};
+use isthmus_replication::frame::Hello;
+use isthmus_replication::receive::Assignments;
+use isthmus_store::Table;
+
+use super::{Node, record_note};
+
+impl Assignments for Node {
+    fn accepts(&self, hello: &Hello) -> Result<Origin, String> {
+        if self.config.instance_of(&hello.name) != Some(&hello.instance) {
+            return Err(format!("instance {} is not served here", hello.instance));
+        }
+        match self.number_of(&hello.name) {
+            Some(number) if u32::from(number.0) == hello.region && self.is_member(&hello.name) => {
+                Ok(number)
+            }
+            _ => Err(format!("region {} with number {} is no member", hello.name, hello.region)),
+        }
+    }
+
+    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, String> {
+        let table = self.table_of(partition).ok_or("the table does not exist here yet")?;
+        let records = self.records.lock();
+        let record = records.get(&table.id()).ok_or("the table is no replica here")?;
+        let feeds = record.table.replicas.iter().any(|replica| {
+            self.number_of(&replica.region) == Some(origin)
+                && record.table.originates(&replica.region)
+        });
+        if !feeds {
+            return Err(format!("region number {origin} does not write this table"));
+        }
+        Ok(table)
+    }
+
+    fn follows(&self, origin: Origin, partition: PartitionId) {
+        let Some(table) = self.table_of(partition).map(|table| table.id()) else { return };
+        let mut records = self.records.lock();
+        let Some(record) = records.get_mut(&table) else { return };
+        if record.ready || self.number_of(&record.table.base) != Some(origin) {
+            return;
+        }
+        record.ready = true;
+        tracing::info!(table = %record.table.name, "replica is complete and follows");
+        let Ok(note) = serde_json::to_vec(record) else { return };
+        // Should this be lost in a crash, the base says so again when it next opens the link.
+        drop(self.store.put_note(&record_note(table), &note));
+    }
+
+    fn other_writers(&self, partition: PartitionId) -> Vec<Origin> {
+        let Some(table) = self.table_of(partition) else { return Vec::new() };
+        let records = self.records.lock();
+        let Some(record) = records.get(&table.id()) else { return Vec::new() };
+        if record.table.serve == Serve::PrimarySecondary {
+            return Vec::new();
+        }
+        let others = record.table.replicas.iter();
+        others
+            .filter(|replica| replica.region != self.config.region.name)
+            .filter_map(|replica| self.number_of(&replica.region))
+            .collect()
+    }
+}

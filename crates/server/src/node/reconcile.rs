@@ -1,0 +1,279 @@
+//! Makes what is agree with what the records say. Safe to run at any time and any number of times.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isthmus_control::global_table::{GlobalTable, Progress};
+use isthmus_model::ids::TableId;
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_replication::link::State;
+use isthmus_store::{TableSpec, Writing, keys};
+use tokio::sync::watch;
+
+use super::{Node, Record, record_note, writers};
+use crate::api_error::ApiError;
+use crate::peer::call::{Assign, Failure, Question, Reply, Unassign};
+
+const RECONCILE_EVERY: Duration = Duration::from_millis(500);
+
+impl Node {
+    /// Reconciles again and again, until `stop` says so.
+    pub async fn keep_reconciled(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            self.reconcile().await;
+            tokio::select! {
+                () = self.reconcile_soon.notified() => {}
+                () = tokio::time::sleep(RECONCILE_EVERY) => {}
+                _ = stop.changed() => return,
+            }
+        }
+    }
+
+    /// One bounded pass over the tables whose base is here and that are not settled.
+    async fn reconcile(&self) {
+        let own = &self.config.region.name;
+        let unsettled: Vec<TableId> = {
+            let records = self.records.lock();
+            let unsettled = records.iter().filter(|(_, record)| {
+                record.table.base == *own
+                    && (!record.table.is_active()
+                        || record.table.replicas.iter().any(|replica| {
+                            replica.region != *own
+                                && replica.confirmed_version < record.table.version
+                        }))
+            });
+            unsettled.map(|(id, _)| *id).collect()
+        };
+        for id in unsettled {
+            let _one_at_a_time = self.changing.lock().await;
+            if let Some(record) = self.record(id)
+                && let Err(error) = self.reconcile_table(id, record).await
+            {
+                tracing::warn!(table = id.0, %error, "global table not reconciled");
+            }
+        }
+    }
+
+    async fn reconcile_table(&self, id: TableId, mut record: Record) -> Result<(), ApiError> {
+        let before = record.table.clone();
+        let regions: Vec<String> =
+            before.replicas.iter().skip(1).map(|replica| replica.region.clone()).collect();
+        for region in regions {
+            self.reconcile_replica(id, &mut record.table, &region).await;
+        }
+        if record.table == before {
+            return Ok(());
+        }
+        if record.table.replicas.len() == 1 {
+            return self.dissolve(id).await;
+        }
+        self.save(id, record).await
+    }
+
+    async fn reconcile_replica(&self, id: TableId, table: &mut GlobalTable, region: &str) {
+        let now = self.clock.wall_millis();
+        let version = table.version;
+        let Some(replica) = table.replica(region).cloned() else { return };
+        if !self.others.get(region).is_some_and(|other| other.reached().connected) {
+            return;
+        }
+        if replica.progress == Progress::Unbinding {
+            let question = Question::Unassign(Unassign { id: table.id.clone(), version });
+            match self.ask(region, question).await {
+                Ok(_) => table.remove(region),
+                Err(error) => self.note_trouble(table, region, &error),
+            }
+            return;
+        }
+        if replica.confirmed_version < version {
+            match self.assign(id, table, region).await {
+                Ok(()) => {
+                    if let Ok(replica) = table.replica_mut(region) {
+                        replica.confirmed_version = version;
+                    }
+                    if replica.progress == Progress::Pending {
+                        let _ = table.advance(region, Progress::Assigned, now);
+                    }
+                }
+                Err(error) => return self.note_trouble(table, region, &error),
+            }
+        }
+        let Some(progress) = self.progress_of(id, region) else { return };
+        if table.replica(region).is_some_and(|replica| replica.progress != Progress::Active) {
+            let _ = table.advance(region, progress, now);
+        }
+    }
+
+    /// How far the replica has come, by the link to it.
+    fn progress_of(&self, id: TableId, region: &str) -> Option<Progress> {
+        let report = self.others.get(region)?.links().report(self.partition_of(id)?)?;
+        match report.state {
+            State::Copying | State::Gap => Some(Progress::Copying),
+            State::Following => Some(Progress::Active),
+            State::Opening | State::Paused | State::Stopped | State::Fenced | State::Broken => None,
+        }
+    }
+
+    fn note_trouble(&self, table: &mut GlobalTable, region: &str, error: &ApiError) {
+        if let Ok(replica) = table.replica_mut(region) {
+            replica.message = Some(error.to_string());
+        }
+    }
+
+    async fn assign(&self, id: TableId, table: &GlobalTable, region: &str) -> Result<(), ApiError> {
+        let held = self.store.table(id).ok_or_else(ApiError::no_table)?;
+        let question = Question::Assign(Assign {
+            record: table.to_json().into(),
+            table: keys::table::encode_value(&held.spec()),
+        });
+        self.ask(region, question).await.map(|_| ())
+    }
+
+    /// Asks another region a question.
+    pub(super) async fn ask(&self, region: &str, question: Question) -> Result<Bytes, ApiError> {
+        let other = self
+            .others
+            .get(region)
+            .ok_or_else(|| ApiError::invalid(format!("Region {region} is not configured.")))?;
+        let reply = other.ask(question).await.map_err(|status| {
+            ApiError::new(
+                ErrorCode::ServerUnavailable,
+                format!("Region {region} cannot be reached: {}.", status.message()),
+            )
+        })?;
+        match reply.failure {
+            None => Ok(reply.body),
+            Some(failure) => {
+                let code = ErrorCode::from_name(&failure.code);
+                Err(ApiError::new(code.unwrap_or(ErrorCode::InternalServerError), failure.message))
+            }
+        }
+    }
+
+    /// Answers another region's question.
+    pub async fn answer(self: Arc<Self>, from: &str, question: Question) -> Reply {
+        let answer = match question {
+            Question::Assign(assign) => self.on_assign(from, assign).await.map(|()| Bytes::new()),
+            Question::Unassign(unassign) => {
+                self.on_unassign(from, &unassign).await.map(|()| Bytes::new())
+            }
+            Question::Forward(forward) => self.on_forward(&forward.path, forward.body).await,
+        };
+        match answer {
+            Ok(body) => Reply { failure: None, body },
+            Err(error) => Reply {
+                failure: Some(Failure {
+                    code: error.code.as_str().to_owned(),
+                    message: error.message,
+                }),
+                body: Bytes::new(),
+            },
+        }
+    }
+
+    async fn on_assign(&self, from: &str, assign: Assign) -> Result<(), ApiError> {
+        let damaged = || ApiError::invalid("The record of the global table is damaged.");
+        let table = GlobalTable::from_json(&assign.record).map_err(|_| damaged())?;
+        let spec = keys::table::decode_value(&assign.table).map_err(|_| damaged())?;
+        let own = &self.config.region.name;
+        if table.base != from || table.replica(own).is_none() || spec.id.0 != table.table {
+            return Err(damaged());
+        }
+        let _one_at_a_time = self.changing.lock().await;
+        let known = self.record(spec.id);
+        if known.as_ref().is_some_and(|known| known.table.version >= table.version) {
+            return Ok(());
+        }
+        let id = spec.id;
+        self.hold(spec, &table).await?;
+        let ready = known.is_some_and(|known| known.ready);
+        self.save(id, Record { table, ready }).await
+    }
+
+    /// Makes the table, or lets it obey a newer record.
+    async fn hold(&self, spec: TableSpec, table: &GlobalTable) -> Result<(), ApiError> {
+        let writing = match table.writes(&self.config.region.name) {
+            true => Writing::Accept,
+            false => Writing::Refuse,
+        };
+        let writers = writers(table);
+        if let Some(held) = self.store.table(spec.id) {
+            let epoch = held.epoch().max(spec.epoch);
+            return Ok(self.store.set_writing(spec.id, writing, writers, epoch).await?);
+        }
+        if let Some(other) = self.store.table_by_name(spec.name.as_str()) {
+            tracing::warn!(table = %spec.name, id = other.id().0, "name is taken");
+            return Err(ApiError::table_exists());
+        }
+        self.store.create_table(TableSpec { writing, writers, ..spec }).await?;
+        Ok(())
+    }
+
+    async fn on_unassign(&self, from: &str, unassign: &Unassign) -> Result<(), ApiError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let known = {
+            let records = self.records.lock();
+            records.iter().find(|(_, r)| r.table.id == unassign.id).map(|(id, r)| (*id, r.clone()))
+        };
+        let Some((id, record)) = known else { return Ok(()) };
+        if record.table.base != from || record.table.version > unassign.version {
+            return Err(ApiError::invalid("The record of the global table is an older one."));
+        }
+        self.dissolve(id).await
+    }
+
+    /// The table is a table of this region alone from now on, with the rows it has.
+    async fn dissolve(&self, id: TableId) -> Result<(), ApiError> {
+        if let Some(held) = self.store.table(id) {
+            // What several have written stays merged by stamps: there is no way back to one.
+            let writers = held.spec().writers;
+            self.store.set_writing(id, Writing::Accept, writers, held.epoch()).await?;
+        }
+        self.store.delete_note(&record_note(id)).await?;
+        self.records.lock().remove(&id);
+        self.obey_links();
+        Ok(())
+    }
+
+    /// Keeps a record at rest, then obeys it.
+    pub(super) async fn save(&self, id: TableId, record: Record) -> Result<(), ApiError> {
+        let note = serde_json::to_vec(&record)
+            .map_err(|_| ApiError::new(ErrorCode::InternalServerError, "Internal server error."))?;
+        self.store.put_note(&record_note(id), &note).await?;
+        {
+            let mut records = self.records.lock();
+            // A replica may have become ready while the note was written.
+            let ready = record.ready || records.get(&id).is_some_and(|known| known.ready);
+            records.insert(id, Record { ready, ..record });
+        }
+        self.obey_links();
+        self.reconcile_soon.notify_one();
+        Ok(())
+    }
+
+    /// Opens and closes links so that they are the ones that the records name.
+    pub(super) fn obey_links(&self) {
+        let own = &self.config.region.name;
+        let records = self.records.lock().clone();
+        for (region, other) in &self.others {
+            let wanted: Vec<_> = records
+                .iter()
+                .filter(|(_, record)| record.table.ships_to(own).any(|to| to == region))
+                .filter_map(|(id, _)| self.store.table(*id))
+                .collect();
+            let mut links = other.links();
+            let superfluous: Vec<_> = links
+                .partitions()
+                .filter(|partition| !wanted.iter().any(|t| t.partition() == *partition))
+                .collect();
+            superfluous.into_iter().for_each(|partition| links.close(partition));
+            for table in wanted {
+                let partition = table.partition();
+                links.open(partition, table);
+            }
+            drop(links);
+            other.wake();
+        }
+    }
+}

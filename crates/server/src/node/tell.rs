@@ -1,0 +1,132 @@
+//! What the node tells of itself.
+
+use isthmus_control::global_table::Serve;
+use isthmus_replication::link::State;
+use isthmus_replication::ship::LinkReport;
+use isthmus_store::Writing;
+
+use super::Node;
+use crate::status::{
+    LinkState, LinkStatus, RegionState, RegionStatus, ServeMode, Status, TableStatus,
+};
+
+impl Node {
+    /// How this region does: its tables, the links that leave it, the regions it reaches.
+    pub fn status(&self) -> Status {
+        let mut links = Vec::new();
+        for (region, other) in self.others() {
+            let reports = other.links().reports();
+            links.extend(reports.iter().map(|report| self.link_status(region, report)));
+        }
+        links.sort_by(|a, b| (&a.table, &a.to).cmp(&(&b.table, &b.to)));
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: self.config.instance.name.clone(),
+            region: self.config.region.name.clone(),
+            number: self.config.region.number,
+            serving_since_ms: self.serving_since_millis,
+            now_ms: self.clock.wall_millis(),
+            regions: self.region_statuses(),
+            tables: self.table_statuses(),
+            links,
+            memory_bytes: memory_bytes(),
+            disk_bytes: None,
+            disk_free_bytes: None,
+            refuses_writes: None,
+        }
+    }
+
+    fn region_statuses(&self) -> Vec<RegionStatus> {
+        let mut regions = vec![RegionStatus {
+            name: self.config.region.name.clone(),
+            number: self.config.region.number,
+            endpoint: self.config.public.endpoint.clone(),
+            state: RegionState::Itself,
+            since_ms: self.serving_since_millis,
+            reason: String::new(),
+        }];
+        for other in &self.config.regions {
+            let Some(region) = self.others.get(&other.name) else { continue };
+            let reached = region.reached();
+            regions.push(RegionStatus {
+                name: other.name.clone(),
+                number: other.number,
+                endpoint: other.endpoint.clone(),
+                state: match reached.connected {
+                    true => RegionState::Connected,
+                    false => RegionState::Unreachable,
+                },
+                since_ms: reached.since_millis,
+                reason: reached.reason,
+            });
+        }
+        regions
+    }
+
+    fn table_statuses(&self) -> Vec<TableStatus> {
+        let records = self.records.lock();
+        let mut tables: Vec<TableStatus> = self
+            .store
+            .tables()
+            .iter()
+            .map(|table| {
+                let spec = table.spec();
+                let record = records.get(&spec.id);
+                TableStatus {
+                    name: spec.name.as_str().to_owned(),
+                    id: spec.id.0,
+                    global_table_id: record.map(|record| record.table.id.clone()),
+                    serve_mode: record.map(|record| match record.table.serve {
+                        Serve::PrimarySecondary => ServeMode::PrimarySecondary,
+                        Serve::PeerToPeer => ServeMode::PeerToPeer,
+                    }),
+                    writable: spec.writing == Writing::Accept
+                        && record.is_none_or(|record| record.ready),
+                    partitions: 1,
+                    entries: table.durable_lsn().0,
+                }
+            })
+            .collect();
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        tables
+    }
+
+    fn link_status(&self, to: &str, report: &LinkReport) -> LinkStatus {
+        let table = self.table_of(report.partition);
+        let now = self.clock.wall_millis();
+        let acked = report.acked.unwrap_or_default();
+        let lag_ms = report.oldest_millis.map_or(0, |oldest| (now - oldest).max(0) as u64);
+        LinkStatus {
+            table: table.map_or_else(String::new, |t| t.spec().name.as_str().to_owned()),
+            partition: report.partition.0,
+            from: self.config.region.name.clone(),
+            to: to.to_owned(),
+            state: match report.state {
+                State::Opening => LinkState::Opening,
+                State::Copying => LinkState::Copying,
+                State::Following => LinkState::Following,
+                State::Paused => LinkState::Paused,
+                State::Stopped => LinkState::Stopped,
+                State::Gap => LinkState::Gap,
+                State::Fenced => LinkState::Fenced,
+                State::Broken => LinkState::Broken,
+            },
+            reason: report.reason.clone(),
+            since_ms: report.since_millis,
+            lag_entries: report.appended.0.saturating_sub(acked.0),
+            lag_ms,
+            oldest_entry_ms: report.oldest_millis,
+            shipped_lsn: report.shipped.0,
+            acked_lsn: acked.0,
+            copied_rows: (report.copied_rows > 0).then_some(report.copied_rows),
+        }
+    }
+}
+
+/// Memory that the process holds, where the system tells.
+fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}

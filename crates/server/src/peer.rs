@@ -1,0 +1,33 @@
+//! Regions speak to each other here: gRPC over HTTP/2 with mutual TLS.
+//!
+//! `dial.rs` keeps one stream to each other region, on which this region ships as an origin;
+//! `accept.rs` serves the streams of the others, on which it receives as a replica; `call.rs` has
+//! the single questions of control. What is said on the streams is the replication room's affair;
+//! here frames are only carried, with back-pressure both ways. No frame is read before the other
+//! side has shown a certificate of the common authority that bears its region's name.
+
+pub mod accept;
+pub mod call;
+pub mod dial;
+pub mod tls;
+
+/// The generated client and server of the service.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::wildcard_imports)]
+pub mod service {
+    include!(concat!(env!("OUT_DIR"), "/isthmus.peer.v1.Peer.rs"));
+}
+
+use std::time::Duration;
+
+/// Bytes of one message between regions at most.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Frames that wait to be written to one stream.
+pub const FRAMES_WAITING_MAX: usize = 4;
+/// Bytes under way in one HTTP/2 stream.
+pub const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// A peer that does not answer a ping within twice this is gone.
+pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(2);
+/// How often streams are asked what time alone brings.
+pub const TICK_EVERY: Duration = Duration::from_millis(250);
+/// How long a single question may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,83 @@
+//! The single questions that regions ask each other.
+
+use bytes::Bytes;
+
+/// A question.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Call {
+    /// Name of the asking region; must be the one in its certificate.
+    #[prost(string, tag = "1")]
+    pub from: String,
+    /// What is asked.
+    #[prost(oneof = "Question", tags = "2, 3, 4")]
+    pub question: Option<Question>,
+}
+
+/// What is asked.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Question {
+    /// Take the record of a global table and obey it.
+    #[prost(message, tag = "2")]
+    Assign(Assign),
+    /// The replica is taken out of its global table.
+    #[prost(message, tag = "3")]
+    Unassign(Unassign),
+    /// Do a client's operation here, where it belongs.
+    #[prost(message, tag = "4")]
+    Forward(Forward),
+}
+
+/// The record of a global table, and the table where it does not exist yet.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Assign {
+    /// The record, as the control room writes it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record: Bytes,
+    /// The table, as the store writes it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub table: Bytes,
+}
+
+/// The replica is taken out.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Unassign {
+    /// The global table.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Version of the record in which it is out.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+}
+
+/// A client's operation, already authenticated by the asking region.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Forward {
+    /// Path of the public API.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Request body.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: Bytes,
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reply {
+    /// Absent: it was done.
+    #[prost(message, optional, tag = "1")]
+    pub failure: Option<Failure>,
+    /// What was asked for.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: Bytes,
+}
+
+/// Why it was not done, in the public API's words.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Failure {
+    /// Code.
+    #[prost(string, tag = "1")]
+    pub code: String,
+    /// Message.
+    #[prost(string, tag = "2")]
+    pub message: String,
+}

@@ -1,0 +1,404 @@
+//! The operations on rows: checked, handed to the one door or read from what is durable, encoded.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isthmus_model::capacity::{CapacityUnits, WriteSize};
+use isthmus_model::change::{Direction, Projection, Returned, RowChange, ShownRow};
+use isthmus_model::check::{
+    CheckError, CheckedChange, ReadScope, check_atomic, check_change, check_key, check_projection,
+    check_range,
+};
+use isthmus_model::key::{EncodedKey, PrimaryKey, encode_bound};
+use isthmus_model::limits::{PAGE_BYTES_MAX, RANGE_ROWS_MAX};
+use isthmus_model::schema::Schema;
+use isthmus_model::show::{Shown, View, look};
+use isthmus_model::value::Text;
+use isthmus_protocol::page_token::PageTokens;
+use isthmus_protocol::request::{BatchGetRow, BatchWriteRow, GetRange, GetRow, WriteRow};
+use isthmus_protocol::response::{
+    Consumed, RowAnswer, RowsAnswer, TableAnswer, encode_batch, encode_get_row, encode_write_row,
+};
+use isthmus_store::{StoreError, Table, Written};
+
+use crate::api_error::ApiError;
+use crate::node::Node;
+
+/// Rows looked at for one page of a range, also those that a filter hides.
+const PAGE_ROWS_READ_MAX: usize = 50_000;
+/// Bytes looked at for one page of a range.
+const PAGE_BYTES_READ_MAX: u64 = 64 * 1024 * 1024;
+
+/// Serves operations on rows.
+pub struct Rows {
+    node: Arc<Node>,
+    tokens: PageTokens,
+}
+
+impl Rows {
+    /// Serves for this node; `token_key` seals the tokens of cut rows.
+    pub fn new(node: Arc<Node>, token_key: &[u8]) -> Rows {
+        Rows { node, tokens: PageTokens::new(token_key) }
+    }
+
+    /// PutRow, UpdateRow, DeleteRow.
+    pub async fn write(&self, write: WriteRow) -> Result<Bytes, ApiError> {
+        let table = self.node.writable(write.table.as_str())?;
+        let schema = table.schema();
+        let returned = write.change.returned.clone();
+        let checked = check_change(&schema, write.change, self.now())?;
+        let size = checked.size;
+        let written = table.write(vec![checked], false).await?;
+        let written = written.into_iter().next().unwrap_or(Err(StoreError::Unknown))?;
+        let consumed = consumed_by_write(size, &written);
+        let row = shown_row(&returned, written);
+        Ok(encode_write_row(&schema, consumed, row.as_ref()))
+    }
+
+    /// BatchWriteRow.
+    pub async fn batch_write(&self, batch: BatchWriteRow) -> Result<Bytes, ApiError> {
+        let mut tables = Vec::with_capacity(batch.tables.len());
+        for writes in &batch.tables {
+            tables.push(self.node.writable(writes.table.as_str())?);
+        }
+        // Every table's part is handed over before the first is waited for: they share a sync.
+        let mut under_way = Vec::with_capacity(tables.len());
+        for (table, writes) in tables.iter().zip(batch.tables) {
+            let part = BatchPart::check(&table.schema(), writes.rows, batch.atomic, self.now());
+            under_way.push((writes.table, part.submit(table)));
+        }
+        let mut answers = Vec::with_capacity(under_way.len());
+        for (table, part) in under_way {
+            answers.push((table, part.answer().await));
+        }
+        let schemas: Vec<_> = tables.iter().map(|table| table.schema()).collect();
+        let answers: Vec<TableAnswer<'_>> = answers
+            .iter()
+            .zip(&schemas)
+            .map(|((table, rows), schema)| TableAnswer { table, schema: Some(schema), rows })
+            .collect();
+        Ok(encode_batch(&answers))
+    }
+
+    /// GetRow.
+    pub fn get(&self, get: GetRow) -> Result<Bytes, ApiError> {
+        let table = self.node.readable(get.table.as_str())?;
+        let schema = table.schema();
+        check_projection(&get.projection, ReadScope::Row)?;
+        let key = check_key(&schema, get.key)?;
+        let encoded = key.encode();
+        let mut projection = get.projection;
+        if let Some(token) = &get.token {
+            projection.resume = Some(self.open(&get.table, &encoded, token)?);
+        }
+        let view = self.view(&table);
+        let Some(row) = table.get(&encoded)? else {
+            return Ok(encode_get_row(&schema, consumed_by_read(0), None, None));
+        };
+        let look = look(&row, key, &schema, &view, &projection);
+        let consumed = consumed_by_read(look.read_bytes);
+        let token = self.seal(&get.table, &encoded, look.shown.as_ref());
+        let shown = look.shown.map(|shown| shown.row);
+        Ok(encode_get_row(&schema, consumed, shown.as_ref(), token.as_deref()))
+    }
+
+    /// BatchGetRow.
+    pub fn batch_get(&self, batch: BatchGetRow) -> Result<Bytes, ApiError> {
+        let mut tables = Vec::with_capacity(batch.tables.len());
+        for reads in &batch.tables {
+            tables.push(self.node.readable(reads.table.as_str())?);
+        }
+        let mut answers = Vec::with_capacity(tables.len());
+        for (table, reads) in tables.iter().zip(batch.tables) {
+            check_projection(&reads.projection, ReadScope::Row)?;
+            let mut rows = Vec::with_capacity(reads.rows.len());
+            for read in reads.rows {
+                let mut projection = None;
+                if let Some(token) = &read.token {
+                    let key = check_key(&table.schema(), read.key.clone())?;
+                    let resume = self.open(&reads.table, &key.encode(), token)?;
+                    projection =
+                        Some(Projection { resume: Some(resume), ..reads.projection.clone() });
+                }
+                let projection = projection.as_ref().unwrap_or(&reads.projection);
+                let answer = self.get_in_batch(table, &reads.table, read.key, projection);
+                rows.push(answer.unwrap_or_else(failed));
+            }
+            answers.push((reads.table, rows));
+        }
+        let schemas: Vec<_> = tables.iter().map(|table| table.schema()).collect();
+        let answers: Vec<TableAnswer<'_>> = answers
+            .iter()
+            .zip(&schemas)
+            .map(|((table, rows), schema)| TableAnswer { table, schema: Some(schema), rows })
+            .collect();
+        Ok(encode_batch(&answers))
+    }
+
+    fn get_in_batch(
+        &self,
+        table: &Arc<Table>,
+        name: &Text,
+        key: Vec<isthmus_model::change::NamedKeyPart>,
+        projection: &Projection,
+    ) -> Result<RowAnswer, ApiError> {
+        let schema = table.schema();
+        let key = check_key(&schema, key)?;
+        let encoded = key.encode();
+        let view = self.view(table);
+        let Some(row) = table.get(&encoded)? else {
+            return Ok(RowAnswer::Done {
+                consumed: consumed_by_read(0),
+                row: None,
+                next_token: None,
+            });
+        };
+        let look = look(&row, key, &schema, &view, projection);
+        Ok(RowAnswer::Done {
+            consumed: consumed_by_read(look.read_bytes),
+            next_token: self.seal(name, &encoded, look.shown.as_ref()),
+            row: look.shown.map(|shown| shown.row),
+        })
+    }
+
+    /// GetRange.
+    pub fn range(&self, get: GetRange) -> Result<Bytes, ApiError> {
+        let table = self.node.readable(get.table.as_str())?;
+        let schema = table.schema();
+        check_projection(&get.projection, ReadScope::Range)?;
+        let range = check_range(&schema, get.start, get.end, get.direction)?;
+        let (start, end) = (encode_bound(&range.start), encode_bound(&range.end));
+        let (lower, upper) = match get.direction {
+            Direction::Forward => (start.clone(), end),
+            Direction::Backward => (after(&end), after(&start)),
+        };
+        let mut page = RangePage {
+            schema: &schema,
+            view: self.view(&table),
+            projection: &get.projection,
+            rows_max: get.limit.map_or(RANGE_ROWS_MAX, |limit| limit as usize).min(RANGE_ROWS_MAX),
+            answer: RowsAnswer::with_capacity(&schema, 64 * 1024),
+            rows: 0,
+            rows_read: 0,
+            bytes_read: 0,
+        };
+        let first = match &get.token {
+            Some(token) => Some(Projection {
+                resume: Some(self.open(&get.table, &start, token)?),
+                ..get.projection.clone()
+            }),
+            None => None,
+        };
+        for row in table.snapshot()?.scan(&lower, Some(&upper), get.direction) {
+            let (encoded, row) = row?;
+            if !page.view.exists(&row) {
+                continue;
+            }
+            let key = PrimaryKey::decode(&encoded).map_err(|_| damaged(&get.table))?;
+            if page.is_full() {
+                return Ok(page.finish(Some(&key), None));
+            }
+            let resumed = first.as_ref().filter(|_| encoded == start);
+            if let Some(shown) = page.take(&row, key, resumed)
+                && let Some(resume) = &shown.resume
+            {
+                let token = self.tokens.seal(self.instance(), &get.table, &encoded, resume);
+                return Ok(page.finish(Some(&shown.row.key), Some(&token)));
+            }
+        }
+        Ok(page.finish(None, None))
+    }
+
+    fn view(&self, table: &Table) -> View {
+        View::new(&table.schema().options, self.now(), table.expiry())
+    }
+
+    fn now(&self) -> i64 {
+        self.node.clock().wall_millis()
+    }
+
+    fn instance(&self) -> &str {
+        &self.node.config().instance.name
+    }
+
+    fn open(
+        &self,
+        table: &Text,
+        key: &EncodedKey,
+        token: &Bytes,
+    ) -> Result<isthmus_model::change::RowResume, ApiError> {
+        Ok(self.tokens.open(self.instance(), table, key, token)?)
+    }
+
+    fn seal(&self, table: &Text, key: &EncodedKey, shown: Option<&Shown>) -> Option<Bytes> {
+        let resume = shown?.resume.as_ref()?;
+        Some(self.tokens.seal(self.instance(), table, key, resume))
+    }
+}
+
+struct RangePage<'a> {
+    schema: &'a Schema,
+    view: View,
+    projection: &'a Projection,
+    rows_max: usize,
+    answer: RowsAnswer<'a>,
+    rows: usize,
+    rows_read: usize,
+    bytes_read: u64,
+}
+
+impl RangePage<'_> {
+    fn is_full(&self) -> bool {
+        self.rows >= self.rows_max
+            || self.answer.row_bytes() >= PAGE_BYTES_MAX
+            || self.rows_read >= PAGE_ROWS_READ_MAX
+            || self.bytes_read >= PAGE_BYTES_READ_MAX
+    }
+
+    /// Looks at a row; gives it back if it was cut.
+    fn take(
+        &mut self,
+        row: &isthmus_model::row::Row,
+        key: PrimaryKey,
+        resumed: Option<&Projection>,
+    ) -> Option<Shown> {
+        let projection = resumed.unwrap_or(self.projection);
+        let look = look(row, key, self.schema, &self.view, projection);
+        self.rows_read += 1;
+        self.bytes_read += look.read_bytes;
+        let shown = look.shown?;
+        self.answer.push(&shown.row);
+        self.rows += 1;
+        shown.resume.is_some().then_some(shown)
+    }
+
+    fn finish(self, next: Option<&PrimaryKey>, token: Option<&[u8]>) -> Bytes {
+        self.answer.finish_range(consumed_by_read(self.bytes_read), next, token)
+    }
+}
+
+/// The rows of one table in a batch, some of them refused at once.
+struct BatchPart {
+    changes: Vec<CheckedChange>,
+    /// Per row: its place among the changes with its size and what it shows, or its refusal.
+    places: Vec<Result<(WriteSize, Returned), ApiError>>,
+    atomic: bool,
+}
+
+impl BatchPart {
+    fn check(schema: &Schema, rows: Vec<RowChange>, atomic: bool, now_millis: i64) -> BatchPart {
+        let mut part = BatchPart { changes: Vec::new(), places: Vec::new(), atomic };
+        for row in rows {
+            let returned = row.returned.clone();
+            match check_change(schema, row, now_millis) {
+                Ok(checked) => {
+                    part.places.push(Ok((checked.size, returned)));
+                    part.changes.push(checked);
+                }
+                Err(error) => part.places.push(Err(error.into())),
+            }
+        }
+        if atomic {
+            part.check_atomic();
+        }
+        part
+    }
+
+    /// All rows of an atomic batch fail together.
+    fn check_atomic(&mut self) {
+        let out_of_scope = self.scope_error().map(ApiError::from);
+        let refused = self.places.iter().find_map(|place| place.as_ref().err().cloned());
+        if let Some(error) = out_of_scope.or(refused) {
+            self.changes.clear();
+            for place in &mut self.places {
+                if place.is_ok() {
+                    *place = Err(error.clone());
+                }
+            }
+        }
+    }
+
+    fn scope_error(&self) -> Option<CheckError> {
+        let keys: Vec<PrimaryKey> =
+            self.changes.iter().map(|change| change.key.clone().whole(|| 0)).collect();
+        let first = keys.first()?;
+        keys.iter().find_map(|key| check_atomic(first, key).err())
+    }
+
+    fn submit(self, table: &Table) -> BatchUnderWay {
+        let pending = (!self.changes.is_empty()).then(|| table.write(self.changes, self.atomic));
+        BatchUnderWay { pending, places: self.places }
+    }
+}
+
+struct BatchUnderWay {
+    pending: Option<isthmus_store::Pending<Vec<Result<Written, StoreError>>>>,
+    places: Vec<Result<(WriteSize, Returned), ApiError>>,
+}
+
+impl BatchUnderWay {
+    async fn answer(self) -> Vec<RowAnswer> {
+        let (mut results, all) = match self.pending {
+            None => (Vec::new().into_iter(), None),
+            Some(pending) => match pending.await {
+                Ok(results) => (results.into_iter(), None),
+                Err(error) => (Vec::new().into_iter(), Some(ApiError::from(error))),
+            },
+        };
+        let answer = |place: Result<(WriteSize, Returned), ApiError>| {
+            let (size, returned) = match place {
+                Ok(place) => place,
+                Err(error) => return failed(error),
+            };
+            match (results.next(), &all) {
+                (Some(Ok(written)), _) => RowAnswer::Done {
+                    consumed: consumed_by_write(size, &written),
+                    row: shown_row(&returned, written),
+                    next_token: None,
+                },
+                (Some(Err(error)), _) => failed(error.into()),
+                (None, Some(error)) => failed(error.clone()),
+                (None, None) => failed(StoreError::Unknown.into()),
+            }
+        };
+        self.places.into_iter().map(answer).collect()
+    }
+}
+
+fn failed(error: ApiError) -> RowAnswer {
+    RowAnswer::Failed { code: error.code, message: error.message }
+}
+
+fn shown_row(returned: &Returned, written: Written) -> Option<ShownRow> {
+    match returned {
+        Returned::Nothing => None,
+        Returned::Key => Some(ShownRow { key: written.key, cells: Vec::new() }),
+        Returned::AfterModify(_) => Some(ShownRow { key: written.key, cells: written.shown }),
+    }
+}
+
+fn consumed_by_write(size: WriteSize, written: &Written) -> Consumed {
+    let units = CapacityUnits::of_write(size, written.read_bytes);
+    Consumed { read: units.read, write: units.write }
+}
+
+fn consumed_by_read(bytes: u64) -> Consumed {
+    let units = CapacityUnits::of_read(bytes);
+    Consumed { read: units.read, write: units.write }
+}
+
+/// The smallest encoded key greater than this one.
+fn after(key: &EncodedKey) -> EncodedKey {
+    let mut bytes = Vec::with_capacity(key.0.len() + 1);
+    bytes.extend_from_slice(&key.0);
+    bytes.push(0);
+    EncodedKey(bytes.into())
+}
+
+fn damaged(table: &Text) -> ApiError {
+    tracing::error!(%table, "a stored key cannot be decoded");
+    ApiError::new(
+        isthmus_protocol::error_code::ErrorCode::InternalServerError,
+        "Internal server error.",
+    )
+}

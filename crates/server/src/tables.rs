@@ -1,0 +1,154 @@
+//! The operations on tables.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isthmus_model::check::{check_schema, check_table_name};
+use isthmus_model::ids::{Epoch, Origin, PartitionId, SchemaNumber, TableId};
+use isthmus_model::schema::{Schema, TableOptions};
+use isthmus_model::value::Text;
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_protocol::request::{CreateTable, UpdateTable};
+use isthmus_protocol::response::{
+    TableDescription, TableStatus, Throughput, encode_describe_table, encode_empty,
+    encode_list_table, encode_update_table,
+};
+use isthmus_store::{TableSpec, Writers, Writing};
+
+use crate::api_error::ApiError;
+use crate::node::Node;
+
+/// The least time to live. The public service asks for a day; nothing here needs that much.
+const TIME_TO_LIVE_SECONDS_MIN: u32 = 86_400;
+
+/// Serves operations on tables.
+pub struct Tables {
+    node: Arc<Node>,
+    /// One at a time, so that quota and names are judged on what is there.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Tables {
+    /// Serves for this node.
+    pub fn new(node: Arc<Node>) -> Tables {
+        Tables { node, changing: tokio::sync::Mutex::new(()) }
+    }
+
+    /// CreateTable.
+    pub async fn create(&self, create: CreateTable) -> Result<Bytes, ApiError> {
+        check_table_name(create.table.as_str())?;
+        if !create.split_points.is_empty() {
+            return Err(ApiError::invalid(
+                "Splitting a table when it is created is not supported.",
+            ));
+        }
+        let options = create.options.merged(&TableOptions::default(), TIME_TO_LIVE_SECONDS_MIN)?;
+        let schema = Schema {
+            number: SchemaNumber(1),
+            key_columns: create.key_columns,
+            defined_columns: create.defined_columns,
+            options,
+        };
+        check_schema(&schema)?;
+        let _one_at_a_time = self.changing.lock().await;
+        let store = self.node.store();
+        if store.table_by_name(create.table.as_str()).is_some() {
+            return Err(ApiError::table_exists());
+        }
+        let quota = self.node.config().instance.table_quota;
+        if store.tables().len() >= quota as usize {
+            return Err(ApiError::new(
+                ErrorCode::QuotaExhausted,
+                format!("Number of tables exceeds the quota:{quota}."),
+            ));
+        }
+        let id = store.reserve_id()?;
+        store
+            .create_table(TableSpec {
+                id: TableId(id),
+                name: create.table,
+                partition: PartitionId(id),
+                schema,
+                created_millis: self.node.clock().wall_millis(),
+                epoch: Epoch(1),
+                base: Origin(self.node.config().region.number),
+                writing: Writing::Accept,
+                writers: Writers::One,
+            })
+            .await?;
+        Ok(encode_empty())
+    }
+
+    /// ListTable.
+    pub fn list(&self) -> Bytes {
+        let mut names: Vec<Text> =
+            self.node.store().tables().iter().map(|table| table.name()).collect();
+        names.sort();
+        encode_list_table(names.iter().map(Text::as_str))
+    }
+
+    /// DescribeTable.
+    pub fn describe(&self, name: &Text) -> Result<Bytes, ApiError> {
+        let table =
+            self.node.store().table_by_name(name.as_str()).ok_or_else(ApiError::no_table)?;
+        let spec = table.spec();
+        let record = self.node.record(spec.id);
+        let ready = record.as_ref().is_none_or(|record| record.ready);
+        Ok(encode_describe_table(&TableDescription {
+            table: spec.name.as_str(),
+            schema: &spec.schema,
+            throughput: no_throughput(&spec),
+            status: if ready { TableStatus::Active } else { TableStatus::Loading },
+            creation_micros: Some(spec.created_millis * 1000),
+            table_id: Some(&format!("{:016x}", spec.id.0)),
+            global_table_id: record.as_ref().map(|record| record.table.id.as_str()),
+        }))
+    }
+
+    /// UpdateTable.
+    pub async fn update(&self, update: UpdateTable) -> Result<Bytes, ApiError> {
+        let table = self.node.changeable(update.table.as_str())?;
+        if let Some(change) = update.options {
+            let now = table.spec().schema.options.clone();
+            // Judged before it is queued, so that a wrong one costs nothing.
+            change.merged(&now, TIME_TO_LIVE_SECONDS_MIN)?;
+            table
+                .change_schema(move |schema| {
+                    let options = change.merged(&schema.options, TIME_TO_LIVE_SECONDS_MIN);
+                    Ok(match options {
+                        Ok(options) => Schema { options, ..schema.clone() },
+                        Err(_) => schema.clone(),
+                    })
+                })
+                .await?;
+        }
+        let spec = table.spec();
+        Ok(encode_update_table(&spec.schema.options, no_throughput(&spec)))
+    }
+
+    /// DeleteTable.
+    pub async fn delete(&self, name: &Text) -> Result<Bytes, ApiError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let table =
+            self.node.store().table_by_name(name.as_str()).ok_or_else(ApiError::no_table)?;
+        let id = table.id();
+        if let Some(record) = self.node.record(id) {
+            return Err(ApiError::invalid(format!(
+                "The table is a replica of global table {}. Unbind its replicas first.",
+                record.table.id
+            )));
+        }
+        self.node.store().drop_table(id).await?;
+        Ok(encode_empty())
+    }
+}
+
+/// Throughput is not reserved: every table uses what there is.
+fn no_throughput(spec: &TableSpec) -> Throughput {
+    Throughput {
+        read: 0,
+        write: 0,
+        last_increase_seconds: spec.created_millis / 1000,
+        last_decrease_seconds: None,
+    }
+}
