@@ -255,7 +255,7 @@ impl Session {
                     progress_text(&found)
                 );
                 return Err(CliError::new(Exit::Failed, message).hint(
-                    "it goes on by itself; see `isthmus global-table describe` and `isthmus status`",
+                    "it goes on by itself; look again with `isthmus global-table describe`",
                 ));
             }
             tokio::time::sleep(POLL).await;
