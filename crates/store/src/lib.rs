@@ -72,3 +72,6 @@ pub use snapshot::TableSnapshot;
 pub use spec::{TableSpec, Writers, Writing};
 pub use store::{Store, StoreOptions};
 pub use table::{CopyDone, LogSlice, Table, Written};
+
+#[cfg(test)]
+mod tests;

@@ -32,8 +32,19 @@ fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn margin() -> u64 {
-    (CEILING_MARGIN.as_millis() as u64) << 16
+impl Inner {
+    /// The ceiling that should be made durable, if the durable one is too near.
+    ///
+    /// The margin is counted from the wall clock. Where the clock runs ahead of that, as after a
+    /// crash, it is next to nothing: else each crash of many would push the clock further.
+    fn wanted_ceiling(&self, wall_millis: i64) -> Option<Hlc> {
+        let margin = millis(CEILING_MARGIN);
+        let last = self.clock.last();
+        let near = last >= self.ceiling
+            || Hlc::from_millis(wall_millis.saturating_add(margin / 2)) > self.ceiling;
+        let ahead = Hlc::from_millis(last.millis() + 1).max(last.next());
+        near.then(|| ahead.max(Hlc::from_millis(wall_millis.saturating_add(margin))))
+    }
 }
 
 impl Stamps {
@@ -76,16 +87,13 @@ impl Stamps {
         let mut inner = self.inner.lock();
         let now = inner.clock.promise(wall_millis);
         let oldest = inner.pending.first().copied().unwrap_or(Hlc::MAX);
-        let low = now.0.saturating_add(margin() / 2) > inner.ceiling.0;
+        let low = inner.wanted_ceiling(wall_millis).is_some();
         (now.min(oldest).min(inner.ceiling), low)
     }
 
     /// The ceiling that the next batch must carry, if the durable one is too near.
     pub(crate) fn next_ceiling(&self, wall_millis: i64) -> Option<Hlc> {
-        let inner = self.inner.lock();
-        let now = inner.clock.last().max(Hlc::from_millis(wall_millis)).0;
-        let low = now.saturating_add(margin() / 2) > inner.ceiling.0;
-        low.then(|| Hlc(now.saturating_add(margin())))
+        self.inner.lock().wanted_ceiling(wall_millis)
     }
 
     /// The least ceiling that covers all that was given out, for a clean stop.
@@ -119,6 +127,19 @@ mod tests {
         stamps.end(&[second]);
         assert_eq!(stamps.promise(1_300).0, Hlc::from_millis(1_300));
         assert!(stamps.begin(1_300).hlc > Hlc::from_millis(1_300));
+    }
+
+    #[test]
+    fn many_crashes_do_not_push_the_clock_further_than_one() {
+        let mut ceiling = Hlc::MIN;
+        for _ in 0..100 {
+            let stamps = Stamps::new(Origin(1), Duration::ZERO, ceiling);
+            let stamp = stamps.begin(1_000).hlc;
+            let wanted = stamps.next_ceiling(1_000);
+            assert!(stamp > ceiling && wanted.unwrap_or(ceiling) > stamp);
+            ceiling = wanted.unwrap_or(ceiling);
+        }
+        assert!(ceiling.millis() < 1_000 + millis(CEILING_MARGIN) + 200);
     }
 
     #[test]

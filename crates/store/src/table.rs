@@ -153,6 +153,3 @@ impl Table {
         self.core.options.origin
     }
 }
-
-#[cfg(test)]
-mod tests;

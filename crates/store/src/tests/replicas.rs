@@ -1,0 +1,320 @@
+//! What regions make of each other's entries and copies.
+
+use isthmus_model::change::Direction;
+use isthmus_model::hlc::Hlc;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::table::CopyDone;
+
+#[test]
+fn replica_of_one_writer_holds_the_same_rows_at_the_same_lsn() {
+    let (a, b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    for n in 0..20 {
+        a.write(put(n % 7, n)).unwrap();
+        a.write(update(n % 5, "w", n)).unwrap();
+    }
+    a.write(delete(3)).unwrap();
+    ship(&a, &b, a.origin).unwrap();
+    assert_eq!(a.rows(), b.rows());
+    assert_eq!(b.table().durable_lsn(), a.table().durable_lsn());
+    assert_eq!(b.table().durable_hlc(), a.table().durable_hlc());
+    let (own, other) = (entries_after(&a.table(), Lsn(0)), entries_after(&b.table(), Lsn(0)));
+    assert_eq!(own, other);
+    assert_eq!(b.table().snapshot().unwrap().vector().len(), 2);
+}
+
+#[test]
+fn range_is_taken_once_in_order_and_without_gaps() {
+    let (a, mut b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    for n in 0..6 {
+        a.write(put(n, n)).unwrap();
+    }
+    let all = entries_after(&a.table(), Lsn(0));
+    let apply = |b: &Region, from: u64, to: u64| {
+        let part = all[from as usize..to as usize].to_vec();
+        let pending = b.table().apply(a.origin, Epoch(1), Lsn(from), Lsn(to), part);
+        b.finish(pending)
+    };
+    assert_eq!(apply(&b, 2, 4), Err(StoreError::Gap { watermark: Lsn(0), from: Lsn(2) }));
+    apply(&b, 0, 3).unwrap();
+    apply(&b, 0, 3).unwrap();
+    apply(&b, 1, 2).unwrap();
+    b.restart();
+    apply(&b, 1, 5).unwrap();
+    assert_eq!(b.table().durable_lsn(), Lsn(5));
+    assert_eq!(entries_after(&b.table(), Lsn(0)), all[..5]);
+    let out_of_order = vec![all[5].clone(), all[5].clone()];
+    let pending = b.table().apply(a.origin, Epoch(1), Lsn(5), Lsn(6), out_of_order);
+    assert!(matches!(b.finish(pending), Err(StoreError::BadRange(_))));
+    // A range may hold less than it covers.
+    let pending = b.table().apply(a.origin, Epoch(1), Lsn(5), Lsn(9), Vec::new());
+    b.finish(pending).unwrap();
+    assert_eq!(b.table().watermark(a.origin).0, Lsn(9));
+    assert_eq!(b.table().read_log(Lsn(3), 1 << 20).unwrap().to, Lsn(9));
+}
+
+#[test]
+fn known_range_is_answered_when_it_is_durable() {
+    let (a, b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    a.write(put(1, 1)).unwrap();
+    let all = entries_after(&a.table(), Lsn(0));
+    let apply = || b.table().apply(a.origin, Epoch(1), Lsn(0), Lsn(1), all.clone());
+    let (mut first, mut again) = (apply(), apply());
+    assert!(first.try_take().is_none() && again.try_take().is_none());
+    b.store.commit_step();
+    assert_eq!((first.try_take(), again.try_take()), (Some(Ok(())), Some(Ok(()))));
+}
+
+#[test]
+fn entries_from_the_future_touch_nothing() {
+    let (a, b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    a.clock.advance(501);
+    a.write(put(1, 1)).unwrap();
+    let refused = ship(&a, &b, a.origin).unwrap_err();
+    assert!(matches!(refused, StoreError::ClockSkew(skew) if skew.ahead_millis == 501));
+    assert_eq!(b.table().durable_lsn(), Lsn(0));
+    b.clock.advance(1);
+    ship(&a, &b, a.origin).unwrap();
+}
+
+#[test]
+fn old_epochs_and_entries_for_the_writer_are_fenced() {
+    let (a, b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    a.write(put(1, 1)).unwrap();
+    let all = entries_after(&a.table(), Lsn(0));
+    let pending = b.table().apply(a.origin, Epoch(5), Lsn(0), Lsn(1), all.clone());
+    b.finish(pending).unwrap();
+    assert_eq!(b.table().epoch(), Epoch(5));
+    let pending = b.table().apply(a.origin, Epoch(4), Lsn(1), Lsn(1), Vec::new());
+    assert!(matches!(b.finish(pending), Err(StoreError::Fenced { .. })));
+    let pending = a.table().apply(b.origin, Epoch(9), Lsn(1), Lsn(1), Vec::new());
+    assert!(matches!(a.finish(pending), Err(StoreError::Fenced { .. })));
+}
+
+#[test]
+fn new_primary_goes_on_where_the_old_one_ended() {
+    let (a, b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    a.write(put(1, 1)).unwrap();
+    ship(&a, &b, a.origin).unwrap();
+    let set = a.store.set_writing(TABLE, Writing::Refuse, Writers::One, Epoch(2));
+    a.finish(set).unwrap();
+    let set = b.store.set_writing(TABLE, Writing::Accept, Writers::One, Epoch(2));
+    b.finish(set).unwrap();
+    let written = b.write(put(2, 2)).unwrap();
+    assert_eq!(written.lsn, Lsn(2));
+    let entries = entries_after(&b.table(), Lsn(1));
+    assert_eq!(entries[0].epoch, Epoch(2));
+    let pending = a.table().apply(b.origin, Epoch(2), Lsn(1), Lsn(2), entries);
+    a.finish(pending).unwrap();
+    assert_eq!(a.rows(), b.rows());
+}
+
+#[test]
+fn schema_travels_and_entries_wait_for_it() {
+    let (a, b) = (Region::new(1, Writers::ManyByColumn), Region::new(2, Writers::ManyByColumn));
+    let changed = a.table().change_schema(|schema| {
+        let mut schema = schema.clone();
+        schema.options.max_versions = 4;
+        Ok(schema)
+    });
+    a.finish(changed).unwrap();
+    let c = Region::new(3, Writers::ManyByColumn);
+    ship(&a, &c, a.origin).unwrap();
+    c.write(put(1, 1)).unwrap();
+    let early = ship(&c, &b, c.origin);
+    let (need, have) = (SchemaNumber(2), SchemaNumber(1));
+    assert_eq!(early, Err(StoreError::SchemaMissing { need, have }));
+    ship(&a, &b, a.origin).unwrap();
+    assert_eq!(b.table().schema().options.max_versions, 4);
+    ship(&c, &b, c.origin).unwrap();
+    let elsewhere = b.table().change_schema(|schema| Ok(schema.clone()));
+    assert!(matches!(b.finish(elsewhere), Err(StoreError::NotWritable { .. })));
+}
+
+/// Writes at random in three regions, ships at random, and compares in the end.
+fn converge(writers: Writers, seed: u64) {
+    let regions = [1, 2, 3].map(|origin| Region::new(origin, writers));
+    let mut chance = SmallRng::seed_from_u64(seed);
+    for step in 0..60 {
+        let region = &regions[chance.random_range(0..3)];
+        region.clock.advance(chance.random_range(0..3));
+        let row = chance.random_range(0..4);
+        let change = match chance.random_range(0..8) {
+            0..2 => put(row, step),
+            2 => delete(row),
+            3 => increment(row),
+            _ => update(row, ["v", "w"][chance.random_range(0..2)], step),
+        };
+        region.write(change).unwrap();
+        if chance.random_range(0..3) == 0 {
+            let (from, to) = (chance.random_range(0..3), chance.random_range(0..3));
+            let of = Origin(chance.random_range(1..4));
+            if from != to && of != regions[to].origin {
+                let _ = ship(&regions[from], &regions[to], of);
+            }
+        }
+    }
+    for _ in 0..2 {
+        for from in &regions {
+            for to in regions.iter().filter(|to| to.origin != from.origin) {
+                to.clock.advance(200);
+                ship(from, to, from.origin).unwrap();
+            }
+        }
+    }
+    assert_eq!(regions[0].rows(), regions[1].rows(), "seed {seed}");
+    assert_eq!(regions[0].rows(), regions[2].rows(), "seed {seed}");
+    let hlc = |region: &Region, of| region.table().watermark(of).0;
+    assert_eq!(hlc(&regions[0], Origin(2)), regions[1].table().watermark(Origin(2)).0);
+}
+
+#[test]
+fn several_writers_converge_whatever_the_order_of_shipping() {
+    for seed in 0..60 {
+        converge(Writers::ManyByColumn, seed);
+        converge(Writers::ManyByRow, seed);
+    }
+}
+
+#[test]
+fn entry_below_the_horizon_is_refused() {
+    let (a, b) = (Region::new(1, Writers::ManyByColumn), Region::new(2, Writers::ManyByColumn));
+    a.write(put(1, 1)).unwrap();
+    b.table().set_horizon(Hlc::from_millis(START_MILLIS + 1));
+    assert_eq!(ship(&a, &b, a.origin), Err(StoreError::BelowHorizon));
+}
+
+fn copy(from: &Region, to: &Region, rows_per_chunk: usize) {
+    let snapshot = from.table().snapshot().unwrap();
+    let vector = snapshot.vector();
+    let covered: Vec<(Origin, Hlc)> = vector.iter().map(|w| (w.origin, w.hlc)).collect();
+    let mut start = EncodedKey::default();
+    loop {
+        let rows: Result<Vec<_>, _> =
+            snapshot.scan(&start, None, Direction::Forward).take(rows_per_chunk + 1).collect();
+        let mut rows = rows.unwrap();
+        let end = (rows.len() > rows_per_chunk).then(|| rows.pop().unwrap().0);
+        let done = end.is_none().then(|| CopyDone {
+            origin: from.origin,
+            epoch: Epoch(1),
+            lsn: snapshot.lsn(),
+            hlc: snapshot.hlc(),
+            vector: vector.clone(),
+            expiry: snapshot.expiry().to_vec(),
+            schema: Some(snapshot.schema().clone()),
+        });
+        let note = Some((b"copy".to_vec(), start.0.to_vec()));
+        let table = to.table();
+        let pending = table.replace_range(&start, end.as_ref(), rows, &covered, done, note);
+        to.finish(pending).unwrap();
+        match end {
+            Some(end) => start = end,
+            None => return,
+        }
+    }
+}
+
+#[test]
+fn copy_of_one_writer_replaces_everything_and_the_log_goes_on() {
+    let (a, mut b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    for n in 0..30 {
+        a.write(put(n, n)).unwrap();
+    }
+    // The replica has followed another history, further.
+    let set = b.store.set_writing(TABLE, Writing::Accept, Writers::One, Epoch(1));
+    b.finish(set).unwrap();
+    for n in 0..50 {
+        b.write(put(n * 2, 1000 + n)).unwrap();
+    }
+    let set = b.store.set_writing(TABLE, Writing::Refuse, Writers::One, Epoch(1));
+    b.finish(set).unwrap();
+    copy(&a, &b, 7);
+    assert_eq!(a.rows(), b.rows());
+    assert_eq!(b.table().durable_lsn(), Lsn(30));
+    assert!(b.store.note(b"copy").unwrap().is_some());
+    a.write(put(3, 77)).unwrap();
+    ship(&a, &b, a.origin).unwrap();
+    b.restart();
+    assert_eq!(a.rows(), b.rows());
+    assert_eq!(entries_after(&b.table(), Lsn(30)), entries_after(&a.table(), Lsn(30)));
+    assert_eq!(b.table().read_log(Lsn(29), 1), Err(StoreError::LogTrimmed { start: Lsn(30) }));
+}
+
+#[test]
+fn copy_among_several_writers_keeps_what_the_source_has_not_heard_of() {
+    let (a, b) = (Region::new(1, Writers::ManyByColumn), Region::new(2, Writers::ManyByColumn));
+    a.write(put(1, 1)).unwrap();
+    a.write(put(2, 2)).unwrap();
+    ship(&a, &b, a.origin).unwrap();
+    // The source deletes a row and forgets that it ever was.
+    a.clock.advance(10);
+    a.write(delete(2)).unwrap();
+    a.table().set_horizon(Hlc::from_millis(START_MILLIS + 100));
+    while a.store.sweep_step() {}
+    while a.store.commit_step() {}
+    b.clock.advance(10);
+    b.write(update(1, "w", 9)).unwrap();
+    b.write(put(3, 3)).unwrap();
+    copy(&a, &b, 1);
+    let table = b.table();
+    assert_eq!(table.get(&key(2).encode()).unwrap(), None, "what the source lacks goes");
+    let row = table.get(&key(1).encode()).unwrap();
+    assert_eq!(integer(row.as_ref(), "v"), Some(1));
+    assert_eq!(integer(row.as_ref(), "w"), Some(9), "what the source has not heard of stays");
+    assert!(table.get(&key(3).encode()).unwrap().is_some());
+    assert_eq!(table.watermark(a.origin).0, a.table().durable_lsn());
+}
+
+#[test]
+fn copied_range_sees_rows_that_are_not_durable_yet() {
+    let (a, b) = (Region::new(1, Writers::ManyByColumn), Region::new(2, Writers::ManyByColumn));
+    a.write(put(1, 1)).unwrap();
+    let entries = entries_after(&a.table(), Lsn(0));
+    let table = b.table();
+    let mut first = table.apply(a.origin, Epoch(1), Lsn(0), Lsn(1), entries);
+    let covered = [(a.origin, Hlc::MAX)];
+    let start = EncodedKey::default();
+    let pending = table.replace_range(&start, None, Vec::new(), &covered, None, None);
+    b.finish(pending).unwrap();
+    assert_eq!(first.try_take(), Some(Ok(())));
+    assert_eq!(b.rows(), []);
+}
+
+#[test]
+fn rows_outside_of_a_copied_range_are_refused() {
+    let b = Region::new(2, Writers::ManyByColumn);
+    let (start, end) = (key(1).encode(), key(5).encode());
+    for rows in [vec![0], vec![5], vec![3, 2], vec![2, 2]] {
+        let rows = rows.into_iter().map(|n| (key(n).encode(), Row::default())).collect();
+        let pending = b.table().replace_range(&start, Some(&end), rows, &[], None, None);
+        assert!(matches!(b.finish(pending), Err(StoreError::BadRange(_))));
+    }
+}
+
+#[test]
+fn table_that_gets_several_writers_counts_from_there() {
+    let (a, b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    a.write(put(1, 1)).unwrap();
+    ship(&a, &b, a.origin).unwrap();
+    for region in [&a, &b] {
+        let many = Writers::ManyByColumn;
+        let set = region.store.set_writing(TABLE, Writing::Accept, many, Epoch(2));
+        region.finish(set).unwrap();
+        assert_eq!(region.table().watermark(Origin(9)).0, Lsn(1));
+    }
+    a.write(put(2, 2)).unwrap();
+    b.write(put(3, 3)).unwrap();
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let have = to.table().watermark(from.origin).0;
+        let mut entries = entries_after(&from.table(), have);
+        entries.retain(|entry| entry.stamp.origin == from.origin);
+        let until = from.table().durable_lsn();
+        let pending = to.table().apply(from.origin, Epoch(2), have, until, entries);
+        to.finish(pending).unwrap();
+    }
+    assert_eq!(a.rows(), b.rows());
+    let back = a.store.set_writing(TABLE, Writing::Accept, Writers::One, Epoch(3));
+    assert!(matches!(a.finish(back), Err(StoreError::BadSchema(_))));
+}
