@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import http.client
 import struct
+import time
 import urllib.parse
 
 # --- protobuf -----------------------------------------------------------------------------------
@@ -319,6 +320,11 @@ def read_error(body):
     return code, message.get(2, [b""])[0].decode()
 
 
+# A server closes connections that stay idle; one this old is not used again, because a request
+# on it could fail without having been seen.
+IDLE_SECONDS = 5
+
+
 class Client:
     """One keep-alive connection to one region. Not for several threads."""
 
@@ -326,7 +332,7 @@ class Client:
         where = urllib.parse.urlsplit(endpoint)
         self.host, self.port = where.hostname, where.port
         self.credentials, self.timeout, self.version = credentials, timeout, version
-        self.connection = None
+        self.connection, self.used = None, 0.0
 
     def close(self):
         if self.connection is not None:
@@ -339,6 +345,8 @@ class Client:
         if headers is None:
             headers = self.credentials.headers(path, body, version=self.version)
         try:
+            if time.monotonic() - self.used > IDLE_SECONDS:
+                self.close()
             if self.connection is None:
                 self.connection = http.client.HTTPConnection(
                     self.host, self.port, timeout=self.timeout
@@ -346,6 +354,7 @@ class Client:
             self.connection.request("POST", path, body, headers)
             answer = self.connection.getresponse()
             data = answer.read()
+            self.used = time.monotonic()
             if answer.will_close:
                 self.close()
             return answer.status, answer.headers, data

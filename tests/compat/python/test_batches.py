@@ -148,7 +148,7 @@ def test_the_row_limit_is_over_all_tables(client, make_table):
 
 
 def test_more_than_4_mib_in_a_batch_are_refused(client, table):
-    items = [put_item(n, [("v", "x" * (1024 * 1024))]) for n in range(5)]
+    items = [put_item(n, [("v", "x" * 900_000)]) for n in range(5)]
     with invalid(lambda text: text.startswith(
         "The total data size of BatchWriteRow request exceeds the limit, limit size: 4194304,"
         " data size: "

@@ -176,20 +176,13 @@ def test_a_table_may_forbid_update_row(client, table):
     assert read(client, table) == {"v": 4}
 
 
-def test_a_table_made_split_in_advance_reads_as_one(client, make_table):
-    name = make_table() + "_split"
-    client._create_table_ex(
-        tablestore.TableMeta(name, [("n", "INTEGER")]), tablestore.TableOptions(), NONE,
-        split_points=[10, 20, 30],
-    )
-    for number in (35, 5, 25, 15, 10, 20, 30):
-        client.put_row(name, tablestore.Row([("n", number)], [("v", number)]))
-    _, following, rows, _ = client.get_range(
-        name, "FORWARD", [("n", tablestore.INF_MIN)], [("n", tablestore.INF_MAX)]
-    )
-    assert [row.primary_key[0][1] for row in rows] == [5, 10, 15, 20, 25, 30, 35]
-    assert following is None
-    client.delete_table(name)
+def test_splitting_a_table_in_advance_is_refused(client):
+    with invalid():
+        client._create_table_ex(
+            tablestore.TableMeta("split", [("n", "INTEGER")]), tablestore.TableOptions(), NONE,
+            split_points=[10, 20, 30],
+        )
+    assert "split" not in client.list_table()
 
 
 def test_the_table_quota_is_told(client):
