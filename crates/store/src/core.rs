@@ -204,7 +204,6 @@ impl Core {
         match committed {
             Ok(()) => {
                 committing.node = node;
-                drop(committing);
                 self.stamps.set_ceiling(node.ceiling);
                 self.publish(groups, work.loose, records);
             }

@@ -360,7 +360,7 @@ impl Inner {
 /// What is applied of an origin.
 ///
 /// With one writer all origins share one sequence of LSNs, so that the log's end is the watermark
-/// of each. With several, an origin that was not heard from stands where the table got them.
+/// of each. With several, an origin that was not heard from stands before its first entry.
 pub(crate) fn watermark_in(
     state: &PartitionState,
     spec: &TableSpec,
@@ -370,7 +370,7 @@ pub(crate) fn watermark_in(
     if !spec.writers.are_many() || origin == own {
         return (state.lsn, state.hlc);
     }
-    state.watermark(origin).map_or(state.base, |known| (known.lsn, known.hlc))
+    state.watermark(origin).map_or_else(Default::default, |known| (known.lsn, known.hlc))
 }
 
 /// The watermarks of all origins that are known of, this region's own among them.

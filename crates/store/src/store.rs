@@ -220,8 +220,8 @@ impl Store {
 
     /// Says who writes a table from here on, under which epoch.
     ///
-    /// One writer can become several: all regions must stand at the same LSN, as that is where
-    /// each counts the others from. The way back needs a full copy and is refused.
+    /// One writer can become several while it is alone: the others are new and their logs begin
+    /// at 0. The way back needs a full copy and is refused.
     pub fn set_writing(
         &self,
         id: TableId,

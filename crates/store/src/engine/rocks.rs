@@ -49,7 +49,7 @@ impl RocksEngine {
         let strict = options::open(&folder, options, &trims, options::Tail::Strict);
         let db = match strict {
             Err(error) if error.kind() == ErrorKind::Corruption => {
-                wal::check_torn_tail(&folder, &error.to_string())?;
+                wal::check_torn_tail(&folder, error.as_ref())?;
                 tracing::warn!(%error, "dropping a torn record at the end of the log");
                 options::open(&folder, options, &trims, options::Tail::Torn)
             }
@@ -162,7 +162,7 @@ impl Engine for RocksEngine {
         }
         let start = keys::log::encode_key(partition, Lsn(0));
         let end = keys::log::encode_key(partition, through);
-        // The end is inclusive here. Only files that lie wholly within go; the filter does the rest.
+        // The end is inclusive. Only files that lie wholly within go; the filter does the rest.
         db.delete_file_in_range_cf(family(&db, Space::Log)?, start, end)
             .map_err(|error| failed(&error))
     }

@@ -37,8 +37,6 @@ pub struct PartitionState {
     pub epoch: Epoch,
     /// Entries at or before it are gone from its log.
     pub log_start: Lsn,
-    /// Where every origin stood when the table got several writers.
-    pub base: (Lsn, Hlc),
     /// What is applied of each origin that was heard from.
     pub watermarks: Vec<Watermark>,
     /// Expiries of all rows; none covers another.
@@ -86,8 +84,6 @@ pub fn encode_value(state: &PartitionState) -> Bytes {
     put_hlc(&mut out, state.hlc);
     put_varint(&mut out, state.epoch.0);
     put_varint(&mut out, state.log_start.0);
-    put_varint(&mut out, state.base.0.0);
-    put_hlc(&mut out, state.base.1);
     put_varint(&mut out, state.watermarks.len() as u64);
     for watermark in &state.watermarks {
         put_stamp(&mut out, Stamp { hlc: watermark.hlc, origin: watermark.origin });
@@ -115,7 +111,6 @@ pub fn decode_value(bytes: &Bytes) -> Result<PartitionState, Corrupt> {
         hlc: reader.hlc()?,
         epoch: Epoch(reader.varint()?),
         log_start: Lsn(reader.varint()?),
-        base: (Lsn(reader.varint()?), reader.hlc()?),
         ..PartitionState::default()
     };
     for _ in 0..reader.count(WATERMARK_BYTES_MIN)? {
@@ -152,7 +147,6 @@ mod tests {
             hlc: Hlc(n[1]),
             epoch: Epoch(n[2]),
             log_start: Lsn(n[3]),
-            base: (Lsn(n[4]), Hlc(n[5])),
             watermarks,
             expiry,
             auto_increment: n[6],

@@ -94,7 +94,6 @@ impl Table {
         }
         let bytes_before = inner.part.bytes;
         if !were_many && are_many {
-            inner.state.base = (inner.state.lsn, inner.state.hlc);
             inner.state.watermarks.clear();
         }
         inner.spec.writing = writing;

@@ -10,7 +10,7 @@ use crate::engine::{BatchWrite, EngineError, Scan, Snapshot, Space};
 use crate::error::StoreError;
 use crate::keys;
 use crate::keys::log::decode_head;
-use crate::limits::LOG_SLICE_RECORDS_MAX;
+use crate::limits::{FORGET_STEP, LOG_SLICE_RECORDS_MAX};
 use crate::partition::Inner;
 use crate::pending::Pending;
 use crate::table::Table;
@@ -98,7 +98,8 @@ impl Table {
     }
 
     /// Says that entries through `through` are wanted no more. The bytes are given back coarsely
-    /// and later.
+    /// and later; a small step becomes durable with whatever is committed next, and a crash before
+    /// that only brings the entries back.
     pub fn trim_log(&self, through: Lsn) -> Pending<()> {
         if let Err(error) = self.core.check_alive() {
             return Pending::ready(Err(error));
@@ -111,6 +112,10 @@ impl Table {
         }
         let bytes_before = inner.part.bytes;
         inner.state.log_start = through;
+        let saved = self.partition.durable().state.log_start;
+        if through.0.saturating_sub(saved.0) < FORGET_STEP {
+            return Pending::ready(Ok(()));
+        }
         let (answer, pending) = Pending::new();
         let group = inner.open_group();
         inner.when_durable(group, Box::new(|done| answer.give(done)));

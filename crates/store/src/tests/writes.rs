@@ -227,6 +227,19 @@ fn trimmed_log_says_so_and_is_given_back() {
 }
 
 #[test]
+fn small_trims_do_not_cost_a_commit_of_their_own() {
+    let region = Region::new(1, Writers::One);
+    region.write(put(1, 1)).unwrap();
+    region.write(put(1, 2)).unwrap();
+    let before = region.engine.commits();
+    let trim = region.table().trim_log(Lsn(1));
+    region.finish(trim).unwrap();
+    assert_eq!(region.engine.commits(), before);
+    region.write(put(1, 3)).unwrap();
+    assert_eq!(region.table().log_start(), Lsn(1));
+}
+
+#[test]
 fn many_large_changes_become_several_records_of_one_group() {
     let region = Region::new(1, Writers::One);
     let large = |n: i64| {

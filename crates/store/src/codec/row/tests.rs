@@ -81,7 +81,10 @@ proptest! {
     }
 
     #[test]
-    fn flipped_bits_never_panic(row in rows(), flips in proptest::collection::vec(any::<u32>(), 1..4)) {
+    fn flipped_bits_never_panic(
+        row in rows(),
+        flips in proptest::collection::vec(any::<u32>(), 1..4),
+    ) {
         let mut bytes = encode_row(&row).to_vec();
         for flip in flips {
             let bit = flip as usize % (bytes.len() * 8);

@@ -66,7 +66,8 @@ fn log_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
             files.push(path);
         }
     }
-    files.sort();
+    // Names are numbers, and longer ones greater.
+    files.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
     Ok(files)
 }
 
