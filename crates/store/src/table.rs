@@ -108,7 +108,7 @@ impl Table {
     /// What is applied of an origin.
     ///
     /// With one writer every origin stands at the end of the log. With several, an origin never
-    /// heard from stands where the table got them.
+    /// heard from stands before its first entry.
     pub fn watermark(&self, origin: Origin) -> (Lsn, Hlc) {
         let durable = self.partition.durable();
         watermark_in(&durable.state, &durable.spec, self.own(), origin)

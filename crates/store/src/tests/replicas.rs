@@ -294,27 +294,24 @@ fn rows_outside_of_a_copied_range_are_refused() {
 }
 
 #[test]
-fn table_that_gets_several_writers_counts_from_there() {
-    let (a, b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+fn region_that_joins_a_lone_writer_begins_its_own_log() {
+    let a = Region::new(1, Writers::One);
     a.write(put(1, 1)).unwrap();
-    ship(&a, &b, a.origin).unwrap();
-    for region in [&a, &b] {
-        let many = Writers::ManyByColumn;
-        let set = region.store.set_writing(TABLE, Writing::Accept, many, Epoch(2));
-        region.finish(set).unwrap();
-        assert_eq!(region.table().watermark(Origin(9)).0, Lsn(1));
-    }
     a.write(put(2, 2)).unwrap();
-    b.write(put(3, 3)).unwrap();
-    for (from, to) in [(&a, &b), (&b, &a)] {
-        let have = to.table().watermark(from.origin).0;
-        let mut entries = entries_after(&from.table(), have);
-        entries.retain(|entry| entry.stamp.origin == from.origin);
-        let until = from.table().durable_lsn();
-        let pending = to.table().apply(from.origin, Epoch(2), have, until, entries);
-        to.finish(pending).unwrap();
-    }
+    let many = Writers::ManyByColumn;
+    let set = a.store.set_writing(TABLE, Writing::Accept, many, Epoch(1));
+    a.finish(set).unwrap();
+    assert_eq!(a.table().watermark(Origin(2)).0, Lsn(0));
+    let b = Region::new(2, many);
+    copy(&a, &b, 1);
+    assert_eq!(b.table().watermark(Origin(1)).0, Lsn(2));
+    assert_eq!(b.table().durable_lsn(), Lsn(0));
+    a.write(put(3, 3)).unwrap();
+    assert_eq!(b.write(update(1, "w", 4)).unwrap().lsn, Lsn(1));
+    ship(&a, &b, a.origin).unwrap();
+    ship(&b, &a, b.origin).unwrap();
     assert_eq!(a.rows(), b.rows());
+    assert_eq!(a.rows().len(), 3);
     let back = a.store.set_writing(TABLE, Writing::Accept, Writers::One, Epoch(3));
     assert!(matches!(a.finish(back), Err(StoreError::BadSchema(_))));
 }

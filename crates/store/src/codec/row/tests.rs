@@ -145,25 +145,28 @@ fn columns_and_cells_out_of_order_are_refused() {
     assert!(decode_row(&encode_row(&row)).is_err());
 }
 
+/// The quickest of several rounds, as other work on the machine only makes them slower.
+#[allow(clippy::disallowed_methods, reason = "measures real time")]
+fn quickest(mut work: impl FnMut()) -> std::time::Duration {
+    const TIMES: u32 = 200;
+    let mut round = || {
+        let start = std::time::Instant::now();
+        (0..TIMES).for_each(|_| work());
+        start.elapsed() / TIMES
+    };
+    (0..50).map(|_| round()).min().unwrap()
+}
+
 /// Guards the order of magnitude; a debug build is allowed to be slow.
 #[test]
-#[allow(clippy::disallowed_methods, reason = "measures real time")]
 fn plain_row_is_packed_and_unpacked_fast() {
+    use std::hint::black_box;
     let row = plain_row();
-    let rounds = if cfg!(debug_assertions) { 200 } else { 20_000 };
-    let start = std::time::Instant::now();
-    for _ in 0..rounds {
-        std::hint::black_box(encode_row(std::hint::black_box(&row)));
-    }
-    let encode = start.elapsed() / rounds;
     let bytes = encode_row(&row);
-    let start = std::time::Instant::now();
-    for _ in 0..rounds {
-        std::hint::black_box(decode_row(std::hint::black_box(&bytes)).unwrap());
-    }
-    let decode = start.elapsed() / rounds;
+    let encode = quickest(|| drop(black_box(encode_row(black_box(&row)))));
+    let decode = quickest(|| drop(black_box(decode_row(black_box(&bytes)).unwrap())));
     println!("encode {encode:?}, decode {decode:?}");
     if !cfg!(debug_assertions) {
-        assert!(encode.as_micros() < 10 && decode.as_micros() < 10, "{encode:?} {decode:?}");
+        assert!(encode.as_micros() < 5 && decode.as_micros() < 5, "{encode:?} {decode:?}");
     }
 }
