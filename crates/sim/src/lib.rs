@@ -1,1 +1,30 @@
-//! Placeholder.
+//! Whole regions in one thread: real stores and links on seeded time, chance, network and disks.
+//!
+//! A seed decides everything: what clients ask for, which node steps next, what breaks and when.
+//! The same seed gives the same trace, so that a failure found once is found again. Nothing here
+//! decides how the product behaves: nodes are the store and the links that the server runs, and
+//! only what lies around them (clocks, disks, wires, the order of steps) is made up.
+//!
+//! `run` takes a seed through boot, chaos, healing and comparing, and gives a report or the first
+//! invariant that did not hold. Every invariant is a file in `checkers/`; `plant.rs` has the
+//! bugs that show that the checkers see.
+
+mod checkers;
+mod clients;
+mod clock;
+mod disk;
+mod network;
+mod node;
+mod observer;
+mod options;
+mod plant;
+mod rng;
+mod roles;
+mod trace;
+mod world;
+
+pub use checkers::Violation;
+pub use options::Options;
+pub use plant::Plant;
+pub use trace::Trace;
+pub use world::{Failure, Report, run};

@@ -1,0 +1,27 @@
+//! What must hold, one invariant per file; each is asked at every step that could break it.
+
+pub(crate) mod acked;
+pub(crate) mod alike;
+pub(crate) mod bounds;
+pub(crate) mod deleted;
+pub(crate) mod order;
+pub(crate) mod registers;
+pub(crate) mod replay;
+pub(crate) mod stamps;
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{invariant}: {what}")]
+pub struct Violation {
+    /// Which one.
+    pub invariant: &'static str,
+    /// How it showed.
+    pub what: String,
+}
+
+impl Violation {
+    /// Says how an invariant was broken.
+    pub(crate) fn of(invariant: &'static str, what: impl Into<String>) -> Violation {
+        Violation { invariant, what: what.into() }
+    }
+}

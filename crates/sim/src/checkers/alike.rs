@@ -1,0 +1,121 @@
+//! When all is healed and drained, all regions show the same cells, and they are what all
+//! durable entries together give.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use isthmus_model::change::Projection;
+use isthmus_model::ids::PartitionId;
+use isthmus_model::key::{EncodedKey, PrimaryKey};
+use isthmus_model::row::Row;
+use isthmus_model::show::{View, show};
+use isthmus_store::{Store, Table};
+
+use super::Violation;
+use super::acked::all_rows;
+use super::registers::live;
+use crate::observer::Observer;
+
+const NAME: &str = "regions are alike";
+
+fn broken(what: String) -> Result<(), Violation> {
+    Err(Violation::of(NAME, what))
+}
+
+/// Compares all regions. `exact`: tombstones too, which a sweep above all of them has removed.
+pub(crate) fn check(
+    observer: &Observer,
+    stores: &[&Store],
+    now_millis: i64,
+    exact: bool,
+) -> Result<(), Violation> {
+    for (partition, truth) in &observer.truth {
+        let mut first: Option<BTreeMap<EncodedKey, Row>> = None;
+        for (node, store) in stores.iter().enumerate() {
+            let Some(table) = store.table_of_partition(*partition) else {
+                return broken(format!("node {node} has no partition {partition}"));
+            };
+            let rows = rows_of(&table)?;
+            check_truth(node, *partition, &table, &rows, truth, observer)?;
+            if exact {
+                check_swept(node, *partition, &rows)?;
+            }
+            match &first {
+                None => first = Some(rows),
+                Some(first) => check_same(node, &table, first, &rows, now_millis, exact)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn rows_of(table: &Table) -> Result<BTreeMap<EncodedKey, Row>, Violation> {
+    match all_rows(table) {
+        Ok(rows) => Ok(rows.into_iter().collect()),
+        Err(error) => Err(Violation::of(NAME, format!("a table cannot be read: {error}"))),
+    }
+}
+
+fn check_truth(
+    node: usize,
+    partition: PartitionId,
+    table: &Table,
+    rows: &BTreeMap<EncodedKey, Row>,
+    truth: &BTreeMap<EncodedKey, Row>,
+    observer: &Observer,
+) -> Result<(), Violation> {
+    let expiry = observer.view(node, partition).map(|v| v.state.expiry.clone()).unwrap_or_default();
+    let keys: BTreeSet<&EncodedKey> = rows.keys().chain(truth.keys()).collect();
+    let nothing = Row::default();
+    for key in keys {
+        let have = live(rows.get(key).unwrap_or(&nothing), &expiry);
+        let want = live(truth.get(key).unwrap_or(&nothing), &expiry);
+        if have != want {
+            return broken(format!(
+                "node {node}, table {}, {key:?}: all entries give {want:?}, it has {have:?}",
+                table.name()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is left to remember.
+fn check_swept(
+    node: usize,
+    partition: PartitionId,
+    rows: &BTreeMap<EncodedKey, Row>,
+) -> Result<(), Violation> {
+    let left = rows.iter().find(|(_, row)| live(row, &[]) != **row);
+    match left {
+        None => Ok(()),
+        Some((key, row)) => {
+            broken(format!("node {node}, partition {partition}: {key:?} is not swept: {row:?}"))
+        }
+    }
+}
+
+fn check_same(
+    node: usize,
+    table: &Table,
+    first: &BTreeMap<EncodedKey, Row>,
+    rows: &BTreeMap<EncodedKey, Row>,
+    now_millis: i64,
+    exact: bool,
+) -> Result<(), Violation> {
+    if exact && first != rows {
+        return broken(format!("node {node}: rows of {} differ from node 0's", table.name()));
+    }
+    let schema = table.schema();
+    let view = View::new(&schema.options, now_millis, table.expiry());
+    let shown = |rows: &BTreeMap<EncodedKey, Row>| {
+        let one = |(key, row): (&EncodedKey, &Row)| {
+            let key = PrimaryKey::decode(key).ok()?;
+            show(row, key, &schema, &view, &Projection::default()).map(|shown| shown.row)
+        };
+        rows.iter().filter_map(one).collect::<Vec<_>>()
+    };
+    if shown(first) != shown(rows) {
+        return broken(format!("node {node} shows other cells of {} than node 0", table.name()));
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Runs seeds: `isthmus-sim --seeds 200`, or one: `isthmus-sim --seed 7 --until 900 --dump`.
+//!
+//! A seed that fails prints what did not hold, what the world was like, what happened last and
+//! how to see it again. The last line counts.
+
+use std::process::ExitCode;
+
+use isthmus_sim::{Failure, Options, Plant, Report, run};
+
+struct Arguments {
+    from: u64,
+    seeds: u64,
+    twice: bool,
+    until: Option<u64>,
+    dumps: bool,
+    plant: Option<Plant>,
+}
+
+const USAGE: &str = "usage: isthmus-sim [--seeds N] [--from S] [--seed S] [--twice] [--until N] \
+                     [--dump] [--plant NAME]";
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut arguments =
+        Arguments { from: 1, seeds: 200, twice: false, until: None, dumps: false, plant: None };
+    while let Some(word) = words.next() {
+        let mut number = || {
+            let value = words.next().ok_or(format!("{word} needs a number"))?;
+            value.parse::<u64>().map_err(|_| format!("{word} needs a number, not {value}"))
+        };
+        match word.as_str() {
+            "--seeds" => arguments.seeds = number()?,
+            "--from" => arguments.from = number()?,
+            "--seed" => {
+                arguments.from = number()?;
+                arguments.seeds = 1;
+            }
+            "--until" => arguments.until = Some(number()?),
+            "--twice" => arguments.twice = true,
+            "--dump" => arguments.dumps = true,
+            "--plant" => {
+                let name = words.next().ok_or("--plant needs a name")?;
+                let found = Plant::ALL.into_iter().find(|plant| format!("{plant:?}") == name);
+                arguments.plant = Some(found.ok_or(format!("no bug is called {name}"))?);
+            }
+            other => return Err(format!("{other} is not understood; {USAGE}")),
+        }
+    }
+    Ok(arguments)
+}
+
+fn tell(options: &Options, failure: &Failure) {
+    failure.trace.recent().for_each(|line| println!("  {line}"));
+    println!("{}", failure.nature);
+    println!("seed {} failed: {}", options.seed, failure.violation);
+    println!("trace {:016x}, {} events", failure.trace.hash(), failure.trace.events());
+    let until = failure.trace.events();
+    println!("again: cargo xtask sim --seed {} --until {until} --dump", options.seed);
+}
+
+/// Gives the report, or `None` after telling what failed.
+fn run_one(options: &Options, twice: bool) -> Option<Report> {
+    let report = match run(options) {
+        Ok(report) => report,
+        Err(failure) => {
+            tell(options, &failure);
+            return None;
+        }
+    };
+    if twice {
+        let again = run(options).map(|again| again.trace_hash).unwrap_or_default();
+        if again != report.trace_hash {
+            println!("seed {} is not deterministic", options.seed);
+            return None;
+        }
+    }
+    Some(report)
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(reason) => {
+            eprintln!("{reason}");
+            return ExitCode::from(2);
+        }
+    };
+    let (mut passed, mut failed, mut acknowledged, mut crashes) = (0u64, 0u64, 0u64, 0u64);
+    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
+        let options = Options {
+            seed,
+            until: arguments.until,
+            dumps: arguments.dumps,
+            plant: arguments.plant,
+        };
+        match run_one(&options, arguments.twice) {
+            Some(report) => {
+                passed += 1;
+                acknowledged += report.acknowledged;
+                crashes += report.crashes;
+                if arguments.seeds == 1 {
+                    println!("{report:?}");
+                }
+            }
+            None => failed += 1,
+        }
+    }
+    println!("{acknowledged} changes acknowledged, {crashes} crashes");
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

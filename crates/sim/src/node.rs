@@ -1,0 +1,278 @@
+//! A whole node: a real store on a disk that fails, real links, and the upkeep of the server.
+//!
+//! A life begins with what is on the disk and ends in a crash or a clean stop; nothing but the
+//! disk outlives it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use isthmus_model::clock::Clock;
+use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_replication::error::ReplicationError;
+use isthmus_replication::frame::{FORMAT, Frame, Hello};
+use isthmus_replication::horizon::SafeTimes;
+use isthmus_replication::link::State;
+use isthmus_replication::pack::PackedLogs;
+use isthmus_replication::receive::{Assignments, Inbound};
+use isthmus_replication::ship::{Outbound, Shared};
+use isthmus_store::engine::Engine;
+use isthmus_store::limits::FORGET_STEP;
+use isthmus_store::{Store, StoreError, StoreOptions, Table, TableSpec, Writing};
+use parking_lot::Mutex;
+
+use crate::clock::NodeClock;
+use crate::disk::Disk;
+use crate::network::StreamId;
+use crate::options::{Nature, REGIONS, TablePlan};
+use crate::plant::Plant;
+use crate::roles::{INSTANCE, Roles, origin_of, region_name};
+
+/// A node and its machine.
+pub(crate) struct Node {
+    pub(crate) clock: Arc<NodeClock>,
+    pub(crate) disk: Arc<Disk>,
+    /// `None`: it is down.
+    pub(crate) life: Option<Life>,
+}
+
+type Grown = Arc<Mutex<Vec<(PartitionId, Lsn)>>>;
+
+/// From a start to a stop.
+pub(crate) struct Life {
+    node: usize,
+    pub(crate) store: Arc<Store>,
+    pub(crate) roles: Arc<Roles>,
+    shared: Shared,
+    pub(crate) outbound: BTreeMap<usize, Outbound>,
+    /// The stream to each peer that is thought to be there.
+    pub(crate) dialled: BTreeMap<usize, StreamId>,
+    pub(crate) inbound: BTreeMap<StreamId, Inbound>,
+    grown: Grown,
+    fatal: Arc<AtomicBool>,
+}
+
+impl Life {
+    /// Starts from what is on the disk.
+    pub(crate) fn start(
+        node: usize,
+        disk: &Arc<Disk>,
+        clock: &Arc<NodeClock>,
+        nature: &Nature,
+    ) -> Result<Life, StoreError> {
+        let mut options = StoreOptions::new(origin_of(node));
+        options.queue_bytes_max = nature.queue_bytes_max;
+        options.log_tail_bytes_max = nature.log_tail_bytes_max;
+        let engine: Arc<dyn Engine> = disk.clone();
+        let clock: Arc<dyn Clock> = clock.clone();
+        let store = Store::open(engine, clock.clone(), options)?;
+        let roles = Arc::new(Roles::read(node, store.clone(), &nature.tables)?);
+        let shared = Shared {
+            store: store.clone(),
+            clock,
+            safe_times: Arc::new(SafeTimes::default()),
+            packed: Arc::new(PackedLogs::default()),
+            hello: Hello {
+                format: FORMAT,
+                region: node as u32 + 1,
+                name: region_name(node),
+                instance: INSTANCE.to_owned(),
+            },
+            parcel_bytes_max: nature.parcel_bytes_max,
+            window_parcels: nature.window_parcels,
+        };
+        let peers = (0..REGIONS).filter(|peer| *peer != node);
+        let outbound =
+            peers.map(|peer| (peer, Outbound::new(shared.clone(), origin_of(peer)))).collect();
+        let mut life = Life {
+            node,
+            store,
+            roles,
+            shared,
+            outbound,
+            dialled: BTreeMap::new(),
+            inbound: BTreeMap::new(),
+            grown: Grown::default(),
+            fatal: Arc::new(AtomicBool::new(false)),
+        };
+        life.listen();
+        life.obey_links();
+        Ok(life)
+    }
+
+    fn listen(&self) {
+        let grown = self.grown.clone();
+        self.store.on_durable(Arc::new(move |partition, lsn| grown.lock().push((partition, lsn))));
+        let fatal = self.fatal.clone();
+        self.store.on_fatal(Arc::new(move |_| fatal.store(true, Ordering::Relaxed)));
+    }
+
+    /// Whether a commit has failed, so that it must stop.
+    pub(crate) fn is_fatal(&self) -> bool {
+        self.fatal.load(Ordering::Relaxed)
+    }
+
+    /// Opens the links that are named at rest.
+    pub(crate) fn obey_links(&mut self) {
+        self.roles.refresh();
+        for plan in self.roles.shared() {
+            let Some(table) = self.store.table(plan.id) else { continue };
+            if !plan.is_writer(self.node) {
+                continue;
+            }
+            for outbound in self.outbound.values_mut() {
+                outbound.open(plan.partition, table.clone());
+            }
+        }
+    }
+
+    /// What the links to a peer have to send now, if anything.
+    pub(crate) fn poll_outbound(&mut self, peer: usize) -> Option<Frame> {
+        let grown = std::mem::take(&mut *self.grown.lock());
+        for (partition, lsn) in grown {
+            for outbound in self.outbound.values_mut() {
+                outbound.appended(partition, lsn);
+            }
+        }
+        self.outbound.get_mut(&peer)?.poll()
+    }
+
+    /// What a stream from a peer has to answer now, if anything.
+    pub(crate) fn poll_inbound(&mut self, stream: StreamId) -> Option<Frame> {
+        let inbound = self.inbound.get_mut(&stream)?;
+        match inbound.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(frame) => Some(frame),
+            Poll::Pending => None,
+        }
+    }
+
+    /// A peer has dialled.
+    pub(crate) fn accept(&mut self, stream: StreamId) {
+        let roles: Arc<dyn Assignments> = self.roles.clone();
+        self.inbound.insert(stream, Inbound::new(self.shared.clone(), roles));
+    }
+
+    /// A peer was reached.
+    pub(crate) fn reached(&mut self, peer: usize, stream: StreamId) {
+        self.dialled.insert(peer, stream);
+        if let Some(outbound) = self.outbound.get_mut(&peer) {
+            outbound.connected();
+        }
+    }
+
+    /// The stream to a peer is gone.
+    pub(crate) fn lost(&mut self, peer: usize, reason: &str) {
+        self.dialled.remove(&peer);
+        if let Some(outbound) = self.outbound.get_mut(&peer) {
+            outbound.disconnected(reason);
+        }
+    }
+
+    /// Takes in what a replica answered.
+    pub(crate) fn receive_outbound(
+        &mut self,
+        peer: usize,
+        frame: Frame,
+    ) -> Result<(), ReplicationError> {
+        match self.outbound.get_mut(&peer) {
+            Some(outbound) => outbound.receive(frame),
+            None => Ok(()),
+        }
+    }
+
+    /// What time alone brings.
+    pub(crate) fn tick(&mut self) {
+        self.outbound.values_mut().for_each(Outbound::tick);
+        self.inbound.values_mut().for_each(Inbound::tick);
+    }
+
+    /// Trims logs and moves horizons, as the server does.
+    pub(crate) fn look_after(&self, plant: Option<Plant>) {
+        for table in self.store.tables() {
+            let partition = table.partition();
+            // Who else writes is not known before the note of it is at rest.
+            if table.spec().writers.are_many() && self.roles.is_shared(partition) {
+                let mut others = self.roles.other_writers(partition);
+                if plant == Some(Plant::HorizonWithoutReplica) {
+                    others.pop();
+                }
+                let own = self.store.promise();
+                table.set_horizon(self.shared.safe_times.horizon(partition, &others, own));
+            }
+            let end = table.durable_lsn();
+            if let Some(needed) = self.log_needed_after(partition, end)
+                && needed > table.log_start()
+            {
+                drop(table.trim_log(needed));
+            }
+        }
+    }
+
+    fn log_needed_after(&self, partition: PartitionId, end: Lsn) -> Option<Lsn> {
+        let mut needed = end;
+        for outbound in self.outbound.values() {
+            match outbound.needs_after(partition) {
+                None => {}
+                Some(None) => return None,
+                Some(Some(after)) => needed = needed.min(after),
+            }
+        }
+        Some(needed)
+    }
+
+    /// Lets a table of this region be shared, or makes the replica that the base asks for. Gives
+    /// whether it is so already.
+    pub(crate) fn share(&mut self, plan: &TablePlan, base: &TableSpec) -> bool {
+        let writing = if plan.is_writer(self.node) { Writing::Accept } else { Writing::Refuse };
+        let Some(table) = self.store.table(plan.id) else {
+            let spec = TableSpec { writing, writers: plan.writers, ..base.clone() };
+            drop(self.store.create_table(spec));
+            return false;
+        };
+        let spec = table.spec();
+        if spec.writers != plan.writers || spec.writing != writing {
+            drop(self.store.set_writing(plan.id, writing, plan.writers, spec.epoch));
+            return false;
+        }
+        if !self.roles.is_shared(plan.partition) {
+            self.roles.share(plan.partition, plan.base == self.node);
+            self.roles.refresh();
+            return false;
+        }
+        self.obey_links();
+        true
+    }
+
+    /// Whether every link that leaves this node has brought everything to its peer.
+    pub(crate) fn has_shipped_all(&self, plans: &[TablePlan]) -> Result<(), String> {
+        for plan in plans {
+            let table = self.store.table(plan.id).ok_or("a table is missing")?;
+            if !self.roles.is_shared(plan.partition) || !self.roles.is_ready(plan.partition) {
+                return Err(format!("{} is not complete at node {}", plan.name, self.node));
+            }
+            if plan.is_writer(self.node) {
+                self.check_links(plan, &table)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_links(&self, plan: &TablePlan, table: &Table) -> Result<(), String> {
+        for (peer, outbound) in &self.outbound {
+            let report = outbound.report(plan.partition).ok_or("a link is missing")?;
+            let done =
+                report.state == State::Following && report.acked == Some(table.durable_lsn());
+            if !done {
+                let name = plan.name;
+                return Err(format!("{name} from node {} to {peer}: {report:?}", self.node));
+            }
+        }
+        // Trimming is coarse.
+        let kept = table.durable_lsn().0 - table.log_start().0;
+        if kept > FORGET_STEP {
+            return Err(format!("the log of {} is not trimmed: {kept} are kept", plan.name));
+        }
+        Ok(())
+    }
+}

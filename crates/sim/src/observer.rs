@@ -1,0 +1,431 @@
+//! Sees every batch when it becomes durable, and keeps what all regions together should be.
+//!
+//! It knows the stored formats and nothing of how the store works. The checkers judge by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use isthmus_model::apply::Granularity;
+use isthmus_model::entry::{Entry, EntryBody};
+use isthmus_model::hlc::{Hlc, Stamp};
+use isthmus_model::ids::{Lsn, Origin, PartitionId, SchemaNumber};
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::{Row, Trim};
+use isthmus_model::schema::Schema;
+use isthmus_model::value::Value;
+use isthmus_store::codec::row::decode_row;
+use isthmus_store::engine::{Batch, Space};
+use isthmus_store::keys;
+use isthmus_store::keys::partition::PartitionState;
+use isthmus_store::{TableSpec, Writers};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::checkers::{Violation, order, replay, stamps};
+use crate::roles::origin_of;
+
+/// An entry that its origin has made durable.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) entry: Entry,
+    pub(crate) granularity: Granularity,
+    pub(crate) expiry: Option<Trim>,
+    /// The schema that it was judged under.
+    pub(crate) schema: Option<Schema>,
+    /// Its rows as they were before it.
+    before: Vec<(EncodedKey, Row)>,
+}
+
+impl Known {
+    /// What it changes in a row.
+    pub(crate) fn delta(&self, key: &EncodedKey) -> Option<&Row> {
+        let EntryBody::Rows(rows) = &self.entry.body else { return None };
+        rows.iter().find(|row| row.key == *key).map(|row| &row.delta)
+    }
+
+    /// A row as it was before it.
+    pub(crate) fn before(&self, key: &EncodedKey) -> Option<&Row> {
+        self.before.iter().find(|(known, _)| known == key).map(|(_, row)| row)
+    }
+}
+
+/// A partition of one node as it is durable.
+#[derive(Clone, Debug)]
+pub(crate) struct PartitionView {
+    pub(crate) spec: TableSpec,
+    /// Index of the base region.
+    pub(crate) base: usize,
+    pub(crate) state: PartitionState,
+    /// Made from entries alone; kills are kept for ever.
+    pub(crate) shadow: BTreeMap<EncodedKey, Row>,
+    /// What was written.
+    stored: BTreeMap<EncodedKey, Row>,
+    /// Moment of the last entry that the node made itself.
+    pub(crate) own_hlc: Hlc,
+}
+
+impl PartitionView {
+    /// The rows that were written, by key.
+    pub(crate) fn stored_rows(&self) -> Vec<(EncodedKey, Row)> {
+        self.stored.iter().map(|(key, row)| (key.clone(), row.clone())).collect()
+    }
+}
+
+#[derive(Debug, Default)]
+struct NodeView {
+    partitions: BTreeMap<PartitionId, PartitionView>,
+    promised: Hlc,
+    /// A chunk of a copy was given to the node since the last batch.
+    copying: BTreeSet<PartitionId>,
+}
+
+/// What one batch did to one partition.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
+    pub(crate) spec: Option<TableSpec>,
+    pub(crate) state: Option<PartitionState>,
+    pub(crate) ranges: Vec<(Lsn, Lsn)>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) rows: BTreeMap<EncodedKey, Row>,
+    pub(crate) copied: bool,
+    pub(crate) became_many: bool,
+}
+
+/// Sees all.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    nodes: Vec<NodeView>,
+    /// By partition, origin and the origin's LSN.
+    pub(crate) known: BTreeMap<(PartitionId, Origin, Lsn), Known>,
+    stamps: BTreeSet<Stamp>,
+    schemas: BTreeMap<(PartitionId, SchemaNumber), Schema>,
+    /// What all durable entries give together.
+    pub(crate) truth: BTreeMap<PartitionId, BTreeMap<EncodedKey, Row>>,
+    /// Marks of changes that were refused for certain.
+    refused: BTreeSet<String>,
+    violation: Option<Violation>,
+    notes: Vec<String>,
+    batches: u64,
+}
+
+impl Observer {
+    /// Nothing seen yet.
+    pub(crate) fn new(nodes: usize) -> Observer {
+        Observer {
+            nodes: (0..nodes).map(|_| NodeView::default()).collect(),
+            known: BTreeMap::new(),
+            stamps: BTreeSet::new(),
+            schemas: BTreeMap::new(),
+            truth: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            violation: None,
+            notes: Vec::new(),
+            batches: 0,
+        }
+    }
+
+    /// The first thing that did not hold.
+    pub(crate) fn violation(&self) -> Option<Violation> {
+        self.violation.clone()
+    }
+
+    /// What was seen since it was last asked.
+    pub(crate) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Batches seen.
+    pub(crate) fn batches(&self) -> u64 {
+        self.batches
+    }
+
+    /// Keeps the first violation.
+    pub(crate) fn judge(&mut self, checked: Result<(), Violation>) {
+        if let Err(violation) = checked {
+            self.violation.get_or_insert(violation);
+        }
+    }
+
+    /// A partition of a node.
+    pub(crate) fn view(&self, node: usize, partition: PartitionId) -> Option<&PartitionView> {
+        self.nodes.get(node)?.partitions.get(&partition)
+    }
+
+    /// All partitions of a node.
+    pub(crate) fn partitions(
+        &self,
+        node: usize,
+    ) -> impl Iterator<Item = (&PartitionId, &PartitionView)> {
+        self.nodes.get(node).into_iter().flat_map(|view| &view.partitions)
+    }
+
+    /// The end of a node's log.
+    pub(crate) fn durable_lsn(&self, node: usize, partition: PartitionId) -> Lsn {
+        self.view(node, partition).map_or(Lsn(0), |view| view.state.lsn)
+    }
+
+    /// Whether a stamp was not used before.
+    pub(crate) fn is_new_stamp(&self, stamp: Stamp) -> bool {
+        !self.stamps.contains(&stamp)
+    }
+
+    /// Below this a node has promised to make nothing more.
+    pub(crate) fn promised(&self, node: usize) -> Hlc {
+        self.nodes.get(node).map_or(Hlc::MIN, |view| view.promised)
+    }
+
+    /// A node has sent a promise.
+    pub(crate) fn note_promise(&mut self, node: usize, hlc: Hlc) {
+        if let Some(view) = self.nodes.get_mut(node) {
+            view.promised = view.promised.max(hlc);
+        }
+    }
+
+    /// A node was given a chunk of a copy.
+    pub(crate) fn note_copy(&mut self, node: usize, partition: PartitionId) {
+        if let Some(view) = self.nodes.get_mut(node) {
+            view.copying.insert(partition);
+        }
+    }
+
+    /// A node says that it holds an origin's log through `held`.
+    pub(crate) fn note_ack(
+        &mut self,
+        node: usize,
+        origin: Origin,
+        partition: PartitionId,
+        held: Lsn,
+    ) {
+        let Some(view) = self.view(node, partition) else { return };
+        let has = match view.spec.writers.are_many() {
+            true => view.state.watermark(origin).map_or(Lsn(0), |mark| mark.lsn),
+            false => view.state.lsn,
+        };
+        if held > has {
+            let what = format!("node {node} acknowledges {held} of {origin}, durable is {has}");
+            self.judge(Err(Violation::of("order per origin", what)));
+        }
+    }
+
+    /// A change with this mark was refused for certain.
+    pub(crate) fn note_refused(&mut self, mark: String) {
+        let shown = self.known.values().find(|known| has_mark(&known.entry, &mark));
+        if let Some(known) = shown {
+            let what = format!("{mark} was refused, and is in {:?}", known.entry);
+            self.judge(Err(Violation::of("acknowledged is kept", what)));
+        }
+        self.refused.insert(mark);
+    }
+
+    /// A batch has become durable at a node.
+    pub(crate) fn durable(&mut self, node: usize, batch: &Batch) {
+        self.batches += 1;
+        let mut digest = 0u64;
+        for write in batch.writes() {
+            let value = write.value.as_deref().unwrap_or_default();
+            digest = xxh3_64(&[&digest.to_le_bytes()[..], &write.key, value].concat());
+        }
+        self.notes.push(format!("node {node} durable {digest:016x}"));
+        let seen = self.take_in(node, batch);
+        self.judge(seen);
+    }
+
+    fn take_in(&mut self, node: usize, batch: &Batch) -> Result<(), Violation> {
+        for (partition, mut moved) in self.parse(node, batch)? {
+            if let Some(state) = &moved.state {
+                let origin = origin_of(node);
+                self.notes.push(format!(
+                    "node {node} partition {partition} at {} of which own {}, {} rows{}",
+                    state.lsn,
+                    moved.entries.iter().filter(|e| e.stamp.origin == origin).count(),
+                    moved.rows.len(),
+                    if moved.copied { ", copied" } else { "" },
+                ));
+            }
+            let Some(nodes) = self.nodes.get_mut(node) else { continue };
+            let mut view = match (nodes.partitions.remove(&partition), &moved.spec) {
+                (Some(view), _) => view,
+                (None, Some(spec)) => PartitionView {
+                    base: usize::from(spec.base.0.saturating_sub(1)),
+                    spec: spec.clone(),
+                    state: PartitionState::default(),
+                    shadow: BTreeMap::new(),
+                    stored: BTreeMap::new(),
+                    own_hlc: Hlc::MIN,
+                },
+                (None, None) => continue,
+            };
+            let taken = self.take_moved(node, &mut view, &mut moved);
+            if let Some(nodes) = self.nodes.get_mut(node) {
+                nodes.partitions.insert(partition, view);
+            }
+            taken?;
+        }
+        Ok(())
+    }
+
+    fn take_moved(
+        &mut self,
+        node: usize,
+        view: &mut PartitionView,
+        moved: &mut Moved,
+    ) -> Result<(), Violation> {
+        let spec = moved.spec.as_ref();
+        moved.became_many = spec.is_some_and(|spec| spec.writers != view.spec.writers);
+        if let Some(schema) = spec.map(|spec| &spec.schema) {
+            self.schemas.insert((view.spec.partition, schema.number), schema.clone());
+        }
+        order::check(self, node, view, moved)?;
+        let expiry = moved.state.as_ref().unwrap_or(&view.state).expiry.clone();
+        for entry in &moved.entries {
+            stamps::check(self, node, view, entry)?;
+            if entry.stamp.origin == origin_of(node) {
+                self.learn(view, entry, moved.became_many)?;
+                view.own_hlc = entry.stamp.hlc;
+            }
+            take_entry(view, entry);
+        }
+        if let Some(spec) = &moved.spec {
+            view.spec = spec.clone();
+        }
+        if let Some(state) = &moved.state {
+            view.state = state.clone();
+        }
+        let mut touched: BTreeSet<EncodedKey> = moved.rows.keys().cloned().collect();
+        touched.extend(moved.entries.iter().flat_map(keys_of).cloned());
+        for (key, row) in &moved.rows {
+            match row.is_bare() {
+                true => view.stored.remove(key),
+                false => view.stored.insert(key.clone(), row.clone()),
+            };
+        }
+        for key in touched {
+            let shadow = view.shadow.get(&key).cloned().unwrap_or_default();
+            let stored = view.stored.get(&key).cloned().unwrap_or_default();
+            let next = replay::check(node, &key, shadow, &stored, &expiry, moved.copied)?;
+            view.shadow.insert(key, next);
+        }
+        Ok(())
+    }
+
+    /// Takes note of an entry that its origin has made durable.
+    fn learn(
+        &mut self,
+        view: &PartitionView,
+        entry: &Entry,
+        changing: bool,
+    ) -> Result<(), Violation> {
+        let partition = view.spec.partition;
+        self.stamps.insert(entry.stamp);
+        if let Some(mark) = self.refused.iter().find(|mark| has_mark(entry, mark)) {
+            let what = format!("{mark} was refused, and is in {entry:?}");
+            return Err(Violation::of("acknowledged is kept", what));
+        }
+        let granularity = match view.spec.writers {
+            Writers::One | Writers::ManyByColumn => Granularity::Change,
+            Writers::ManyByRow => Granularity::WholeRow,
+        };
+        let before = keys_of(entry)
+            .filter(|_| !changing)
+            .map(|key| (key.clone(), view.shadow.get(key).cloned().unwrap_or_default()))
+            .collect();
+        let truth = self.truth.entry(partition).or_default();
+        match &entry.body {
+            EntryBody::Rows(rows) => {
+                for row in rows {
+                    truth.entry(row.key.clone()).or_default().merge(&row.delta);
+                }
+            }
+            EntryBody::Schema(schema) => {
+                self.schemas.insert((partition, schema.number), schema.clone());
+            }
+            EntryBody::Expiry(_) => {}
+        }
+        let known = Known {
+            entry: entry.clone(),
+            granularity,
+            expiry: view.state.expiry.first().copied(),
+            schema: self.schemas.get(&(partition, entry.schema)).cloned(),
+            before,
+        };
+        self.known.insert((partition, entry.stamp.origin, entry.origin_lsn), known);
+        Ok(())
+    }
+
+    fn parse(
+        &mut self,
+        node: usize,
+        batch: &Batch,
+    ) -> Result<BTreeMap<PartitionId, Moved>, Violation> {
+        let damaged = |what: &str| Violation::of("bytes at rest can be read", what);
+        let mut parts: BTreeMap<PartitionId, Moved> = BTreeMap::new();
+        for write in batch.writes() {
+            match write.space {
+                Space::Rows => {
+                    let (partition, key) =
+                        keys::row::decode_key(&write.key).map_err(|_| damaged("key of a row"))?;
+                    let row = write.value.as_ref().map(decode_row).transpose();
+                    let row = row.map_err(|_| damaged("row"))?.unwrap_or_default();
+                    parts.entry(partition).or_default().rows.insert(key, row);
+                }
+                Space::Log => {
+                    let Some(value) = &write.value else { continue };
+                    let (head, entries) =
+                        keys::log::decode_record(value).map_err(|_| damaged("record of a log"))?;
+                    let part = parts.entry(head.partition).or_default();
+                    part.ranges.push((head.first, head.last));
+                    part.entries.extend(entries);
+                }
+                Space::Meta => {
+                    let Some(value) = &write.value else { continue };
+                    if let Ok(partition) = keys::partition::decode_key(&write.key) {
+                        let state = keys::partition::decode_value(value)
+                            .map_err(|_| damaged("state of a partition"))?;
+                        parts.entry(partition).or_default().state = Some(state);
+                    } else if keys::table::decode_key(&write.key).is_ok() {
+                        let spec = keys::table::decode_value(value)
+                            .map_err(|_| damaged("record of a table"))?;
+                        let part = parts.entry(spec.partition).or_default();
+                        part.spec = Some(spec);
+                    }
+                }
+            }
+        }
+        if let Some(view) = self.nodes.get_mut(node) {
+            for (partition, part) in &mut parts {
+                part.copied = view.copying.remove(partition);
+            }
+        }
+        Ok(parts)
+    }
+}
+
+fn take_entry(view: &mut PartitionView, entry: &Entry) {
+    match &entry.body {
+        EntryBody::Rows(rows) => {
+            for row in rows {
+                let shadow = view.shadow.entry(row.key.clone()).or_default();
+                shadow.merge(&row.delta);
+                view.state.expiry.iter().for_each(|trim| shadow.expire(trim));
+            }
+        }
+        EntryBody::Expiry(trim) => isthmus_model::row::add_trim(&mut view.state.expiry, *trim),
+        EntryBody::Schema(_) => {}
+    }
+}
+
+fn keys_of(entry: &Entry) -> impl Iterator<Item = &EncodedKey> {
+    let rows = match &entry.body {
+        EntryBody::Rows(rows) => &rows[..],
+        EntryBody::Schema(_) | EntryBody::Expiry(_) => &[],
+    };
+    rows.iter().map(|row| &row.key)
+}
+
+/// Whether a change with this mark is in an entry.
+fn has_mark(entry: &Entry, mark: &str) -> bool {
+    let EntryBody::Rows(rows) = &entry.body else { return false };
+    let cells = rows.iter().flat_map(|row| &row.delta.columns).flat_map(|column| &column.cells);
+    cells.filter_map(|cell| cell.value.as_ref()).any(|value| match value {
+        Value::String(text) => text.as_str() == mark,
+        Value::Integer(_) | Value::Double(_) | Value::Boolean(_) | Value::Binary(_) => false,
+    })
+}

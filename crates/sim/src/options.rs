@@ -1,0 +1,198 @@
+//! What the world of a seed is like: its tables, its speed, and which faults come how often.
+//!
+//! Everything is drawn once, from the seed. About half of the faults are off in each world, so
+//! that rare meetings of a few of them are not drowned by all the others.
+
+use isthmus_model::ids::{Epoch, Origin, PartitionId, SchemaNumber, TableId};
+use isthmus_model::key::KeyKind;
+use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
+use isthmus_store::{TableSpec, Writers, Writing};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use crate::plant::Plant;
+use crate::rng::{Purpose, split};
+
+/// Regions of a world.
+pub(crate) const REGIONS: usize = 3;
+const MILLI: u64 = 1000;
+const SECOND: u64 = 1_000_000;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Decides everything else.
+    pub seed: u64,
+    /// Ends after so many events, without comparing.
+    pub until: Option<u64>,
+    /// Prints every event.
+    pub dumps: bool,
+    /// A bug to plant.
+    pub plant: Option<Plant>,
+}
+
+impl Options {
+    /// A whole run of one seed.
+    pub fn new(seed: u64) -> Options {
+        Options { seed, until: None, dumps: false, plant: None }
+    }
+}
+
+/// A table of the world.
+#[derive(Clone, Debug)]
+pub(crate) struct TablePlan {
+    pub(crate) id: TableId,
+    pub(crate) partition: PartitionId,
+    pub(crate) name: &'static str,
+    /// Index of the region that makes it.
+    pub(crate) base: usize,
+    pub(crate) writers: Writers,
+    pub(crate) options: TableOptions,
+    /// The server gives the second key value.
+    pub(crate) auto_increment: bool,
+    /// When it gets replicas; until then its base has it alone.
+    pub(crate) shared_at: u64,
+}
+
+impl TablePlan {
+    /// What it is when it is made.
+    pub(crate) fn spec(&self) -> TableSpec {
+        let column = |name: &str, kind, auto_increment| KeyColumn {
+            name: name.into(),
+            kind,
+            auto_increment,
+        };
+        TableSpec {
+            id: self.id,
+            name: self.name.into(),
+            partition: self.partition,
+            schema: Schema {
+                number: SchemaNumber(1),
+                key_columns: vec![
+                    column("pk", KeyKind::String, false),
+                    column("id", KeyKind::Integer, self.auto_increment),
+                ],
+                defined_columns: Vec::new(),
+                options: self.options.clone(),
+            },
+            created_millis: 1,
+            epoch: Epoch(1),
+            base: Origin(self.base as u8 + 1),
+            writing: Writing::Accept,
+            // Alone it has one writer, whatever it becomes.
+            writers: Writers::One,
+        }
+    }
+
+    /// Whether a region writes it once it is shared.
+    pub(crate) fn is_writer(&self, node: usize) -> bool {
+        self.writers.are_many() || node == self.base
+    }
+}
+
+/// What a world is like. Times are in microseconds; rates are mean times between faults.
+#[derive(Clone, Debug)]
+pub(crate) struct Nature {
+    pub(crate) tables: Vec<TablePlan>,
+    pub(crate) chaos_micros: u64,
+    pub(crate) latency: (u64, u64),
+    pub(crate) commit_pause_max: u64,
+    pub(crate) pump_pause_max: u64,
+    pub(crate) client_pause_max: u64,
+    pub(crate) keys: u32,
+    pub(crate) parcel_bytes_max: usize,
+    pub(crate) window_parcels: usize,
+    pub(crate) queue_bytes_max: usize,
+    pub(crate) log_tail_bytes_max: usize,
+    pub(crate) frames_waiting_max: usize,
+    pub(crate) crash_every: Option<u64>,
+    pub(crate) clean_stops: bool,
+    pub(crate) break_every: Option<u64>,
+    pub(crate) cut_every: Option<u64>,
+    pub(crate) clog_every: Option<u64>,
+    pub(crate) clock_step_every: Option<u64>,
+    pub(crate) clock_offset_max: i64,
+    pub(crate) disk_full_every: Option<u64>,
+    pub(crate) late_frames: bool,
+    pub(crate) corrupt_per_million: u32,
+    pub(crate) commit_fails_per_million: u32,
+    pub(crate) read_fails_per_million: u32,
+}
+
+impl Nature {
+    /// Draws a world.
+    pub(crate) fn draw(options: &Options) -> Nature {
+        let rng = &mut split(options.seed, Purpose::Options);
+        let chaos_micros = rng.random_range(6..16) * SECOND;
+        let frames_waiting_max = rng.random_range(2..40);
+        Nature {
+            tables: tables(rng, chaos_micros),
+            chaos_micros,
+            latency: (rng.random_range(50..500), rng.random_range(1..60) * MILLI),
+            commit_pause_max: rng.random_range(1..25) * MILLI,
+            pump_pause_max: rng.random_range(1..12) * MILLI,
+            client_pause_max: rng.random_range(4..40) * MILLI,
+            keys: rng.random_range(2..10),
+            parcel_bytes_max: one_of(rng, &[1, 300, 4096, 1 << 20]),
+            window_parcels: rng.random_range(1..33),
+            queue_bytes_max: one_of(rng, &[2_000, 1 << 16, 1 << 26]),
+            log_tail_bytes_max: one_of(rng, &[0, 1500, 1 << 20]),
+            frames_waiting_max,
+            crash_every: half(rng, |rng| rng.random_range(800..5000) * MILLI),
+            clean_stops: rng.random(),
+            break_every: half(rng, |rng| rng.random_range(200..3000) * MILLI),
+            cut_every: half(rng, |rng| rng.random_range(500..4000) * MILLI),
+            clog_every: half(rng, |rng| rng.random_range(300..3000) * MILLI),
+            clock_step_every: half(rng, |rng| rng.random_range(500..4000) * MILLI),
+            clock_offset_max: one_of(rng, &[10, 240, 240, 3000]),
+            disk_full_every: quarter(rng, |rng| rng.random_range(1000..6000) * MILLI),
+            late_frames: rng.random(),
+            corrupt_per_million: quarter(rng, |rng| rng.random_range(1000..20_000)).unwrap_or(0),
+            commit_fails_per_million: half(rng, |rng| rng.random_range(200..4000)).unwrap_or(0),
+            read_fails_per_million: quarter(rng, |rng| rng.random_range(50..2000)).unwrap_or(0),
+        }
+    }
+}
+
+fn tables(rng: &mut SmallRng, chaos_micros: u64) -> Vec<TablePlan> {
+    let kinds = [
+        ("secondary", Writers::One),
+        ("columns", Writers::ManyByColumn),
+        ("rows", Writers::ManyByRow),
+        ("grown", one_of(rng, &[Writers::One, Writers::ManyByColumn, Writers::ManyByRow])),
+    ];
+    let mut plans = Vec::new();
+    for (place, (name, writers)) in kinds.into_iter().enumerate() {
+        let number = ((place as u64 + 1) << 8) | 1;
+        let late = name == "grown" || rng.random_range(0..4) == 0;
+        plans.push(TablePlan {
+            id: TableId(number),
+            partition: PartitionId(number),
+            name,
+            base: rng.random_range(0..REGIONS),
+            writers,
+            options: TableOptions {
+                time_to_live_seconds: one_of(rng, &[None, None, Some(86_400)]),
+                max_versions: rng.random_range(1..4),
+                ..TableOptions::default()
+            },
+            auto_increment: rng.random_range(0..5) == 0,
+            shared_at: if late { rng.random_range(chaos_micros / 8..chaos_micros / 2) } else { 0 },
+        });
+    }
+    plans
+}
+
+fn one_of<T: Clone>(rng: &mut SmallRng, from: &[T]) -> T {
+    from[rng.random_range(0..from.len())].clone()
+}
+
+fn half<T>(rng: &mut SmallRng, draw: impl FnOnce(&mut SmallRng) -> T) -> Option<T> {
+    let drawn = draw(rng);
+    rng.random::<bool>().then_some(drawn)
+}
+
+fn quarter<T>(rng: &mut SmallRng, draw: impl FnOnce(&mut SmallRng) -> T) -> Option<T> {
+    let drawn = draw(rng);
+    (rng.random_range(0..4) == 0).then_some(drawn)
+}

@@ -1,0 +1,128 @@
+//! Planted bugs: each makes the shell around the nodes lie in one way that a checker must see.
+//!
+//! They live outside of the product's code, in the disk, the wire and the upkeep of this crate.
+
+use bytes::Bytes;
+use isthmus_model::ids::PartitionId;
+use isthmus_replication::frame::{Body, CopiedRows, Frame, Records};
+use isthmus_replication::pack::{pack, unpack};
+use isthmus_store::keys::log::{RecordBuilder, decode_record};
+use prost::Message;
+
+/// One bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// The disk says "durable" before it is; a crash takes the newest batches back.
+    AnswerBeforeSync,
+    /// An entry is missing inside of a parcel's range.
+    EntryLeftOut,
+    /// A row is missing in a chunk of a copy.
+    RowLeftOut,
+    /// The replica acknowledges what it has received and not yet made durable.
+    AckBeforeDurable,
+    /// The horizon does not wait for one of the replicas.
+    HorizonWithoutReplica,
+    /// A promise reaches farther than the origin's clock may be held to.
+    PromiseTooFar,
+    /// The bound of the clock is not found again after a crash.
+    CeilingForgotten,
+    /// Only the first row of an atomic entry arrives.
+    RowsOfOneEntrySplit,
+}
+
+impl Plant {
+    /// All of them.
+    pub const ALL: [Plant; 8] = [
+        Plant::AnswerBeforeSync,
+        Plant::EntryLeftOut,
+        Plant::RowLeftOut,
+        Plant::AckBeforeDurable,
+        Plant::HorizonWithoutReplica,
+        Plant::PromiseTooFar,
+        Plant::CeilingForgotten,
+        Plant::RowsOfOneEntrySplit,
+    ];
+
+    /// Does to a frame on its way what the bug does. Gives whether it changed.
+    pub(crate) fn tamper(self, frame: &mut Frame) -> bool {
+        match (self, &mut frame.body) {
+            (Plant::EntryLeftOut, Some(Body::Parcel(parcel))) => {
+                let partition = PartitionId(parcel.partition);
+                change_packed(&mut parcel.body, |bytes| leave_out_entry(partition, bytes))
+            }
+            (Plant::RowsOfOneEntrySplit, Some(Body::Parcel(parcel))) => {
+                let partition = PartitionId(parcel.partition);
+                change_packed(&mut parcel.body, |bytes| split_entry(partition, bytes))
+            }
+            (Plant::RowLeftOut, Some(Body::CopyChunk(chunk))) => {
+                change_packed(&mut chunk.body, leave_out_row)
+            }
+            (Plant::PromiseTooFar, Some(Body::Promise(promise))) => {
+                promise.hlc += 400 << 16;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+type Packed = isthmus_replication::frame::Packed;
+
+fn change_packed(
+    packed: &mut Option<Packed>,
+    change: impl FnOnce(Bytes) -> Option<Vec<u8>>,
+) -> bool {
+    let bytes = packed.as_ref().and_then(|packed| unpack(packed).ok());
+    match bytes.and_then(change) {
+        Some(changed) => {
+            *packed = Some(pack(changed));
+            true
+        }
+        None => false,
+    }
+}
+
+fn leave_out_entry(partition: PartitionId, bytes: Bytes) -> Option<Vec<u8>> {
+    change_record(partition, bytes, |entries| {
+        let middle = entries.len() / 2;
+        (entries.len() > 1).then(|| entries.remove(middle)).is_some()
+    })
+}
+
+/// Loses all but the first row of an atomic entry.
+fn split_entry(partition: PartitionId, bytes: Bytes) -> Option<Vec<u8>> {
+    use isthmus_model::entry::EntryBody;
+    change_record(partition, bytes, |entries| {
+        let rows = entries.iter_mut().find_map(|entry| match &mut entry.body {
+            EntryBody::Rows(rows) if rows.len() > 1 => Some(rows),
+            EntryBody::Rows(_) | EntryBody::Schema(_) | EntryBody::Expiry(_) => None,
+        });
+        rows.map(|rows| rows.truncate(1)).is_some()
+    })
+}
+
+fn change_record(
+    partition: PartitionId,
+    bytes: Bytes,
+    change: impl Fn(&mut Vec<isthmus_model::entry::Entry>) -> bool,
+) -> Option<Vec<u8>> {
+    let mut parcel = Records::decode(bytes).ok()?;
+    for record in &mut parcel.records {
+        let (head, mut entries) = decode_record(record).ok()?;
+        if change(&mut entries) {
+            let mut anew = RecordBuilder::new(head.first);
+            entries.iter().for_each(|entry| anew.push(entry));
+            anew.cover(head.last);
+            *record = anew.finish(partition, false).bytes;
+            return Some(parcel.encode_to_vec());
+        }
+    }
+    None
+}
+
+fn leave_out_row(bytes: Bytes) -> Option<Vec<u8>> {
+    let mut rows = CopiedRows::decode(bytes).ok()?;
+    let middle = rows.rows.len() / 2;
+    (rows.rows.len() > 1).then(|| rows.rows.remove(middle))?;
+    Some(rows.encode_to_vec())
+}

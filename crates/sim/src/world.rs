@@ -1,0 +1,333 @@
+//! The world: time, the order of steps, and the phases of a run.
+//!
+//! Everything that happens is an event with a moment; the earliest comes first, and each node's
+//! steps come again and again after pauses drawn by chance. First there is load and everything
+//! breaks; then all is healed and drains; then regions are compared, and once more when a sweep
+//! has removed all tombstones.
+
+mod events;
+mod faults;
+mod links;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use isthmus_model::clock::Clock;
+use isthmus_store::Store;
+use parking_lot::Mutex;
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use crate::checkers::{Violation, acked, alike};
+use crate::clients::Clients;
+use crate::clock::{NodeClock, WorldTime};
+use crate::disk::Disk;
+use crate::network::Network;
+use crate::node::{Life, Node};
+use crate::observer::Observer;
+use crate::options::{Nature, Options, REGIONS};
+use crate::rng::{Purpose, split};
+use crate::trace::Trace;
+
+use events::Event;
+
+/// After healing, everything must have settled within this.
+const DRAIN_MICROS_MAX: u64 = 240_000_000;
+/// Long enough for a second sweep.
+const SWEEP_MICROS: u64 = 700_000_000;
+const QUIET_EVERY: u64 = 200_000;
+
+/// A run that held.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Equal for equal histories.
+    pub trace_hash: u64,
+    /// Events in it.
+    pub events: u64,
+    /// Changes that were acknowledged.
+    pub acknowledged: u64,
+    /// Batches that became durable.
+    pub batches: u64,
+    /// Lives that ended in a crash.
+    pub crashes: u64,
+}
+
+/// A run that did not hold.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What did not hold.
+    pub violation: Violation,
+    /// What the world was like.
+    pub nature: String,
+    /// What happened last.
+    pub trace: Trace,
+}
+
+/// Runs a seed.
+pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
+    let mut world = World::new(options);
+    match world.run() {
+        Ok(()) => Ok(Report {
+            trace_hash: world.trace.hash(),
+            events: world.trace.events(),
+            acknowledged: world.clients.acknowledged,
+            batches: world.observer.lock().batches(),
+            crashes: world.crashes,
+        }),
+        Err(violation) => Err(Box::new(Failure {
+            violation,
+            nature: format!("{:#?}", world.nature),
+            trace: world.trace,
+        })),
+    }
+}
+
+/// What the world does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Chaos,
+    Drain,
+}
+
+struct World {
+    options: Options,
+    nature: Nature,
+    time: Arc<WorldTime>,
+    phase: Phase,
+    queue: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+    nodes: Vec<Node>,
+    network: Network,
+    observer: Arc<Mutex<Observer>>,
+    clients: Clients,
+    schedule: SmallRng,
+    faults: SmallRng,
+    trace: Trace,
+    crashes: u64,
+}
+
+impl World {
+    fn new(options: &Options) -> World {
+        let nature = Nature::draw(options);
+        let seed = options.seed;
+        let time = Arc::new(WorldTime::default());
+        let observer = Arc::new(Mutex::new(Observer::new(REGIONS)));
+        let node = |place: usize| Node {
+            clock: Arc::new(NodeClock::new(time.clone())),
+            disk: Arc::new(Disk::new(place, seed, options.plant, observer.clone())),
+            life: None,
+        };
+        World {
+            nodes: (0..REGIONS).map(node).collect(),
+            network: Network::new(split(seed, Purpose::Network), nature.latency),
+            clients: Clients::new(split(seed, Purpose::Clients), nature.keys),
+            schedule: split(seed, Purpose::Schedule),
+            faults: split(seed, Purpose::Faults),
+            options: options.clone(),
+            phase: Phase::Chaos,
+            queue: BTreeMap::new(),
+            next_event: 0,
+            trace: Trace::new(options.dumps),
+            crashes: 0,
+            nature,
+            time,
+            observer,
+        }
+    }
+
+    fn run(&mut self) -> Result<(), Violation> {
+        self.boot();
+        let chaos_ends = self.nature.chaos_micros;
+        if !self.go_on(chaos_ends)? {
+            return Ok(());
+        }
+        self.heal();
+        let deadline = self.now() + DRAIN_MICROS_MAX;
+        loop {
+            let then = self.now() + QUIET_EVERY;
+            if !self.go_on(then)? {
+                return Ok(());
+            }
+            match self.is_quiet() {
+                Ok(()) => break,
+                Err(waits) if self.now() > deadline => {
+                    return Err(Violation::of("what is healed gets on", waits));
+                }
+                Err(_) => {}
+            }
+        }
+        self.compare(false)?;
+        self.sweep_all()?;
+        Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        self.time.micros()
+    }
+
+    fn at(&mut self, micros: u64, event: Event) {
+        self.next_event += 1;
+        self.queue.insert((micros, self.next_event), event);
+    }
+
+    fn after(&mut self, pause: u64, event: Event) {
+        let at = self.now() + pause;
+        self.at(at, event);
+    }
+
+    /// After a pause drawn by chance.
+    fn soon(&mut self, pause_max: u64, event: Event) {
+        let pause = self.schedule.random_range(1..=pause_max.max(1));
+        self.after(pause, event);
+    }
+
+    /// Lets happen what happens until a moment. Gives whether to go on after that.
+    fn go_on(&mut self, until_micros: u64) -> Result<bool, Violation> {
+        while let Some(entry) = self.queue.first_entry() {
+            let (micros, _) = *entry.key();
+            if micros > until_micros {
+                break;
+            }
+            let event = entry.remove();
+            self.time.advance(micros);
+            self.happen(event);
+            self.look()?;
+            if self.options.until.is_some_and(|until| self.trace.events() >= until) {
+                return Ok(false);
+            }
+        }
+        self.time.advance(until_micros);
+        Ok(true)
+    }
+
+    /// Takes note of what the last event brought, and stops at the first violation.
+    fn look(&mut self) -> Result<(), Violation> {
+        let mut observer = self.observer.lock();
+        let mut told = observer.take_notes();
+        told.extend(self.clients.listen(&mut observer));
+        let violation = observer.violation();
+        drop(observer);
+        for line in told {
+            self.note(&line);
+        }
+        match violation {
+            Some(violation) => Err(violation),
+            None => Ok(()),
+        }
+    }
+
+    fn note(&mut self, event: &str) {
+        let now = self.now();
+        self.trace.note(now, event);
+    }
+
+    fn boot(&mut self) {
+        for node in 0..REGIONS {
+            self.start(node);
+            self.make_tables(node);
+        }
+        self.begin_chores();
+        self.begin_faults();
+    }
+
+    /// Makes the tables whose base a node is, as far as they are not there.
+    fn make_tables(&mut self, node: usize) {
+        let Some(life) = self.nodes.get(node).and_then(|node| node.life.as_ref()) else { return };
+        for plan in self.nature.tables.iter().filter(|plan| plan.base == node) {
+            if life.store.table(plan.id).is_none() {
+                // Asked again until it is there.
+                drop(life.store.create_table(plan.spec()));
+            }
+        }
+    }
+
+    /// Starts a node from its disk.
+    fn start(&mut self, node: usize) {
+        let Some(place) = self.nodes.get_mut(node).filter(|place| place.life.is_none()) else {
+            return;
+        };
+        match Life::start(node, &place.disk, &place.clock, &self.nature) {
+            Ok(life) => {
+                let checked = acked::check_restart(&self.observer.lock(), node, &life.store);
+                self.observer.lock().judge(checked);
+                place.life = Some(life);
+                self.note(&format!("node {node} starts"));
+                for peer in (0..REGIONS).filter(|peer| *peer != node) {
+                    self.soon(20_000, Event::Dial(node, peer));
+                }
+            }
+            Err(error) => {
+                self.note(&format!("node {node} does not start: {error}"));
+                if let Some(place) = self.nodes.get(node) {
+                    place.disk.crash();
+                }
+                self.soon(300_000, Event::Start(node));
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        self.note("heal");
+        self.phase = Phase::Drain;
+        self.network.unblock_all();
+        for place in &self.nodes {
+            place.disk.set_odds(0, 0);
+            place.disk.set_full(false);
+            place.clock.set_offset(0);
+        }
+        for node in 0..REGIONS {
+            self.soon(50_000, Event::Start(node));
+        }
+    }
+
+    /// Whether all is answered, shipped and trimmed; else what is not.
+    fn is_quiet(&self) -> Result<(), String> {
+        if !self.clients.is_idle() {
+            return Err("a request is not answered".to_owned());
+        }
+        for place in &self.nodes {
+            let life = place.life.as_ref().ok_or("a node is down")?;
+            life.has_shipped_all(&self.nature.tables)?;
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, exact: bool) -> Result<(), Violation> {
+        let stores: Vec<&Store> = self
+            .nodes
+            .iter()
+            .filter_map(|place| place.life.as_ref())
+            .map(|life| &*life.store)
+            .collect();
+        let now_millis = self.nodes.first().map_or(0, |place| place.clock.wall_millis());
+        alike::check(&self.observer.lock(), &stores, now_millis, exact)?;
+        self.note(&format!("regions are alike, exactly {exact}"));
+        Ok(())
+    }
+
+    /// Lets horizons pass everything that was written, sweeps, and compares exactly.
+    fn sweep_all(&mut self) -> Result<(), Violation> {
+        // The sweep pauses between passes; events wait where they are.
+        for _ in 0..2 {
+            let later = self.now() + SWEEP_MICROS;
+            let waiting = std::mem::take(&mut self.queue);
+            let now = self.now();
+            for ((micros, number), event) in waiting {
+                self.queue.insert((micros - now.min(micros) + later, number), event);
+            }
+            self.time.advance(later);
+            if !self.go_on(later + 6_000_000)? {
+                return Ok(());
+            }
+        }
+        let deadline = self.now() + DRAIN_MICROS_MAX;
+        while let Err(waits) = self.is_quiet() {
+            if self.now() > deadline {
+                return Err(Violation::of("what is healed gets on", waits));
+            }
+            let then = self.now() + QUIET_EVERY;
+            self.go_on(then)?;
+        }
+        self.compare(true)
+    }
+}

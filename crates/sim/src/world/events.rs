@@ -1,0 +1,185 @@
+//! What can happen, and the steps that every node takes again and again.
+
+use crate::network::{StreamId, Way};
+use crate::options::REGIONS;
+
+use super::{Phase, World};
+
+/// What happens at a moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event {
+    /// A node's committer takes a step.
+    Commit(usize),
+    /// A node's streams send what they have.
+    Pump(usize),
+    /// Time is told to a node's links.
+    Tick(usize),
+    /// A node trims logs and moves horizons.
+    Upkeep(usize),
+    /// A node logs what has expired and sweeps.
+    Background(usize),
+    /// A node makes what it must have.
+    Reconcile(usize),
+    /// A client asks for something.
+    Client,
+    /// A client reads.
+    Read,
+    /// A frame arrives.
+    Deliver(StreamId, Way),
+    /// A node dials another.
+    Dial(usize, usize),
+    /// One end sees that a stream has broken: the one that frames go there from, or the other.
+    Notice(StreamId, Way),
+    /// A node starts.
+    Start(usize),
+    /// A node that cannot sync ends.
+    End(usize),
+    /// Power fails somewhere.
+    CrashSomewhere,
+    /// A stream breaks somewhere.
+    BreakSomewhere,
+    /// A stream breaks.
+    Break(StreamId),
+    /// A wire is cut somewhere.
+    CutSomewhere,
+    /// A wire is clogged somewhere.
+    ClogSomewhere,
+    /// A wire moves again.
+    Unblock(usize, usize),
+    /// A clock steps.
+    ClockSteps,
+    /// A disk is full.
+    DiskFills,
+    /// A disk has room.
+    DiskFrees(usize),
+}
+
+impl World {
+    pub(super) fn begin_chores(&mut self) {
+        for node in 0..REGIONS {
+            self.soon(1000, Event::Commit(node));
+            self.soon(1000, Event::Pump(node));
+            self.soon(100_000, Event::Tick(node));
+            self.soon(300_000, Event::Upkeep(node));
+            self.soon(500_000, Event::Background(node));
+            self.soon(50_000, Event::Reconcile(node));
+        }
+        self.soon(30_000, Event::Client);
+        self.soon(50_000, Event::Read);
+    }
+
+    pub(super) fn happen(&mut self, event: Event) {
+        match event {
+            Event::Commit(node) => self.commit(node),
+            Event::Pump(node) => {
+                self.pump(node);
+                self.soon(self.nature.pump_pause_max, event);
+            }
+            Event::Tick(node) => {
+                if let Some(life) = self.life(node) {
+                    life.tick();
+                }
+                self.soon(200_000, event);
+            }
+            Event::Upkeep(node) => {
+                let plant = self.options.plant;
+                if let Some(life) = self.life(node) {
+                    life.look_after(plant);
+                }
+                self.soon(900_000, event);
+            }
+            Event::Background(node) => {
+                self.background(node);
+                self.soon(1_500_000, event);
+            }
+            Event::Reconcile(node) => {
+                self.reconcile(node);
+                self.soon(250_000, event);
+            }
+            Event::Client => self.client(),
+            Event::Read => self.read(),
+            Event::Deliver(stream, way) => self.deliver(stream, way),
+            Event::Dial(from, to) => self.dial(from, to),
+            Event::Notice(stream, way) => self.notice(stream, way),
+            Event::Start(node) => self.start(node),
+            Event::End(node) => self.crash(node),
+            Event::CrashSomewhere
+            | Event::BreakSomewhere
+            | Event::Break(_)
+            | Event::CutSomewhere
+            | Event::ClogSomewhere
+            | Event::Unblock(..)
+            | Event::ClockSteps
+            | Event::DiskFills
+            | Event::DiskFrees(_) => self.fault(event),
+        }
+    }
+
+    fn commit(&mut self, node: usize) {
+        let mut ends = false;
+        if let Some(life) = self.life(node) {
+            life.store.commit_step();
+            ends = life.is_fatal();
+        }
+        if ends {
+            self.soon(5000, Event::End(node));
+        }
+        self.soon(self.nature.commit_pause_max, Event::Commit(node));
+    }
+
+    fn background(&mut self, node: usize) {
+        let Some(life) = self.life(node) else { return };
+        life.store.expire_step();
+        life.store.sweep_step();
+    }
+
+    /// Makes and shares the tables that a node must have.
+    fn reconcile(&mut self, node: usize) {
+        self.make_tables(node);
+        let now = self.now();
+        let plans = self.nature.tables.clone();
+        for plan in plans {
+            if now < plan.shared_at && self.phase == Phase::Chaos {
+                continue;
+            }
+            let cut = self.network.is_cut(plan.base, node) || self.network.is_cut(node, plan.base);
+            let Some(base) = self.life(plan.base) else { continue };
+            let Some(spec) = base.store.table(plan.id).map(|table| table.spec()) else { continue };
+            // Replicas are told of it once the base has it at rest.
+            if node != plan.base && (cut || !base.roles.is_shared(plan.partition)) {
+                continue;
+            }
+            if let Some(life) = self.life(node) {
+                life.share(&plan, &spec);
+            }
+        }
+    }
+
+    fn client(&mut self) {
+        if self.phase == Phase::Drain {
+            return;
+        }
+        self.soon(self.nature.client_pause_max, Event::Client);
+        let node = self.random_node();
+        let Some(place) = self.nodes.get(node) else { return };
+        let Some(life) = &place.life else { return };
+        let asked = self.clients.ask(node, life, &self.nature.tables, &*place.clock);
+        if let Some(asked) = asked {
+            self.note(&asked);
+        }
+    }
+
+    fn read(&mut self) {
+        self.soon(60_000, Event::Read);
+        let node = self.random_node();
+        let Some(life) = self.nodes.get(node).and_then(|place| place.life.as_ref()) else { return };
+        if life.is_fatal() {
+            return;
+        }
+        let mut observer = self.observer.lock();
+        for table in life.store.tables() {
+            let checked = crate::checkers::acked::check_read(&observer, node, &table);
+            observer.judge(checked);
+        }
+    }
+}
