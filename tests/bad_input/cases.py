@@ -77,10 +77,11 @@ add("IH1-CONNECT", lambda c: b"CONNECT 127.0.0.1:80 HTTP/1.1\r\nHost: 127.0.0.1:
 
 GOOD = get_row()
 CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD)
+# Bodies in chunks are refused as "length required", whatever else is wrong with them.
 framing("IH2-length-then-chunked", [f"Content-Length: {len(GOOD)}", "Transfer-Encoding: chunked"],
-        CHUNKED)
+        CHUNKED, {400, 411})
 framing("IH2-chunked-then-length", ["Transfer-Encoding: chunked", f"Content-Length: {len(GOOD)}"],
-        CHUNKED)
+        CHUNKED, {400, 411})
 framing("IH3-two-lengths", [f"Content-Length: {len(GOOD)}", "Content-Length: 5"], GOOD)
 for length in ("5, 6", "+5", "0x5", "-1", "99999999999999999999", "", "five", "5;6"):
     framing(f"IH3-length-{length}", [f"Content-Length: {length}"], GOOD)
@@ -88,16 +89,16 @@ for length in ("5, 6", "+5", "0x5", "-1", "99999999999999999999", "", "five", "5
 framing("IH3-length-with-space", [f"Content-Length: {len(GOOD)} "], GOOD, {200, 400}, closes=False)
 for coding in ("xchunked", "chunked, identity", "identity", "gzip, chunked", "chunked, chunked",
                "\x0bchunked", "gzip"):
-    framing(f"IH4-coding-{coding!r}", [f"Transfer-Encoding: {coding}"], CHUNKED)
-framing("IH4-space-before-colon", ["Transfer-Encoding : chunked"], CHUNKED)
-framing("IH4-folded", ["Transfer-Encoding:", " chunked"], CHUNKED)
-framing("IH4-tab-before-name", ["\tTransfer-Encoding: chunked"], CHUNKED)
+    framing(f"IH4-coding-{coding!r}", [f"Transfer-Encoding: {coding}"], CHUNKED, {400, 411})
+framing("IH4-space-before-colon", ["Transfer-Encoding : chunked"], CHUNKED, {400, 411})
+framing("IH4-folded", ["Transfer-Encoding:", " chunked"], CHUNKED, {400, 411})
+framing("IH4-tab-before-name", ["\tTransfer-Encoding: chunked"], CHUNKED, {400, 411})
 TE = ["Transfer-Encoding: chunked"]
-framing("IH5-size-overflow", TE, b"1" + b"0" * 16 + b"\r\n" + GOOD + b"\r\n0\r\n\r\n")
-framing("IH5-size-not-hex", TE, b"xyz\r\n" + GOOD + b"\r\n0\r\n\r\n")
-framing("IH5-size-negative", TE, b"-5\r\n" + GOOD + b"\r\n0\r\n\r\n")
-framing("IH5-missing-crlf", TE, b"%x\r\n%s0\r\n\r\n" % (len(GOOD), GOOD))
-framing("IH5-bare-lf", TE, b"%x\n%s\n0\n\n" % (len(GOOD), GOOD))
+framing("IH5-size-overflow", TE, b"1" + b"0" * 16 + b"\r\n" + GOOD + b"\r\n0\r\n\r\n", {400, 411})
+framing("IH5-size-not-hex", TE, b"xyz\r\n" + GOOD + b"\r\n0\r\n\r\n", {400, 411})
+framing("IH5-size-negative", TE, b"-5\r\n" + GOOD + b"\r\n0\r\n\r\n", {400, 411})
+framing("IH5-missing-crlf", TE, b"%x\r\n%s0\r\n\r\n" % (len(GOOD), GOOD), {400, 411})
+framing("IH5-bare-lf", TE, b"%x\n%s\n0\n\n" % (len(GOOD), GOOD), {400, 411})
 framing("IH5-extension-1-mib", TE, b"%x;%s\r\n%s\r\n0\r\n\r\n" % (
     len(GOOD), b"e=" + b"x" * 1024 * 1024, GOOD), {400, 411, 413, 431})
 framing("IH5-10000-trailers", TE, b"%x\r\n%s\r\n0\r\n%s\r\n" % (

@@ -23,7 +23,7 @@ pub(crate) fn up(arguments: &[String]) -> Outcome {
 /// The program in the release profile.
 pub(crate) fn build() -> Outcome {
     install::build_tools()?;
-    run(&mut cargo(&["build", "--release", "--package", "isthmus"]))
+    run(&mut cargo(&["build", "--release", "--workspace"]))
 }
 
 /// The simulator.

@@ -35,17 +35,19 @@ use crate::api_error::ApiError;
 use crate::caller::{Caller, Callers};
 use crate::node::Node;
 use crate::rows::Rows;
-use crate::slow_peer::TimedStream;
+use crate::slow_peer::{Patience, TimedStream};
 use crate::tables::Tables;
 
-/// A request's head must be there within this.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a client is allowed.
+const PATIENCE: Patience = Patience {
+    idle: Duration::from_secs(120),
+    head: Duration::from_secs(10),
+    write: Duration::from_secs(30),
+};
 /// A request's body must be there within this.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// A client must take some of an answer within this.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+const HEAD_BYTES_MAX: usize = 48 * 1024;
 /// Headers of a request.
 const HEADERS_MAX: usize = 100;
 /// Bytes of bodies in memory, counted in units of 1 KiB.
@@ -86,11 +88,12 @@ impl PublicApi {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
         let connections = Arc::new(Semaphore::new(self.node.config().public.connections_max));
         loop {
+            let connection = async {
+                let permit = connections.clone().acquire_owned().await;
+                (listener.accept().await, permit)
+            };
             let accepted = tokio::select! {
-                permit = connections.clone().acquire_owned() => match permit {
-                    Ok(permit) => (listener.accept().await, permit),
-                    Err(_) => return,
-                },
+                accepted = connection => accepted,
                 _ = stop.changed() => return,
             };
             match accepted {
@@ -118,17 +121,19 @@ impl PublicApi {
     ) {
         // A small answer must not wait for the client's acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
-        let stream = TokioIo::new(TimedStream::new(stream, WRITE_TIMEOUT));
+        let stream = TimedStream::new(stream, PATIENCE);
+        let head_watch = stream.head_watch();
         let service = service_fn(move |request| {
+            head_watch.head_read();
             let api = self.clone();
             async move { Ok::<_, std::convert::Infallible>(api.answer(request).await) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(HEAD_BYTES_MAX)
+            .header_read_timeout(None)
+            .max_header_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
-            .serve_connection(stream, service);
+            .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         loop {
             tokio::select! {
@@ -247,8 +252,8 @@ impl PublicApi {
     ) -> Response<Full<Bytes>> {
         let (status, body, closes) = match answer {
             Ok(body) => (200, body, false),
-            Err(Failure { error, closes }) => {
-                (error.code.http_status(), encode_error(error.code, &error.message), closes)
+            Err(Failure { error, status, closes }) => {
+                (status, encode_error(error.code, &error.message), closes)
             }
         };
         let md5 = content_md5(&body);
@@ -287,18 +292,19 @@ impl PublicApi {
 /// An answer that is no success, and whether the connection must end with it.
 struct Failure {
     error: ApiError,
+    status: u16,
     closes: bool,
 }
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Failure {
-        Failure { error, closes: false }
+        Failure { status: error.code.http_status(), error, closes: false }
     }
 }
 
 impl ApiError {
     fn closing(self) -> Failure {
-        Failure { error: self, closes: true }
+        Failure { closes: true, ..Failure::from(self) }
     }
 }
 
@@ -314,12 +320,12 @@ fn busy() -> ApiError {
 fn check_shape(request: &Request<Incoming>) -> Result<(), Failure> {
     let headers = request.headers();
     let doubled = |name| headers.get_all(name).iter().count() > 1;
-    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
-        return Err(
-            ApiError::invalid("Both Content-Length and Transfer-Encoding are given.").closing()
-        );
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // No client of the protocol sends chunks, and two ways to tell a length are one too many.
+        let error = ApiError::invalid("A body in chunks is not accepted; send Content-Length.");
+        return Err(Failure { status: 411, ..error.closing() });
     }
-    if doubled(CONTENT_LENGTH) || doubled(TRANSFER_ENCODING) || doubled(HOST) {
+    if doubled(CONTENT_LENGTH) || doubled(HOST) {
         return Err(ApiError::invalid("A header is given twice.").closing());
     }
     if !headers.contains_key(HOST) && request.version() == hyper::Version::HTTP_11 {

@@ -37,11 +37,6 @@ impl Tables {
     /// CreateTable.
     pub async fn create(&self, create: CreateTable) -> Result<Bytes, ApiError> {
         check_table_name(create.table.as_str())?;
-        if !create.split_points.is_empty() {
-            return Err(ApiError::invalid(
-                "Splitting a table when it is created is not supported.",
-            ));
-        }
         let options = create.options.merged(&TableOptions::default(), TIME_TO_LIVE_SECONDS_MIN)?;
         let schema = Schema {
             number: SchemaNumber(1),

@@ -220,8 +220,10 @@ fn rows_cut_anywhere_are_refused() {
         for end in 0..row.len() {
             assert!(!decode(&row.slice(..end)), "cut at {end}");
         }
-        let longer = [&row[..], b"\0"].concat();
+        let longer = [&row[..], b"\x01"].concat();
         assert!(!decode(&longer.into()), "trailing byte");
+        let padded = [&row[..], b"\0\0"].concat();
+        assert!(decode(&padded.into()), "padding");
         let double = [&row[..], &row[4..]].concat();
         assert!(!decode(&double.into()), "second row");
         assert!(decode(&row));

@@ -29,6 +29,7 @@ impl Node {
             if rounds.is_multiple_of(EXPIRE_EVERY) {
                 self.store.expire_step();
             }
+            self.store.sweep_step();
             tokio::select! {
                 () = tokio::time::sleep(UPKEEP_EVERY) => {}
                 _ = stop.changed() => return,
@@ -65,7 +66,8 @@ impl Node {
 
     fn trim(&self, table: &Table, through: Lsn) {
         if through > table.log_start() {
-            table.trim_log(through);
+            // Should it be lost in a crash, the next look trims again.
+            drop(table.trim_log(through));
         }
     }
 }
