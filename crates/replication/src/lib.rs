@@ -16,3 +16,4 @@ pub mod link;
 pub mod pack;
 pub mod receive;
 pub mod ship;
+pub mod streams;

@@ -31,6 +31,7 @@ use crate::frame::{
 use crate::limits::{PROMISE_EVERY, RECEIVE_BYTES_MAX, RECEIVE_FRAMES_MAX, SAFE_REPORTS_MAX};
 use crate::pack::unpack;
 use crate::ship::Shared;
+use crate::streams::{Newest, hold};
 
 /// What this region is to others: decided elsewhere, asked here.
 pub trait Assignments: Send + Sync {
@@ -67,11 +68,13 @@ enum Waiting {
     Promised { hlc: Hlc, partitions: Vec<PartitionId> },
 }
 
-/// The replica's end of all links from one peer. One per stream; a new stream starts afresh.
+/// The replica's end of all links from one peer. One per stream; a new stream starts afresh and
+/// ends what came before it.
 pub struct Inbound {
     shared: Shared,
     assignments: Arc<dyn Assignments>,
-    origin: Option<Origin>,
+    number: u64,
+    origin: Option<(Origin, Newest)>,
     links: BTreeMap<PartitionId, Receiving>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
@@ -83,6 +86,7 @@ impl Inbound {
     /// A stream on which nothing was said yet.
     pub fn new(shared: Shared, assignments: Arc<dyn Assignments>) -> Inbound {
         Inbound {
+            number: shared.streams.accept(),
             shared,
             assignments,
             origin: None,
@@ -96,7 +100,7 @@ impl Inbound {
 
     /// The peer, once it has named itself.
     pub fn origin(&self) -> Option<Origin> {
-        self.origin
+        self.origin.as_ref().map(|(origin, _)| *origin)
     }
 
     /// Whether as much waits for its sync as may.
@@ -111,8 +115,12 @@ impl Inbound {
         if let Body::Hello(hello) = body {
             return self.on_hello(&hello);
         }
-        let origin =
-            self.origin.ok_or(ReplicationError::Protocol("a frame came before the greeting"))?;
+        let (origin, newest) = self
+            .origin
+            .clone()
+            .ok_or(ReplicationError::Protocol("a frame came before the greeting"))?;
+        let _newest = hold(&newest, self.number)
+            .ok_or(ReplicationError::Protocol("a newer stream has taken its place"))?;
         match body {
             Body::Open(open) => self.on_open(origin, &open),
             Body::Follow(follow) => self.on_follow(origin, &follow),
@@ -202,7 +210,12 @@ impl Inbound {
             return Err(ReplicationError::Protocol("the peer speaks no format"));
         }
         let origin = self.assignments.accepts(hello).map_err(ReplicationError::Refused)?;
-        self.origin = Some(origin);
+        let newest = self
+            .shared
+            .streams
+            .claim(origin, self.number)
+            .ok_or(ReplicationError::Protocol("a newer stream has taken its place"))?;
+        self.origin = Some((origin, newest));
         let format = hello.format.min(FORMAT);
         let welcome = Hello { format, ..self.shared.hello.clone() };
         self.outgoing.push_back(Body::Welcome(welcome).into());
@@ -350,7 +363,7 @@ impl Inbound {
                 self.answer(partition, Body::CopyAck(ack), result);
             }
             Waiting::Promised { hlc, partitions } => {
-                let Some(origin) = self.origin else { return };
+                let Some(origin) = self.origin() else { return };
                 // A link that failed meanwhile has not got everything.
                 for partition in partitions.iter().filter(|held| self.links.contains_key(held)) {
                     self.shared.safe_times.applied(*partition, origin, hlc);

@@ -30,6 +30,7 @@ use crate::horizon::SafeTimes;
 use crate::limits::{CHUNK_BYTES_MAX, PROMISE_EVERY, RETRY_AFTER, SNAPSHOT_AGE_MAX};
 use crate::link::{Action, Event, Link, State};
 use crate::pack::{PackedLog, PackedLogs, pack, pack_as_is};
+use crate::streams::Streams;
 
 /// What all links of one node share.
 #[derive(Clone)]
@@ -42,6 +43,8 @@ pub struct Shared {
     pub safe_times: Arc<SafeTimes>,
     /// Parcels packed a moment ago.
     pub packed: Arc<PackedLogs>,
+    /// The newest stream from each peer.
+    pub streams: Arc<Streams>,
     /// How this node names itself.
     pub hello: Hello,
     /// Log bytes in one parcel, before compression; one log record may be larger.

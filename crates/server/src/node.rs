@@ -93,6 +93,7 @@ impl Node {
             clock: clock.clone(),
             safe_times: Arc::new(SafeTimes::default()),
             packed: Arc::new(PackedLogs::default()),
+            streams: Arc::default(),
             hello: Hello {
                 format: FORMAT,
                 region: u32::from(config.region.number),
