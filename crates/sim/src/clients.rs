@@ -39,6 +39,7 @@ struct Request {
 pub(crate) struct Clients {
     rng: SmallRng,
     keys: u32,
+    big_rows: bool,
     next: u64,
     open: Vec<Request>,
     /// Numbers that servers gave.
@@ -48,8 +49,16 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// Nobody has asked yet.
-    pub(crate) fn new(rng: SmallRng, keys: u32) -> Clients {
-        Clients { rng, keys, next: 1, open: Vec::new(), given: Vec::new(), acknowledged: 0 }
+    pub(crate) fn new(rng: SmallRng, keys: u32, big_rows: bool) -> Clients {
+        Clients {
+            rng,
+            keys,
+            big_rows,
+            next: 1,
+            open: Vec::new(),
+            given: Vec::new(),
+            acknowledged: 0,
+        }
     }
 
     /// Whether every request is answered.
@@ -184,7 +193,14 @@ impl Clients {
         mark: &str,
         wall_millis: i64,
     ) -> RowChange {
-        let action = self.action(schema, mark, wall_millis);
+        let mut action = self.action(schema, mark, wall_millis);
+        if let RowAction::Put(cells) = &mut action
+            && self.big_rows
+            && plan.name.starts_with("grown")
+        {
+            let value = Value::Binary(vec![7; self.rng.random_range(1..200_000)].into());
+            cells.push(CellWrite { name: "big".into(), value, timestamp: None });
+        }
         let mut existence = match self.rng.random_range(0..8) {
             0 => Existence::MustExist,
             1 => Existence::MustNotExist,

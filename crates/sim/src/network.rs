@@ -35,6 +35,8 @@ pub(crate) struct Stream {
     pub(crate) to: usize,
     /// New frames go nowhere.
     pub(crate) broken: bool,
+    /// Until then nothing arrives: the rest of a broken stream may be late.
+    stalled_until: u64,
     there: VecDeque<Bytes>,
     back: VecDeque<Bytes>,
     there_at: u64,
@@ -119,6 +121,7 @@ impl Network {
             from,
             to,
             broken: false,
+            stalled_until: 0,
             there: VecDeque::new(),
             back: VecDeque::new(),
             there_at: 0,
@@ -172,8 +175,11 @@ impl Network {
     }
 
     /// Whether nothing moves on this stream in this direction.
-    pub(crate) fn is_blocked(&self, id: StreamId, way: Way) -> bool {
-        self.streams.get(&id).is_some_and(|stream| self.blocked.contains(&stream.ends(way)))
+    pub(crate) fn is_blocked(&self, id: StreamId, way: Way, now: u64) -> bool {
+        let stalls = |stream: &Stream| {
+            stream.stalled_until > now || self.blocked.contains(&stream.ends(way))
+        };
+        self.streams.get(&id).is_some_and(stalls)
     }
 
     /// Whether nothing moves in a direction.
@@ -199,12 +205,14 @@ impl Network {
         self.streams.get_mut(&id)?.queue(way).pop_front()
     }
 
-    /// A stream breaks: nothing more is sent, and of what is on its way only a part arrives.
-    pub(crate) fn break_stream(&mut self, id: StreamId) -> bool {
+    /// A stream breaks: nothing more is sent, and of what is on its way only a part arrives, not
+    /// before the given moment.
+    pub(crate) fn break_stream(&mut self, id: StreamId, stalled_until: u64) -> bool {
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.broken) else {
             return false;
         };
         stream.broken = true;
+        stream.stalled_until = stalled_until;
         for queue in [&mut stream.there, &mut stream.back] {
             let kept = self.rng.random_range(0..=queue.len());
             queue.truncate(kept);

@@ -73,6 +73,7 @@ impl Life {
             clock,
             safe_times: Arc::new(SafeTimes::default()),
             packed: Arc::new(PackedLogs::default()),
+            streams: Arc::default(),
             hello: Hello {
                 format: FORMAT,
                 region: node as u32 + 1,

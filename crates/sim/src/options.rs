@@ -114,6 +114,10 @@ pub(crate) struct Nature {
     pub(crate) clock_offset_max: i64,
     pub(crate) disk_full_every: Option<u64>,
     pub(crate) late_frames: bool,
+    /// Streams that carry a copy break often.
+    pub(crate) copy_breaks_per_million: u32,
+    /// Rows of the tables that are copied are large, so that a copy takes several chunks.
+    pub(crate) big_rows: bool,
     pub(crate) corrupt_per_million: u32,
     pub(crate) commit_fails_per_million: u32,
     pub(crate) read_fails_per_million: u32,
@@ -147,6 +151,8 @@ impl Nature {
             clock_offset_max: one_of(rng, &[10, 240, 240, 3000]),
             disk_full_every: quarter(rng, |rng| rng.random_range(1000..6000) * MILLI),
             late_frames: rng.random(),
+            copy_breaks_per_million: half(rng, |_| 250_000).unwrap_or(0),
+            big_rows: rng.random_range(0..6) == 0,
             corrupt_per_million: quarter(rng, |rng| rng.random_range(1000..20_000)).unwrap_or(0),
             commit_fails_per_million: half(rng, |rng| rng.random_range(200..4000)).unwrap_or(0),
             read_fails_per_million: quarter(rng, |rng| rng.random_range(50..2000)).unwrap_or(0),
@@ -160,11 +166,12 @@ fn tables(rng: &mut SmallRng, chaos_micros: u64) -> Vec<TablePlan> {
         ("columns", Writers::ManyByColumn),
         ("rows", Writers::ManyByRow),
         ("grown", one_of(rng, &[Writers::One, Writers::ManyByColumn, Writers::ManyByRow])),
+        ("grown too", one_of(rng, &[Writers::One, Writers::ManyByColumn, Writers::ManyByRow])),
     ];
     let mut plans = Vec::new();
     for (place, (name, writers)) in kinds.into_iter().enumerate() {
         let number = ((place as u64 + 1) << 8) | 1;
-        let late = name == "grown" || rng.random_range(0..4) == 0;
+        let late = name.starts_with("grown") || rng.random_range(0..4) == 0;
         plans.push(TablePlan {
             id: TableId(number),
             partition: PartitionId(number),

@@ -120,7 +120,7 @@ impl World {
         World {
             nodes: (0..REGIONS).map(node).collect(),
             network: Network::new(split(seed, Purpose::Network), nature.latency),
-            clients: Clients::new(split(seed, Purpose::Clients), nature.keys),
+            clients: Clients::new(split(seed, Purpose::Clients), nature.keys, nature.big_rows),
             schedule: split(seed, Purpose::Schedule),
             faults: split(seed, Purpose::Faults),
             options: options.clone(),

@@ -128,15 +128,18 @@ impl World {
     }
 
     pub(super) fn break_stream(&mut self, stream: u64) {
-        if !self.network.break_stream(stream) {
+        let stall = match self.nature.late_frames && self.faults.random() {
+            true => self.faults.random_range(1..1_200_000),
+            false => 0,
+        };
+        if !self.network.break_stream(stream, self.now() + stall) {
             return;
         }
         self.note(&format!("stream {stream} breaks"));
-        let late = if self.nature.late_frames { 1_500_000 } else { 100_000 };
         let (dialler, acceptor) =
-            (self.faults.random_range(1..100_000), self.faults.random_range(1..late));
+            (self.faults.random_range(1..100_000), self.faults.random_range(1..200_000));
         self.after(dialler, Event::Notice(stream, Way::There));
-        self.after(acceptor, Event::Notice(stream, Way::Back));
+        self.after(stall + acceptor, Event::Notice(stream, Way::Back));
     }
 
     /// Nothing moves between two nodes for a while, in one direction or both. Where it is a cut

@@ -121,6 +121,11 @@ impl World {
         if let Some(at) = arrives {
             self.at(at, Event::Deliver(stream, way));
         }
+        let copies = matches!(frame.body, Some(Body::CopyChunk(_) | Body::CopyBegin(_)));
+        if copies && happens(&mut self.faults, self.nature.copy_breaks_per_million) {
+            let pause = self.faults.random_range(1..40_000);
+            self.after(pause, Event::Break(stream));
+        }
         if let Some(stream) = self.network.stream(stream) {
             let checked = bounds::check(stream, self.nature.window_parcels);
             self.observer.lock().judge(checked);
@@ -153,7 +158,7 @@ impl World {
                 .life(to)
                 .and_then(|life| life.inbound.get(&stream))
                 .is_some_and(|inbound| inbound.is_full());
-        if is_full || self.network.is_blocked(stream, way) {
+        if is_full || self.network.is_blocked(stream, way, self.now()) {
             return self.soon(20_000, Event::Deliver(stream, way));
         }
         let Some(bytes) = self.network.take(stream, way) else { return };
