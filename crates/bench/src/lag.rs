@@ -1,7 +1,7 @@
 //! `lag`: how long after its acknowledgement in r1 a row is visible in r2 and r3.
 //!
 //! Beside the load, which has its own pace, a probe row is written every few milliseconds. From
-//! its acknowledgement on, each other region is asked for it again and again until it is there.
+//! its acknowledgement on, each other region is asked for it until it is there, with short pauses.
 //! Nothing is subtracted, and a probe that comes late does not hold up the next one: one
 //! partition's entries arrive in order. The floor is an append with fdatasync on the same disk.
 
@@ -94,8 +94,8 @@ struct Level {
     samples: usize,
     /// Probes that were not seen in time.
     unseen: u64,
-    /// Mean time of one question: the resolution.
-    poll_ms: f64,
+    /// Mean time from one question to the next.
+    resolution_ms: f64,
 }
 
 /// Measures lag.
@@ -132,7 +132,7 @@ pub(crate) fn run(args: &LagArgs) -> Result<Report> {
     add_ratios(&found, &mut report);
     report.note(
         "lag counts from the moment the writer has its answer until a reader has the row; the \
-         resolution is the time of one question, in the column POLL",
+         resolution is the mean time from one question to the next; nothing is subtracted",
     );
     report.lag(found);
     Ok(report)
@@ -238,7 +238,7 @@ impl Run<'_> {
                     max_ms: times.max(),
                     samples: times.len(),
                     unseen: sight.unseen,
-                    poll_ms: sight.poll().as_secs_f64() * 1000.0,
+                    resolution_ms: sight.resolution().as_secs_f64() * 1000.0,
                 });
             }
         }
@@ -319,7 +319,7 @@ fn level_table(first: &'static str, levels: &[Level], name: impl Fn(&Level) -> S
         "MAX MS",
         "SAMPLES",
         "UNSEEN",
-        "POLL MS",
+        "RESOLUTION MS",
     ];
     let cells = |level: &Level| {
         vec![
@@ -332,7 +332,7 @@ fn level_table(first: &'static str, levels: &[Level], name: impl Fn(&Level) -> S
             format!("{:.2}", level.max_ms),
             level.samples.to_string(),
             level.unseen.to_string(),
-            format!("{:.2}", level.poll_ms),
+            format!("{:.2}", level.resolution_ms),
         ]
     };
     table(&headings, &levels.iter().map(cells).collect::<Vec<_>>())

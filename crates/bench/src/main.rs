@@ -88,6 +88,10 @@ struct Options {
     /// Regions log at this level
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     log: String,
+    /// How many replicas other regions have, one set-up after the other
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_values_t = [2, 0],
+        value_parser = clap::value_parser!(u8).range(0..=8))]
+    replicas: Vec<u8>,
     /// Only these measurements: their names begin so, in lower case
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,

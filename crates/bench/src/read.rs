@@ -49,7 +49,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let mut kinds = kinds(rows);
     kinds.retain(|kind| options.wants(kind.name));
     let load = rows.batches_of_all(11);
-    for replicas in [2, 0] {
+    for replicas in options.replicas.iter().copied() {
         let memory = Memory::holding(rows.count);
         let mut cluster = Cluster::fresh(options, &place, replicas + 1, memory)?;
         fill(&cluster, &load)?;
@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     for kind in &kinds {
         echo(options, kind, &mut report)?;
     }
-    ratios(rows, &mut report);
+    ratios(options, rows, &mut report);
     Ok(report)
 }
 
@@ -183,10 +183,10 @@ fn echo(options: &Options, kind: &Kind, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn ratios(rows: RowSet, report: &mut Report) {
+fn ratios(options: &Options, rows: RowSet, report: &mut Report) {
     for memory in [Memory::holding(rows.count), Memory::quarter_of(rows.count)] {
         let table = memory.words(rows.count);
-        for replicas in [0, 2] {
+        for replicas in options.replicas.iter().rev().copied() {
             let floors = [(RAW_GET, table.as_str()), (ECHO_GET, "")];
             report.ratio_to_lower((GET, &table, replicas), &floors, 0.8);
             let floors = [(RAW_SCAN, table.as_str()), (ECHO_RANGE, "")];

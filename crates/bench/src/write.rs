@@ -67,9 +67,9 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         report: Report::new("isthmus-bench write", options),
         answer_bytes: 0.0,
     };
-    // With replicas first: the share of its rate is what both are compared at.
-    for replicas in [2, 0] {
-        run.cluster(replicas)?;
+    // The share of the first one's rate is what all are compared at.
+    for replicas in &options.replicas {
+        run.cluster(*replicas)?;
     }
     run.raw()?;
     run.echo()?;
@@ -130,9 +130,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// At a share of the rate that was reached with replicas.
+    /// At a share of the rate that was reached first, by default with replicas.
     fn share(&mut self, cluster: &Cluster, replicas: u8, table: &str) -> Result<()> {
-        let Some(full) = self.report.find(PUT, table, Some(2)) else { return Ok(()) };
+        let Some(first) = self.options.replicas.first() else { return Ok(()) };
+        let Some(full) = self.report.find(PUT, table, Some(*first)) else { return Ok(()) };
         let plan = self.put_plan(cluster, Some(full.rows_per_second * SHARE))?;
         self.measured(cluster, &plan, (PUT_SHARE, table, replicas), 1)?;
         Ok(())
@@ -201,7 +202,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes per commit as seen without replicas, or all that wait; `None` if nothing was
+    /// Writes per commit as seen, by default without replicas, or all that wait; `None` if nothing was
     /// measured.
     fn group_max(
         &mut self,
@@ -210,7 +211,8 @@ impl Run<'_> {
         writers: usize,
         rows: usize,
     ) -> Option<f64> {
-        let line = self.report.find(measured, table, Some(0))?;
+        let seen = |replicas: &u8| self.report.find(measured, table, Some(*replicas));
+        let line = self.options.replicas.iter().rev().find_map(seen)?;
         let Some(rows_per_sync) = line.rows_per_sync else {
             self.report.note(
                 "syncs could not be counted (needs the system's perf and the right to use it): \
@@ -250,7 +252,7 @@ impl Run<'_> {
         let count = self.rows.count;
         for memory in [Memory::holding(count), Memory::quarter_of(count)] {
             let table = memory.words(count);
-            for replicas in [0, 2] {
+            for replicas in self.options.replicas.iter().rev().copied() {
                 let floors = [(RAW_PUT, table.as_str()), (ECHO, "")];
                 self.report.ratio_to_lower((PUT, &table, replicas), &floors, 0.6);
                 let floors = [(RAW_BATCH, table.as_str())];

@@ -1,15 +1,17 @@
 //! Probe rows: written into one region at a steady pace, asked for in others until they are there.
 //!
-//! They run in a thread of their own, so that the load's thread does not hold them up. Asking is
-//! as fast as answers come; it takes processor time, but only while a probe is on its way.
+//! Each region is asked by a thread of its own, so that neither the load nor another region holds
+//! it up. Between two questions it pauses, the longer the older the probe is: asking without a
+//! pause would take the processor from what brings the probe, and lag would grow by being looked
+//! at.
 
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use isthmus_model::value::Text;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::error::{BenchError, Result};
@@ -18,6 +20,10 @@ use crate::rows::{ROW_BYTES, get, put};
 
 /// How often a probe is written.
 const EVERY: Duration = Duration::from_millis(20);
+/// The pause between two questions.
+const PAUSE: Duration = Duration::from_micros(150);
+/// It grows to this part of the probe's age.
+const PAUSE_PART: u32 = 16;
 /// A probe that is not seen within this is given up.
 const UNSEEN: Duration = Duration::from_secs(60);
 /// Probes on their way to one region; more are counted as unseen.
@@ -45,15 +51,16 @@ pub(crate) struct Sight {
     pub(crate) seen: Vec<(Duration, Duration)>,
     /// Probes that were given up.
     pub(crate) unseen: u64,
-    polls: u64,
-    polling: Duration,
+    /// Questions that were followed by another one for the same probe, and the time between.
+    gaps: u64,
+    gap: Duration,
 }
 
 impl Sight {
-    /// Mean time of one question.
-    pub(crate) fn poll(&self) -> Duration {
-        let polls = u32::try_from(self.polls).unwrap_or(u32::MAX).max(1);
-        self.polling / polls
+    /// Mean time from one question to the next: the resolution.
+    pub(crate) fn resolution(&self) -> Duration {
+        let gaps = u32::try_from(self.gaps).unwrap_or(u32::MAX).max(1);
+        self.gap / gaps
     }
 }
 
@@ -66,32 +73,33 @@ struct Probe {
 impl Probes {
     /// Writes and asks until the time is over and all probes are seen or given up.
     pub(crate) fn run(self) -> Result<Vec<Sight>> {
-        runtime()?.block_on(async {
-            tokio::time::sleep(self.after).await;
-            let start = Instant::now();
-            let mut queues = Vec::new();
-            let mut readers: Vec<JoinHandle<Result<Sight>>> = Vec::new();
-            for target in &self.readers {
-                let (queue, probes) = mpsc::channel(QUEUE);
-                let connection = Connection::open(target).await?;
-                queues.push(queue);
-                readers.push(tokio::spawn(look(connection, probes, start)));
-            }
-            let lost = self.write(&queues, start).await?;
-            drop(queues);
-            let mut sights = Vec::new();
-            for (reader, lost) in readers.into_iter().zip(lost) {
-                let sight = reader.await.map_err(|error| BenchError::failed(error.to_string()))?;
-                let mut sight = sight?;
-                sight.unseen += lost;
-                sights.push(sight);
-            }
-            Ok(sights)
-        })
+        std::thread::sleep(self.after);
+        let start = Instant::now();
+        let mut queues = Vec::new();
+        let mut readers: Vec<JoinHandle<Result<Sight>>> = Vec::new();
+        for target in self.readers.clone() {
+            let (queue, probes) = mpsc::sync_channel(QUEUE);
+            queues.push(queue);
+            readers.push(std::thread::spawn(move || {
+                // The runtime serves this one conversation, so that its pauses may block.
+                runtime()?.block_on(look(&target, &probes, start))
+            }));
+        }
+        let lost = runtime()?.block_on(self.write(&queues, start));
+        drop(queues);
+        let mut sights = Vec::new();
+        for reader in readers {
+            let read = reader.join().map_err(|_| BenchError::failed("a reader panicked"))?;
+            sights.push(read?);
+        }
+        for (sight, lost) in sights.iter_mut().zip(lost?) {
+            sight.unseen += lost;
+        }
+        Ok(sights)
     }
 
     /// Gives how many probes each reader's queue could not take.
-    async fn write(&self, queues: &[mpsc::Sender<Probe>], start: Instant) -> Result<Vec<u64>> {
+    async fn write(&self, queues: &[mpsc::SyncSender<Probe>], start: Instant) -> Result<Vec<u64>> {
         let mut connection = Connection::open(&self.writer).await?;
         let mut random = SmallRng::seed_from_u64(u64::from(self.round));
         let mut ticks = tokio::time::interval(EVERY);
@@ -120,33 +128,33 @@ impl Probes {
 }
 
 /// Asks for one probe after the other.
-async fn look(
-    mut connection: Connection,
-    mut probes: mpsc::Receiver<Probe>,
-    start: Instant,
-) -> Result<Sight> {
+async fn look(target: &Target, probes: &mpsc::Receiver<Probe>, start: Instant) -> Result<Sight> {
+    let mut connection = Connection::open(target).await?;
     let mut sight = Sight::default();
-    while let Some(probe) = probes.recv().await {
+    while let Ok(probe) = probes.recv() {
+        let mut last_asked: Option<Instant> = None;
         loop {
             let asked = Instant::now();
+            if let Some(last) = last_asked.replace(asked) {
+                sight.gaps += 1;
+                sight.gap += asked - last;
+            }
             let answer = connection.exchange("/GetRow", &probe.question, true).await?;
-            let now = Instant::now();
-            sight.polls += 1;
-            sight.polling += now - asked;
+            let age = probe.acknowledged.elapsed();
             if answer.status != 200 {
                 let text = format!("a question for a probe got status {}", answer.status);
                 return Err(BenchError::Failed(text));
             }
             // Without the row the answer is a few bytes.
             if answer.body_bytes >= ROW_BYTES {
-                let at = probe.acknowledged - start;
-                sight.seen.push((at, now - probe.acknowledged));
+                sight.seen.push((probe.acknowledged - start, age));
                 break;
             }
-            if probe.acknowledged.elapsed() > UNSEEN {
+            if age > UNSEEN {
                 sight.unseen += 1;
                 break;
             }
+            std::thread::sleep(PAUSE.max(age / PAUSE_PART));
         }
     }
     Ok(sight)
