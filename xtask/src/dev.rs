@@ -28,20 +28,21 @@ pub(crate) fn build() -> Outcome {
 
 /// The simulator.
 pub(crate) fn sim(arguments: &[String]) -> Outcome {
-    install::build_tools()?;
-    run_package("isthmus-sim", arguments)
+    run_built("isthmus-sim", arguments)
 }
 
 /// A benchmark, against the program as it is built now.
 pub(crate) fn bench(arguments: &[String]) -> Outcome {
-    build()?;
-    run_package("isthmus-bench", arguments)
+    run_built("isthmus-bench", arguments)
 }
 
-fn run_package(package: &str, arguments: &[String]) -> Outcome {
+/// Builds the whole workspace and runs one of its programs. One package alone would be built with
+/// other features of shared crates, and the embedded engine would be compiled once more.
+fn run_built(program: &str, arguments: &[String]) -> Outcome {
+    build()?;
+    let program = root().join("target/release").join(program);
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let head = ["run", "--quiet", "--release", "--package", package, "--"];
-    run(&mut cargo(&[&head[..], &words].concat()))
+    run(&mut command(program, &words))
 }
 
 /// What a stable compiler can do of the fuzzer's instrumentation.

@@ -56,6 +56,11 @@ impl CliError {
         CliError::new(Exit::Failed, message)
     }
 
+    /// Whether what was named does not exist.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.code.as_deref() == Some("OTSObjectNotExist")
+    }
+
     /// Adds what to do about it.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> CliError {
         self.hint = Some(hint.into());

@@ -200,7 +200,11 @@ impl Session {
             .collect();
         let request = UnbindGlobalTable { id: found.id.clone(), name: args.name.clone(), removals };
         self.client.unbind_global_table(request).await?;
-        self.settle(&args.name, Some(found.id), args.wait).await
+        match self.settle(&args.name, Some(found.id), args.wait).await {
+            // With its last replica the global table itself goes.
+            Err(error) if error.is_not_found() => self.show_gone(&args.name),
+            settled => settled,
+        }
     }
 
     async fn update(&self, args: UpdateArgs) -> Result<(), CliError> {
@@ -260,6 +264,16 @@ impl Session {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    fn show_gone(&self, name: &str) -> Result<(), CliError> {
+        if self.json {
+            return output::json(&serde_json::json!({"name": name, "status": "gone"}));
+        }
+        output::line(&format!(
+            "global table {} is gone with its last replica; its tables stay, each for itself",
+            output::plain(name)
+        ))
     }
 
     fn show(&self, name: &str, found: &GlobalTableDescription) -> Result<(), CliError> {

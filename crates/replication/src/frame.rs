@@ -112,6 +112,12 @@ pub struct Opened {
     /// A copy that has begun and not ended.
     #[prost(message, optional, tag = "3")]
     pub copy: Option<CopyProgress>,
+    /// The replica has not had all of the base's rows since it was bound.
+    #[prost(bool, tag = "4")]
+    pub incomplete: bool,
+    /// It holds something from before: only a copy makes it alike.
+    #[prost(bool, tag = "5")]
+    pub has_past: bool,
 }
 
 /// How far a copy has come; kept at rest by the replica.
@@ -220,6 +226,8 @@ pub enum FaultKind {
     Fenced = 1,
     /// The bytes are damaged or make no sense: opening anew will not help by itself.
     Broken = 2,
+    /// The replica's region knows nothing of the table.
+    Unassigned = 3,
 }
 
 /// A copy begins, or goes on from another snapshot.

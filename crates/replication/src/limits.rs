@@ -16,6 +16,8 @@ pub const RECEIVE_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const PARCEL_CACHE_ENTRIES: usize = 64;
 /// How long a link that was refused waits before it opens anew.
 pub const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How long a link that broke waits before it opens anew.
+pub const BROKEN_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How old the snapshot of a copy may grow before a new one is taken.
 pub const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(300);
 /// How often an origin promises and a replica reports its safe time.

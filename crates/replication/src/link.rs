@@ -62,6 +62,8 @@ pub enum Event {
         watermark: Lsn,
         /// A copy that has begun and not ended.
         copy: Option<CopyProgress>,
+        /// Nothing but a copy makes the replica alike.
+        must_copy: bool,
         /// Entries through this LSN are gone here.
         log_start: Lsn,
     },
@@ -222,8 +224,8 @@ impl Link {
                 self.connected = false;
                 self.reopen(&reason);
             }
-            Event::Opened { watermark, copy, log_start } => {
-                self.on_opened(watermark, copy, log_start);
+            Event::Opened { watermark, copy, must_copy, log_start } => {
+                self.on_opened(watermark, copy, must_copy, log_start);
             }
             Event::CopyBegan(progress) => {
                 let next_key = Some(progress.next_key.clone());
@@ -254,7 +256,7 @@ impl Link {
                 self.copy =
                     Some(Copy { progress: CopyProgress::default(), began: false, next_key: None });
             }
-            Event::Faulted(FaultKind::Retry, reason) => {
+            Event::Faulted(FaultKind::Retry | FaultKind::Unassigned, reason) => {
                 self.reopen(&reason);
                 // Offered until the retry is due, so that it does not ask again at once.
                 self.offered = true;
@@ -307,7 +309,13 @@ impl Link {
         }
     }
 
-    fn on_opened(&mut self, watermark: Lsn, copy: Option<CopyProgress>, log_start: Lsn) {
+    fn on_opened(
+        &mut self,
+        watermark: Lsn,
+        copy: Option<CopyProgress>,
+        must_copy: bool,
+        log_start: Lsn,
+    ) {
         if self.state != State::Opening || !self.offered {
             return;
         }
@@ -318,10 +326,10 @@ impl Link {
                 self.reason = "going on with a copy".to_owned();
                 self.copy = Some(Copy { progress, began: false, next_key: None });
             }
-            None if watermark > self.appended => {
+            None if watermark > self.appended && !must_copy => {
                 self.stop(State::Broken, "the replica holds entries that are not in this log");
             }
-            None if watermark >= log_start => self.follow_from(watermark),
+            None if watermark >= log_start && !must_copy => self.follow_from(watermark),
             Some(_) | None => {
                 self.state = State::Gap;
                 self.reason =
@@ -422,6 +430,7 @@ mod tests {
         link.step(Event::Opened {
             watermark: Lsn(watermark),
             copy: None,
+            must_copy: false,
             log_start: Lsn(log_start),
         });
     }
@@ -493,6 +502,16 @@ mod tests {
     }
 
     #[test]
+    fn replica_with_a_past_is_copied_though_the_log_is_there() {
+        let mut link = Link::new(Epoch(1), Lsn(9), WINDOW);
+        link.step(Event::Connected);
+        link.done(&Action::Open);
+        let (watermark, log_start) = (Lsn(12), Lsn(0));
+        link.step(Event::Opened { watermark, copy: None, must_copy: true, log_start });
+        assert_eq!((link.state(), link.next()), (State::Gap, Some(Action::BeginCopy(None))));
+    }
+
+    #[test]
     fn copy_goes_on_where_the_replica_says() {
         let mut link = Link::new(Epoch(1), Lsn(90), WINDOW);
         link.step(Event::Connected);
@@ -505,6 +524,7 @@ mod tests {
         link.step(Event::Opened {
             watermark: Lsn(0),
             copy: Some(progress.clone()),
+            must_copy: true,
             log_start: Lsn(50),
         });
         assert_eq!(link.next(), Some(Action::BeginCopy(Some(progress))));

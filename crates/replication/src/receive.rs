@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use isthmus_model::entry::Entry;
 use isthmus_model::error::Kind;
 use isthmus_model::hlc::{Hlc, Stamp};
@@ -39,13 +40,25 @@ pub trait Assignments: Send + Sync {
     fn accepts(&self, hello: &Hello) -> Result<Origin, String>;
 
     /// The table of a partition that this origin may feed, or why it may not.
-    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, String>;
+    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, Unfed>;
+
+    /// Whether the replica waits for this origin, the base, to give it all that it has.
+    fn is_incomplete(&self, origin: Origin, partition: PartitionId) -> bool;
 
     /// The replica has all that was there when it was made, and follows from now on.
     fn follows(&self, origin: Origin, partition: PartitionId);
 
     /// The other regions that write the partition.
     fn other_writers(&self, partition: PartitionId) -> Vec<Origin>;
+}
+
+/// Why an origin may not feed a partition here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfed {
+    /// Nothing is known of the table here.
+    Unassigned,
+    /// The origin does not write it.
+    NotAWriter,
 }
 
 struct Receiving {
@@ -56,6 +69,8 @@ struct Receiving {
 
 struct Copying {
     first: CopyProgress,
+    /// Where the next chunk must begin.
+    next_key: Bytes,
     epoch: Epoch,
     vector: Vec<(Origin, Hlc)>,
     expiry: Vec<Trim>,
@@ -63,8 +78,8 @@ struct Copying {
 }
 
 enum Waiting {
-    Applied { partition: PartitionId, to: Lsn, bytes: usize, pending: Pending<()> },
-    Copied { partition: PartitionId, number: u64, bytes: usize, pending: Pending<()> },
+    Applied { partition: PartitionId, to: Lsn, bytes: usize, pending: Option<Pending<()>> },
+    Copied { partition: PartitionId, number: u64, bytes: usize, pending: Option<Pending<()>> },
     Promised { hlc: Hlc, partitions: Vec<PartitionId> },
 }
 
@@ -163,9 +178,10 @@ impl Inbound {
                 None => return Poll::Pending,
                 Some(Waiting::Promised { .. }) => Ok(()),
                 Some(Waiting::Applied { pending, .. } | Waiting::Copied { pending, .. }) => {
-                    match Pin::new(pending).poll(context) {
-                        Poll::Ready(result) => result,
-                        Poll::Pending => return Poll::Pending,
+                    match pending.as_mut().map(|pending| Pin::new(pending).poll(context)) {
+                        None => Ok(()),
+                        Some(Poll::Ready(result)) => result,
+                        Some(Poll::Pending) => return Poll::Pending,
                     }
                 }
             };
@@ -227,7 +243,14 @@ impl Inbound {
         self.links.remove(&partition);
         let table = match self.assignments.fed_by(origin, partition) {
             Ok(table) => table,
-            Err(reason) => return self.fault(partition, FaultKind::Retry, reason),
+            Err(Unfed::Unassigned) => {
+                let reason = "the table does not exist there yet".to_owned();
+                return self.fault(partition, FaultKind::Unassigned, reason);
+            }
+            Err(Unfed::NotAWriter) => {
+                let reason = "this region does not write the table".to_owned();
+                return self.fault(partition, FaultKind::Retry, reason);
+            }
         };
         let known = table.epoch();
         if Epoch(open.epoch) < known {
@@ -237,7 +260,13 @@ impl Inbound {
         match saved_progress(&self.shared, origin, partition) {
             Ok(copy) => {
                 let watermark = table.watermark(origin).0.0;
-                let opened = Opened { partition: partition.0, watermark, copy };
+                let opened = Opened {
+                    partition: partition.0,
+                    watermark,
+                    copy,
+                    incomplete: self.assignments.is_incomplete(origin, partition),
+                    has_past: table.durable_lsn() > Lsn(0),
+                };
                 self.outgoing.push_back(Body::Opened(opened).into());
                 let receiving = Receiving { table, copy: None, safe_reported: Hlc::MIN };
                 self.links.insert(partition, receiving);
@@ -284,6 +313,7 @@ impl Inbound {
             return Err(ReplicationError::Damaged("a parcel holds entries that it does not name"));
         }
         let pending = receiving.table.apply(origin, Epoch(parcel.epoch), from, to, entries);
+        let pending = unless_refused(pending)?;
         self.waiting_bytes += bytes.len();
         self.waiting.push_back(Waiting::Applied { partition, to, bytes: bytes.len(), pending });
         Ok(())
@@ -300,7 +330,9 @@ impl Inbound {
         let expiry = begin.expiry.iter().map(expired).collect();
         if let Some(receiving) = self.links.get_mut(&partition) {
             let epoch = Epoch(begin.epoch);
-            receiving.copy = Some(Copying { first, epoch, vector, expiry, schema: table.schema });
+            let next_key = first.next_key.clone();
+            let schema = table.schema;
+            receiving.copy = Some(Copying { first, next_key, epoch, vector, expiry, schema });
         }
         Ok(())
     }
@@ -310,10 +342,14 @@ impl Inbound {
         let Some(receiving) = self.links.get_mut(&partition) else { return Ok(()) };
         let copy =
             receiving.copy.as_mut().ok_or(ReplicationError::Protocol("a chunk without a copy"))?;
+        if chunk.start != copy.next_key {
+            return Err(ReplicationError::Protocol("a chunk does not begin where the last ended"));
+        }
         let packed = chunk.body.ok_or(ReplicationError::Damaged("a chunk is empty"))?;
         let bytes = unpack(&packed)?;
         let rows = decode_rows(bytes.clone())?;
         let end = (!chunk.end.is_empty()).then(|| EncodedKey(chunk.end.clone()));
+        copy.next_key = chunk.end.clone();
         let progress = CopyProgress { next_key: chunk.end, ..copy.first.clone() };
         let done = end.is_none().then(|| copy_done(origin, copy));
         // An empty note says that no copy is under way.
@@ -327,6 +363,7 @@ impl Inbound {
             done,
             Some(note),
         );
+        let pending = unless_refused(pending)?;
         self.waiting_bytes += bytes.len();
         self.waiting.push_back(Waiting::Copied {
             partition,
@@ -405,7 +442,8 @@ impl Inbound {
     }
 }
 
-fn copy_note(origin: Origin, partition: PartitionId) -> Vec<u8> {
+/// The name of the note that keeps how far a copy has come; empty where none is under way.
+pub fn copy_note(origin: Origin, partition: PartitionId) -> Vec<u8> {
     format!("copy/{partition}/{origin}").into_bytes()
 }
 
@@ -419,6 +457,15 @@ fn saved_progress(
     CopyProgress::decode(bytes)
         .map(Some)
         .map_err(|_| ReplicationError::Damaged("the saved progress of a copy is damaged"))
+}
+
+/// Tells at once of what was refused at once: what comes after it must find the link closed.
+fn unless_refused(mut pending: Pending<()>) -> Result<Option<Pending<()>>, StoreError> {
+    match pending.try_take() {
+        None => Ok(Some(pending)),
+        Some(Ok(())) => Ok(None),
+        Some(Err(error)) => Err(error),
+    }
 }
 
 fn expired(trim: &ExpiredBefore) -> Trim {

@@ -27,7 +27,9 @@ use crate::frame::{
     FaultKind, Follow, Frame, Hello, Open, Parcel, Promise, Records, Watermark,
 };
 use crate::horizon::SafeTimes;
-use crate::limits::{CHUNK_BYTES_MAX, PROMISE_EVERY, RETRY_AFTER, SNAPSHOT_AGE_MAX};
+use crate::limits::{
+    BROKEN_RETRY_AFTER, CHUNK_BYTES_MAX, PROMISE_EVERY, RETRY_AFTER, SNAPSHOT_AGE_MAX,
+};
 use crate::link::{Action, Event, Link, State};
 use crate::pack::{PackedLog, PackedLogs, pack, pack_as_is};
 use crate::streams::Streams;
@@ -81,6 +83,8 @@ pub struct LinkReport {
     pub oldest_millis: Option<i64>,
     /// Rows copied.
     pub copied_rows: u64,
+    /// The peer's region knows nothing of the table.
+    pub unassigned: bool,
 }
 
 struct Shipping {
@@ -89,6 +93,7 @@ struct Shipping {
     reported: (State, String),
     since_millis: i64,
     copy: Option<CopyScan>,
+    unassigned: bool,
 }
 
 struct CopyScan {
@@ -146,6 +151,7 @@ impl Outbound {
             table,
             since_millis: self.shared.clock.wall_millis(),
             copy: None,
+            unassigned: false,
         };
         self.links.insert(partition, shipping);
         self.wake(partition);
@@ -194,10 +200,16 @@ impl Outbound {
         match frame.body {
             Some(Body::Welcome(hello)) => self.on_welcome(&hello),
             Some(Body::Opened(opened)) => {
+                let peer = self.peer;
                 self.on_link(opened.partition, |table, link| {
+                    // Entries of the replica's own that are known here, though it has lost them.
+                    let was_known =
+                        table.spec().writers.are_many() && table.watermark(peer).0 > Lsn(0);
+                    link.step(Event::Appended(table.durable_lsn()));
                     link.step(Event::Opened {
                         watermark: Lsn(opened.watermark),
                         copy: opened.copy,
+                        must_copy: opened.incomplete && (opened.has_past || was_known),
                         log_start: table.log_start(),
                     });
                 });
@@ -309,8 +321,9 @@ impl Outbound {
     fn on_fault(&mut self, partition: PartitionId, kind: FaultKind, reason: String) {
         let Some(shipping) = self.links.get_mut(&partition) else { return };
         shipping.copy = None;
+        shipping.unassigned = kind == FaultKind::Unassigned;
         shipping.link.step(Event::Faulted(kind, reason));
-        if kind != FaultKind::Fenced {
+        if !matches!(kind, FaultKind::Fenced | FaultKind::Broken) {
             let at = self.shared.clock.monotonic() + RETRY_AFTER;
             self.retries.retain(|(_, waiting)| *waiting != partition);
             self.retries.push((at, partition));
@@ -340,6 +353,10 @@ impl Outbound {
         let now = (shipping.link.state(), shipping.link.reason().to_owned());
         if shipping.reported.0 != now.0 {
             shipping.since_millis = self.shared.clock.wall_millis();
+            // What made no sense a while ago may make sense when the replica has moved on.
+            if now.0 == State::Broken {
+                self.retries.push((self.shared.clock.monotonic() + BROKEN_RETRY_AFTER, partition));
+            }
         }
         shipping.reported = now;
     }
@@ -520,6 +537,7 @@ impl Shipping {
             acked,
             oldest_millis: if behind { oldest() } else { None },
             copied_rows: self.link.copied_rows(),
+            unassigned: self.unassigned,
         }
     }
 }

@@ -132,10 +132,6 @@ pub struct StorageConfig {
     /// Memory for the newest entries of all logs, 1 MiB to 64 GiB. Default 32 MiB.
     #[serde(default = "default_log_tail_bytes")]
     pub log_tail_bytes: u64,
-    /// Disk for entries that wait for other regions, 16 MiB to 64 TiB. Default 2 GiB. Beyond it
-    /// entries are dropped and the links that needed them stand in state `gap`.
-    #[serde(default = "default_log_bytes_max")]
-    pub log_bytes_max: u64,
     /// Free disk below which writes are refused, 0 to 1 TiB. Default 256 MiB.
     #[serde(default = "default_space_reserve_bytes")]
     pub space_reserve_bytes: u64,
@@ -335,7 +331,6 @@ impl StorageConfig {
             cache_bytes: default_cache_bytes(),
             write_buffer_bytes: default_write_buffer_bytes(),
             log_tail_bytes: default_log_tail_bytes(),
-            log_bytes_max: default_log_bytes_max(),
             space_reserve_bytes: default_space_reserve_bytes(),
         }
     }
@@ -359,10 +354,6 @@ fn default_write_buffer_bytes() -> u64 {
 
 fn default_log_tail_bytes() -> u64 {
     32 * MIB
-}
-
-fn default_log_bytes_max() -> u64 {
-    2048 * MIB
 }
 
 fn default_space_reserve_bytes() -> u64 {

@@ -123,6 +123,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
     node.finish_tasks(STOP_TIMEOUT).await;
     store.stop();
     let _ = tokio::task::spawn_blocking(move || committer.join()).await;
+    store.close()?;
     Ok(())
 }
 
@@ -211,7 +212,7 @@ async fn serve_peers(
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
 ) {
-    let service = PeerServer::new(PeerService::new(node))
+    let service = PeerServer::new(PeerService::new(node, stop.clone()))
         .max_decoding_message_size(peer::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(peer::MESSAGE_BYTES_MAX);
     let server = tonic::transport::Server::builder().tls_config(tls.server()).map(|mut server| {

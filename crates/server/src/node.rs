@@ -208,7 +208,12 @@ impl Node {
         let records = self.records.lock();
         match records.get(&table.id()) {
             Some(record) if record.table.base != self.config.region.name => {
-                Err(self.not_written_here(&record.table))
+                let base = &record.table.base;
+                let endpoint = self.endpoint_of(base).unwrap_or_default();
+                let message = format!(
+                    "The schema of a global table is changed in its base region {base} {endpoint}"
+                );
+                Err(ApiError::new(ErrorCode::NoPermissionAccess, message))
             }
             _ => Ok(table),
         }

@@ -119,12 +119,8 @@ impl AsyncRead for TimedStream {
             Poll::Pending => self.judge_read(context),
             ready => {
                 // The first byte after an answer is the first of a head.
-                let _ = self.phase.compare_exchange(
-                    IDLE,
-                    HEAD,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                );
+                let _ =
+                    self.phase.compare_exchange(IDLE, HEAD, Ordering::Relaxed, Ordering::Relaxed);
                 ready
             }
         }

@@ -176,13 +176,20 @@ def test_a_table_may_forbid_update_row(client, table):
     assert read(client, table) == {"v": 4}
 
 
-def test_splitting_a_table_in_advance_is_refused(client):
-    with invalid():
-        client._create_table_ex(
-            tablestore.TableMeta("split", [("n", "INTEGER")]), tablestore.TableOptions(), NONE,
-            split_points=[10, 20, 30],
+def test_a_table_made_split_in_advance_reads_as_one(client):
+    client._create_table_ex(
+        tablestore.TableMeta("split", [("n", "INTEGER")]), tablestore.TableOptions(), NONE,
+        split_points=[10, 20, 30],
+    )
+    try:
+        for n in (5, 15, 25, 35):
+            client.put_row("split", tablestore.Row([("n", n)], [("v", n)]))
+        _, _, rows, _ = client.get_range(
+            "split", "FORWARD", [("n", tablestore.INF_MIN)], [("n", tablestore.INF_MAX)],
         )
-    assert "split" not in client.list_table()
+        assert [row.primary_key[0][1] for row in rows] == [5, 15, 25, 35]
+    finally:
+        client.delete_table("split")
 
 
 def test_the_table_quota_is_told(client):

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use isthmus_control::global_table::Serve;
 use isthmus_model::ids::{Origin, PartitionId};
 use isthmus_replication::frame::Hello;
-use isthmus_replication::receive::Assignments;
+use isthmus_replication::receive::{Assignments, Unfed};
 use isthmus_store::Table;
 
 use super::{Node, record_note};
@@ -23,18 +23,26 @@ impl Assignments for Node {
         }
     }
 
-    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, String> {
-        let table = self.table_of(partition).ok_or("the table does not exist here yet")?;
+    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, Unfed> {
+        let table = self.table_of(partition).ok_or(Unfed::Unassigned)?;
         let records = self.records.lock();
-        let record = records.get(&table.id()).ok_or("the table is no replica here")?;
+        let record = records.get(&table.id()).ok_or(Unfed::Unassigned)?;
         let feeds = record.table.replicas.iter().any(|replica| {
             self.number_of(&replica.region) == Some(origin)
                 && record.table.originates(&replica.region)
         });
         if !feeds {
-            return Err(format!("region number {origin} does not write this table"));
+            return Err(Unfed::NotAWriter);
         }
         Ok(table)
+    }
+
+    fn is_incomplete(&self, origin: Origin, partition: PartitionId) -> bool {
+        let Some(table) = self.table_of(partition) else { return true };
+        let records = self.records.lock();
+        records.get(&table.id()).is_some_and(|record| {
+            !record.ready && self.number_of(&record.table.base) == Some(origin)
+        })
     }
 
     fn follows(&self, origin: Origin, partition: PartitionId) {

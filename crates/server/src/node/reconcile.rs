@@ -8,6 +8,7 @@ use isthmus_control::global_table::{GlobalTable, Progress};
 use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::link::State;
+use isthmus_replication::receive::copy_note;
 use isthmus_store::{TableSpec, Writing, keys};
 use tokio::sync::watch;
 
@@ -35,9 +36,10 @@ impl Node {
         let own = &self.config.region.name;
         let unsettled: Vec<TableId> = {
             let records = self.records.lock();
-            let unsettled = records.iter().filter(|(_, record)| {
+            let unsettled = records.iter().filter(|(id, record)| {
                 record.table.base == *own
                     && (!record.table.is_active()
+                        || self.is_forgotten_somewhere(**id)
                         || record.table.replicas.iter().any(|replica| {
                             replica.region != *own
                                 && replica.confirmed_version < record.table.version
@@ -86,7 +88,7 @@ impl Node {
             }
             return;
         }
-        if replica.confirmed_version < version {
+        if replica.confirmed_version < version || self.is_forgotten(id, region) {
             match self.assign(id, table, region).await {
                 Ok(()) => {
                     if let Ok(replica) = table.replica_mut(region) {
@@ -103,6 +105,17 @@ impl Node {
         if table.replica(region).is_some_and(|replica| replica.progress != Progress::Active) {
             let _ = table.advance(region, progress, now);
         }
+    }
+
+    /// Whether the region has lost what it was told of the table.
+    fn is_forgotten(&self, id: TableId, region: &str) -> bool {
+        let Some(partition) = self.partition_of(id) else { return false };
+        let report = self.others.get(region).and_then(|other| other.links().report(partition));
+        report.is_some_and(|report| report.unassigned && report.state == State::Opening)
+    }
+
+    fn is_forgotten_somewhere(&self, id: TableId) -> bool {
+        self.others.keys().any(|region| self.is_forgotten(id, region))
     }
 
     /// How far the replica has come, by the link to it.
@@ -186,6 +199,12 @@ impl Node {
             return Ok(());
         }
         let id = spec.id;
+        if known.is_none()
+            && let Some(base) = self.number_of(&table.base)
+        {
+            // What an earlier binding had copied says nothing about what is here now.
+            self.store.put_note(&copy_note(base, spec.partition), &[]).await?;
+        }
         self.hold(spec, &table).await?;
         let ready = known.is_some_and(|known| known.ready);
         self.save(id, Record { table, ready }).await

@@ -30,7 +30,7 @@ impl Node {
             tables: self.table_statuses(),
             links,
             memory_bytes: memory_bytes(),
-            disk_bytes: None,
+            disk_bytes: Some(disk_bytes(&self.config.storage.data)),
             disk_free_bytes: None,
             refuses_writes: None,
         }
@@ -121,6 +121,17 @@ impl Node {
             copied_rows: (report.copied_rows > 0).then_some(report.copied_rows),
         }
     }
+}
+
+/// Bytes of all files below a directory.
+fn disk_bytes(directory: &std::path::Path) -> u64 {
+    let Ok(files) = std::fs::read_dir(directory) else { return 0 };
+    let bytes = files.flatten().map(|file| match file.metadata() {
+        Ok(data) if data.is_dir() => disk_bytes(&file.path()),
+        Ok(data) => data.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
 }
 
 /// Memory that the process holds, where the system tells.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use isthmus_replication::frame::{Body, Frame};
 use isthmus_replication::receive::Inbound;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -20,12 +20,13 @@ use crate::node::Node;
 /// The peer port's service.
 pub struct PeerService {
     node: Arc<Node>,
+    stop: watch::Receiver<bool>,
 }
 
 impl PeerService {
-    /// Serves for this node.
-    pub fn new(node: Arc<Node>) -> PeerService {
-        PeerService { node }
+    /// Serves for this node until `stop` says so.
+    pub fn new(node: Arc<Node>, stop: watch::Receiver<bool>) -> PeerService {
+        PeerService { node, stop }
     }
 }
 
@@ -40,7 +41,14 @@ impl Peer for PeerService {
         let shown = shown(&request)?;
         let inbound = Inbound::new(self.node.shared(), self.node.clone());
         let (sender, receiver) = mpsc::channel(FRAMES_WAITING_MAX);
-        self.node.spawn(receive(shown, request.into_inner(), inbound, sender));
+        let mut stop = self.stop.clone();
+        let stream = receive(shown, request.into_inner(), inbound, sender);
+        self.node.spawn(async move {
+            tokio::select! {
+                () = stream => {}
+                _ = stop.changed() => {}
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
