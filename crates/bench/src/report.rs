@@ -3,6 +3,7 @@
 //! Every ratio stands with the two numbers behind it. What could not be measured is said so.
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -48,6 +49,8 @@ pub(crate) struct Line {
     pub(crate) max_ms: f64,
     /// Processor time of the first region, or of the floor, per row.
     pub(crate) cpu_us_per_row: Option<f64>,
+    /// Processor time of the other regions per row, together.
+    pub(crate) replicas_us_per_row: Option<f64>,
     /// Processor time of the load generator per row; `None` where it is one with the floor.
     pub(crate) generator_us_per_row: Option<f64>,
     /// Rows per sync, where syncs could be counted.
@@ -99,6 +102,11 @@ impl Line {
             p99_ms: outcome.times.quantile(0.99),
             max_ms: outcome.times.max(),
             cpu_us_per_row: outcome.cpu.first().map(|cpu| cpu.as_secs_f64() * 1e6 / all),
+            replicas_us_per_row: outcome
+                .cpu
+                .get(1..)
+                .filter(|others| !others.is_empty())
+                .map(|others| others.iter().sum::<Duration>().as_secs_f64() * 1e6 / all),
             generator_us_per_row: Some(outcome.own_cpu.as_secs_f64() * 1e6 / all),
             rows_per_sync: outcome
                 .syncs_per_second
@@ -265,7 +273,7 @@ impl Report {
     }
 }
 
-const HEADINGS: [&str; 13] = [
+const HEADINGS: [&str; 14] = [
     "MEASURED",
     "TABLE",
     "REPLICAS",
@@ -274,6 +282,7 @@ const HEADINGS: [&str; 13] = [
     "P99 MS",
     "MAX MS",
     "CPU US/ROW",
+    "REPLICAS US/ROW",
     "GENERATOR US/ROW",
     "ROWS/SYNC",
     "BEHIND",
@@ -294,6 +303,7 @@ fn cells(line: &Line) -> Vec<String> {
         format!("{:.2}", line.p99_ms),
         format!("{:.2}", line.max_ms),
         some(line.cpu_us_per_row, 1),
+        some(line.replicas_us_per_row, 1),
         some(line.generator_us_per_row, 1),
         some(line.rows_per_sync, 1),
         line.behind.map_or("-".to_owned(), |behind| behind.to_string()),

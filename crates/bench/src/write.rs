@@ -202,8 +202,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes per commit as seen, by default without replicas, or all that wait; `None` if nothing was
-    /// measured.
+    /// Writes per commit as seen, by default without replicas, or else all that wait; `None` if
+    /// nothing was measured.
     fn group_max(
         &mut self,
         measured: &str,
@@ -261,11 +261,13 @@ impl Run<'_> {
         }
         self.cost_of_links(&Memory::holding(count).words(count));
         self.report.note(
-            "floors: the raw engine writes one row key and one log key of 1 KiB per row, with the \
-             product's grouping and sync; the HTTP stack takes and gives bodies of PutRow's sizes",
+            "floors: the raw engine writes one row key and one log key of 1 KiB per row, with \
+             the product's grouping and sync; the HTTP stack's bodies are as long as PutRow's",
         );
         self.report.note("the system's file cache is not limited: \"4 x cache\" reads from it");
-        self.report.note("rates with replicas include what two more regions use of the same cores");
+        self.report.note(
+            "with replicas all three regions share the cores: rates fall by what the others use",
+        );
     }
 
     /// What two links cost the origin.
