@@ -5,6 +5,7 @@ pub(crate) mod alike;
 pub(crate) mod bounds;
 pub(crate) mod deleted;
 pub(crate) mod order;
+pub(crate) mod prefix;
 pub(crate) mod registers;
 pub(crate) mod replay;
 pub(crate) mod stamps;

@@ -19,7 +19,7 @@ use isthmus_store::keys::partition::PartitionState;
 use isthmus_store::{TableSpec, Writers};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::checkers::{Violation, order, replay, stamps};
+use crate::checkers::{Violation, order, prefix, replay, stamps};
 use crate::roles::origin_of;
 
 /// An entry that its origin has made durable.
@@ -63,6 +63,11 @@ pub(crate) struct PartitionView {
 }
 
 impl PartitionView {
+    /// The rows that were written.
+    pub(crate) fn stored(&self) -> &BTreeMap<EncodedKey, Row> {
+        &self.stored
+    }
+
     /// The rows that were written, by key.
     pub(crate) fn stored_rows(&self) -> Vec<(EncodedKey, Row)> {
         self.stored.iter().map(|(key, row)| (key.clone(), row.clone())).collect()
@@ -97,6 +102,8 @@ pub(crate) struct Observer {
     pub(crate) known: BTreeMap<(PartitionId, Origin, Lsn), Known>,
     stamps: BTreeSet<Stamp>,
     schemas: BTreeMap<(PartitionId, SchemaNumber), Schema>,
+    /// Of tables with one writer: what each state of the origin shows.
+    states: BTreeMap<(PartitionId, Lsn), u64>,
     /// What all durable entries give together.
     pub(crate) truth: BTreeMap<PartitionId, BTreeMap<EncodedKey, Row>>,
     /// Marks of changes that were refused for certain.
@@ -114,6 +121,7 @@ impl Observer {
             known: BTreeMap::new(),
             stamps: BTreeSet::new(),
             schemas: BTreeMap::new(),
+            states: BTreeMap::new(),
             truth: BTreeMap::new(),
             refused: BTreeSet::new(),
             violation: None,
@@ -155,6 +163,11 @@ impl Observer {
         node: usize,
     ) -> impl Iterator<Item = (&PartitionId, &PartitionView)> {
         self.nodes.get(node).into_iter().flat_map(|view| &view.partitions)
+    }
+
+    /// What a table with one writer showed at an LSN of its origin.
+    pub(crate) fn state_at(&self, partition: PartitionId, lsn: Lsn) -> Option<u64> {
+        self.states.get(&(partition, lsn)).copied()
     }
 
     /// The end of a node's log.
@@ -278,10 +291,15 @@ impl Observer {
         for entry in &moved.entries {
             stamps::check(self, node, view, entry)?;
             if entry.stamp.origin == origin_of(node) {
-                self.learn(view, entry, moved.became_many)?;
+                // Rows of a copy in the same batch are not known one by one.
+                self.learn(view, entry, moved.became_many || moved.copied)?;
                 view.own_hlc = entry.stamp.hlc;
             }
             take_entry(view, entry);
+            if entry.stamp.origin == origin_of(node) && !view.spec.writers.are_many() {
+                let digest = prefix::digest(&view.shadow, &view.state);
+                self.states.insert((view.spec.partition, entry.lsn), digest);
+            }
         }
         if let Some(spec) = &moved.spec {
             view.spec = spec.clone();

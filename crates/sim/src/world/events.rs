@@ -1,5 +1,6 @@
 //! What can happen, and the steps that every node takes again and again.
 
+use crate::checkers::{acked, prefix};
 use crate::network::{StreamId, Way};
 use crate::options::REGIONS;
 
@@ -178,8 +179,17 @@ impl World {
         }
         let mut observer = self.observer.lock();
         for table in life.store.tables() {
-            let checked = crate::checkers::acked::check_read(&observer, node, &table);
+            let checked = acked::check_read(&observer, node, &table);
             observer.judge(checked);
+            let partition = table.partition();
+            let is_replica = life.roles.is_shared(partition) && life.roles.is_ready(partition);
+            if let Some(view) = observer.view(node, partition)
+                && !view.spec.writers.are_many()
+                && is_replica
+            {
+                let checked = prefix::check(&observer, node, view);
+                observer.judge(checked);
+            }
         }
     }
 }

@@ -1,0 +1,47 @@
+//! A replica of a table with one writer is always some earlier state of its origin, never a
+//! mixture; its watermark says which.
+
+use isthmus_model::ids::Lsn;
+use isthmus_store::keys::partition::PartitionState;
+use xxhash_rust::xxh3::xxh3_64;
+
+use std::collections::BTreeMap;
+
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::Row;
+
+use super::Violation;
+use super::registers::live;
+use crate::observer::{Observer, PartitionView};
+
+/// What a state shows, as one number.
+pub(crate) fn digest(rows: &BTreeMap<EncodedKey, Row>, state: &PartitionState) -> u64 {
+    let mut digest = 0u64;
+    for (key, row) in rows {
+        let shows = live(row, &state.expiry);
+        if !shows.is_bare() {
+            let line = format!("{digest:x} {key:?} {shows:?}");
+            digest = xxh3_64(line.as_bytes());
+        }
+    }
+    digest
+}
+
+/// Checks a replica that clients may read.
+pub(crate) fn check(
+    observer: &Observer,
+    node: usize,
+    view: &PartitionView,
+) -> Result<(), Violation> {
+    let lsn: Lsn = view.state.lsn;
+    let Some(then) = observer.state_at(view.spec.partition, lsn) else { return Ok(()) };
+    if digest(view.stored(), &view.state) == then {
+        return Ok(());
+    }
+    let what = format!(
+        "node {node} shows of {} at {lsn} what its origin never was: {:?}",
+        view.spec.name,
+        view.stored()
+    );
+    Err(Violation::of("a replica is an earlier state", what))
+}
