@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use isthmus_model::ids::{Origin, PartitionId};
 use isthmus_replication::frame::Hello;
-use isthmus_replication::receive::Assignments;
+use isthmus_replication::receive::{Assignments, Unfed};
 use isthmus_store::{Store, StoreError, Table};
 use parking_lot::Mutex;
 
@@ -108,16 +108,21 @@ impl Assignments for Roles {
         if known { Ok(origin) } else { Err("no member".to_owned()) }
     }
 
-    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, String> {
-        let table = self.store.table_of_partition(partition).ok_or("no table")?;
+    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, Unfed> {
+        let table = self.store.table_of_partition(partition).ok_or(Unfed::Unassigned)?;
         if !self.is_shared(partition) {
-            return Err("the table is no replica here".to_owned());
+            return Err(Unfed::Unassigned);
         }
-        let plan = self.plans.get(&partition).ok_or("no plan")?;
+        let plan = self.plans.get(&partition).ok_or(Unfed::Unassigned)?;
         if !plan.is_writer(node_of(origin)) {
-            return Err("the region does not write this table".to_owned());
+            return Err(Unfed::NotAWriter);
         }
         Ok(table)
+    }
+
+    fn is_incomplete(&self, origin: Origin, partition: PartitionId) -> bool {
+        let is_base = self.plans.get(&partition).is_some_and(|plan| plan.base == node_of(origin));
+        is_base && !self.is_ready(partition)
     }
 
     fn follows(&self, origin: Origin, partition: PartitionId) {
