@@ -118,14 +118,36 @@ impl World {
 
     fn commit(&mut self, node: usize) {
         let mut ends = false;
+        let mut moved = false;
         if let Some(life) = self.life(node) {
-            life.store.commit_step();
+            moved = life.store.commit_step();
             ends = life.is_fatal();
+        }
+        if moved && !ends {
+            self.look_at_replicas(node);
         }
         if ends {
             self.soon(5000, Event::End(node));
         }
         self.soon(self.nature.commit_pause_max, Event::Commit(node));
+    }
+
+    /// What clients may read of tables with one writer is a state that the origin has had.
+    fn look_at_replicas(&mut self, node: usize) {
+        let Some(life) = self.nodes.get(node).and_then(|place| place.life.as_ref()) else { return };
+        let mut observer = self.observer.lock();
+        for plan in self.nature.tables.iter().filter(|plan| plan.base != node) {
+            let partition = plan.partition;
+            if !life.roles.is_shared(partition) || !life.roles.is_ready(partition) {
+                continue;
+            }
+            if let Some(view) = observer.view(node, partition)
+                && !view.spec.writers.are_many()
+            {
+                let checked = prefix::check(&observer, node, view);
+                observer.judge(checked);
+            }
+        }
     }
 
     fn background(&mut self, node: usize) {
@@ -181,15 +203,6 @@ impl World {
         for table in life.store.tables() {
             let checked = acked::check_read(&observer, node, &table);
             observer.judge(checked);
-            let partition = table.partition();
-            let is_replica = life.roles.is_shared(partition) && life.roles.is_ready(partition);
-            if let Some(view) = observer.view(node, partition)
-                && !view.spec.writers.are_many()
-                && is_replica
-            {
-                let checked = prefix::check(&observer, node, view);
-                observer.judge(checked);
-            }
         }
     }
 }
