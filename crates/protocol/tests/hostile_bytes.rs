@@ -152,8 +152,10 @@ fn damaged_rows_only_give_errors_or_rows() {
         if let Ok((key, cells)) = decode_put(&bytes)
             && !cells.is_empty()
         {
-            // There is one way to write a row with cells.
-            assert_eq!(encode_change(&key, &RowAction::Put(cells)), bytes);
+            // There is one way to write a row with cells, but for zeros behind it.
+            let again = encode_change(&key, &RowAction::Put(cells));
+            let padding = bytes.strip_prefix(&again[..]);
+            assert!(padding.is_some_and(|rest| rest.iter().all(|byte| *byte == 0)), "{again:?}");
         }
         decode_everything(bytes);
     }

@@ -134,6 +134,8 @@ pub struct Link {
     connected: bool,
     offered: bool,
     told_follow: bool,
+    /// A copy may have used snapshots up to here: before it the replica is a mixture.
+    complete_at: Lsn,
     appended: Lsn,
     shipped: Lsn,
     acked: Option<Lsn>,
@@ -163,6 +165,7 @@ impl Link {
             connected: false,
             offered: false,
             told_follow: false,
+            complete_at: Lsn(0),
             appended,
             shipped: Lsn(0),
             acked: None,
@@ -288,7 +291,9 @@ impl Link {
             (State::Copying, Some(copy)) if self.has_room() => {
                 copy.next_key.clone().map(Action::SendChunk)
             }
-            (State::Following, _) if !self.told_follow => Some(Action::Follow),
+            (State::Following, _) if !self.told_follow && self.acked >= Some(self.complete_at) => {
+                Some(Action::Follow)
+            }
             (State::Following, _) if self.shipped < self.appended && self.has_room() => {
                 Some(Action::Send(self.shipped))
             }
@@ -347,6 +352,8 @@ impl Link {
         self.shipped = watermark;
         self.acked = Some(watermark);
         self.told_follow = false;
+        // No snapshot that was used, in this life or an earlier one, is newer.
+        self.complete_at = self.appended;
     }
 
     fn on_chunk_acked(&mut self, number: u64) {
@@ -436,10 +443,11 @@ mod tests {
     }
 
     fn following(appended: u64) -> Link {
-        let mut link = Link::new(Epoch(1), Lsn(appended), WINDOW);
+        let mut link = Link::new(Epoch(1), Lsn(0), WINDOW);
         opened(&mut link, 0, 0);
         assert_eq!(link.next(), Some(Action::Follow));
         link.done(&Action::Follow);
+        link.step(Event::Appended(Lsn(appended)));
         link
     }
 
@@ -474,8 +482,12 @@ mod tests {
         link.step(Event::Disconnected("reset".to_owned()));
         assert_eq!((link.state(), link.next()), (State::Opening, None));
         opened(&mut link, 4, 0);
-        link.done(&Action::Follow);
         assert_eq!(link.next(), Some(Action::Send(Lsn(4))));
+        // Until it has what was there when it opened, it may be a mixture.
+        link.step(Event::Sent { to: Lsn(9), bytes: 10 });
+        assert_eq!(link.next(), None);
+        link.step(Event::Acked(Lsn(9)));
+        assert_eq!(link.next(), Some(Action::Follow));
     }
 
     #[test]

@@ -408,6 +408,7 @@ impl Shipping {
         now: Duration,
     ) -> Result<Body, ReplicationError> {
         let snapshot = self.table.snapshot()?;
+        let snapshot_lsn = snapshot.lsn();
         let vector = watermarks(&snapshot);
         let progress = resumed.unwrap_or_else(|| CopyProgress {
             first_lsn: snapshot.lsn().0,
@@ -418,6 +419,7 @@ impl Shipping {
         let table = keys::table::encode_value(snapshot.spec());
         let expiry = snapshot.expiry().iter().map(expired_before).collect();
         self.copy = Some(CopyScan { snapshot, taken_at: now, chunks: 0 });
+        self.link.step(Event::Appended(snapshot_lsn));
         self.link.step(Event::CopyBegan(progress.clone()));
         Ok(Body::CopyBegin(CopyBegin {
             partition: partition.0,

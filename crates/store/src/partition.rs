@@ -5,7 +5,7 @@
 //! not look at it. The lock is held for the time it takes to judge, stamp and pack a change, never
 //! across a read of the disk that could have been made before, and never across a commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,7 +61,13 @@ pub(crate) struct Group {
     pub(crate) spec: Option<Arc<TableSpec>>,
 }
 
-/// A row that is accepted and not durable.
+/// Groups whose rows stay in the overlay after they are durable, so that rows read from the
+/// engine a moment before need not be read again.
+const GROUPS_KEPT_MAX: usize = 4;
+/// Bytes of rows in such groups.
+const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A row that is accepted and not durable, or was so a moment ago.
 struct Overlaid {
     /// `None`: it is not kept.
     row: Option<Arc<Row>>,
@@ -86,10 +92,18 @@ pub(crate) struct Inner {
     /// All groups up to this one are durable and published.
     finished: u64,
     overlay: BTreeMap<EncodedKey, Overlaid>,
+    /// Durable groups whose rows are still in the overlay, without a gap up to the last one.
+    kept: VecDeque<Kept>,
     /// First and last LSN of the log records being committed.
     pub(crate) in_flight: Vec<(Lsn, Lsn)>,
     /// What to tell when a group is durable, in order of groups.
     finishes: Vec<(u64, Finish)>,
+}
+
+struct Kept {
+    group: u64,
+    keys: Vec<EncodedKey>,
+    bytes: usize,
 }
 
 /// What is durable.
@@ -129,6 +143,8 @@ pub(crate) struct Partition {
 pub(crate) enum Seen {
     /// Not durable yet, in this group.
     Pending(Option<Arc<Row>>, u64),
+    /// Durable since a moment.
+    Settled(Option<Arc<Row>>),
     /// What is read from the engine holds.
     Durable,
 }
@@ -156,6 +172,7 @@ impl Partition {
                 open_group: 1,
                 finished: 0,
                 overlay: BTreeMap::new(),
+                kept: VecDeque::new(),
                 in_flight: Vec::new(),
                 finishes: Vec::new(),
             }),
@@ -207,11 +224,7 @@ impl Partition {
         inner.finished = group.number;
         inner.in_flight.clear();
         self.groups_finished.store(group.number, Ordering::Release);
-        for (key, _) in &group.part.rows {
-            if inner.overlay.get(key).is_some_and(|known| known.group == group.number) {
-                inner.overlay.remove(key);
-            }
-        }
+        inner.keep(group);
         inner.take_finishes(group.number)
     }
 
@@ -227,9 +240,33 @@ impl Inner {
         self.finishes.drain(..later).map(|(_, finish)| finish).collect()
     }
 
+    /// Keeps the rows of a group that became durable for a moment.
+    fn keep(&mut self, group: &Group) {
+        let rows = &group.part.rows;
+        let bytes = rows.iter().map(|(_, value)| value.as_ref().map_or(0, Bytes::len)).sum();
+        let keys = rows.iter().map(|(key, _)| key.clone()).collect();
+        self.kept.push_back(Kept { group: group.number, keys, bytes });
+        let mut total: usize = self.kept.iter().map(|kept| kept.bytes).sum();
+        while self.kept.len() > GROUPS_KEPT_MAX || total > KEPT_BYTES_MAX {
+            let Some(oldest) = self.kept.pop_front() else { return };
+            total -= oldest.bytes;
+            for key in &oldest.keys {
+                if self.overlay.get(key).is_some_and(|known| known.group <= oldest.group) {
+                    self.overlay.remove(key);
+                }
+            }
+        }
+    }
+
     /// Whether rows read after `groups_finished` was asked are still the newest durable ones.
     pub(crate) fn is_current(&self, groups_finished: u64) -> bool {
         self.finished == groups_finished
+    }
+
+    /// Whether whatever became durable after `groups_finished` was asked is in the overlay.
+    pub(crate) fn is_covered(&self, groups_finished: u64) -> bool {
+        let oldest = self.kept.front().map_or(self.finished + 1, |kept| kept.group);
+        groups_finished + 1 >= oldest
     }
 
     /// Number of the group that takes what is accepted now.
@@ -252,7 +289,10 @@ impl Inner {
     /// How the next change must see a row.
     pub(crate) fn see(&self, key: &EncodedKey) -> Seen {
         match self.overlay.get(key) {
-            Some(known) => Seen::Pending(known.row.clone(), known.group),
+            Some(known) if known.group > self.finished => {
+                Seen::Pending(known.row.clone(), known.group)
+            }
+            Some(known) => Seen::Settled(known.row.clone()),
             None => Seen::Durable,
         }
     }
@@ -268,7 +308,8 @@ impl Inner {
         }
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
         let range = self.overlay.range::<EncodedKey, _>((Bound::Included(start), end));
-        range.map(|(key, _)| key.clone()).collect()
+        let pending = range.filter(|(_, known)| known.group > self.finished);
+        pending.map(|(key, _)| key.clone()).collect()
     }
 
     /// Accepts a row as it is from now on. Forgets what is below the horizon.

@@ -103,7 +103,9 @@ pub fn decode_variant(source: &Bytes) -> Result<Variant> {
     let mut reader = Reader { source, bytes: source, at: 0 };
     let mut crc = 0;
     let value = reader.typed_value(&mut crc)?;
-    reader.end()?;
+    if !reader.is_at_end() {
+        return malformed("bytes follow the value");
+    }
     match value {
         RawValue::Min => Ok(Variant::Min),
         RawValue::Max => Ok(Variant::Max),

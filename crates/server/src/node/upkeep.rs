@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_replication::receive::Assignments;
-use isthmus_store::{Table, Writers};
+use isthmus_store::Table;
 use tokio::sync::watch;
 
 use super::Node;
@@ -40,7 +40,8 @@ impl Node {
     /// Returns whether nothing is left to do until the log grows again.
     fn look_after(&self, partition: PartitionId) -> bool {
         let Some(table) = self.table_of(partition) else { return true };
-        if table.spec().writers != Writers::One {
+        // Without a record nobody knows who else writes, and the horizon must not move.
+        if table.spec().writers.are_many() && self.record(table.id()).is_some() {
             let others = self.other_writers(partition);
             let own = self.store.promise();
             table.set_horizon(self.shared.safe_times.horizon(partition, &others, own));

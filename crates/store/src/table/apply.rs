@@ -5,9 +5,10 @@
 //! conditions and trims were their origin's to judge.
 
 use isthmus_model::entry::{Entry, EntryBody, RowDelta};
-use isthmus_model::hlc::Hlc;
+use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin, SchemaNumber};
 use isthmus_model::key::EncodedKey;
+use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
 
 use crate::error::StoreError;
@@ -47,7 +48,7 @@ impl Table {
         check_range(from, to, &entries)?;
         let newest = entries.iter().map(|entry| entry.stamp.hlc).max().unwrap_or(Hlc::MIN);
         self.core.stamps.observe(newest, self.core.wall_millis())?;
-        let keys = keys_of(&entries);
+        let keys = keys_to_read(&entries, self.partition.durable().spec.writers.are_many());
         let prefetched = Prefetched::read(&self.core, &self.partition, keys)?;
 
         let mut inner = self.partition.inner.lock();
@@ -126,7 +127,7 @@ impl Table {
     ) -> Result<(), StoreError> {
         let many = inner.spec.writers.are_many();
         for mut entry in entries {
-            self.take_body(inner, prefetched, &entry.body)?;
+            self.take_body(inner, prefetched, entry.stamp, &entry.body)?;
             let Entry { stamp, origin_lsn, .. } = entry;
             entry.lsn = if many { inner.next_lsn() } else { origin_lsn };
             inner.push_entry(&entry);
@@ -139,10 +140,11 @@ impl Table {
         &self,
         inner: &mut Inner,
         prefetched: &Prefetched,
+        stamp: Stamp,
         body: &EntryBody,
     ) -> Result<(), StoreError> {
         match body {
-            EntryBody::Rows(deltas) => self.merge_rows(inner, prefetched, deltas),
+            EntryBody::Rows(deltas) => self.merge_rows(inner, prefetched, stamp, deltas),
             EntryBody::Schema(schema) => take_schema(inner, schema),
             EntryBody::Expiry(trim) => {
                 inner.expire(*trim);
@@ -156,13 +158,20 @@ impl Table {
         &self,
         inner: &mut Inner,
         prefetched: &Prefetched,
+        stamp: Stamp,
         deltas: &[RowDelta],
     ) -> Result<(), StoreError> {
+        let many = inner.spec.writers.are_many();
         let mut merged = Vec::with_capacity(deltas.len());
         for RowDelta { key, delta } in deltas {
-            let current = prefetched.current(&self.core, &self.partition, inner, key)?;
-            let mut row = current.row.map(std::sync::Arc::unwrap_or_clone).unwrap_or_default();
-            row.merge(delta);
+            let mut row = if is_whole(delta, stamp, many) {
+                delta.clone()
+            } else {
+                let current = prefetched.current(&self.core, &self.partition, inner, key)?;
+                let mut row = current.row.map(std::sync::Arc::unwrap_or_clone).unwrap_or_default();
+                row.merge(delta);
+                row
+            };
             for trim in &inner.state.expiry {
                 row.expire(trim);
             }
@@ -176,12 +185,20 @@ impl Table {
     }
 }
 
-fn keys_of(entries: &[Entry]) -> Vec<EncodedKey> {
-    let deltas = entries.iter().filter_map(|entry| match &entry.body {
-        EntryBody::Rows(deltas) => Some(deltas),
-        EntryBody::Schema(_) | EntryBody::Expiry(_) => None,
-    });
-    let mut keys: Vec<EncodedKey> = deltas.flatten().map(|delta| delta.key.clone()).collect();
+/// Whether a delta is the row after it, whatever the row was: with one writer all that was there
+/// is older, and its tombstone kills it.
+fn is_whole(delta: &Row, stamp: Stamp, many: bool) -> bool {
+    !many && delta.tombstone == Some(stamp)
+}
+
+fn keys_to_read(entries: &[Entry], many: bool) -> Vec<EncodedKey> {
+    let mut keys = Vec::new();
+    for entry in entries {
+        if let EntryBody::Rows(deltas) = &entry.body {
+            let partial = deltas.iter().filter(|d| !is_whole(&d.delta, entry.stamp, many));
+            keys.extend(partial.map(|delta| delta.key.clone()));
+        }
+    }
     keys.sort_unstable();
     keys.dedup();
     keys

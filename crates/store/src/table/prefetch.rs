@@ -63,8 +63,8 @@ impl Prefetched {
         Ok(Prefetched { groups_finished, rows })
     }
 
-    /// The row as it is under the lock. What was read holds if no group became durable since;
-    /// else, or if it was not read, it is read now.
+    /// The row as it is under the lock. What was read holds if the overlay has all that became
+    /// durable since; else, or if it was not read, it is read now.
     pub(crate) fn current(
         &self,
         core: &Core,
@@ -72,10 +72,12 @@ impl Prefetched {
         inner: &Inner,
         key: &EncodedKey,
     ) -> Result<Current, StoreError> {
-        if let Seen::Pending(row, group) = inner.see(key) {
-            return Ok(Current { row, pending: Some(group) });
+        match inner.see(key) {
+            Seen::Pending(row, group) => return Ok(Current { row, pending: Some(group) }),
+            Seen::Settled(row) => return Ok(Current { row, pending: None }),
+            Seen::Durable => {}
         }
-        let known = self.rows.get(key).filter(|_| inner.is_current(self.groups_finished));
+        let known = self.rows.get(key).filter(|_| inner.is_covered(self.groups_finished));
         let row = match known {
             Some(row) => row.clone(),
             None => {

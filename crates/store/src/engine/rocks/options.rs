@@ -115,7 +115,6 @@ fn column_family(
             table.set_block_size(8 * 1024);
             family.set_write_buffer_size(buffer);
             family.set_compression_type(DBCompressionType::Lz4);
-            family.set_bottommost_compression_type(DBCompressionType::Zstd);
             family.set_enable_blob_files(true);
             family.set_min_blob_size(BLOB_BYTES_MIN);
             family.set_blob_compression_type(DBCompressionType::Lz4);
@@ -124,9 +123,8 @@ fn column_family(
         }
         Space::Log => {
             family.set_write_buffer_size(buffer);
-            // Records are compressed when they are made. Small files, as only whole ones are
-            // dropped at once.
-            family.set_compression_type(DBCompressionType::None);
+            // Small files, as only whole ones are dropped at once.
+            family.set_compression_type(DBCompressionType::Lz4);
             family.set_target_file_size_base(16 * MIB as u64);
             family.set_periodic_compaction_seconds(LOG_REWRITE_SECONDS);
             family.set_compaction_filter_factory(LogFilters::new(trims.clone()));
