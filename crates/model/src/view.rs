@@ -49,6 +49,11 @@ impl View {
             || row.columns.iter().any(|column| column.cells.iter().any(|cell| self.lives(cell)))
     }
 
+    /// Whether no version is too old to be shown.
+    pub fn shows_all_ages(&self) -> bool {
+        self.alive_from == Timestamp(i64::MIN) && self.expiry.is_none()
+    }
+
     fn lives(&self, cell: &Cell) -> bool {
         cell.value.is_some()
             && cell.timestamp >= self.alive_from

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_model::capacity::{CapacityUnits, WriteSize};
+use isthmus_model::capacity::{CapacityUnits, WriteSize, key_size, version_size};
 use isthmus_model::change::{Direction, Projection, Returned, RowChange, ShownRow};
 use isthmus_model::check::{
     CheckError, CheckedChange, ReadScope, check_atomic, check_change, check_key, check_projection,
@@ -11,14 +11,18 @@ use isthmus_model::check::{
 };
 use isthmus_model::key::{EncodedKey, PrimaryKey, encode_bound};
 use isthmus_model::limits::{PAGE_BYTES_MAX, RANGE_ROWS_MAX};
+use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
 use isthmus_model::show::{Shown, View, look};
 use isthmus_model::value::Text;
 use isthmus_protocol::page_token::PageTokens;
+use isthmus_protocol::plainbuffer::ValueRef;
 use isthmus_protocol::request::{BatchGetRow, BatchWriteRow, GetRange, GetRow, WriteRow};
 use isthmus_protocol::response::{
     Consumed, RowAnswer, RowsAnswer, TableAnswer, encode_batch, encode_get_row, encode_write_row,
 };
+use isthmus_store::codec::plain::{PlainCells, PlainValue, plain_cells};
+use isthmus_store::codec::row::decode_row;
 use isthmus_store::{StoreError, Table, Written};
 
 use crate::api_error::ApiError;
@@ -26,6 +30,8 @@ use crate::node::Node;
 
 /// Rows looked at for one page of a range, also those that a filter hides.
 const PAGE_ROWS_READ_MAX: usize = 50_000;
+/// Packed rows up to this size are never cut into pages.
+const PLAIN_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes looked at for one page of a range.
 const PAGE_BYTES_READ_MAX: u64 = 64 * 1024 * 1024;
 
@@ -181,7 +187,9 @@ impl Rows {
             rows: 0,
             rows_read: 0,
             bytes_read: 0,
+            shows_all: false,
         };
+        page.shows_all = get.token.is_none() && page.shows_all();
         let first = match &get.token {
             Some(token) => Some(Projection {
                 resume: Some(self.open(&get.table, &start, token)?),
@@ -189,15 +197,25 @@ impl Rows {
             }),
             None => None,
         };
-        for row in table.snapshot()?.scan(&lower, Some(&upper), get.direction) {
-            let (encoded, row) = row?;
-            if !page.view.exists(&row) {
+        let snapshot = table.snapshot()?;
+        for row in snapshot.scan_packed(&lower, Some(&upper), get.direction) {
+            let (encoded, packed) = row?;
+            let found = page.look_at(&packed)?;
+            if matches!(found, Found::Nothing) {
                 continue;
             }
             let key = PrimaryKey::decode(&encoded).map_err(|_| damaged(&get.table))?;
             if page.is_full() {
                 return Ok(page.finish(Some(&key), None));
             }
+            let row = match found {
+                Found::Plain(cells) => {
+                    page.take_plain(key, cells)?;
+                    continue;
+                }
+                Found::Row(row) => row,
+                Found::Nothing => continue,
+            };
             let resumed = first.as_ref().filter(|_| encoded == start);
             if let Some(shown) = page.take(&row, key, resumed)
                 && let Some(resume) = &shown.resume
@@ -245,9 +263,63 @@ struct RangePage<'a> {
     rows: usize,
     rows_read: usize,
     bytes_read: u64,
+    /// Of a plain row everything is shown.
+    shows_all: bool,
+}
+
+/// What a packed row is to a page.
+enum Found<'a> {
+    /// Nothing that exists.
+    Nothing,
+    /// A row that is shown as it is stored.
+    Plain(PlainCells<'a>),
+    /// A row to look at.
+    Row(Row),
 }
 
 impl RangePage<'_> {
+    fn shows_all(&self) -> bool {
+        let Projection { columns, start_column, end_column, time_range, filter, resume, .. } =
+            self.projection;
+        columns.is_empty()
+            && start_column.is_none()
+            && end_column.is_none()
+            && time_range.is_none()
+            && filter.is_none()
+            && resume.is_none()
+            && self.view.shows_all_ages()
+    }
+
+    fn look_at<'a>(&self, packed: &'a Bytes) -> Result<Found<'a>, ApiError> {
+        let damaged = |source| StoreError::Corrupt { what: "row", source };
+        if self.shows_all
+            && packed.len() <= PLAIN_BYTES_MAX
+            && let Some(cells) = plain_cells(packed).map_err(damaged)?
+        {
+            return Ok(Found::Plain(cells));
+        }
+        let row = decode_row(packed).map_err(damaged)?;
+        Ok(if self.view.exists(&row) { Found::Row(row) } else { Found::Nothing })
+    }
+
+    /// Shows a plain row without making a row of it.
+    fn take_plain(&mut self, key: PrimaryKey, cells: PlainCells<'_>) -> Result<(), ApiError> {
+        let version_bytes = version_size(&self.schema.options);
+        let mut bytes = key_size(self.schema, &key);
+        let mut writer = self.answer.row_writer();
+        writer.key(self.schema, &key);
+        for cell in cells {
+            let cell = cell.map_err(|source| StoreError::Corrupt { what: "row", source })?;
+            bytes += cell.name.len() + cell.value.size() + version_bytes;
+            writer.cell(cell.name, value_ref(cell.value), Some(cell.timestamp.0));
+        }
+        writer.finish(false);
+        self.rows += 1;
+        self.rows_read += 1;
+        self.bytes_read += bytes as u64;
+        Ok(())
+    }
+
     fn is_full(&self) -> bool {
         self.rows >= self.rows_max
             || self.answer.row_bytes() >= PAGE_BYTES_MAX
@@ -256,12 +328,7 @@ impl RangePage<'_> {
     }
 
     /// Looks at a row; gives it back if it was cut.
-    fn take(
-        &mut self,
-        row: &isthmus_model::row::Row,
-        key: PrimaryKey,
-        resumed: Option<&Projection>,
-    ) -> Option<Shown> {
+    fn take(&mut self, row: &Row, key: PrimaryKey, resumed: Option<&Projection>) -> Option<Shown> {
         let projection = resumed.unwrap_or(self.projection);
         let look = look(row, key, self.schema, &self.view, projection);
         self.rows_read += 1;
@@ -274,6 +341,16 @@ impl RangePage<'_> {
 
     fn finish(self, next: Option<&PrimaryKey>, token: Option<&[u8]>) -> Bytes {
         self.answer.finish_range(consumed_by_read(self.bytes_read), next, token)
+    }
+}
+
+fn value_ref(value: PlainValue<'_>) -> ValueRef<'_> {
+    match value {
+        PlainValue::Integer(number) => ValueRef::Integer(number),
+        PlainValue::Double(number) => ValueRef::Double(number),
+        PlainValue::Boolean(truth) => ValueRef::Boolean(truth),
+        PlainValue::String(bytes) => ValueRef::String(bytes),
+        PlainValue::Binary(bytes) => ValueRef::Binary(bytes),
     }
 }
 

@@ -10,6 +10,7 @@ use isthmus_model::ids::Origin;
 use isthmus_model::value::Text;
 
 pub mod entry;
+pub mod plain;
 pub mod row;
 pub mod schema;
 
@@ -127,6 +128,14 @@ impl<'a> Reader<'a> {
             return corrupt("ends too early");
         }
         let bytes = self.buffer.slice(self.place..self.place + length);
+        self.place += length;
+        Ok(bytes)
+    }
+
+    /// The next `length` bytes, only looked at.
+    pub(crate) fn slice(&mut self, length: usize) -> Result<&'a [u8], Corrupt> {
+        let bytes = self.place.checked_add(length).and_then(|end| self.buffer.get(self.place..end));
+        let Some(bytes) = bytes else { return corrupt("ends too early") };
         self.place += length;
         Ok(bytes)
     }

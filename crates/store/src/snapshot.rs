@@ -94,6 +94,16 @@ impl TableSnapshot {
     ) -> impl Iterator<Item = Result<(EncodedKey, Row), StoreError>> + Send + '_ {
         scan_rows(&*self.snapshot, self.spec.partition, start, end, direction)
     }
+
+    /// As `scan`, but gives rows in their packed form.
+    pub fn scan_packed(
+        &self,
+        start: &EncodedKey,
+        end: Option<&EncodedKey>,
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<(EncodedKey, Bytes), StoreError>> + Send + '_ {
+        scan_packed_rows(&*self.snapshot, self.spec.partition, start, end, direction)
+    }
 }
 
 fn decode(bytes: &Bytes) -> Result<Row, StoreError> {
@@ -108,13 +118,26 @@ pub(crate) fn scan_rows<'a>(
     end: Option<&EncodedKey>,
     direction: Direction,
 ) -> impl Iterator<Item = Result<(EncodedKey, Row), StoreError>> + Send + 'a {
+    scan_packed_rows(snapshot, partition, start, end, direction).map(|row| {
+        let (key, packed) = row?;
+        Ok((key, decode(&packed)?))
+    })
+}
+
+fn scan_packed_rows<'a>(
+    snapshot: &'a dyn Snapshot,
+    partition: PartitionId,
+    start: &EncodedKey,
+    end: Option<&EncodedKey>,
+    direction: Direction,
+) -> impl Iterator<Item = Result<(EncodedKey, Bytes), StoreError>> + Send + 'a {
     let [(_, _, partition_end), _] = keys::ranges_of_partition(partition);
     let start = keys::row::encode_key(partition, start);
     let end = end.map_or(partition_end, |end| keys::row::encode_key(partition, end));
     let row = |pair: Result<(Bytes, Bytes), EngineError>| {
         let (key, value) = pair?;
         let (_, key) = keys::row::decode_key(&key).map_err(StoreError::corrupt("key of a row"))?;
-        Ok((key, decode(&value)?))
+        Ok((key, value))
     };
     snapshot.scan(Space::Rows, &start, Some(&end), direction).map(row)
 }

@@ -16,35 +16,37 @@ use crate::codec::{
     Corrupt, Reader, STAMP_BYTES, corrupt, put_bytes, put_signed, put_stamp, put_varint,
 };
 
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
-const ROW_TOMBSTONE: u8 = 1;
-const ROW_MARKER: u8 = 2;
-const ROW_FLAGS: u8 = ROW_TOMBSTONE | ROW_MARKER;
+pub(super) const ROW_TOMBSTONE: u8 = 1;
+pub(super) const ROW_MARKER: u8 = 2;
+/// Each column has one version, alive, and nothing else; there is at least one.
+pub(super) const ROW_PLAIN: u8 = 4;
+const ROW_FLAGS: u8 = ROW_TOMBSTONE | ROW_MARKER | ROW_PLAIN;
 
 const COLUMN_TOMBSTONE: u64 = 1;
 const COLUMN_TRIMS: u64 = 2;
 const COLUMN_FLAG_BITS: u32 = 2;
 
 const CELL_DELETED: u8 = 0;
-const CELL_INTEGER: u8 = 1;
-const CELL_DOUBLE: u8 = 2;
-const CELL_FALSE: u8 = 3;
-const CELL_TRUE: u8 = 4;
-const CELL_STRING: u8 = 5;
-const CELL_BINARY: u8 = 6;
-const CELL_KIND: u8 = 0x07;
+pub(super) const CELL_INTEGER: u8 = 1;
+pub(super) const CELL_DOUBLE: u8 = 2;
+pub(super) const CELL_FALSE: u8 = 3;
+pub(super) const CELL_TRUE: u8 = 4;
+pub(super) const CELL_STRING: u8 = 5;
+pub(super) const CELL_BINARY: u8 = 6;
+pub(super) const CELL_KIND: u8 = 0x07;
 /// The timestamp is the stamp's milliseconds and not written.
-const CELL_TIME_OF_STAMP: u8 = 0x08;
-const CELL_PLACE_SHIFT: u32 = 4;
+pub(super) const CELL_TIME_OF_STAMP: u8 = 0x08;
+pub(super) const CELL_PLACE_SHIFT: u32 = 4;
 /// The stamp's place follows as a number.
-const CELL_PLACE_FOLLOWS: u8 = 15;
+pub(super) const CELL_PLACE_FOLLOWS: u8 = 15;
 
 /// How far back a stamp is looked for before it is written again; bounds the work per cell.
 const STAMPS_LOOKED_AT: usize = 32;
 
 /// Bytes of a column with a one-byte name and nothing in it, and of a trim.
-const COLUMN_BYTES_MIN: usize = 2;
+pub(super) const COLUMN_BYTES_MIN: usize = 2;
 const TRIM_BYTES_MIN: usize = 2;
 
 #[derive(Default)]
@@ -76,6 +78,9 @@ pub fn encode_row_into(row: &Row, out: &mut Vec<u8>) {
         flags |= ROW_MARKER;
         head[1] = Some(stamps.place(stamp));
     }
+    if is_plain(row) {
+        flags |= ROW_PLAIN;
+    }
     let mut body = Vec::with_capacity(size_hint(row));
     put_varint(&mut body, row.columns.len() as u64);
     for column in &row.columns {
@@ -92,6 +97,14 @@ pub fn encode_row_into(row: &Row, out: &mut Vec<u8>) {
         put_varint(out, place as u64);
     }
     out.extend_from_slice(&body);
+}
+
+fn is_plain(row: &Row) -> bool {
+    let plain = |column: &Column| {
+        let one = matches!(&column.cells[..], [cell] if cell.value.is_some());
+        one && column.tombstone.is_none() && column.trims.is_empty()
+    };
+    !row.columns.is_empty() && row.columns.iter().all(plain)
 }
 
 /// The packed form.
