@@ -24,9 +24,12 @@ fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|given| given.parse().ok()).unwrap_or(default)
 }
 
+/// A million where the optimizer helps, which takes seconds.
+const CASES: u64 = if cfg!(debug_assertions) { 20_000 } else { 1_000_000 };
+
 fn for_each_case(run: impl Fn(&mut Chance)) {
     let first = from_env("LAW_SEED", 1);
-    for seed in first..first + from_env("PROPTEST_CASES", 20_000) {
+    for seed in first..first + from_env("PROPTEST_CASES", CASES) {
         let case = std::panic::AssertUnwindSafe(|| run(&mut Chance::new(seed)));
         if let Err(panic) = std::panic::catch_unwind(case) {
             eprintln!("failed with LAW_SEED={seed} PROPTEST_CASES=1");

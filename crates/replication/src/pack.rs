@@ -46,7 +46,7 @@ pub fn pack_as_is(bytes: Vec<u8>) -> Packed {
     }
 }
 
-/// Unpacks and checks what a peer packed. Costs at most what the peer declared, and that is bounded.
+/// Unpacks and checks what a peer packed. Costs at most what the peer declared, which is bounded.
 pub fn unpack(packed: &Packed) -> Result<Bytes, ReplicationError> {
     if packed.bytes_unpacked > UNPACKED_BYTES_MAX {
         return Err(ReplicationError::Damaged("a parcel claims to be larger than any may be"));
@@ -110,7 +110,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packing_round_trips(seed in proptest::collection::vec(any::<u8>(), 0..64), times in 0usize..64) {
+        fn packing_round_trips(
+            seed in proptest::collection::vec(any::<u8>(), 0..64),
+            times in 0usize..64,
+        ) {
             let bytes = seed.repeat(times);
             prop_assert_eq!(unpack(&pack(bytes.clone())).unwrap(), Bytes::from(bytes));
         }

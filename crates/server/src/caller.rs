@@ -109,3 +109,88 @@ impl Callers {
 fn refused(message: &str) -> ApiError {
     ApiError::new(ErrorCode::AuthFailed, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::time::Duration;
+
+    use isthmus_protocol::signature::{RequestToSign, sign_request};
+
+    use super::*;
+
+    struct Hands(AtomicI64);
+
+    impl Clock for Hands {
+        fn wall_millis(&self) -> i64 {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    const NOW: i64 = 1_800_000_000_000;
+    const MINUTE: i64 = 60_000;
+
+    fn callers(known: Known) -> Callers {
+        Callers {
+            instance: "inst".to_owned(),
+            known: HashMap::from([("id".to_owned(), known)]),
+            signing_keys: SigningKeys::new(),
+            latest_millis: Mutex::new(i64::MIN),
+        }
+    }
+
+    fn known() -> Known {
+        Known {
+            secret: Secret::new(b"secret"),
+            security_token: None,
+            expires_millis: None,
+            disabled: false,
+        }
+    }
+
+    fn ask(callers: &Callers, instance: &str, signed_at: i64, clock: &Hands) -> Result<(), String> {
+        let signed = sign_request(&RequestToSign {
+            path: "/GetRow",
+            body: b"body",
+            instance,
+            access_key_id: "id",
+            secret: &Secret::new(b"secret"),
+            security_token: None,
+            sign_region: None,
+            further: &[],
+            now_millis: signed_at,
+        })
+        .unwrap();
+        let headers = signed.headers.iter().map(|(name, value)| (*name, value.as_bytes()));
+        match callers.check("/GetRow", headers, b"body", clock) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.message),
+        }
+    }
+
+    #[test]
+    fn clock_that_steps_back_does_not_reopen_the_window() {
+        let (callers, clock) = (callers(known()), Hands(AtomicI64::new(NOW)));
+        assert_eq!(ask(&callers, "inst", NOW, &clock), Ok(()));
+        clock.0.store(NOW + 16 * MINUTE, Ordering::Relaxed);
+        assert!(ask(&callers, "inst", NOW, &clock).is_err());
+        clock.0.store(NOW, Ordering::Relaxed);
+        assert!(ask(&callers, "inst", NOW, &clock).is_err());
+        assert_eq!(ask(&callers, "inst", NOW + 16 * MINUTE, &clock), Ok(()));
+    }
+
+    #[test]
+    fn keys_that_ended_and_other_instances_are_refused_by_name() {
+        let clock = Hands(AtomicI64::new(NOW));
+        let refused = |known, instance| ask(&callers(known), instance, NOW, &clock).unwrap_err();
+        let disabled = Known { disabled: true, ..known() };
+        assert_eq!(refused(disabled, "inst"), "The AccessKeyID is disabled.");
+        let expired = Known { expires_millis: Some(NOW), ..known() };
+        assert_eq!(refused(expired, "inst"), "The security token has expired.");
+        assert_eq!(refused(known(), "other"), "The instance is not found.");
+    }
+}

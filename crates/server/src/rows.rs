@@ -77,13 +77,7 @@ impl Rows {
         for (table, part) in under_way {
             answers.push((table, part.answer().await));
         }
-        let schemas: Vec<_> = tables.iter().map(|table| table.schema()).collect();
-        let answers: Vec<TableAnswer<'_>> = answers
-            .iter()
-            .zip(&schemas)
-            .map(|((table, rows), schema)| TableAnswer { table, schema: Some(schema), rows })
-            .collect();
-        Ok(encode_batch(&answers))
+        Ok(encode_tables(&tables, &answers))
     }
 
     /// GetRow.
@@ -132,13 +126,7 @@ impl Rows {
             }
             answers.push((reads.table, rows));
         }
-        let schemas: Vec<_> = tables.iter().map(|table| table.schema()).collect();
-        let answers: Vec<TableAnswer<'_>> = answers
-            .iter()
-            .zip(&schemas)
-            .map(|((table, rows), schema)| TableAnswer { table, schema: Some(schema), rows })
-            .collect();
-        Ok(encode_batch(&answers))
+        Ok(encode_tables(&tables, &answers))
     }
 
     fn get_in_batch(
@@ -440,6 +428,16 @@ impl BatchUnderWay {
         };
         self.places.into_iter().map(answer).collect()
     }
+}
+
+fn encode_tables(tables: &[Arc<Table>], answers: &[(Text, Vec<RowAnswer>)]) -> Bytes {
+    let schemas: Vec<_> = tables.iter().map(|table| table.schema()).collect();
+    let answers: Vec<TableAnswer<'_>> = answers
+        .iter()
+        .zip(&schemas)
+        .map(|((table, rows), schema)| TableAnswer { table, schema: Some(schema), rows })
+        .collect();
+    encode_batch(&answers)
 }
 
 fn failed(error: ApiError) -> RowAnswer {
