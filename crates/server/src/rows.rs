@@ -91,11 +91,18 @@ impl Rows {
         if let Some(token) = &get.token {
             projection.resume = Some(self.open(&get.table, &encoded, token)?);
         }
-        let view = self.view(&table);
-        let Some(row) = table.get(&encoded)? else {
-            return Ok(encode_get_row(&schema, consumed_by_read(0), None, None));
+        let nothing = || encode_get_row(&schema, consumed_by_read(0), None, None);
+        let Some(packed) = table.get_packed(&encoded)? else { return Ok(nothing()) };
+        let mut page = Page::new(&schema, self.view(&table), &projection, 1, packed.len() * 2);
+        let row = match page.look_at(&packed)? {
+            Found::Nothing => return Ok(nothing()),
+            Found::Plain(cells) => {
+                page.take_plain(key, cells)?;
+                return Ok(page.finish_row());
+            }
+            Found::Row(row) => row,
         };
-        let look = look(&row, key, &schema, &view, &projection);
+        let look = look(&row, key, &schema, &page.view, &projection);
         let consumed = consumed_by_read(look.read_bytes);
         let token = self.seal(&get.table, &encoded, look.shown.as_ref());
         let shown = look.shown.map(|shown| shown.row);
@@ -166,18 +173,10 @@ impl Rows {
             Direction::Forward => (start.clone(), end),
             Direction::Backward => (after(&end), after(&start)),
         };
-        let mut page = RangePage {
-            schema: &schema,
-            view: self.view(&table),
-            projection: &get.projection,
-            rows_max: get.limit.map_or(RANGE_ROWS_MAX, |limit| limit as usize).min(RANGE_ROWS_MAX),
-            answer: RowsAnswer::with_capacity(&schema, 64 * 1024),
-            rows: 0,
-            rows_read: 0,
-            bytes_read: 0,
-            shows_all: false,
-        };
-        page.shows_all = get.token.is_none() && page.shows_all();
+        let rows_max = get.limit.map_or(RANGE_ROWS_MAX, |limit| limit as usize).min(RANGE_ROWS_MAX);
+        let view = self.view(&table);
+        let mut page = Page::new(&schema, view, &get.projection, rows_max, 64 * 1024);
+        page.shows_all &= get.token.is_none();
         let first = match &get.token {
             Some(token) => Some(Projection {
                 resume: Some(self.open(&get.table, &start, token)?),
@@ -242,7 +241,8 @@ impl Rows {
     }
 }
 
-struct RangePage<'a> {
+/// The answer to a read that is being made.
+struct Page<'a> {
     schema: &'a Schema,
     view: View,
     projection: &'a Projection,
@@ -265,7 +265,31 @@ enum Found<'a> {
     Row(Row),
 }
 
-impl RangePage<'_> {
+impl<'a> Page<'a> {
+    /// An answer without rows; they will take about so many bytes.
+    fn new(
+        schema: &'a Schema,
+        view: View,
+        projection: &'a Projection,
+        rows_max: usize,
+        row_bytes: usize,
+    ) -> Page<'a> {
+        let answer = RowsAnswer::with_capacity(schema, row_bytes);
+        let (rows, rows_read, bytes_read, shows_all) = (0, 0, 0, false);
+        let page = Page {
+            schema,
+            view,
+            projection,
+            rows_max,
+            answer,
+            rows,
+            rows_read,
+            bytes_read,
+            shows_all,
+        };
+        Page { shows_all: page.shows_all(), ..page }
+    }
+
     fn shows_all(&self) -> bool {
         let Projection { columns, start_column, end_column, time_range, filter, resume, .. } =
             self.projection;
@@ -278,7 +302,7 @@ impl RangePage<'_> {
             && self.view.shows_all_ages()
     }
 
-    fn look_at<'a>(&self, packed: &'a Bytes) -> Result<Found<'a>, ApiError> {
+    fn look_at<'b>(&self, packed: &'b Bytes) -> Result<Found<'b>, ApiError> {
         let damaged = |source| StoreError::Corrupt { what: "row", source };
         if self.shows_all
             && packed.len() <= PLAIN_BYTES_MAX
@@ -302,6 +326,11 @@ impl RangePage<'_> {
             writer.cell(cell.name, value_ref(cell.value), Some(cell.timestamp.0));
         }
         writer.finish(false);
+        if self.rows == 0 && self.rows_max < RANGE_ROWS_MAX {
+            // So many were asked for, and rows of one table are mostly alike.
+            let more = self.rows_max.saturating_mul(self.answer.row_bytes());
+            self.answer.reserve(more.min(PAGE_BYTES_MAX));
+        }
         self.rows += 1;
         self.rows_read += 1;
         self.bytes_read += bytes as u64;
@@ -325,6 +354,10 @@ impl RangePage<'_> {
         self.answer.push(&shown.row);
         self.rows += 1;
         shown.resume.is_some().then_some(shown)
+    }
+
+    fn finish_row(self) -> Bytes {
+        self.answer.finish_row(consumed_by_read(self.bytes_read), None)
     }
 
     fn finish(self, next: Option<&PrimaryKey>, token: Option<&[u8]>) -> Bytes {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use isthmus_model::apply::Granularity;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
@@ -133,9 +134,14 @@ impl Table {
 
     /// One row as it is durable, with its tombstones; what expired may still be in it.
     pub fn get(&self, key: &EncodedKey) -> Result<Option<Row>, StoreError> {
-        let key = keys::row::encode_key(self.partition.id, key);
-        let value = self.core.engine.get(Space::Rows, &key)?;
+        let value = self.get_packed(key)?;
         value.map(|bytes| decode_row(&bytes).map_err(StoreError::corrupt("row"))).transpose()
+    }
+
+    /// As `get`, but gives the row in its packed form.
+    pub fn get_packed(&self, key: &EncodedKey) -> Result<Option<Bytes>, StoreError> {
+        let key = keys::row::encode_key(self.partition.id, key);
+        Ok(self.core.engine.get(Space::Rows, &key)?)
     }
 
     /// Several rows, in the order of their keys.

@@ -48,6 +48,11 @@ impl<'a> RowsAnswer<'a> {
         RowWriter::begin(&mut self.out)
     }
 
+    /// Makes room for so many bytes of rows more, so that they need not be moved as they come.
+    pub fn reserve(&mut self, row_bytes: usize) {
+        self.out.reserve(row_bytes);
+    }
+
     /// Bytes of the rows so far.
     pub fn row_bytes(&self) -> usize {
         self.out.len() - HEAD_BYTES_MAX
