@@ -5,7 +5,7 @@
 //! and every refusal of a known caller is signed. Connections, requests in work and bytes of
 //! bodies in memory are bounded.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,6 +34,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::api_error::ApiError;
 use crate::caller::{Caller, Callers};
 use crate::node::Node;
+use crate::refusals::Refusals;
 use crate::rows::Rows;
 use crate::slow_peer::{Patience, TimedStream};
 use crate::tables::Tables;
@@ -57,6 +58,7 @@ const BODIES_KIB_MAX: usize = 64 * 1024;
 pub struct PublicApi {
     node: Arc<Node>,
     callers: Arc<Callers>,
+    refusals: Refusals,
     rows: Rows,
     tables: Tables,
     body_bytes_max: usize,
@@ -80,6 +82,7 @@ impl PublicApi {
             request_prefix: format!("{:08x}-{boot:016x}", node.config().region.number),
             requests: AtomicU64::new(0),
             callers,
+            refusals: Refusals::default(),
             node,
         }
     }
@@ -126,7 +129,7 @@ impl PublicApi {
         let service = service_fn(move |request| {
             head_watch.head_read();
             let api = self.clone();
-            async move { Ok::<_, std::convert::Infallible>(api.answer(request).await) }
+            async move { Ok::<_, std::convert::Infallible>(api.answer(from.ip(), request).await) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -148,16 +151,17 @@ impl PublicApi {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, from: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let id = self.request_id();
         let path = request.uri().path().to_owned();
         let mut caller = None;
-        let answer = self.serve_request(request, &mut caller).await;
+        let answer = self.serve_request(from, request, &mut caller).await;
         self.response(&id, &path, caller.as_ref(), answer)
     }
 
     async fn serve_request(
         &self,
+        from: IpAddr,
         request: Request<Incoming>,
         caller: &mut Option<Caller>,
     ) -> Result<Bytes, Failure> {
@@ -172,12 +176,21 @@ impl PublicApi {
         let wait = tokio::time::timeout(BODY_TIMEOUT, self.bodies.acquire_many(kib));
         let Ok(Ok(_room)) = wait.await else { return Err(busy().closing()) };
         let body = self.read_body(body).await?;
+        let second = self.node.clock().wall_millis() / 1000;
+        if self.refusals.is_over(from, second) {
+            return Err(busy().closing());
+        }
         let known = self.callers.check(
             head.uri.path(),
             head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())),
             &body,
             &**self.node.clock(),
-        )?;
+        );
+        let known = known.inspect_err(|error| {
+            if error.code == ErrorCode::AuthFailed {
+                self.refusals.count(from, second);
+            }
+        })?;
         let path = known.path.clone();
         *caller = Some(known);
         check_path(&path).map_err(ApiError::from)?;

@@ -19,6 +19,7 @@ pub mod config;
 pub mod http;
 pub mod node;
 pub mod peer;
+pub mod refusals;
 pub mod rows;
 pub mod slow_peer;
 pub mod status;
