@@ -8,9 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::Mac;
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
-use crate::signature::{HmacSha1, HmacSha256};
+use crate::signature::{HmacSha1, HmacSha256, same};
 
 const KEY_ANY_LENGTH: &str = "a key may have any length";
 /// Derived keys that are remembered.
@@ -125,7 +124,7 @@ impl SigningKeys {
     ) -> Option<DerivedKey> {
         let derived = self.derived.read().unwrap_or_else(PoisonError::into_inner);
         let known = derived.get(&name(id, day, region))?;
-        bool::from(known.secret_digest.ct_eq(&secret.digest)).then(|| known.clone())
+        same(&known.secret_digest, &secret.digest).then(|| known.clone())
     }
 
     /// Remembers the key of a request that was good; and that of nobody beside it, so that for
@@ -199,6 +198,6 @@ impl ResponseKey {
         headers: &mut [(&str, &str)],
     ) -> bool {
         let made = self.authorization(access_key_id, path, headers);
-        made.as_bytes().ct_eq(given.as_bytes()).into()
+        same(made.as_bytes(), given.as_bytes())
     }
 }

@@ -1,3 +1,5 @@
+mod timing;
+
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
 use super::*;
