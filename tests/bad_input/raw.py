@@ -36,11 +36,13 @@ class Outcome:
         return self.answers[-1].status if self.answers else 0
 
 
-def connect(endpoint, timeout=ANSWER_SECONDS, receive_bytes=None):
+def connect(endpoint, timeout=ANSWER_SECONDS, receive_bytes=None, source=None):
     where = urllib.parse.urlsplit(endpoint)
     found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if receive_bytes is not None:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    if source is not None:
+        found.bind((source, 0))
     found.settimeout(timeout)
     found.connect((where.hostname, where.port))
     return found
