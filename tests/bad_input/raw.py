@@ -48,12 +48,12 @@ def connect(endpoint, timeout=ANSWER_SECONDS, receive_bytes=None, source=None):
     return found
 
 
-def send(endpoint, data, seconds=ANSWER_SECONDS, wait_close=False, answers=1):
+def send(endpoint, data, seconds=ANSWER_SECONDS, wait_close=False, answers=1, source=None):
     """Sends and reads `answers` answers, or until the server closes; then looks whether it does.
 
     `data` is bytes, or a list of bytes sent one after the other with a short pause.
     """
-    with connect(endpoint, seconds) as connection:
+    with connect(endpoint, seconds, source=source) as connection:
         try:
             for number, part in enumerate([data] if isinstance(data, bytes) else data):
                 if number:

@@ -51,6 +51,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 48 * 1024;
 /// Headers of a request.
 const HEADERS_MAX: usize = 100;
+/// Of the connections, the share that may wait because their addresses were refused too often.
+const HELD_BACK_SHARE: usize = 4;
 /// Bytes of bodies in memory, counted in units of 1 KiB.
 const BODIES_KIB_MAX: usize = 64 * 1024;
 
@@ -59,6 +61,7 @@ pub struct PublicApi {
     node: Arc<Node>,
     callers: Arc<Callers>,
     refusals: Refusals,
+    held_back: Semaphore,
     rows: Rows,
     tables: Tables,
     body_bytes_max: usize,
@@ -83,6 +86,7 @@ impl PublicApi {
             requests: AtomicU64::new(0),
             callers,
             refusals: Refusals::default(),
+            held_back: Semaphore::new(public.connections_max / HELD_BACK_SHARE),
             node,
         }
     }
@@ -171,12 +175,13 @@ impl PublicApi {
         if length.is_some_and(|length| length > self.body_bytes_max as u64) {
             return Err(too_large().closing());
         }
+        self.wait_if_refused_often(from).await?;
         let bytes = length.unwrap_or(self.body_bytes_max as u64);
         let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
         let wait = tokio::time::timeout(BODY_TIMEOUT, self.bodies.acquire_many(kib));
         let Ok(Ok(_room)) = wait.await else { return Err(busy().closing()) };
         let body = self.read_body(body).await?;
-        let second = self.node.clock().wall_millis() / 1000;
+        let second = self.node.clock().wall_millis().div_euclid(1000);
         if self.refusals.is_over(from, second) {
             return Err(busy().closing());
         }
@@ -198,6 +203,19 @@ impl PublicApi {
         let body = self.inflated(&head.headers, body)?;
         let operation = decode(&path, body.clone()).map_err(ApiError::from)?;
         Ok(self.execute(operation, &body).await?)
+    }
+
+    /// Nothing more is read of an address that sends wrong signatures in a flood until the second
+    /// is over: so a client that waits for its answers is held back. Those that only come and go
+    /// must not use up the connections, so past a number they are sent away at once.
+    async fn wait_if_refused_often(&self, from: IpAddr) -> Result<(), Failure> {
+        let now = self.node.clock().wall_millis();
+        if self.refusals.is_over(from, now.div_euclid(1000)) {
+            let Ok(_held) = self.held_back.try_acquire() else { return Err(busy().closing()) };
+            let left = 1000 - now.rem_euclid(1000);
+            tokio::time::sleep(Duration::from_millis(left.unsigned_abs())).await;
+        }
+        Ok(())
     }
 
     async fn read_body(&self, body: Incoming) -> Result<Bytes, Failure> {

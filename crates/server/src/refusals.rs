@@ -1,8 +1,9 @@
 //! Addresses that send wrong signatures faster than any honest client would.
 //!
-//! Past the bound an address is told "busy" and its connection is closed, before any signature
-//! is computed, until the second is over. Other addresses notice nothing. What is remembered is
-//! bounded: with too many addresses the oldest second is forgotten first.
+//! Past the bound nothing more is read of an address until the second is over, and what had been
+//! read already is answered "busy" before any signature is computed. Other addresses notice
+//! nothing. What is remembered is bounded: with too many addresses the oldest second is forgotten
+//! first.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
