@@ -3,7 +3,8 @@
 //!
 //! What must hold: a source gives typed cells with the place they came from, holds one row in
 //! memory at a time and can go on at a place it told before; the client tells for every failed
-//! request whether it may have taken effect.
+//! request whether it may have taken effect. What is compared is compared to the last bit, and
+//! never called equal unless all of it was read.
 //!
 //! ```
 //! use isthmus_connectors::csv::Csv;
@@ -19,8 +20,10 @@
 
 pub mod admin;
 pub mod csv;
+pub mod format;
 pub mod http;
 pub mod json_lines;
+pub mod parquet;
 pub mod source;
 pub mod tablestore;
 pub mod types;

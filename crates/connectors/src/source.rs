@@ -3,6 +3,8 @@
 //! What must hold: rows come in the source's own order, each with its place, and a source opened
 //! again and moved to a place gives exactly the rows that came after it. At most one row is held.
 
+use std::io::ErrorKind;
+
 use isthmus_model::error::{Kind, Outcome};
 use isthmus_model::value::{Text, Value};
 
@@ -17,7 +19,7 @@ impl<T: std::io::Read + std::io::Seek + Send> Input for T {}
 /// A row as a source gives it. Absent cells are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceRow {
-    /// The line it begins in, from 1.
+    /// The line it begins in, from 1; where there are no lines, the number of the row.
     pub line: u64,
     /// Its cells, key columns among them.
     pub cells: Vec<(Text, Value)>,
@@ -58,11 +60,11 @@ pub trait Source: Send {
     fn move_to(&mut self, place: Place) -> Result<(), SourceError>;
 }
 
-/// Why a source cannot give a row.
+/// Why a source cannot give a row. Line 0 is no line: the message itself tells the place.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The bytes cannot be read.
-    #[error("line {line}: cannot be read")]
+    #[error("{}cannot be read", at(*line))]
     Read {
         /// The line.
         line: u64,
@@ -71,13 +73,13 @@ pub enum SourceError {
         source: std::io::Error,
     },
     /// A line is over the limit; most often a quote that is never closed.
-    #[error("line {line}: is longer than {RECORD_BYTES_MAX} bytes")]
+    #[error("{}is longer than {RECORD_BYTES_MAX} bytes", at(*line))]
     TooLong {
         /// The line it begins in.
         line: u64,
     },
     /// The line is not of the format.
-    #[error("line {line}: {message}")]
+    #[error("{}{message}", at(*line))]
     Malformed {
         /// The line.
         line: u64,
@@ -96,10 +98,17 @@ pub enum SourceError {
     },
 }
 
+fn at(line: u64) -> String {
+    if line == 0 { String::new() } else { format!("line {line}: ") }
+}
+
 impl SourceError {
     /// What kind of failure it is.
     pub fn kind(&self) -> Kind {
         match self {
+            SourceError::Read { source, .. } if source.kind() == ErrorKind::InvalidData => {
+                Kind::Corrupt
+            }
             SourceError::Read { .. } => Kind::Unavailable,
             SourceError::TooLong { .. }
             | SourceError::Malformed { .. }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use isthmus_model::key::KeyKind;
+use isthmus_model::schema::Schema;
 use isthmus_model::value::{Text, Value, ValueKind};
 
 /// The stated types of columns; others are inferred, value by value.
@@ -37,6 +39,26 @@ impl Types {
     /// States a type, unless one was stated before.
     pub fn or_insert(&mut self, column: &str, kind: ValueKind) {
         self.0.entry(column.to_owned()).or_insert(kind);
+    }
+
+    /// What the table says of its columns counts where nothing was stated.
+    pub fn with_schema(mut self, schema: &Schema) -> Types {
+        for column in &schema.key_columns {
+            self.or_insert(column.name.as_str(), kind_of_key(column.kind));
+        }
+        for column in &schema.defined_columns {
+            self.or_insert(column.name.as_str(), column.kind);
+        }
+        self
+    }
+}
+
+/// The type of values that a key column of this type takes.
+pub fn kind_of_key(kind: KeyKind) -> ValueKind {
+    match kind {
+        KeyKind::Integer => ValueKind::Integer,
+        KeyKind::String => ValueKind::String,
+        KeyKind::Binary => ValueKind::Binary,
     }
 }
 
