@@ -109,3 +109,82 @@ fn append_framed(state: &mut HighwayHasher, lane: Lane, key: &[u8]) {
     state.append(&head);
     state.append(key);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::proptest;
+    use proptest::{prop_assert_eq, prop_assert_ne};
+
+    use super::{Hasher, HighwayHash, Key, Lane, PART, Sum, append_framed};
+
+    /// The same hash by the implementation that uses no vector instructions.
+    fn portable_part(hasher: &Hasher, lane: Lane, key: &[u8], bytes: &[u8]) -> Sum {
+        let mut framed = vec![PART];
+        framed.extend_from_slice(&lane.encode());
+        framed.extend_from_slice(&(key.len() as u64).to_le_bytes());
+        framed.extend_from_slice(key);
+        framed.extend_from_slice(bytes);
+        let [low, high] = highway::PortableHash::new(Key(hasher.key)).hash128(&framed);
+        Sum(u128::from(high) << 64 | u128::from(low))
+    }
+
+    #[test]
+    fn the_hashes_are_pinned() {
+        let key: [u8; 32] = std::array::from_fn(|at| at as u8);
+        let hasher = Hasher::new(key);
+        let parts = [
+            hasher.part(Lane::Data, b"key", b"bytes").0,
+            hasher.part(Lane::Time(-7), b"", b"").0,
+            hasher.part(Lane::Kills(9), &[1; 100], &[2; 1000]).0,
+        ];
+        let pinned = [
+            0x0409_cdec_24e0_46e7_d419_ae45_1bd8_6122,
+            0x38ca_705d_477f_4722_bc99_f861_3369_140c,
+            0xb146_af81_31e0_095a_6a94_66ec_48a2_d7f9,
+        ];
+        assert_eq!(parts, pinned);
+        let row = [(Lane::Data, Sum(1))].into_iter();
+        assert_eq!(hasher.key_hash(b"key"), 0x7d4f_555e_f4d4_39d6);
+        let leaf = hasher.leaf_fingerprint(Lane::Data, b"key", Sum(1));
+        assert_eq!(leaf, 0x1200_e66c_7fa0_9cb3);
+        assert_eq!(hasher.row_fingerprint(b"key", row), 0xd089_bf7a_50da_20ba);
+        assert_eq!(Hasher::for_table(1, 2).key_hash(b"key"), 0xf8ec_4f4b_d187_f970);
+    }
+
+    proptest! {
+        #[test]
+        fn vector_instructions_change_nothing(
+            table: u64, bucket: i64, key: Vec<u8>, bytes: Vec<u8>
+        ) {
+            let hasher = Hasher::for_table(table, 0);
+            let lane = Lane::Time(bucket);
+            let sum = hasher.part(lane, &key, &bytes);
+            prop_assert_eq!(sum, portable_part(&hasher, lane, &key, &bytes));
+        }
+
+        #[test]
+        fn only_the_concatenation_of_slices_matters(
+            key: Vec<u8>, a: Vec<u8>, b: Vec<u8>
+        ) {
+            let hasher = Hasher::for_table(7, 7);
+            let whole = hasher.part(Lane::Data, &key, &[a.as_slice(), &b].concat());
+            prop_assert_eq!(whole, hasher.part_of(Lane::Data, &key, &[&a, &[], &b]));
+            // A byte that moves from the contents into the key is another row.
+            if let [first, rest @ ..] = a.as_slice() {
+                let longer = [key.as_slice(), &[*first]].concat();
+                let moved = hasher.part_of(Lane::Data, &longer, &[rest, &b]);
+                prop_assert_ne!(whole, moved);
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_and_table_hashes_apart() {
+        let (a, b) = (Hasher::for_table(1, 2), Hasher::for_table(2, 1));
+        assert_ne!(a.key_hash(b"k"), b.key_hash(b"k"));
+        assert_ne!(a.part(Lane::Data, b"k", b"v"), a.part(Lane::Time(0), b"k", b"v"));
+        let mut state = a.start(PART);
+        append_framed(&mut state, Lane::Data, b"k");
+        assert_ne!(a.leaf_fingerprint(Lane::Data, b"k", Sum(0)), state.finalize64());
+    }
+}
