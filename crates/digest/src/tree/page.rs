@@ -6,21 +6,22 @@
 use super::keys::Keys;
 use crate::{LEAF_ZERO_BITS, LeafPart, Sum};
 
-/// Leaves of a page at most; one more and it becomes two.
-const LEAVES_MAX: usize = 128;
+/// Leaves of a page at most; one more and it becomes two. Few in tests, so that these see many
+/// pages.
+const LEAVES_MAX: usize = if cfg!(test) { 8 } else { 128 };
 /// Leaves that pages are made with.
-const LEAVES_AIM: usize = 96;
+const LEAVES_AIM: usize = LEAVES_MAX / 4 * 3;
 /// Leaves of a page that grows at its end only: few more will come.
-const LEAVES_DENSE: usize = 120;
+const LEAVES_DENSE: usize = LEAVES_MAX - LEAVES_MAX.div_ceil(16);
 /// Neighbours that have no more leaves together become one.
-const LEAVES_FEW: usize = 48;
+const LEAVES_FEW: usize = LEAVES_MAX / 8 * 3;
 /// Bytes of keys of a page at most, unless its leaves are very few.
 const KEY_BYTES_MAX: usize = 32 * 1024;
 /// Leaves that make a page whatever their keys' length.
 const LEAVES_MIN: usize = 8;
 
 /// A leaf with so many rows has grown far beyond its mean.
-const SPLIT_ROWS: i32 = 4 << LEAF_ZERO_BITS;
+const SPLIT_ROWS: i32 = if cfg!(test) { 12 } else { 4 << LEAF_ZERO_BITS };
 /// Boundaries that are too many to count.
 const UNTAKEN_MANY: u8 = u8::MAX;
 

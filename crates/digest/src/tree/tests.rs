@@ -1,1 +1,425 @@
-//! x
+//! A tree says what a plain map of rows says, whatever happens to it and wherever it crashes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
+use proptest::sample::Index;
+
+use super::{LaneTree, Leaf, LeafPart, PageWrite, Tree};
+use crate::{Change, Hasher, LEAF_ZERO_BITS, Lane, Sum};
+
+/// What happens to a tree.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A group changes rows of random keys; a value of `None` deletes.
+    Put(Vec<(u16, Lane, Option<u64>)>),
+    /// A group adds rows beyond all others.
+    Append(Lane, u8),
+    /// A group deletes the rows of a range of keys.
+    Clear(Lane, u16, u16),
+    /// A leaf is divided at some of its rows, whether the hash says so or not.
+    Split(Lane, Index, u64),
+    /// What asks to be split is split where the hash says so.
+    SplitWanted,
+    /// A range is set to what it is, at odd places if the flag is set.
+    SetRange(Lane, Index, Index, u64),
+    /// What is known of the greatest key is told.
+    NoteLast(Lane),
+    Scrub(u16, u16, u32),
+    DropTime(i64),
+    DropKills(u64),
+    BeginCheckpoint,
+    TakePages(u16),
+    /// All is stored, whatever a round was at.
+    FinishCheckpoint,
+    /// A batch is taken and lost, then all that was not stored is lost.
+    Crash,
+}
+
+fn lane() -> impl Strategy<Value = Lane> {
+    prop_oneof![
+        4 => Just(Lane::Data),
+        1 => (0..4i64).prop_map(Lane::Time),
+        1 => (0..3u64).prop_map(Lane::Kills),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let row = (0..900u16, lane(), proptest::option::weighted(0.8, any::<u64>()));
+    prop_oneof![
+        6 => vec(row, 1..40).prop_map(Step::Put),
+        4 => (lane(), any::<u8>()).prop_map(|(lane, count)| Step::Append(lane, count)),
+        2 => (lane(), 0..900u16, 0..500u16).prop_map(|(lane, from, len)| Step::Clear(lane, from, len)),
+        2 => (lane(), any::<Index>(), any::<u64>()).prop_map(|(lane, at, mask)| Step::Split(lane, at, mask)),
+        2 => Just(Step::SplitWanted),
+        2 => (lane(), any::<Index>(), any::<Index>(), any::<u64>())
+            .prop_map(|(lane, a, b, mask)| Step::SetRange(lane, a, b, mask)),
+        1 => lane().prop_map(Step::NoteLast),
+        1 => (0..900u16, 0..500u16, 1..99u32).prop_map(|(a, b, minute)| Step::Scrub(a, b, minute)),
+        1 => (-1..3i64).prop_map(Step::DropTime),
+        1 => (0..3u64).prop_map(Step::DropKills),
+        2 => Just(Step::BeginCheckpoint),
+        8 => (0..2000u16).prop_map(Step::TakePages),
+        1 => Just(Step::FinishCheckpoint),
+        3 => Just(Step::Crash),
+    ]
+}
+
+/// A tree, the rows it is of, and a disk.
+struct World {
+    hasher: Hasher,
+    tree: Tree,
+    rows: BTreeMap<(Lane, Vec<u8>), Sum>,
+    floor: (i64, u64),
+    group: u64,
+    appended: u32,
+    disk: BTreeMap<(Lane, Vec<u8>), Bytes>,
+    redo: Vec<(u64, Vec<Change>)>,
+    /// The group that the round under way noted.
+    noted: Option<u64>,
+}
+
+fn key(number: u16) -> Vec<u8> {
+    format!("key {number:05}").into_bytes()
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            hasher: Hasher::for_table(1, 1),
+            tree: Tree::new(),
+            rows: BTreeMap::new(),
+            floor: (i64::MIN, 0),
+            group: 0,
+            appended: 0,
+            disk: BTreeMap::new(),
+            redo: Vec::new(),
+            noted: None,
+        }
+    }
+
+    fn run(&mut self, step: Step) {
+        match step {
+            Step::Put(puts) => {
+                let mut changes = Vec::new();
+                for (number, lane, value) in puts {
+                    let sum = value.map(|value| Sum(u128::from(value) << 70 | u128::from(value)));
+                    self.put(&mut changes, lane, key(number), sum);
+                }
+                self.group(changes);
+            }
+            Step::Append(lane, count) => {
+                let mut changes = Vec::new();
+                for _ in 0..count {
+                    self.appended += 1;
+                    let key = format!("z {:06}", self.appended).into_bytes();
+                    let sum = self.hasher.part(lane, &key, b"appended");
+                    self.put(&mut changes, lane, key, Some(sum));
+                }
+                self.group(changes);
+            }
+            Step::Clear(lane, from, len) => {
+                // Those that were appended go with the greatest numbers.
+                let (start, end) =
+                    (key(from), if from > 600 { vec![255] } else { key(from + len) });
+                let range = (lane, start)..(lane, end);
+                let keys: Vec<_> =
+                    self.rows.range(range).map(|((_, key), _)| key.clone()).collect();
+                let mut changes = Vec::new();
+                keys.into_iter().for_each(|key| self.put(&mut changes, lane, key, None));
+                self.group(changes);
+            }
+            Step::Split(lane, at, mask) => self.split(lane, at, mask),
+            Step::SplitWanted => self.split_wanted(),
+            Step::SetRange(lane, a, b, mask) => self.set_range(lane, a, b, mask),
+            Step::NoteLast(lane) => {
+                if let Some(last) = self.last_key(lane) {
+                    self.tree.note_last_key(lane, &last);
+                }
+            }
+            Step::Scrub(from, len, minute) => {
+                let (start, end) = (key(from), key(from + len));
+                self.tree.set_scrubbed(&start, Some(&end), minute);
+                let lanes = self.tree.lanes();
+                for leaf in
+                    lanes.iter().flat_map(|root| self.tree.leaves(root.lane, &start, Some(&end)))
+                {
+                    let is_inside = leaf.start >= start && leaf.end.is_some_and(|leaf| leaf <= end);
+                    assert!(!is_inside || leaf.scrubbed_minute == minute);
+                }
+            }
+            Step::DropTime(bucket) => {
+                self.floor.0 = self.floor.0.max(bucket);
+                self.drop_rows();
+                self.group(vec![Change::DropTime(bucket)]);
+            }
+            Step::DropKills(bucket) => {
+                self.floor.1 = self.floor.1.max(bucket);
+                self.drop_rows();
+                self.group(vec![Change::DropKills(bucket)]);
+            }
+            Step::BeginCheckpoint => self.begin(),
+            Step::TakePages(bytes) => self.take(usize::from(bytes)),
+            Step::FinishCheckpoint => self.finish(),
+            Step::Crash => self.crash(),
+        }
+    }
+
+    fn put(&mut self, out: &mut Vec<Change>, lane: Lane, key: Vec<u8>, sum: Option<Sum>) {
+        if super::is_below(lane, self.floor) {
+            // A late change in a lane that is gone: the tree takes no notice.
+            out.push(Change::Part { key: key.into(), lane, delta: Sum(9), rows: 1 });
+            return;
+        }
+        let place = (lane, key.clone());
+        let before = self.rows.get(&place).copied();
+        let rows = i8::from(sum.is_some()) - i8::from(before.is_some());
+        if before.is_none() && sum.is_none() {
+            return;
+        }
+        match sum {
+            Some(sum) => self.rows.insert(place, sum),
+            None => self.rows.remove(&place),
+        };
+        let delta = sum.unwrap_or_default() - before.unwrap_or_default();
+        out.push(Change::Part { key: key.into(), lane, delta, rows });
+    }
+
+    fn drop_rows(&mut self) {
+        let floor = self.floor;
+        self.rows.retain(|(lane, _), _| !super::is_below(*lane, floor));
+    }
+
+    /// Applies a group; and shows on a copy that it can be taken back.
+    fn group(&mut self, changes: Vec<Change>) {
+        let before = (self.tree.lanes(), self.tree.rows());
+        for change in &changes {
+            self.tree.apply(&self.hasher, self.group, change);
+        }
+        let mut copy = self.tree.clone();
+        if changes.iter().rev().all(|change| copy.undo(&self.hasher, change)) {
+            let roots = |roots: Vec<super::LaneRoot>| -> Vec<_> {
+                roots.iter().map(|root| (root.lane, root.sum, root.rows)).collect()
+            };
+            assert_eq!((roots(copy.lanes()), copy.rows()), (roots(before.0), before.1));
+            check_counts(&copy);
+        }
+        self.redo.push((self.group, changes));
+        self.group += 1;
+    }
+
+    fn total(&self, lane: Lane, start: &[u8], end: Option<&[u8]>) -> (Sum, u32) {
+        let rows = self.rows.range((lane, start.to_vec())..);
+        let rows = rows
+            .take_while(|((of, key), _)| *of == lane && end.is_none_or(|end| key.as_slice() < end));
+        rows.fold((Sum::ZERO, 0), |(sum, count), (_, part)| (sum + *part, count + 1))
+    }
+
+    fn last_key(&self, lane: Lane) -> Option<Vec<u8>> {
+        let keys = self.rows.keys().filter(|(of, _)| *of == lane);
+        keys.last().map(|(_, key)| key.clone())
+    }
+
+    /// The parts of a range that begin at its start and at the keys that `is_start` picks.
+    fn parts(
+        &self,
+        lane: Lane,
+        start: &[u8],
+        end: Option<&[u8]>,
+        mut is_start: impl FnMut(&[u8]) -> bool,
+    ) -> Vec<LeafPart> {
+        let keys = self.rows.range((lane, start.to_vec())..).map(|((of, key), _)| (*of, key));
+        let keys =
+            keys.take_while(|(of, key)| *of == lane && end.is_none_or(|end| key.as_slice() < end));
+        let mut starts = vec![start.to_vec()];
+        for (_, key) in keys {
+            if key.as_slice() != start && is_start(key) {
+                starts.push(key.clone());
+            }
+        }
+        let ends = starts.iter().skip(1).map(|start| Some(start.as_slice()));
+        let ends: Vec<Option<&[u8]>> = ends.chain([end]).collect();
+        let parts = starts.iter().zip(ends).map(|(start, end)| {
+            let (sum, rows) = self.total(lane, start, end);
+            let zero_bits = self.hasher.zero_bits(start) as u8;
+            LeafPart { start: start.clone(), zero_bits, sum, rows }
+        });
+        parts.collect()
+    }
+
+    fn split(&mut self, lane: Lane, at: Index, mut mask: u64) {
+        let leaves: Vec<Leaf> = self.tree.leaves(lane, b"", None).collect();
+        if leaves.is_empty() {
+            return;
+        }
+        let Leaf { start, end, .. } = at.get(&leaves);
+        let mut parts = self.parts(lane, start, end.as_deref(), |_| {
+            mask = mask.rotate_right(1);
+            mask & 1 == 1
+        });
+        let group = self.group.saturating_sub(1);
+        assert!(self.tree.split(lane, start, group, &parts));
+        parts[0].sum += Sum(1);
+        assert!(!self.tree.split(lane, start, group, &parts));
+    }
+
+    fn split_wanted(&mut self) {
+        let mut asked = 0;
+        while let Some(wanted) = self.tree.wants_split() {
+            let (lane, end) = (wanted.lane, wanted.end.as_deref());
+            let hasher = self.hasher.clone();
+            let is_boundary = |key: &[u8]| hasher.zero_bits(key) >= LEAF_ZERO_BITS;
+            let parts = self.parts(lane, &wanted.start, end, is_boundary);
+            asked += 1;
+            if asked > 1000 {
+                self.tree.skip_split(lane, &wanted.start);
+            } else {
+                assert!(self.tree.split(lane, &wanted.start, self.group.saturating_sub(1), &parts));
+            }
+        }
+        assert!(asked < 1000, "a leaf that was split is not asked for again");
+    }
+
+    fn set_range(&mut self, lane: Lane, a: Index, b: Index, mut mask: u64) {
+        let leaves: Vec<Leaf> = self.tree.leaves(lane, b"", None).collect();
+        if leaves.is_empty() {
+            return;
+        }
+        let (a, b) = (a.index(leaves.len()), b.index(leaves.len()));
+        let (start, end) = (&leaves[a.min(b)].start, leaves[a.max(b)].end.as_deref());
+        let parts = self.parts(lane, start, end, |_| {
+            mask = mask.rotate_right(1);
+            mask & 1 == 1
+        });
+        self.tree.set_range(lane, start, end, self.group.saturating_sub(1), &parts);
+    }
+
+    fn begin(&mut self) {
+        self.tree.begin_checkpoint();
+        self.noted = Some(self.group);
+    }
+
+    /// One batch, stored whole; at the end of a round the redo log is cut.
+    fn take(&mut self, bytes_max: usize) {
+        let Some(noted) = self.noted else { return self.begin() };
+        let writes = self.tree.take_dirty(bytes_max);
+        if writes.is_empty() {
+            self.noted = None;
+            self.redo.retain(|(group, _)| *group >= noted);
+        }
+        for PageWrite { lane, start, bytes } in writes {
+            match bytes {
+                Some(bytes) => self.disk.insert((lane, start), bytes),
+                None => self.disk.remove(&(lane, start)),
+            };
+        }
+    }
+
+    fn finish(&mut self) {
+        self.begin();
+        while self.noted.is_some() {
+            self.take(500);
+        }
+        assert!(!self.tree.has_dirty());
+        assert_eq!(self.tree.take_dirty(500), []);
+    }
+
+    fn crash(&mut self) {
+        self.tree.take_dirty(300);
+        let mut tree = self.reload().expect("what was stored loads");
+        for (group, changes) in &self.redo {
+            changes.iter().for_each(|change| tree.apply(&self.hasher, *group, change));
+        }
+        self.tree = tree;
+        self.noted = None;
+    }
+
+    fn reload(&self) -> Result<Tree, crate::Damaged> {
+        let pages = self.disk.iter();
+        Tree::load(pages.map(|((lane, start), bytes)| (*lane, start.clone(), bytes.clone())))
+    }
+
+    /// That the tree says what the rows do.
+    fn check(&self) {
+        check_counts(&self.tree);
+        assert_eq!(self.tree.drop_floor(), self.floor);
+        let mut lanes: Vec<Lane> = self.rows.keys().map(|(lane, _)| *lane).collect();
+        lanes.dedup();
+        let roots = self.tree.lanes();
+        assert_eq!(roots.iter().map(|root| root.lane).collect::<Vec<_>>(), lanes);
+        assert_eq!(self.tree.rows(), self.rows.len() as u64);
+        for root in roots {
+            let (sum, rows) = self.total(root.lane, b"", None);
+            assert_eq!((root.sum, root.rows), (sum, u64::from(rows)));
+            let leaves: Vec<Leaf> = self.tree.leaves(root.lane, b"", None).collect();
+            assert_eq!(leaves.len() as u64, root.leaves);
+            assert_eq!((leaves[0].start.len(), &leaves[leaves.len() - 1].end), (0, &None));
+            assert!(leaves.windows(2).all(|pair| pair[0].end.as_ref() == Some(&pair[1].start)));
+            for leaf in &leaves {
+                let total = self.total(root.lane, &leaf.start, leaf.end.as_deref());
+                assert_eq!((leaf.sum, leaf.rows), total, "{:?} {leaf:?}", root.lane);
+            }
+            let (from, to) = (key(100), key(300));
+            let some = self.tree.leaves(root.lane, &from, Some(&to)).collect::<Vec<_>>();
+            let overlaps =
+                |leaf: &Leaf| leaf.start < to && leaf.end.as_ref().is_none_or(|end| *end > from);
+            leaves
+                .iter()
+                .filter(|leaf| overlaps(leaf))
+                .zip(&some)
+                .for_each(|(a, b)| assert_eq!(a, b));
+            assert_eq!(leaves.iter().filter(|leaf| overlaps(leaf)).count(), some.len());
+        }
+    }
+}
+
+/// That what is counted along the way is what counting gives.
+fn check_counts(tree: &Tree) {
+    for lane in tree.lanes.values() {
+        let bound = lane.bound.clone();
+        let counted = LaneTree::from_slots(lane.slots.clone(), bound);
+        let counts = |lane: &LaneTree| {
+            (lane.sum, lane.rows, lane.leaves, lane.dirty, lane.splittable, lane.slots.len())
+        };
+        assert_eq!(counts(lane), counts(&counted));
+        for (at, slot) in lane.slots.iter().enumerate() {
+            assert_eq!(lane.starts.get(at), slot.page.keys.get(0));
+            assert_eq!(slot.splittable, slot.page.splittable());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn a_tree_says_what_a_map_of_rows_says_across_crashes(steps in vec(step(), 1..70)) {
+        let mut world = World::new();
+        for step in steps {
+            world.run(step);
+            world.check();
+        }
+        world.crash();
+        world.check();
+        world.finish();
+        world.crash();
+        world.check();
+    }
+
+    #[test]
+    fn a_page_that_is_lost_or_stale_twice_over_is_noticed(
+        steps in vec(step(), 10..40), lost: Index
+    ) {
+        let mut world = World::new();
+        steps.into_iter().for_each(|step| world.run(step));
+        world.finish();
+        let names: Vec<(Lane, Vec<u8>)> = world.disk.keys().cloned().collect();
+        if !names.is_empty() {
+            let (lane, start) = lost.get(&names);
+            let pages_of_lane = names.iter().filter(|(of, _)| of == lane).count();
+            world.disk.remove(&(*lane, start.clone()));
+            assert!(pages_of_lane == 1 || world.reload().is_err());
+        }
+    }
+}
