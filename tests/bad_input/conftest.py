@@ -1,4 +1,4 @@
-"""One region, a table that must stay as it is, and one that cases may write."""
+"""One region, a table that must stay as it is, and others that cases may write."""
 
 import cluster
 import pytest
@@ -59,7 +59,7 @@ def region():
 @pytest.fixture(scope="session")
 def context(region):
     client = region.client()
-    for name in ("t", "scratch"):
+    for name in ("t", "scratch", "small"):
         client.create_table(name, KEY)
     for number in range(20):
         client.put_row("t", [("p", "a"), ("n", number)], [("v", number), ("s", "text")])

@@ -10,6 +10,7 @@ mod batch;
 mod fields;
 mod filter;
 mod global;
+mod parts;
 mod row;
 mod shape;
 mod table;
@@ -22,6 +23,7 @@ use isthmus_model::value::Text;
 
 use crate::error::ProtocolError;
 pub use crate::request::filter::decode_filter;
+pub use crate::request::parts::{BatchPartsAnswer, BatchWritePart, BatchWriteParts};
 
 /// An operation that a client asks for.
 #[derive(Clone, Debug, PartialEq)]

@@ -229,13 +229,17 @@ fn row_answer(
             }),
             next_token: next_token.clone(),
         },
-        RowAnswer::Failed { code, message } => messages::RowInBatchResponse {
-            is_ok: Some(false),
-            error: Some(error_message(*code, message)),
-            consumed: None,
-            row: None,
-            next_token: None,
-        },
+        RowAnswer::Failed { code, message } => failed_row(*code, message),
+    }
+}
+
+pub(crate) fn failed_row(code: ErrorCode, message: &str) -> messages::RowInBatchResponse {
+    messages::RowInBatchResponse {
+        is_ok: Some(false),
+        error: Some(error_message(code, message)),
+        consumed: None,
+        row: None,
+        next_token: None,
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{
@@ -25,7 +25,9 @@ use isthmus_protocol::compression::{
 };
 use isthmus_protocol::date::format_date;
 use isthmus_protocol::error_code::{ErrorCode, encode_error};
-use isthmus_protocol::request::{Operation, check_path, decode};
+use isthmus_protocol::request::{
+    BatchPartsAnswer, BatchWritePart, BatchWriteParts, Operation, TableWrites, check_path, decode,
+};
 use isthmus_protocol::response::encode_empty;
 use isthmus_protocol::signature::{CONTENT_MD5, CONTENT_TYPE, DATE, REQUEST_ID, content_md5};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,6 +49,8 @@ const PATIENCE: Patience = Patience {
 };
 /// A request's body must be there within this.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The one operation whose requests may be carried out part by part.
+const BATCH_WRITE: &str = "/BatchWriteRow";
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 48 * 1024;
 /// Headers of a request.
@@ -201,6 +205,9 @@ impl PublicApi {
         check_path(&path).map_err(ApiError::from)?;
         let Ok(_in_work) = self.in_work.try_acquire() else { return Err(busy().into()) };
         let body = self.inflated(&head.headers, body)?;
+        if path == BATCH_WRITE {
+            return Ok(self.batch_write(body).await?);
+        }
         let operation = decode(&path, body.clone()).map_err(ApiError::from)?;
         Ok(self.execute(operation, &body).await?)
     }
@@ -219,9 +226,9 @@ impl PublicApi {
     }
 
     async fn read_body(&self, body: Incoming) -> Result<Bytes, Failure> {
-        let whole = Limited::new(body, self.body_bytes_max).collect();
+        let whole = gather(Limited::new(body, self.body_bytes_max));
         match tokio::time::timeout(BODY_TIMEOUT, whole).await {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Ok(body)) => Ok(body),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
                 Err(too_large().closing())
             }
@@ -242,6 +249,32 @@ impl PublicApi {
         }
         let size = text(REQUEST_COMPRESS_SIZE)?;
         Ok(inflate_request(&body, kind, size, self.body_bytes_max)?)
+    }
+
+    /// A batch that would be large in memory is carried out part by part.
+    async fn batch_write(&self, body: Bytes) -> Result<Bytes, ApiError> {
+        let mut parts = BatchWriteParts::decode(body)?;
+        // What refuses a batch as a whole must do so before the first part is written.
+        for table in parts.tables() {
+            self.node.writable(table.as_str())?;
+        }
+        let mut whole = BatchPartsAnswer::default();
+        let mut is_first = true;
+        while let Some(part) = parts.next() {
+            let BatchWritePart { writes, continues } = part?;
+            let rows = |table: &TableWrites| (table.table.clone(), table.rows.len());
+            let tables: Vec<_> = writes.tables.iter().map(rows).collect();
+            let answer = self.rows.batch_write(writes).await;
+            if is_first && (answer.is_err() || parts.is_empty()) {
+                return answer;
+            }
+            is_first = false;
+            match answer {
+                Ok(answer) => whole.push(continues, answer)?,
+                Err(error) => whole.push_failed(continues, &tables, error.code, &error.message),
+            }
+        }
+        Ok(whole.finish())
     }
 
     async fn execute(&self, operation: Operation, body: &Bytes) -> Result<Bytes, ApiError> {
@@ -372,6 +405,27 @@ fn check_shape(request: &Request<Incoming>) -> Result<(), Failure> {
         return Err(ApiError::invalid(format!("Unsupported operation: '{shown}'.")).closing());
     }
     Ok(())
+}
+
+/// A body in one piece; what came in one piece is not copied, and no piece twice.
+async fn gather<B: Body<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, B::Error> {
+    let mut only = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if all.is_empty() && only.is_empty() {
+            only = data;
+            continue;
+        }
+        if all.is_empty() {
+            let left = usize::try_from(body.size_hint().lower()).unwrap_or(0);
+            all.reserve(only.len() + data.len() + left);
+            all.extend_from_slice(&only);
+            only = Bytes::new();
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(if all.is_empty() { only } else { all.freeze() })
 }
 
 fn declared_length(body: &Incoming) -> Option<u64> {

@@ -371,6 +371,10 @@ impl<'a> Reader<'a> {
                  {WRITE_COLUMNS_MAX}, column count: {count}."
             )));
         }
+        // A wide row waits for its batch with up to half of its room unused.
+        if cells.capacity() - cells.len() > SPARE_CELLS_MAX {
+            cells.shrink_to_fit();
+        }
         Ok(cells)
     }
 
@@ -424,6 +428,8 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Cells for which a decoded row may have room to spare.
+const SPARE_CELLS_MAX: usize = 64;
 /// Bytes of the smallest attribute cell.
 const CELL_BYTES_MIN: usize = 15;
 

@@ -17,9 +17,10 @@ use crate::request::fields::{
     ProjectionParts, Result, message, no_transaction, non_empty, projection, required, table_name,
     too_many_columns,
 };
+use crate::request::parts::BatchWriteParts;
 use crate::request::row::{RETURN_COLUMNS, UNVERSIONED_ROW, WriteKind, change};
 use crate::request::shape::Field;
-use crate::request::{BatchGetRow, BatchWriteRow, RowRead, TableReads, TableWrites};
+use crate::request::{BatchGetRow, BatchWriteRow, RowRead, TableReads};
 
 fn too_many_reads(_: usize) -> ProtocolError {
     ProtocolError::invalid(format!("Rows count exceeds the upper limit: {BATCH_GET_ROWS_MAX}."))
@@ -99,44 +100,61 @@ fn no_operation(table: &Text) -> ProtocolError {
     ProtocolError::invalid(format!("No operation is specified for table: '{table}'."))
 }
 
+/// All rows at once.
 pub(super) fn write_rows(body: Bytes) -> Result<BatchWriteRow> {
+    BatchWriteParts::decode_whole(body)
+}
+
+/// The tables of a batch that are not yet decoded, and whether they belong together.
+pub(super) fn wire_writes(
+    body: Bytes,
+) -> Result<(Vec<messages::TableInBatchWriteRowRequest>, bool)> {
     let wire: messages::BatchWriteRowRequest = message(body, WRITES)?;
     no_transaction(wire.transaction_id)?;
     if wire.tables.is_empty() {
         return Err(ProtocolError::invalid("No row is specified in BatchWriteRow."));
     }
-    let tables = wire.tables.into_iter().map(table_writes).collect::<Result<Vec<_>>>()?;
-    let rows = tables.iter().flat_map(|table| &table.rows);
-    let size: usize = rows.map(data_size).sum();
-    if size > WRITE_BYTES_MAX {
-        return Err(ProtocolError::invalid(format!(
-            "The total data size of BatchWriteRow request exceeds the limit, \
-             limit size: {WRITE_BYTES_MAX}, data size: {size}."
-        )));
-    }
-    Ok(BatchWriteRow { tables, atomic: wire.is_atomic.unwrap_or(false) })
+    Ok((wire.tables, wire.is_atomic.unwrap_or(false)))
 }
 
-fn table_writes(wire: messages::TableInBatchWriteRowRequest) -> Result<TableWrites> {
-    let table = table_name(wire.table_name)?;
-    if wire.rows.is_empty() {
-        return Err(no_operation(&table));
-    }
-    let rows = wire.rows.into_iter().map(row_write).collect::<Result<_>>()?;
-    Ok(TableWrites { table, rows })
+/// The name of a table of which at least one row is written.
+pub(super) fn written_table(wire: &messages::TableInBatchWriteRowRequest) -> Result<Text> {
+    let table = table_name(wire.table_name.clone())?;
+    if wire.rows.is_empty() { Err(no_operation(&table)) } else { Ok(table) }
 }
 
-fn row_write(wire: messages::RowInBatchWriteRowRequest) -> Result<RowChange> {
+pub(super) fn row_write(wire: &messages::RowInBatchWriteRowRequest) -> Result<RowChange> {
     let kind = match required(wire.kind)? {
         1 => WriteKind::Put,
         2 => WriteKind::Update,
         3 => WriteKind::Delete,
         _ => return Err(ProtocolError::Malformed("kind of a row change is unknown")),
     };
-    change(kind, &required(wire.row_change)?, wire.condition, wire.return_content)
+    let row = required(wire.row_change.as_ref())?;
+    change(kind, row, wire.condition.clone(), wire.return_content.clone())
 }
 
-/// Bytes of names and values, as the limit of a batch counts them.
+/// Bytes of names and values in a batch, as its limit counts them.
+#[derive(Default)]
+pub(super) struct DataSize(usize);
+
+impl DataSize {
+    pub(super) fn add(&mut self, change: &RowChange) {
+        self.0 += data_size(change);
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let size = self.0;
+        if size <= WRITE_BYTES_MAX {
+            return Ok(());
+        }
+        Err(ProtocolError::invalid(format!(
+            "The total data size of BatchWriteRow request exceeds the limit, \
+             limit size: {WRITE_BYTES_MAX}, data size: {size}."
+        )))
+    }
+}
+
 fn data_size(change: &RowChange) -> usize {
     let key = change.key.iter().map(|part| {
         let value = match &part.part {
