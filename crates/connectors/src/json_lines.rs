@@ -53,24 +53,40 @@ impl JsonLines {
     }
 }
 
-impl Source for JsonLines {
-    fn next_row(&mut self) -> Result<Option<SourceRow>, SourceError> {
+impl JsonLines {
+    /// Reads the next line that is not blank; gives its number. It counts as a row.
+    pub(crate) fn next_line(&mut self) -> Result<Option<u64>, SourceError> {
         loop {
             let line = self.place.line;
             if !self.read_line()? {
                 return Ok(None);
             }
-            let bytes = match self.buffer.strip_prefix(b"\xef\xbb\xbf") {
-                Some(rest) if line == 1 => rest,
-                _ => &self.buffer,
-            };
-            if bytes.trim_ascii().is_empty() {
-                continue;
+            if !self.line_bytes(line).trim_ascii().is_empty() {
+                self.place.rows += 1;
+                return Ok(Some(line));
             }
-            self.place.rows += 1;
-            let cells = cells(line, bytes, &self.types)?;
-            return Ok(Some(SourceRow { line, cells }));
         }
+    }
+
+    /// The bytes of the line that was read last.
+    pub(crate) fn line_bytes(&self, line: u64) -> &[u8] {
+        match self.buffer.strip_prefix(b"\xef\xbb\xbf") {
+            Some(rest) if line == 1 => rest,
+            _ => &self.buffer,
+        }
+    }
+
+    /// The stated types.
+    pub(crate) fn types(&self) -> &Types {
+        &self.types
+    }
+}
+
+impl Source for JsonLines {
+    fn next_row(&mut self) -> Result<Option<SourceRow>, SourceError> {
+        let Some(line) = self.next_line()? else { return Ok(None) };
+        let cells = cells(line, self.line_bytes(line), &self.types)?;
+        Ok(Some(SourceRow { line, cells }))
     }
 
     fn place(&self) -> Place {
@@ -87,12 +103,8 @@ impl Source for JsonLines {
 }
 
 fn cells(line: u64, bytes: &[u8], types: &Types) -> Result<Vec<(Text, Value)>, SourceError> {
-    let members: Members = serde_json::from_slice(bytes).map_err(|error| {
-        let message = format!("is no JSON object: {error}");
-        // The parser sees one line only, so its own line number says nothing.
-        let message = message.replace(" at line 1 column ", " at byte ");
-        SourceError::Malformed { line, message }
-    })?;
+    let members: Members = serde_json::from_slice(bytes)
+        .map_err(|error| not_json(line, "is no JSON object", &error))?;
     let mut cells = Vec::<(Text, Value)>::with_capacity(members.0.len());
     for (name, json) in members.0 {
         let cell = |message: String| SourceError::Cell { line, column: shown(&name), message };
@@ -106,6 +118,12 @@ fn cells(line: u64, bytes: &[u8], types: &Types) -> Result<Vec<(Text, Value)>, S
         }
     }
     Ok(cells)
+}
+
+pub(crate) fn not_json(line: u64, what: &str, error: &serde_json::Error) -> SourceError {
+    // The parser sees one line only, so its own line number says nothing.
+    let message = format!("{what}: {error}").replace(" at line 1 column ", " at byte ");
+    SourceError::Malformed { line, message }
 }
 
 /// The cell that a JSON value stands for, `None` for null. A column of a stated type takes

@@ -19,6 +19,7 @@
 //! ```
 
 pub mod admin;
+pub mod compare;
 pub mod csv;
 pub mod format;
 pub mod http;

@@ -6,6 +6,7 @@
 
 mod error;
 mod pages;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,8 @@ use isthmus_protocol::signature::{
 use crate::http::{Answer, Http, HttpOptions};
 pub use crate::tablestore::error::{ClientError, is_retried};
 pub use crate::tablestore::pages::RangePages;
+pub use crate::tablestore::rows::Traffic;
+use crate::tablestore::rows::TrafficCount;
 
 /// First wait before a request is sent again; it doubles.
 const WAIT_MIN: Duration = Duration::from_millis(10);
@@ -97,6 +100,7 @@ struct Shared {
     signer: Signer,
     options: ClientOptions,
     chance: AtomicU64,
+    traffic: TrafficCount,
 }
 
 /// Signs requests to one target.
@@ -138,7 +142,15 @@ impl TableStore {
         let http = Http::new(&target.endpoint, options.http)?;
         let signer = Signer::new(target, clock);
         let chance = AtomicU64::new(options.seed);
-        Ok(TableStore { shared: Arc::new(Shared { http, signer, options, chance }) })
+        Ok(TableStore {
+            shared: Arc::new(Shared {
+                http,
+                signer,
+                options,
+                chance,
+                traffic: TrafficCount::default(),
+            }),
+        })
     }
 
     /// The store's URL.
@@ -185,7 +197,9 @@ impl TableStore {
     async fn once(&self, path: &'static str, body: Bytes) -> Result<Bytes, ClientError> {
         let shared = &self.shared;
         let signed = shared.signer.sign(path, &body)?;
+        shared.traffic.sent(body.len());
         let answer = shared.http.send(Method::POST, path, &signed.headers, body).await?;
+        shared.traffic.received(answer.body.len());
         check_answer(path, &shared.signer.target.access_key_id, &signed, &answer)?;
         if answer.status.is_success() {
             return Ok(answer.body);
