@@ -2,7 +2,7 @@
 
 use crate::Outcome;
 use crate::install;
-use crate::run::{become_it, cargo, command, output, root, run, succeeds};
+use crate::run::{become_it, cargo, command, output, prepare, root, run, succeeds};
 
 /// Everything that other commands would install.
 pub(crate) fn setup() -> Outcome {
@@ -23,7 +23,7 @@ pub(crate) fn up(arguments: &[String]) -> Outcome {
 /// The program in the release profile.
 pub(crate) fn build() -> Outcome {
     install::build_tools()?;
-    run(&mut cargo(&["build", "--release", "--workspace"]))
+    prepare(&mut cargo(&["build", "--release", "--workspace"]))
 }
 
 /// The simulator.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Outcome;
-use crate::run::{command, output, root, run, succeeds};
+use crate::run::{command, output, prepare, root, succeeds};
 
 /// For the embedded engine: a C++ compiler, and libclang for its bindings.
 pub(crate) fn build_tools() -> Outcome {
@@ -89,13 +89,13 @@ pub(crate) fn virtual_environment(folder: &Path) -> Outcome {
             .map_err(|error| format!("{}: {error}", folder.display()))?;
     }
     let path = folder.to_string_lossy().into_owned();
-    run(&mut command(find_python()?, &["-m", "venv", &path]))
+    prepare(&mut command(find_python()?, &["-m", "venv", &path]))
 }
 
 /// Installs Python packages.
 pub(crate) fn pip(python: &Path, packages: &[&str]) -> Outcome {
     let head = ["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"];
-    run(&mut command(python, &[&head[..], packages].concat()))
+    prepare(&mut command(python, &[&head[..], packages].concat()))
 }
 
 fn find_python() -> Result<&'static str, String> {
@@ -121,7 +121,7 @@ pub(crate) fn node() -> Outcome {
     if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
         return Ok(());
     }
-    run(command("npm", &["ci", "--no-progress"]).current_dir(&folder))?;
+    prepare(command("npm", &["ci", "--no-progress"]).current_dir(&folder))?;
     std::fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
 }
 
@@ -159,7 +159,7 @@ fn packages(names: &[&str]) -> Outcome {
     let apt = |arguments: &[&str]| {
         let environment = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"];
         let words = [prefix, &environment, arguments].concat();
-        run(&mut command(words[0], &words[1..]))
+        prepare(&mut command(words[0], &words[1..]))
     };
     apt(&["update"]).map_err(|error| format!("{error}; {say}"))?;
     let install = [&["install", "-y", "--no-install-recommends"], names].concat();

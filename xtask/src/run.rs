@@ -1,6 +1,9 @@
 //! Running other programs: shown, from the project's root, without standard input.
 //!
 //! What must hold: a program that fails makes the command fail, and what it printed was seen.
+//! Standard output belongs to the program that the user asked for: what is said about commands,
+//! and what those print that only prepare for it, goes to standard error, so that a script can
+//! read `up --json`.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
@@ -40,6 +43,11 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
         Ok(status) => Err(format!("{}: {status}", shown(command))),
         Err(error) => Err(format!("{}: {error}", shown(command))),
     }
+}
+
+/// Like `run`, for what comes before the program that was asked for.
+pub(crate) fn prepare(command: &mut Command) -> Result<(), String> {
+    run(command.stdout(std::io::stderr()))
 }
 
 /// Prints the command and becomes it, so that signals reach it and nothing stands between.
@@ -83,7 +91,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
 }
 
 fn show(command: &Command) {
-    println!("\n$ {}", shown(command));
+    eprintln!("\n$ {}", shown(command));
 }
 
 fn shown(command: &Command) -> String {
