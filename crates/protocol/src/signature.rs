@@ -261,6 +261,13 @@ fn same(made: &[u8], given: &[u8]) -> bool {
     made.ct_eq(given).into()
 }
 
+/// What a request to the administration API signs in the place of the path: its method and its
+/// whole target, query included. No path of the public API looks like it, so a request that was
+/// signed for one of the two APIs means nothing to the other.
+pub fn admin_path(method: &str, target: &str) -> String {
+    [method, " ", target].concat()
+}
+
 /// Base64 of a body's MD5, as the header has it.
 pub fn content_md5(body: &[u8]) -> String {
     STANDARD.encode(Md5::digest(body))

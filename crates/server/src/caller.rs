@@ -6,7 +6,7 @@ use isthmus_model::clock::Clock;
 use isthmus_protocol::error::ProtocolError;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::signature::{
-    AccessKey, ResponseKey, Secret, SignedHeaders, SignedRequest, SigningKeys,
+    AccessKey, ResponseKey, Secret, SignedHeaders, SignedRequest, SigningKeys, admin_path,
 };
 use parking_lot::Mutex;
 
@@ -96,6 +96,19 @@ impl Callers {
             path: verified.path.to_owned(),
             response_key: verified.response_key,
         })
+    }
+
+    /// Checks who sends a request to the administration API, whose method and whole target
+    /// (path and query, as received) are signed.
+    pub fn check_admin<'a>(
+        &self,
+        method: &str,
+        target: &str,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        body: &[u8],
+        clock: &dyn Clock,
+    ) -> Result<Caller, ApiError> {
+        self.check(&admin_path(method, target), headers, body, clock)
     }
 
     /// The wall clock, but never before what it has shown already.

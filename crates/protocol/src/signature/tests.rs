@@ -253,6 +253,37 @@ fn doubled_slash_is_dropped_only_where_it_was_not_signed() {
 }
 
 #[test]
+fn request_to_the_administration_signs_its_method_and_query() {
+    let secret = secret();
+    for sign_region in [None, Some("r1")] {
+        let path = admin_path("POST", "/v1/jobs?table=t");
+        let signed = sign_request(&RequestToSign {
+            path: &path,
+            body: BODY,
+            instance: "inst",
+            access_key_id: "testid",
+            secret: &secret,
+            security_token: None,
+            sign_region,
+            further: &[],
+            now_millis: NOW,
+        });
+        let pairs = signed.unwrap().headers;
+        let mismatch = Err(ProtocolError::SignatureMismatch);
+        assert_eq!(check_at(&pairs, &admin_path("POST", "/v1/jobs?table=t"), NOW), Ok(path));
+        assert_eq!(check_at(&pairs, &admin_path("GET", "/v1/jobs?table=t"), NOW), mismatch);
+        assert_eq!(check_at(&pairs, &admin_path("DELETE", "/v1/jobs?table=t"), NOW), mismatch);
+        assert_eq!(check_at(&pairs, &admin_path("POST", "/v1/jobs?table=u"), NOW), mismatch);
+        assert_eq!(check_at(&pairs, &admin_path("POST", "/v1/jobs"), NOW), mismatch);
+        assert_eq!(check_at(&pairs, "/v1/jobs?table=t", NOW), mismatch);
+        assert_eq!(check_at(&pairs, "/v1/jobs", NOW), mismatch);
+    }
+    // And what was signed for the public API means nothing to the administration.
+    let given = check_at(&v2(), &admin_path("POST", "/GetRow"), NOW);
+    assert_eq!(given, Err(ProtocolError::SignatureMismatch));
+}
+
+#[test]
 fn dates_outside_of_a_quarter_of_an_hour_are_refused() {
     let minute = 60_000;
     for offset in [-15 * minute, -14 * minute - 59_000, 0, 15 * minute, 15 * minute + 999] {
