@@ -56,9 +56,17 @@ pub(super) fn encode(lane: Lane, head: &Head, page: &Page) -> Bytes {
         put_number(&mut out, kills);
     }
     put_number(&mut out, page.len() as u64);
-    put_bytes(&mut out, page.keys.prefix());
+    // Beside the empty key nothing is shared.
+    let begins_empty = page.keys.compare(0, &[]).is_eq();
+    put_bytes(&mut out, if begins_empty { &[] } else { page.keys.prefix() });
+    let mut key = Vec::new();
     for (at, (sum, facts)) in page.sums.iter().zip(&page.facts).enumerate() {
-        put_bytes(&mut out, page.keys.rest(at));
+        if begins_empty {
+            page.keys.read(at, &mut key);
+            put_bytes(&mut out, &key);
+        } else {
+            put_bytes(&mut out, page.keys.rest(at));
+        }
         out.push(facts.zero_bits);
         out.push(facts.untaken);
         put_signed(&mut out, i64::from(facts.rows));

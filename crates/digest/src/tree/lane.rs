@@ -77,8 +77,9 @@ impl LaneTree {
     /// One of pages that cover all keys.
     pub(super) fn from_slots(slots: Vec<Slot>, bound: Option<Vec<u8>>) -> LaneTree {
         let starts: Vec<Vec<u8>> = slots.iter().map(|slot| slot.page.keys.get(0)).collect();
+        let starts: Vec<&[u8]> = starts.iter().map(Vec::as_slice).collect();
         let mut lane = LaneTree {
-            starts: Keys::from_sorted(starts.iter().map(Vec::as_slice)),
+            starts: Keys::from_sorted(&starts),
             slots: Vec::new(),
             sum: Sum::ZERO,
             rows: 0,
@@ -144,21 +145,20 @@ impl LaneTree {
         }
         let is_last_page = at + 1 == self.slots.len();
         let is_fresh = self.is_born() && !self.is_bound_settled;
-        let slot = &mut self.slots[at];
-        let page = Arc::make_mut(&mut slot.page);
+        let page = &self.slots[at].page;
         let mut leaf = page.keys.at_or_before(delta.key).unwrap_or(0);
         let is_last = is_last_page && leaf + 1 == page.len();
         let is_beyond = is_last && self.bound.as_deref().is_some_and(|bound| bound < delta.key);
-        let height = if delta.rows > 0 && is_beyond { hasher.zero_bits(delta.key) } else { 0 };
+        // What lies beyond all keys is a boundary that is taken or none.
+        let is_asked = delta.rows > 0 && is_beyond;
+        let is_inside = !is_asked && is_inner_boundary(page, hasher, leaf, delta);
+        let height = if is_asked { hasher.zero_bits(delta.key) } else { 0 };
         if height >= LEAF_ZERO_BITS {
             leaf += 1;
             let facts = Facts { zero_bits: height as u8, is_fresh, ..Facts::default() };
-            page.insert(leaf, delta.key, facts);
+            Arc::make_mut(&mut self.slots[at].page).insert(leaf, delta.key, facts);
             self.leaves += 1;
         }
-        // What lies beyond all keys was asked above, and is a boundary that was taken or none.
-        let is_asked = delta.rows > 0 && is_beyond;
-        let is_inside = !is_asked && is_inner_boundary(page, hasher, leaf, delta);
         if is_beyond && let Some(bound) = &mut self.bound {
             bound.clear();
             bound.extend_from_slice(delta.key);
@@ -241,7 +241,7 @@ impl LaneTree {
             while let Some(known) = stored.next_if(|known| next.is_none_or(|next| known < next)) {
                 slot.absorbed.push(known);
             }
-            starts.push(start.clone());
+            starts.push(start.as_slice());
             slots.push(slot);
             begin = cut;
         }

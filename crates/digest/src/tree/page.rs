@@ -97,8 +97,9 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn from_records(records: &[Record]) -> Page {
+        let starts: Vec<&[u8]> = records.iter().map(|record| record.start.as_slice()).collect();
         Page {
-            keys: Keys::from_sorted(records.iter().map(|record| record.start.as_slice())),
+            keys: Keys::from_sorted(&starts),
             sums: records.iter().map(|record| record.sum).collect(),
             facts: records.iter().map(|record| record.facts).collect(),
         }
