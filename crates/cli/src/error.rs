@@ -13,19 +13,39 @@ use isthmus_connectors::tablestore::ClientError;
 use isthmus_model::error::Outcome;
 use isthmus_server::config::ConfigError;
 
-/// The code that the program ends with.
+/// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
+    /// What was asked for is done, and the answer is a good one.
+    Done,
+    /// It is done, and the answer is that replicas differ or rows are damaged.
+    Different,
+    /// It could not be found out whether replicas are alike.
+    CouldNotTell,
     /// The region or the program refused or failed.
-    Failed = 1,
+    Failed,
     /// The command, its input or the configuration is wrong.
-    Usage = 2,
+    Usage,
     /// No region was reached; nothing was changed.
-    Unreachable = 3,
+    Unreachable,
     /// It is not known whether the change took effect.
-    Unknown = 4,
+    Unknown,
     /// Stopped by Ctrl-C or SIGTERM before the end.
-    Stopped = 130,
+    Stopped,
+}
+
+impl Exit {
+    /// The code of the process.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Different | Exit::Failed => 1,
+            Exit::CouldNotTell | Exit::Usage => 2,
+            Exit::Unreachable => 3,
+            Exit::Unknown => 4,
+            Exit::Stopped => 130,
+        }
+    }
 }
 
 /// A command that failed.
@@ -67,6 +87,14 @@ impl CliError {
         self
     }
 
+    /// For a command whose code 1 means "they differ": an error must not look like that.
+    pub(crate) fn could_not_tell(mut self) -> CliError {
+        if self.exit != Exit::Stopped {
+            self.exit = Exit::CouldNotTell;
+        }
+        self
+    }
+
     /// Puts what was tried before the message.
     pub(crate) fn context(mut self, what: impl fmt::Display) -> CliError {
         self.message = format!("{what}: {}", self.message);
@@ -80,7 +108,7 @@ impl CliError {
                 "error": self.message,
                 "code": self.code,
                 "hint": self.hint,
-                "exit": self.exit as u8,
+                "exit": self.exit.code(),
             });
             eprintln!("{line}");
             return;

@@ -7,17 +7,23 @@
 mod bench;
 mod cells;
 mod error;
+mod events;
 mod global_table;
+mod job;
 mod load;
 mod output;
 mod progress;
+mod repair;
+mod report;
 mod row;
 mod schema;
+mod scrub;
 mod serve;
 mod status;
 mod table;
 mod target;
 mod up;
+mod verify;
 
 use clap::{Parser, Subcommand};
 
@@ -42,6 +48,7 @@ Begin with:
   isthmus row get notes '{\"id\":\"a\"}'
   isthmus global-table create notes --regions r1,r2,r3 --serve peer-to-peer
   isthmus status --watch
+  isthmus verify notes --regions r1,r2,r3
 
 Client commands find their region by --config FILE (a region's own file), by --endpoint,
 --instance, --access-key-id and --access-key-secret (or ISTHMUS_ENDPOINT, ISTHMUS_INSTANCE,
@@ -50,7 +57,7 @@ ISTHMUS_ACCESS_KEY_ID, ISTHMUS_ACCESS_KEY_SECRET), or else they take the regions
 
 Exit codes: 0 done; 1 refused or failed; 2 the command, its input or the configuration is
 wrong; 3 no region was reached, nothing was changed; 4 it is not known whether the change took
-effect; 130 stopped by a signal."
+effect; 130 stopped by a signal. `verify` has its own: 0 alike; 1 different; 2 could not tell."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -73,6 +80,16 @@ enum Command {
     Status(status::StatusArgs),
     /// Load a CSV or JSON Lines file into a table
     Load(load::LoadArgs),
+    /// Find out whether replicas of a table are alike, and where not
+    Verify(verify::VerifyArgs),
+    /// Make replicas of a table alike again
+    Repair(repair::RepairArgs),
+    /// Read a region's rows from its disk and check them
+    Scrub(scrub::ScrubArgs),
+    /// Show, pause and cancel what takes time
+    Job(job::JobArgs),
+    /// Show what regions noticed
+    Events(events::EventsArgs),
     /// Measure a running region
     Bench(bench::BenchArgs),
 }
@@ -87,13 +104,30 @@ impl Command {
             Command::GlobalTable(args) => args.target.json,
             Command::Status(args) => args.target.json,
             Command::Load(args) => args.target.json,
+            Command::Verify(args) => args.target.json,
+            Command::Repair(args) => args.target.json,
+            Command::Scrub(args) => args.target.json,
+            Command::Job(args) => args.target.json,
+            Command::Events(args) => args.target.json,
             Command::Bench(args) => args.target.json,
         }
     }
 
     /// Servers and load generators use all cores; everything else is one conversation.
     fn uses_all_cores(&self) -> bool {
-        matches!(self, Command::Serve(_) | Command::Load(_) | Command::Bench(_))
+        match self {
+            Command::Serve(_) | Command::Load(_) | Command::Bench(_) => true,
+            Command::Verify(args) => args.reads_rows(),
+            Command::Up(_)
+            | Command::Table(_)
+            | Command::Row(_)
+            | Command::GlobalTable(_)
+            | Command::Status(_)
+            | Command::Repair(_)
+            | Command::Scrub(_)
+            | Command::Job(_)
+            | Command::Events(_) => false,
+        }
     }
 }
 
@@ -101,15 +135,15 @@ fn main() -> std::process::ExitCode {
     let command = Cli::parse().command;
     let json = command.json();
     match run(command) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(exit) => std::process::ExitCode::from(exit.code()),
         Err(error) => {
             error.print(json);
-            std::process::ExitCode::from(error.exit as u8)
+            std::process::ExitCode::from(error.exit.code())
         }
     }
 }
 
-fn run(command: Command) -> Result<(), CliError> {
+fn run(command: Command) -> Result<Exit, CliError> {
     let mut builder = if command.uses_all_cores() {
         tokio::runtime::Builder::new_multi_thread()
     } else {
@@ -120,15 +154,21 @@ fn run(command: Command) -> Result<(), CliError> {
         .build()
         .map_err(|error| CliError::new(Exit::Failed, format!("no runtime: {error}")))?;
     let done = runtime.block_on(async {
+        let done = |()| Exit::Done;
         match command {
-            Command::Up(args) => up::run(args).await,
-            Command::Serve(args) => serve::run(args).await,
-            Command::Table(args) => table::run(args).await,
-            Command::Row(args) => row::run(args).await,
-            Command::GlobalTable(args) => global_table::run(args).await,
-            Command::Status(args) => status::run(args).await,
-            Command::Load(args) => load::run(args).await,
-            Command::Bench(args) => bench::run(args).await,
+            Command::Up(args) => up::run(args).await.map(done),
+            Command::Serve(args) => serve::run(args).await.map(done),
+            Command::Table(args) => table::run(args).await.map(done),
+            Command::Row(args) => row::run(args).await.map(done),
+            Command::GlobalTable(args) => global_table::run(args).await.map(done),
+            Command::Status(args) => status::run(args).await.map(done),
+            Command::Load(args) => load::run(args).await.map(done),
+            Command::Verify(args) => verify::run(args).await,
+            Command::Repair(args) => repair::run(args).await,
+            Command::Scrub(args) => scrub::run(args).await,
+            Command::Job(args) => job::run(args).await.map(done),
+            Command::Events(args) => events::run(args).await.map(done),
+            Command::Bench(args) => bench::run(args).await.map(done),
         }
     });
     // What is left in the background has been given up by its owner.

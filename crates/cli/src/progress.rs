@@ -62,6 +62,36 @@ impl Bar {
     }
 }
 
+/// How much of a job is done, as the region tells it.
+pub(crate) struct Share(ProgressBar);
+
+/// Steps of a whole job on the bar.
+const STEPS: u64 = 1000;
+
+impl Share {
+    /// Shown only where someone can see it.
+    pub(crate) fn new(shown: bool) -> Share {
+        let bar = ProgressBar::with_draw_target(Some(STEPS), target(shown));
+        bar.set_style(style("{bar:30} {percent}%  {wide_msg}").progress_chars("=> "));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Share(bar)
+    }
+
+    pub(crate) fn set(&self, fraction: f64, text: &str) {
+        self.0.set_position((fraction.clamp(0.0, 1.0) * STEPS as f64) as u64);
+        self.0.set_message(text.to_owned());
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A count as people read it.
+pub(crate) fn count(number: u64) -> String {
+    HumanCount(number).to_string()
+}
+
 fn target(shown: bool) -> ProgressDrawTarget {
     if shown && std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr_with_hz(5)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use isthmus_connectors::admin::Admin;
+use isthmus_connectors::admin::{Admin, healthy};
 use isthmus_connectors::http::HttpOptions;
 use isthmus_connectors::tablestore::{ClientOptions, TableStore, Target};
 use isthmus_model::clock::SystemClock;
@@ -21,6 +21,9 @@ use crate::error::CliError;
 pub(crate) const DEFAULT_DATA: &str = ".isthmus";
 /// The file in it that says what runs.
 pub(crate) const UP_FILE: &str = "up.json";
+
+/// How long a region has to say that it serves, where another one could be asked instead.
+const PROBE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Finds the region. The same for every client command.
 #[derive(Args, Clone, Debug, Default)]
@@ -121,6 +124,20 @@ pub(crate) struct Place {
     sign_region: Option<String>,
 }
 
+/// A store that is not one of the regions found; what is not given is as in the region.
+pub(crate) struct Elsewhere {
+    /// URL of its public port.
+    pub(crate) endpoint: String,
+    /// Instance.
+    pub(crate) instance: Option<String>,
+    /// Access key id and secret.
+    pub(crate) key: Option<(String, String)>,
+    /// Token of temporary credentials.
+    pub(crate) security_token: Option<String>,
+    /// Sign with V4 for this region id.
+    pub(crate) sign_region: Option<String>,
+}
+
 impl TargetArgs {
     /// The region that is meant.
     pub(crate) fn place(&self) -> Result<Place, CliError> {
@@ -144,6 +161,31 @@ impl TargetArgs {
             place.sign_region.clone_from(&self.sign_region);
         }
         Ok(places)
+    }
+
+    /// The region that `--region` names.
+    pub(crate) fn region_name(&self) -> Option<&str> {
+        self.region.as_deref()
+    }
+
+    /// The region to ask to do something that several regions take part in: one that answers,
+    /// of those that are preferred if there is any, in their order.
+    pub(crate) async fn answering(&self, preferred: &[String]) -> Result<Place, CliError> {
+        let mut places = self.places()?;
+        let rank = |place: &Place| {
+            let name = place.name.as_deref();
+            preferred.iter().position(|wanted| Some(wanted.as_str()) == name)
+        };
+        places.sort_by_key(|place| rank(place).unwrap_or(preferred.len()));
+        if places.len() > 1 {
+            for place in &places {
+                let Some(admin) = &place.admin else { continue };
+                if healthy(admin, PROBE).await {
+                    return Ok(place.clone());
+                }
+            }
+        }
+        Ok(places.swap_remove(0))
     }
 
     /// Whether arguments or variables name the region; an administration port does with its key.
@@ -266,6 +308,27 @@ impl Place {
             security_token: None,
             sign_region: None,
         }
+    }
+
+    /// Another store. The key of this one goes there only where no other is given.
+    pub(crate) fn elsewhere(&self, other: Elsewhere) -> Place {
+        let mut place = Place {
+            name: None,
+            endpoint: other.endpoint,
+            admin: None,
+            instance: other.instance.unwrap_or_else(|| self.instance.clone()),
+            sign_region: other.sign_region,
+            ..self.clone()
+        };
+        if let Some((id, secret)) = other.key {
+            place.access_key_id = id;
+            place.access_key_secret = Secret::new(secret);
+            place.security_token = None;
+        }
+        if let Some(token) = other.security_token {
+            place.security_token = Some(Secret::new(token));
+        }
+        place
     }
 
     fn target(&self, endpoint: &str) -> Target {
