@@ -15,7 +15,7 @@ use isthmus_model::change::Direction;
 use isthmus_model::ids::Lsn;
 use isthmus_store::engine::rocks::{RocksEngine, RocksOptions};
 use isthmus_store::engine::{Batch, Engine, EngineError, Space};
-use isthmus_store::keys;
+use isthmus_store::keys::{self, LogOf};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
@@ -182,7 +182,7 @@ impl Raw {
             }
             let through = self.lsn.load(Ordering::Relaxed).saturating_sub(LOG_KEPT);
             if through >= forgotten + FORGET_STEP {
-                self.engine.forget_log(PARTITION, Lsn(through))?;
+                self.engine.forget_log(LogOf::Changes(PARTITION), through)?;
                 forgotten = through;
             }
         }

@@ -213,7 +213,7 @@ fn update(
     after.merge(&delta);
     trim(context, &mut delta, &mut after);
     if let Some(expiry) = &context.expiry {
-        after.expire(expiry);
+        after.expire(&expiry.of_whole_buckets());
     }
     Ok(match context.granularity {
         Granularity::Change => (delta, after),

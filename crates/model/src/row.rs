@@ -58,7 +58,23 @@ pub struct Cell {
     pub value: Option<Value>,
 }
 
+/// Cells expire from the disk, and from digests, in buckets of this many milliseconds of their
+/// timestamps: four hours. Reads go by the clock.
+pub const EXPIRY_BUCKET_MILLIS: i64 = 4 * 3600 * 1000;
+
+/// The bucket that a timestamp lies in.
+pub fn expiry_bucket(timestamp: Timestamp) -> i64 {
+    timestamp.0.div_euclid(EXPIRY_BUCKET_MILLIS)
+}
+
 impl Trim {
+    /// The same, for whole buckets of timestamps only: what may go from the disk. Rows that are
+    /// rewritten before and after an expiry then hold the same cells in every bucket that counts.
+    pub fn of_whole_buckets(self) -> Trim {
+        let below = Timestamp(expiry_bucket(self.below) * EXPIRY_BUCKET_MILLIS);
+        Trim { below, ..self }
+    }
+
     /// Whether a cell is killed.
     pub fn kills(&self, cell: &Cell) -> bool {
         cell.timestamp < self.below && cell.stamp <= self.stamp

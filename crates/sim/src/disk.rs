@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_model::ids::PartitionId;
 use isthmus_store::engine::faulty::{Fault, FaultOdds, FaultyEngine};
 use isthmus_store::engine::{Batch, Engine, EngineError, Snapshot, Space};
-use isthmus_store::keys;
+use isthmus_store::keys::{self, LogOf};
 use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -147,8 +147,8 @@ impl Engine for Disk {
         self.engine().snapshot()
     }
 
-    fn forget_log(&self, partition: PartitionId, through: Lsn) -> Result<(), EngineError> {
-        self.engine().forget_log(partition, through)
+    fn forget_log(&self, log: LogOf, through: u64) -> Result<(), EngineError> {
+        self.engine().forget_log(log, through)
     }
 
     fn drop_partition(&self, partition: PartitionId) -> Result<(), EngineError> {

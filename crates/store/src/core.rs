@@ -271,6 +271,15 @@ impl Core {
             keys::partition::encode_key(id),
             keys::partition::encode_value(&group.state),
         );
+        if group.part.digest_anew {
+            batch.delete(Space::Meta, keys::digest_mark::encode_key(id));
+        }
+        if !group.part.digest.is_empty() {
+            let key = keys::digest_redo::encode_key(id, group.state.groups);
+            let changes = group.part.digest.iter().map(|stamped| stamped.change.clone());
+            let changes: Vec<isthmus_digest::Change> = changes.collect();
+            batch.put(Space::Log, key, keys::digest_redo::encode_value(&changes));
+        }
         let mut records = Vec::with_capacity(group.part.records.len());
         for builder in &group.part.records {
             let (first, last) = (builder.first(), builder.last());

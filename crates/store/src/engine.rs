@@ -13,7 +13,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use isthmus_model::change::Direction;
 use isthmus_model::error::{Kind, Outcome};
-use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_model::ids::PartitionId;
+
+use crate::keys::LogOf;
 
 pub mod contract;
 pub mod faulty;
@@ -174,12 +176,12 @@ pub trait Engine: Send + Sync {
     /// A view of everything as of the last commit. Keeping one for long keeps old bytes.
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>, EngineError>;
 
-    /// Gives back, sooner or later, the log records of a partition that begin at or before
+    /// Gives back, sooner or later, the records of a log whose numbers are at or before
     /// `through`. Nobody reads them again, not even in an older snapshot. Not durable: it is told
     /// again after a restart. A lower number takes back a higher one, for records yet to come.
-    fn forget_log(&self, partition: PartitionId, through: Lsn) -> Result<(), EngineError>;
+    fn forget_log(&self, log: LogOf, through: u64) -> Result<(), EngineError>;
 
-    /// Removes all rows and log records of a partition, for ever: its number is never used again.
+    /// Removes all keys of a partition that can be many, for ever: its number is never used again.
     /// Older snapshots may lose them too. May be repeated.
     fn drop_partition(&self, partition: PartitionId) -> Result<(), EngineError>;
 

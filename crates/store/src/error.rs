@@ -7,6 +7,7 @@ use isthmus_model::ids::{Epoch, Lsn, PartitionId, SchemaNumber, TableId};
 use isthmus_model::value::Text;
 
 use crate::codec::Corrupt;
+use crate::digest::DigestState;
 use crate::engine::EngineError;
 
 /// Why a read or a change failed.
@@ -101,6 +102,12 @@ pub enum StoreError {
         #[source]
         source: Corrupt,
     },
+    /// A fault cannot be planted so.
+    #[error("cannot plant: {0}")]
+    BadPlant(&'static str),
+    /// The digest cannot be looked at now.
+    #[error("digest of the table is {}", .0.words())]
+    NoDigest(DigestState),
     /// The engine failed.
     #[error("engine cannot serve")]
     Engine(#[from] EngineError),
@@ -118,12 +125,14 @@ impl StoreError {
             StoreError::BadSchema(_)
             | StoreError::BadRange(_)
             | StoreError::TooLarge(_)
-            | StoreError::RowTwice => Kind::Invalid,
+            | StoreError::RowTwice
+            | StoreError::BadPlant(_) => Kind::Invalid,
             StoreError::Gap { .. } | StoreError::BelowHorizon => Kind::Conflict,
             StoreError::ClockSkew(_)
             | StoreError::SchemaMissing { .. }
             | StoreError::Unknown
-            | StoreError::Stopped => Kind::Unavailable,
+            | StoreError::Stopped
+            | StoreError::NoDigest(_) => Kind::Unavailable,
             StoreError::Busy | StoreError::DiskFull => Kind::Busy,
             StoreError::Corrupt { .. } => Kind::Corrupt,
             StoreError::Engine(source) => source.kind(),
@@ -153,6 +162,8 @@ impl StoreError {
             | StoreError::DiskFull
             | StoreError::Stopped
             | StoreError::Corrupt { .. }
+            | StoreError::NoDigest(_)
+            | StoreError::BadPlant(_)
             // A failed commit is `Unknown`; what reaches here failed before it.
             | StoreError::Engine(_) => Outcome::NotApplied,
         }

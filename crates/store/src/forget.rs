@@ -9,7 +9,7 @@ use isthmus_model::change::Direction;
 use isthmus_model::ids::{Lsn, PartitionId};
 
 use crate::engine::{Engine, EngineError, Space};
-use crate::keys;
+use crate::keys::{self, LogOf};
 use crate::limits::FORGET_STEP;
 use crate::partition::Partition;
 
@@ -36,7 +36,7 @@ pub(crate) fn forget(
         Some(first) if first <= log_start => Lsn(first.0.saturating_sub(1)),
         Some(_) | None => log_start,
     };
-    engine.forget_log(partition.id, through)?;
+    engine.forget_log(LogOf::Changes(partition.id), through.0)?;
     partition.forgotten.store(log_start.0, Ordering::Release);
     Ok(())
 }

@@ -9,6 +9,9 @@ use isthmus_model::ids::PartitionId;
 use crate::codec::{Corrupt, corrupt};
 use crate::engine::Space;
 
+pub mod digest_mark;
+pub mod digest_page;
+pub mod digest_redo;
 pub mod dropped;
 pub mod log;
 pub mod node;
@@ -24,15 +27,66 @@ const KIND_TABLE: u8 = 0x04;
 const KIND_NODE: u8 = 0x05;
 const KIND_NOTE: u8 = 0x06;
 const KIND_DROPPED: u8 = 0x07;
+const KIND_DIGEST_PAGE: u8 = 0x08;
+const KIND_DIGEST_REDO: u8 = 0x09;
+const KIND_DIGEST_MARK: u8 = 0x0a;
 
-/// The keys which belong to a partition in the spaces of rows and logs: start inclusive, end
-/// exclusive.
-pub fn ranges_of_partition(partition: PartitionId) -> [(Space, Bytes, Bytes); 2] {
-    let next = PartitionId(partition.0.saturating_add(1));
+/// One of the logs of a partition. Its records are trimmed from the front by their number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogOf {
+    /// The change log, by LSN.
+    Changes(PartitionId),
+    /// The redo log of the digest, by group.
+    Digest(PartitionId),
+}
+
+impl LogOf {
+    /// The key of the record with a number, or that begins with it.
+    pub fn encode_key(self, number: u64) -> Bytes {
+        let (kind, partition) = match self {
+            LogOf::Changes(partition) => (KIND_LOG, partition),
+            LogOf::Digest(partition) => (KIND_DIGEST_REDO, partition),
+        };
+        let mut key = [kind; 17];
+        key[1..9].copy_from_slice(&partition.0.to_be_bytes());
+        key[9..].copy_from_slice(&number.to_be_bytes());
+        Bytes::copy_from_slice(&key)
+    }
+
+    /// What `encode_key` was given.
+    pub fn decode_key(key: &[u8]) -> Result<(LogOf, u64), Corrupt> {
+        let Some(([kind, partition @ ..], number)) = key.split_first_chunk::<9>() else {
+            return corrupt("length of a log key");
+        };
+        let Ok(number) = <[u8; 8]>::try_from(number) else { return corrupt("length of a log key") };
+        let partition = PartitionId(u64::from_be_bytes(*partition));
+        let log = match *kind {
+            KIND_LOG => LogOf::Changes(partition),
+            KIND_DIGEST_REDO => LogOf::Digest(partition),
+            _ => return corrupt("key of another kind"),
+        };
+        Ok((log, u64::from_be_bytes(number)))
+    }
+}
+
+/// All keys which belong to a partition and can be many: start inclusive, end exclusive.
+pub fn ranges_of_partition(partition: PartitionId) -> [(Space, Bytes, Bytes); 4] {
     [
-        (Space::Rows, number_key(KIND_ROW, partition.0), number_key(KIND_ROW, next.0)),
-        (Space::Log, number_key(KIND_LOG, partition.0), number_key(KIND_LOG, next.0)),
+        range_of(Space::Rows, KIND_ROW, partition),
+        range_of(Space::Log, KIND_LOG, partition),
+        range_of(Space::Log, KIND_DIGEST_REDO, partition),
+        range_of(Space::Meta, KIND_DIGEST_PAGE, partition),
     ]
+}
+
+/// The end of the rows of a partition, exclusive.
+pub(crate) fn end_of_rows(partition: PartitionId) -> Bytes {
+    range_of(Space::Rows, KIND_ROW, partition).2
+}
+
+fn range_of(space: Space, kind: u8, partition: PartitionId) -> (Space, Bytes, Bytes) {
+    let next = partition.0.saturating_add(1);
+    (space, number_key(kind, partition.0), number_key(kind, next))
 }
 
 /// A kind and a number.

@@ -48,6 +48,7 @@
 //! ```
 
 pub mod codec;
+pub mod digest;
 pub mod engine;
 pub mod keys;
 pub mod limits;
@@ -71,7 +72,7 @@ pub use pending::Pending;
 pub use snapshot::TableSnapshot;
 pub use spec::{TableSpec, Writers, Writing};
 pub use store::{Store, StoreOptions};
-pub use table::{CopyDone, LogSlice, Table, Written};
+pub use table::{Beside, CopyDone, Healed, LogSlice, Plant, RepairRow, Repaired, Table, Written};
 
 #[cfg(test)]
 mod tests;

@@ -30,8 +30,6 @@ pub const NOTE_NAME_BYTES_MAX: usize = 1024;
 pub const NOTE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The engine is told to forget log records in steps of this many entries.
 pub const FORGET_STEP: u64 = 1024;
-/// Expiries are logged for times rounded down to this.
-pub const EXPIRY_BUCKET_MILLIS: i64 = 60_000;
 /// Rows looked at in one step of the sweep.
 pub const SWEEP_ROWS: usize = 500;
 /// Records taken from the engine by one `read_log`.

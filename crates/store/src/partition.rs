@@ -11,15 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use isthmus_digest::{Change, Hasher, Parts, changes_between};
 use isthmus_model::entry::Entry;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Lsn, Origin, PartitionId, TableId};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim};
+use isthmus_model::row::{Row, Trim, expiry_bucket};
 use isthmus_model::schema::Schema;
 use parking_lot::{Mutex, RwLock};
 
 use crate::codec::row::encode_row;
+use crate::digest::{
+    Checkpointing, LiveDigest, Measure, Rules, Stamped, kills_bucket, start_of_kills_bucket,
+};
 use crate::engine::{BatchWrite, Space};
 use crate::error::StoreError;
 use crate::keys;
@@ -36,6 +40,10 @@ pub(crate) type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 pub(crate) struct Part {
     /// Rows, each once.
     pub(crate) rows: Vec<(EncodedKey, Option<Bytes>)>,
+    /// What they change in the digest, in order.
+    pub(crate) digest: Vec<Stamped>,
+    /// The digest counts otherwise from here on and is built anew.
+    pub(crate) digest_anew: bool,
     /// Log records, in order; the last one is open.
     pub(crate) records: Vec<RecordBuilder>,
     /// Other keys.
@@ -71,6 +79,8 @@ const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 struct Overlaid {
     /// `None`: it is not kept.
     row: Option<Arc<Row>>,
+    /// What of it is in the digest.
+    parts: Parts,
     /// The group that has it last.
     group: u64,
     /// Its place in the rows of that group.
@@ -84,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) spec: TableSpec,
     pub(crate) schema: Arc<Schema>,
     pub(crate) dropped: bool,
+    /// How rows are hashed; `None`: no digest is kept.
+    hasher: Option<Hasher>,
     pub(crate) part: Part,
     /// Whether it is in the committer's queue.
     pub(crate) queued: bool,
@@ -129,6 +141,7 @@ pub(crate) struct Partition {
     pub(crate) id: PartitionId,
     pub(crate) table: TableId,
     pub(crate) inner: Mutex<Inner>,
+    pub(crate) digest: LiveDigest,
     durable: RwLock<Arc<Durable>>,
     /// Groups published so far; read before reading rows outside the lock.
     groups_finished: AtomicU64,
@@ -137,6 +150,14 @@ pub(crate) struct Partition {
     /// The engine was told to forget the log through this.
     pub(crate) forgotten: AtomicU64,
     pub(crate) sweep: Mutex<Sweep>,
+    pub(crate) checkpointing: Mutex<Checkpointing>,
+}
+
+/// Which entry makes a change; `stamp` is `None` for what no entry makes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    pub(crate) lsn: Lsn,
+    pub(crate) stamp: Option<Stamp>,
 }
 
 /// A row as the next change must see it.
@@ -150,23 +171,27 @@ pub(crate) enum Seen {
 }
 
 impl Partition {
-    pub(crate) fn new(spec: TableSpec, state: PartitionState) -> Partition {
+    pub(crate) fn new(spec: TableSpec, state: PartitionState, digest: LiveDigest) -> Partition {
         let schema = Arc::new(spec.schema.clone());
         let durable =
             Durable { state: state.clone(), spec: Arc::new(spec.clone()), schema: schema.clone() };
+        let hasher = (!digest.is_off()).then(|| digest.hasher.clone());
         Partition {
             id: spec.partition,
+            digest,
             table: spec.id,
             durable: RwLock::new(Arc::new(durable)),
             groups_finished: AtomicU64::new(0),
             horizon: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             sweep: Mutex::default(),
+            checkpointing: Mutex::default(),
             inner: Mutex::new(Inner {
                 state,
                 spec,
                 schema,
                 dropped: false,
+                hasher,
                 part: Part::default(),
                 queued: false,
                 open_group: 1,
@@ -194,10 +219,24 @@ impl Partition {
         self.horizon.fetch_max(horizon.0, Ordering::AcqRel);
     }
 
-    /// Below it tombstones and trims are forgotten. With one writer the log's order alone
-    /// decides, and nothing older can come.
+    /// With several writers: nothing older than this can come.
+    pub(crate) fn exact_horizon(&self) -> Hlc {
+        Hlc(self.horizon.load(Ordering::Acquire))
+    }
+
+    /// Below it tombstones and trims are forgotten, bucket by bucket as the digest counts them.
+    /// With one writer the log's order alone decides, and nothing older can come.
     pub(crate) fn horizon(&self, spec: &TableSpec) -> Hlc {
-        if spec.writers.are_many() { Hlc(self.horizon.load(Ordering::Acquire)) } else { Hlc::MAX }
+        match spec.writers.are_many() {
+            true => start_of_kills_bucket(self.exact_horizon()),
+            false => Hlc::MAX,
+        }
+    }
+
+    /// How rows are measured under some rules.
+    pub(crate) fn measure<'a>(&'a self, rules: &'a Rules, spec: &TableSpec) -> Measure<'a> {
+        let may_hold_kills = spec.writers.are_many();
+        Measure { hasher: &self.digest.hasher, rules, may_hold_kills }
     }
 
     /// Takes all that waits as a group.
@@ -207,6 +246,7 @@ impl Partition {
         let part = std::mem::take(&mut inner.part);
         let number = inner.open_group;
         inner.open_group += 1;
+        inner.state.groups += 1;
         inner.in_flight = part.records.iter().map(|r| (r.first(), r.last())).collect();
         let spec = part.spec_changed.then(|| Arc::new(inner.spec.clone()));
         Group { partition: self.clone(), number, part, state: inner.state.clone(), spec }
@@ -222,6 +262,7 @@ impl Partition {
         };
         *self.durable.write() = Arc::new(Durable { state: group.state.clone(), spec, schema });
         inner.finished = group.number;
+        self.digest.show(group.state.groups, &group.part.digest, group.part.digest_anew);
         inner.in_flight.clear();
         self.groups_finished.store(group.number, Ordering::Release);
         inner.keep(group);
@@ -312,9 +353,18 @@ impl Inner {
         pending.map(|(key, _)| key.clone()).collect()
     }
 
-    /// Accepts a row as it is from now on. Forgets what is below the horizon.
-    pub(crate) fn put_row(&mut self, key: EncodedKey, mut row: Row, horizon: Hlc) {
+    /// Accepts a row as it is from now on. Forgets what is below the horizon. `before` is what of
+    /// the row was in the digest (`parts_of`).
+    pub(crate) fn put_row(
+        &mut self,
+        key: EncodedKey,
+        before: Parts,
+        mut row: Row,
+        horizon: Hlc,
+        at: At,
+    ) {
         row.purge(horizon);
+        self.raise_kills_floor(horizon, at);
         let (row, value) = match row.is_bare() {
             true => (None, None),
             false => {
@@ -322,19 +372,120 @@ impl Inner {
                 (Some(Arc::new(row)), Some(value))
             }
         };
+        let parts = match (&row, &value) {
+            (Some(row), Some(value)) => self.measure_row(&key, row, value),
+            (Some(_) | None, Some(_) | None) => Parts::new(),
+        };
+        self.change_digest(&key, before, &parts, at);
         self.part.bytes += key.0.len() + value.as_ref().map_or(0, Bytes::len);
+        self.store_row(key, row, value, parts);
+    }
+
+    /// Accepts bytes of a row, and says nothing of it to the digest.
+    pub(crate) fn store_row(
+        &mut self,
+        key: EncodedKey,
+        row: Option<Arc<Row>>,
+        value: Option<Bytes>,
+        parts: Parts,
+    ) {
         let group = self.open_group;
         match self.overlay.get_mut(&key) {
             Some(known) if known.group == group => {
                 known.row = row;
+                known.parts = parts;
                 self.part.rows[known.place].1 = value;
             }
             _ => {
                 let place = self.part.rows.len();
                 self.part.rows.push((key.clone(), value));
-                self.overlay.insert(key, Overlaid { row, group, place });
+                self.overlay.insert(key, Overlaid { row, parts, group, place });
             }
         }
+    }
+
+    fn change_digest(&mut self, key: &EncodedKey, mut before: Parts, after: &Parts, at: At) {
+        if self.hasher.is_none() {
+            return;
+        }
+        let rules = &self.state.rules;
+        before.retain(|lane| rules.counts(lane));
+        let mut changes = Vec::new();
+        changes_between(&key.0, &before, after, &mut changes);
+        for change in changes {
+            self.part.bytes += key.0.len();
+            self.part.digest.push(Stamped { change, lsn: at.lsn, stamp: at.stamp });
+        }
+    }
+
+    /// Lanes of kills that are wholly below the horizon count no more.
+    fn raise_kills_floor(&mut self, horizon: Hlc, at: At) {
+        let floor = kills_bucket(horizon);
+        let many = self.spec.writers.are_many();
+        if self.hasher.is_none() || !many || floor <= self.state.rules.kills_floor {
+            return;
+        }
+        self.state.rules.kills_floor = floor;
+        let change = Change::DropKills(floor);
+        self.part.digest.push(Stamped { change, lsn: at.lsn, stamp: at.stamp });
+    }
+
+    fn measure_row(&self, key: &EncodedKey, row: &Row, value: &Bytes) -> Parts {
+        let Some(hasher) = &self.hasher else { return Parts::new() };
+        let may_hold_kills = self.spec.writers.are_many();
+        Measure { hasher, rules: &self.state.rules, may_hold_kills }.of_row(&key.0, row, value)
+    }
+
+    /// What of a row is in the digest, if the overlay tells, or else by the row as it is known to
+    /// be in the engine.
+    pub(crate) fn parts_of(&self, key: &EncodedKey, stored: Option<&Row>) -> Parts {
+        match (self.overlay.get(key), stored) {
+            (Some(known), _) => known.parts.clone(),
+            (None, Some(row)) if self.hasher.is_some() => {
+                self.measure_row(key, row, &encode_row(row))
+            }
+            (None, Some(_) | None) => Parts::new(),
+        }
+    }
+
+    /// What of a row is in the digest, if it is in the overlay.
+    pub(crate) fn parts_overlaid(&self, key: &EncodedKey) -> Option<Parts> {
+        self.overlay.get(key).map(|known| known.parts.clone())
+    }
+
+    /// Whether a digest is kept.
+    pub(crate) fn has_digest(&self) -> bool {
+        self.hasher.is_some()
+    }
+
+    /// A change of the schema changes what the digest counts where it changes how long cells live
+    /// so that what would have been dropped may stay.
+    pub(crate) fn follow_schema(&mut self, before: Option<u32>, after: Option<u32>) {
+        let lives_longer = match (before, after) {
+            (Some(before), Some(after)) => after > before,
+            (Some(_), None) | (None, Some(_)) => true,
+            (None, None) => false,
+        };
+        if !lives_longer || self.hasher.is_none() {
+            return;
+        }
+        let kills_floor = self.state.rules.kills_floor;
+        let expiry = &self.state.expiry;
+        self.state.rules = Rules { kills_floor, ..Rules::of(&self.spec.schema, expiry) };
+        self.part.digest.clear();
+        self.part.digest_anew = true;
+        // In front, so that the floor is there when the rest comes.
+        let lsn = self.state.lsn;
+        let change = Change::DropKills(kills_floor);
+        self.part.digest.push(Stamped { change, lsn, stamp: None });
+        let mut overlay = std::mem::take(&mut self.overlay);
+        for (key, known) in &mut overlay {
+            known.parts = match &known.row {
+                Some(row) => self.measure_row(key, row, &encode_row(row)),
+                None => Parts::new(),
+            };
+        }
+        self.overlay = overlay;
     }
 
     /// Appends an entry to the log; its LSN follows the last one, or leaves out what was left out.
@@ -377,8 +528,15 @@ impl Inner {
     }
 
     /// Takes note of an expiry of all rows.
-    pub(crate) fn expire(&mut self, trim: Trim) {
+    pub(crate) fn expire(&mut self, trim: Trim, at: At) {
         isthmus_model::row::add_trim(&mut self.state.expiry, trim);
+        let floor = expiry_bucket(trim.below);
+        let rules = &mut self.state.rules;
+        if self.hasher.is_some() && rules.time_lanes && floor > rules.time_floor {
+            rules.time_floor = floor;
+            let change = Change::DropTime(floor);
+            self.part.digest.push(Stamped { change, lsn: at.lsn, stamp: at.stamp });
+        }
     }
 
     /// Writes the table's spec with the next group.

@@ -11,6 +11,7 @@ use isthmus_model::row::{Row, Trim};
 use isthmus_model::schema::Schema;
 
 use crate::codec::row::decode_row;
+use crate::digest::Rules;
 use crate::engine::{EngineError, Snapshot, Space};
 use crate::error::StoreError;
 use crate::keys;
@@ -77,11 +78,25 @@ impl TableSnapshot {
         &self.state.expiry
     }
 
+    /// Groups of commits up to it.
+    pub(crate) fn groups(&self) -> u64 {
+        self.state.groups
+    }
+
+    /// What the digest counted then.
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.state.rules
+    }
+
+    /// As `get`, but gives the row in its packed form.
+    pub fn get_packed(&self, key: &EncodedKey) -> Result<Option<Bytes>, StoreError> {
+        let key = keys::row::encode_key(self.spec.partition, key);
+        Ok(self.snapshot.get(Space::Rows, &key)?)
+    }
+
     /// One row, with tombstones and trims. What expiries have killed may still be in it.
     pub fn get(&self, key: &EncodedKey) -> Result<Option<Row>, StoreError> {
-        let key = keys::row::encode_key(self.spec.partition, key);
-        let value = self.snapshot.get(Space::Rows, &key)?;
-        value.map(|bytes| decode(&bytes)).transpose()
+        self.get_packed(key)?.map(|bytes| decode(&bytes)).transpose()
     }
 
     /// Rows from `start` (inclusive) to `end` (exclusive; `None`: the last), with those that are
@@ -131,9 +146,9 @@ fn scan_packed_rows<'a>(
     end: Option<&EncodedKey>,
     direction: Direction,
 ) -> impl Iterator<Item = Result<(EncodedKey, Bytes), StoreError>> + Send + 'a {
-    let [(_, _, partition_end), _] = keys::ranges_of_partition(partition);
     let start = keys::row::encode_key(partition, start);
-    let end = end.map_or(partition_end, |end| keys::row::encode_key(partition, end));
+    let end = end
+        .map_or_else(|| keys::end_of_rows(partition), |end| keys::row::encode_key(partition, end));
     let row = |pair: Result<(Bytes, Bytes), EngineError>| {
         let (key, value) = pair?;
         let (_, key) = keys::row::decode_key(&key).map_err(StoreError::corrupt("key of a row"))?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_digest::{Hasher, Tree};
 use isthmus_model::change::Direction;
 use isthmus_model::clock::Clock;
 use isthmus_model::hlc::Hlc;
@@ -18,10 +19,12 @@ use isthmus_model::value::Text;
 use parking_lot::{Mutex, RwLock};
 
 use crate::core::{Core, DurableHook, FatalHook};
+use crate::digest::{LiveDigest, Rules};
 use crate::engine::{BatchWrite, Engine, EngineError, Snapshot, Space};
 use crate::error::StoreError;
 use crate::forget;
 use crate::keys;
+use crate::keys::digest_mark::Mark;
 use crate::keys::node::NodeState;
 use crate::keys::partition::PartitionState;
 use crate::limits;
@@ -45,6 +48,8 @@ pub struct StoreOptions {
     pub space_reserve_bytes: u64,
     /// Compress log records where that saves something.
     pub log_compression: bool,
+    /// Keep digests. Without them replicas cannot be compared but by reading everything.
+    pub digests: bool,
 }
 
 impl StoreOptions {
@@ -57,6 +62,7 @@ impl StoreOptions {
             log_tail_bytes_max: limits::LOG_TAIL_BYTES_MAX,
             space_reserve_bytes: limits::SPACE_RESERVE_BYTES,
             log_compression: true,
+            digests: true,
         }
     }
 }
@@ -122,7 +128,7 @@ impl Store {
         let reserved = node.ids_reserved;
         let core = Arc::new(Core::new(engine, clock, options, node));
         let mut tables = Tables::default();
-        for partition in read_tables(&*snapshot)? {
+        for partition in read_tables(&core, &*snapshot)? {
             let log_start = partition.durable().state.log_start;
             if log_start.0 > 0 {
                 forget::forget(&*core.engine, &partition, log_start)?;
@@ -130,10 +136,16 @@ impl Store {
             let spec = partition.durable().spec.clone();
             tables.insert(&spec, Arc::new(Table::new(core.clone(), Arc::new(partition))));
         }
+        for table in tables.by_id.values() {
+            table.begin_digest_if_missing();
+        }
         let ids = Ids { next: reserved, reserved, asked: reserved };
         let store =
             Store { core, tables: Arc::new(RwLock::new(tables)), ids: Arc::new(Mutex::new(ids)) };
         store.drop_leftovers(&*snapshot)?;
+        if !store.core.options.digests {
+            store.drop_digest_marks(&*snapshot)?;
+        }
         store.reserve_more_ids(&mut store.ids.lock());
         store.core.ask_for_ceiling();
         // Nobody else can commit yet, so that ids and promises are there from the start.
@@ -151,6 +163,17 @@ impl Store {
             let partition = keys::dropped::decode_key(&key)
                 .map_err(StoreError::corrupt("record of a dropped table"))?;
             self.core.engine.drop_partition(partition)?;
+            let write = BatchWrite { space: Space::Meta, key, value: None };
+            self.core.enqueue_loose(vec![write], Box::new(|_| {}));
+        }
+        Ok(())
+    }
+
+    /// What changes from here on is not in the digests: they must be built anew one day.
+    fn drop_digest_marks(&self, snapshot: &dyn Snapshot) -> Result<(), StoreError> {
+        let (start, end) = keys::digest_mark::range();
+        for pair in snapshot.scan(Space::Meta, &start, Some(&end), Direction::Forward) {
+            let (key, _) = pair?;
             let write = BatchWrite { space: Space::Meta, key, value: None };
             self.core.enqueue_loose(vec![write], Box::new(|_| {}));
         }
@@ -175,13 +198,23 @@ impl Store {
         }
         tables.coming.insert((spec.id, spec.name.clone()));
         drop(tables);
-        let state = PartitionState { epoch: spec.epoch, ..PartitionState::default() };
+        let rules = Rules::of(&spec.schema, &[]);
+        let state = PartitionState { epoch: spec.epoch, rules, ..PartitionState::default() };
         let put = |key, value| BatchWrite { space: Space::Meta, key, value: Some(value) };
-        let writes = vec![
+        let mut writes = vec![
             put(keys::table::encode_key(spec.id), keys::table::encode_value(&spec)),
             put(keys::partition::encode_key(spec.partition), keys::partition::encode_value(&state)),
         ];
-        let partition = Arc::new(Partition::new(spec.clone(), state));
+        let digest = match self.core.options.digests {
+            true => {
+                let mark = Mark::default();
+                let key = keys::digest_mark::encode_key(spec.partition);
+                writes.push(put(key, keys::digest_mark::encode_value(mark)));
+                LiveDigest::new(hasher_of(&spec), 0, Some((mark, Tree::new())))
+            }
+            false => LiveDigest::off(hasher_of(&spec)),
+        };
+        let partition = Arc::new(Partition::new(spec.clone(), state, digest));
         let table = Arc::new(Table::new(self.core.clone(), partition));
         let tables = self.tables.clone();
         let (answer, pending) = Pending::new();
@@ -363,6 +396,10 @@ impl Store {
     pub fn close(&self) -> Result<(), StoreError> {
         self.stop();
         while self.commit_step() {}
+        for table in self.tables() {
+            table.checkpoint_digest_at_close();
+        }
+        while self.commit_step() {}
         self.core.settle_ceiling()?;
         self.core.engine.close()?;
         Ok(())
@@ -386,6 +423,19 @@ impl Store {
             match table.sweep_step() {
                 Ok(left) => more |= left,
                 Err(error) => tracing::debug!(table = %table.id(), %error, "sweep waits"),
+            }
+        }
+        more
+    }
+
+    /// Takes a bounded step of each digest's upkeep: building, splitting, checkpoints. Gives
+    /// whether there may be more to do right away.
+    pub fn digest_step(&self) -> bool {
+        let mut more = false;
+        for table in self.tables() {
+            match table.digest_step() {
+                Ok(left) => more |= left,
+                Err(error) => tracing::debug!(table = %table.id(), %error, "digest waits"),
             }
         }
         more
@@ -423,15 +473,27 @@ pub(crate) fn note_write(name: &[u8], note: Option<&[u8]>) -> BatchWrite {
     }
 }
 
-fn read_tables(snapshot: &dyn Snapshot) -> Result<Vec<Partition>, StoreError> {
+fn hasher_of(spec: &TableSpec) -> Hasher {
+    Hasher::for_table(spec.id.0, spec.created_millis)
+}
+
+fn read_tables(core: &Core, snapshot: &dyn Snapshot) -> Result<Vec<Partition>, StoreError> {
     let (start, end) = keys::table::range();
     let mut partitions = Vec::new();
     for pair in snapshot.scan(Space::Meta, &start, Some(&end), Direction::Forward) {
         let (_, value) = pair?;
         let spec =
             keys::table::decode_value(&value).map_err(StoreError::corrupt("record of a table"))?;
-        let state = read_state(snapshot, spec.partition)?;
-        partitions.push(Partition::new(spec, state));
+        let mut state = read_state(snapshot, spec.partition)?;
+        let hasher = hasher_of(&spec);
+        let digest = match core.options.digests {
+            true => LiveDigest::load(snapshot, spec.partition, hasher, state.groups)?,
+            false => LiveDigest::off(hasher),
+        };
+        if digest.lock().mark.is_none() {
+            state.rules = Rules::of(&spec.schema, &state.expiry);
+        }
+        partitions.push(Partition::new(spec, state, digest));
     }
     Ok(partitions)
 }

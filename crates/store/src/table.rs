@@ -28,19 +28,23 @@ use crate::spec::{TableSpec, Writers};
 mod admin;
 mod apply;
 mod log;
+mod plant;
 mod prefetch;
+mod repair;
 mod replace;
 mod sweep;
 mod write;
 
 pub use log::LogSlice;
-pub use replace::CopyDone;
+pub use plant::Plant;
+pub use repair::{Healed, RepairRow, Repaired};
+pub use replace::{Beside, CopyDone};
 pub use write::Written;
 
 /// A table of this node.
 pub struct Table {
-    core: Arc<Core>,
-    partition: Arc<Partition>,
+    pub(crate) core: Arc<Core>,
+    pub(crate) partition: Arc<Partition>,
 }
 
 /// What a delta of this table's entries holds.

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod crash;
+mod digest;
 mod life;
 mod replicas;
 #[cfg(feature = "rocks")]

@@ -107,6 +107,12 @@ fn is_plain(row: &Row) -> bool {
     !row.columns.is_empty() && row.columns.iter().all(plain)
 }
 
+/// Whether a packed row has one live version in each column and no tombstone, so that all of it is
+/// live.
+pub(crate) fn is_packed_plain(packed: &[u8]) -> bool {
+    packed.get(1).is_some_and(|flags| flags & (ROW_PLAIN | ROW_TOMBSTONE) == ROW_PLAIN)
+}
+
 /// The packed form.
 pub fn encode_row(row: &Row) -> Bytes {
     let mut out = Vec::new();

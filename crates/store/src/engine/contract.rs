@@ -10,7 +10,7 @@ use isthmus_model::change::Direction;
 use isthmus_model::ids::{Lsn, PartitionId};
 
 use crate::engine::{Batch, Engine, EngineError, Snapshot, Space};
-use crate::keys;
+use crate::keys::{self, LogOf};
 
 /// Runs everything. `open` makes an empty engine.
 pub fn check(open: &dyn Fn() -> Arc<dyn Engine>) {
@@ -154,8 +154,8 @@ fn forgotten_log_goes_and_the_rest_stays(engine: &dyn Engine) {
     let (ours, other) = (PartitionId(70), PartitionId(71));
     put_log(engine, ours, 1..=100);
     put_log(engine, other, 1..=100);
-    engine.forget_log(ours, Lsn(60)).expect("forgetting succeeds");
-    engine.forget_log(ours, Lsn(60)).expect("forgetting twice is fine");
+    engine.forget_log(LogOf::Changes(ours), 60).expect("forgetting succeeds");
+    engine.forget_log(LogOf::Changes(ours), 60).expect("forgetting twice is fine");
     let kept = log_keys(engine, ours);
     assert!(kept.ends_with(&(61..=100).map(Lsn).collect::<Vec<_>>()), "later records stay");
     assert_eq!(log_keys(engine, other).len(), 100, "other partitions keep theirs");

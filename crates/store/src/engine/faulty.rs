@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_model::ids::PartitionId;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::engine::memory::MemoryEngine;
 use crate::engine::{Batch, Engine, EngineError, Snapshot, Space};
+use crate::keys::LogOf;
 
 /// What happens to one commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,8 +177,8 @@ impl Engine for FaultyEngine {
         self.memory.snapshot()
     }
 
-    fn forget_log(&self, partition: PartitionId, through: Lsn) -> Result<(), EngineError> {
-        self.memory.forget_log(partition, through)
+    fn forget_log(&self, log: LogOf, through: u64) -> Result<(), EngineError> {
+        self.memory.forget_log(log, through)
     }
 
     fn drop_partition(&self, partition: PartitionId) -> Result<(), EngineError> {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use isthmus_model::change::Direction;
-use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_model::ids::PartitionId;
 use parking_lot::RwLock;
 
 use crate::engine::{Batch, Engine, EngineError, Scan, Snapshot, Space};
-use crate::keys;
+use crate::keys::{self, LogOf};
 
 /// Pairs taken from the map at a time during a scan.
 const SCAN_CHUNK: usize = 64;
@@ -140,9 +140,9 @@ impl Engine for MemoryEngine {
         Ok(Arc::new(MemorySnapshot { inner: self.inner.clone(), commit }))
     }
 
-    fn forget_log(&self, partition: PartitionId, through: Lsn) -> Result<(), EngineError> {
-        let start = keys::log::encode_key(partition, Lsn(0));
-        self.remove_range(Space::Log, &start, &keys::log::encode_key(partition, through.next()))
+    fn forget_log(&self, log: LogOf, through: u64) -> Result<(), EngineError> {
+        let end = log.encode_key(through.saturating_add(1));
+        self.remove_range(Space::Log, &log.encode_key(0), &end)
     }
 
     fn drop_partition(&self, partition: PartitionId) -> Result<(), EngineError> {

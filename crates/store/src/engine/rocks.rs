@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_model::ids::PartitionId;
 use parking_lot::RwLock;
 use rocksdb::{ColumnFamily, DB, DBPinnableSlice, ErrorKind, WriteBatch, WriteOptions};
 
 use crate::engine::rocks::snapshot::RocksSnapshot;
 use crate::engine::rocks::trim::Trims;
 use crate::engine::{Batch, Engine, EngineError, Snapshot, Space, format};
-use crate::keys;
+use crate::keys::{self, LogOf};
 
 mod options;
 mod snapshot;
@@ -154,14 +154,13 @@ impl Engine for RocksEngine {
         Ok(Arc::new(RocksSnapshot::new(self.db()?)))
     }
 
-    fn forget_log(&self, partition: PartitionId, through: Lsn) -> Result<(), EngineError> {
+    fn forget_log(&self, log: LogOf, through: u64) -> Result<(), EngineError> {
         let db = self.db()?;
-        self.trims.set(partition, through);
-        if through == Lsn(0) {
+        self.trims.set(log, through);
+        if through == 0 {
             return Ok(());
         }
-        let start = keys::log::encode_key(partition, Lsn(0));
-        let end = keys::log::encode_key(partition, through);
+        let (start, end) = (log.encode_key(0), log.encode_key(through));
         // The end is inclusive. Only files that lie wholly within go; the filter does the rest.
         db.delete_file_in_range_cf(family(&db, Space::Log)?, start, end)
             .map_err(|error| failed(&error))
@@ -177,7 +176,8 @@ impl Engine for RocksEngine {
             db.write_opt(writes, &self.sync).map_err(|error| failed(&error))?;
             db.delete_file_in_range_cf(family, &start, &end).map_err(|error| failed(&error))?;
         }
-        self.trims.clear(partition);
+        self.trims.clear(LogOf::Changes(partition));
+        self.trims.clear(LogOf::Digest(partition));
         Ok(())
     }
 

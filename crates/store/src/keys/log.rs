@@ -11,7 +11,7 @@ use isthmus_model::ids::{Lsn, PartitionId};
 
 use crate::codec::entry::{decode_entry, encode_entry_into};
 use crate::codec::{Corrupt, Reader, corrupt, put_varint};
-use crate::keys::KIND_LOG;
+use crate::keys::LogOf;
 use crate::limits::LOG_RECORD_RAW_BYTES_MAX;
 
 const MAGIC: [u8; 3] = *b"isL";
@@ -26,20 +26,14 @@ const COMPRESS_LEVEL: i32 = 1;
 
 /// The key of a record.
 pub fn encode_key(partition: PartitionId, first: Lsn) -> Bytes {
-    let mut key = [KIND_LOG; 17];
-    key[1..9].copy_from_slice(&partition.0.to_be_bytes());
-    key[9..].copy_from_slice(&first.0.to_be_bytes());
-    Bytes::copy_from_slice(&key)
+    LogOf::Changes(partition).encode_key(first.0)
 }
 
 /// What `encode_key` was given.
 pub fn decode_key(key: &[u8]) -> Result<(PartitionId, Lsn), Corrupt> {
-    match key.split_first_chunk::<9>() {
-        Some(([KIND_LOG, partition @ ..], lsn)) => {
-            let Ok(lsn) = <[u8; 8]>::try_from(lsn) else { return corrupt("length of a log key") };
-            Ok((PartitionId(u64::from_be_bytes(*partition)), Lsn(u64::from_be_bytes(lsn))))
-        }
-        _ => corrupt("key of another kind"),
+    match LogOf::decode_key(key)? {
+        (LogOf::Changes(partition), first) => Ok((partition, Lsn(first))),
+        (LogOf::Digest(_), _) => corrupt("key of another kind"),
     }
 }
 

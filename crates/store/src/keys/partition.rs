@@ -8,10 +8,13 @@ use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, Timestamp};
 use isthmus_model::row::Trim;
 
-use crate::codec::{Corrupt, Reader, put_signed, put_stamp, put_varint};
+use crate::codec::{Corrupt, Reader, corrupt, put_signed, put_stamp, put_varint};
+use crate::digest::Rules;
 use crate::keys::{KIND_PARTITION, decode_number_key, number_key};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Had no digest.
+const VERSION_WITHOUT_DIGEST: u8 = 1;
 const WATERMARK_BYTES_MIN: usize = 10;
 const TRIM_BYTES_MIN: usize = 10;
 
@@ -43,6 +46,10 @@ pub struct PartitionState {
     pub expiry: Vec<Trim>,
     /// The last counter given to an auto-increment column.
     pub auto_increment: u64,
+    /// Groups committed so far.
+    pub groups: u64,
+    /// What of its rows the digest counts.
+    pub rules: Rules,
 }
 
 impl PartitionState {
@@ -89,13 +96,45 @@ pub fn encode_value(state: &PartitionState) -> Bytes {
         put_stamp(&mut out, Stamp { hlc: watermark.hlc, origin: watermark.origin });
         put_varint(&mut out, watermark.lsn.0);
     }
-    put_varint(&mut out, state.expiry.len() as u64);
-    for trim in &state.expiry {
-        put_signed(&mut out, trim.below.0);
-        put_stamp(&mut out, trim.stamp);
-    }
+    put_trims(&mut out, &state.expiry);
     put_varint(&mut out, state.auto_increment);
+    put_varint(&mut out, state.groups);
+    put_rules(&mut out, &state.rules);
     out.into()
+}
+
+fn put_trims(out: &mut Vec<u8>, trims: &[Trim]) {
+    put_varint(out, trims.len() as u64);
+    for trim in trims {
+        put_signed(out, trim.below.0);
+        put_stamp(out, trim.stamp);
+    }
+}
+
+fn read_trims(reader: &mut Reader<'_>) -> Result<Vec<Trim>, Corrupt> {
+    let count = reader.count(TRIM_BYTES_MIN)?;
+    let trim = |reader: &mut Reader<'_>| {
+        Ok(Trim { below: Timestamp(reader.signed()?), stamp: reader.stamp()? })
+    };
+    (0..count).map(|_| trim(reader)).collect()
+}
+
+fn put_rules(out: &mut Vec<u8>, rules: &Rules) {
+    out.push(u8::from(rules.time_lanes));
+    put_signed(out, rules.time_floor);
+    put_varint(out, rules.kills_floor);
+    put_trims(out, &rules.base);
+}
+
+fn read_rules(reader: &mut Reader<'_>) -> Result<Rules, Corrupt> {
+    let time_lanes = match reader.byte()? {
+        0 => false,
+        1 => true,
+        _ => return corrupt("flag of a digest"),
+    };
+    let time_floor = reader.signed()?;
+    let kills_floor = reader.varint()?;
+    Ok(Rules { time_lanes, time_floor, kills_floor, base: read_trims(reader)? })
 }
 
 fn put_hlc(out: &mut Vec<u8>, hlc: Hlc) {
@@ -105,7 +144,10 @@ fn put_hlc(out: &mut Vec<u8>, hlc: Hlc) {
 /// What `encode_value` was given.
 pub fn decode_value(bytes: &Bytes) -> Result<PartitionState, Corrupt> {
     let mut reader = Reader::new(bytes);
-    reader.version(VERSION)?;
+    let version = reader.byte()?;
+    if version != VERSION && version != VERSION_WITHOUT_DIGEST {
+        return corrupt("version of the state of a partition");
+    }
     let mut state = PartitionState {
         lsn: Lsn(reader.varint()?),
         hlc: reader.hlc()?,
@@ -117,11 +159,12 @@ pub fn decode_value(bytes: &Bytes) -> Result<PartitionState, Corrupt> {
         let Stamp { hlc, origin } = reader.stamp()?;
         state.watermarks.push(Watermark { origin, lsn: Lsn(reader.varint()?), hlc });
     }
-    for _ in 0..reader.count(TRIM_BYTES_MIN)? {
-        let below = Timestamp(reader.signed()?);
-        state.expiry.push(Trim { below, stamp: reader.stamp()? });
-    }
+    state.expiry = read_trims(&mut reader)?;
     state.auto_increment = reader.varint()?;
+    if version == VERSION {
+        state.groups = reader.varint()?;
+        state.rules = read_rules(&mut reader)?;
+    }
     reader.end()?;
     Ok(state)
 }
@@ -141,8 +184,17 @@ mod tests {
             stamp: Stamp { hlc: Hlc(hlc), origin: Origin(2) },
         });
         let watermarks = proptest::collection::vec(watermark, 0..4);
-        let expiry = proptest::collection::vec(trim, 0..3);
-        (any::<[u64; 7]>(), watermarks, expiry).prop_map(|(n, watermarks, expiry)| PartitionState {
+        let expiry = proptest::collection::vec(trim, 0..3).boxed();
+        let rules = (any::<bool>(), any::<i64>(), any::<u64>(), expiry.clone()).prop_map(
+            |(time_lanes, time_floor, kills_floor, base)| Rules {
+                time_lanes,
+                time_floor,
+                kills_floor,
+                base,
+            },
+        );
+        let parts = (any::<[u64; 8]>(), watermarks, expiry, rules);
+        parts.prop_map(|(n, watermarks, expiry, rules)| PartitionState {
             lsn: Lsn(n[0]),
             hlc: Hlc(n[1]),
             epoch: Epoch(n[2]),
@@ -150,6 +202,8 @@ mod tests {
             watermarks,
             expiry,
             auto_increment: n[6],
+            groups: n[7],
+            rules,
         })
     }
 

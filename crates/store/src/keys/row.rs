@@ -48,7 +48,7 @@ mod tests {
             let (p, a, b) = (PartitionId(p), EncodedKey(a.into()), EncodedKey(b.into()));
             prop_assert_eq!(decode_key(&encode_key(p, &a)), Ok((p, a.clone())));
             prop_assert_eq!(encode_key(p, &a).cmp(&encode_key(p, &b)), a.cmp(&b));
-            let [(_, start, end), _] = ranges_of_partition(p);
+            let [(_, start, end), ..] = ranges_of_partition(p);
             let key = encode_key(p, &a);
             prop_assert!(start <= key && (p.0 == u64::MAX || key < end));
         }

@@ -38,6 +38,11 @@ impl Table {
         }
         let bytes_before = inner.part.bytes;
         schema.number = SchemaNumber(inner.schema.number.0 + 1);
+        let before = inner.schema.options.time_to_live_seconds;
+        let after = schema.options.time_to_live_seconds;
+        if let Some(seconds) = before.filter(|before| after.is_none_or(|after| after > *before)) {
+            self.settle_expiry(&mut inner, seconds);
+        }
         let stamp = self.core.stamps.begin(self.core.wall_millis());
         inner.part.begun.push(stamp.hlc);
         let lsn = inner.next_lsn();
@@ -45,6 +50,7 @@ impl Table {
         inner.push_own(lsn, stamp, EntryBody::Schema(schema.clone()));
         inner.spec.schema = schema.clone();
         inner.put_spec();
+        inner.follow_schema(before, after);
         let (answer, pending) = Pending::new();
         let group = inner.open_group();
         inner.when_durable(group, Box::new(|done| answer.give(done.map(|()| schema))));
@@ -122,6 +128,7 @@ impl Table {
         inner.part.writes.extend([
             write(keys::table::encode_key(self.id()), None),
             write(keys::partition::encode_key(id), None),
+            write(keys::digest_mark::encode_key(id), None),
             write(keys::dropped::encode_key(id), Some(keys::dropped::encode_value())),
         ]);
         let group = inner.open_group();

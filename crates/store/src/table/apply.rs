@@ -4,6 +4,8 @@
 //! order, and taken once, however often it comes. Entries are merged as they are: limits,
 //! conditions and trims were their origin's to judge.
 
+use std::collections::BTreeMap;
+
 use isthmus_model::entry::{Entry, EntryBody, RowDelta};
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin, SchemaNumber};
@@ -13,11 +15,11 @@ use isthmus_model::schema::Schema;
 
 use crate::error::StoreError;
 use crate::keys::partition::Watermark;
-use crate::partition::Inner;
+use crate::partition::{At, Inner};
 use crate::pending::Pending;
 use crate::spec::Writing;
 use crate::table::Table;
-use crate::table::prefetch::Prefetched;
+use crate::table::prefetch::{Prefetched, Wanted};
 
 impl Table {
     /// Applies the entries of one origin that lie in `(from, to]` of its log. What the range
@@ -48,8 +50,8 @@ impl Table {
         check_range(from, to, &entries)?;
         let newest = entries.iter().map(|entry| entry.stamp.hlc).max().unwrap_or(Hlc::MIN);
         self.core.stamps.observe(newest, self.core.wall_millis())?;
-        let keys = keys_to_read(&entries, self.partition.durable().spec.writers.are_many());
-        let prefetched = Prefetched::read(&self.core, &self.partition, keys)?;
+        let rows = rows_to_read(&entries, self.partition.durable().spec.writers.are_many());
+        let prefetched = Prefetched::read(&self.core, &self.partition, rows)?;
 
         let mut inner = self.partition.inner.lock();
         self.check_receivable(&inner, origin, epoch, &entries)?;
@@ -68,7 +70,7 @@ impl Table {
         let mut entries = entries;
         entries.retain(|entry| entry.origin_lsn > watermark);
         check_schemas(inner.schema.number, &entries)?;
-        let horizon = self.partition.horizon(&inner.spec);
+        let horizon = self.partition.exact_horizon();
         let too_old = |entry: &Entry| entry.stamp.hlc < horizon;
         if inner.spec.writers.are_many() && entries.iter().any(too_old) {
             return Err(StoreError::BelowHorizon);
@@ -127,9 +129,10 @@ impl Table {
     ) -> Result<(), StoreError> {
         let many = inner.spec.writers.are_many();
         for mut entry in entries {
-            self.take_body(inner, prefetched, entry.stamp, &entry.body)?;
             let Entry { stamp, origin_lsn, .. } = entry;
             entry.lsn = if many { inner.next_lsn() } else { origin_lsn };
+            let at = At { lsn: entry.lsn, stamp: Some(stamp) };
+            self.take_body(inner, prefetched, at, stamp, &entry.body)?;
             inner.push_entry(&entry);
             inner.note_origin(stamp, origin_lsn);
         }
@@ -140,14 +143,15 @@ impl Table {
         &self,
         inner: &mut Inner,
         prefetched: &Prefetched,
+        at: At,
         stamp: Stamp,
         body: &EntryBody,
     ) -> Result<(), StoreError> {
         match body {
-            EntryBody::Rows(deltas) => self.merge_rows(inner, prefetched, stamp, deltas),
+            EntryBody::Rows(deltas) => self.merge_rows(inner, prefetched, at, stamp, deltas),
             EntryBody::Schema(schema) => take_schema(inner, schema),
             EntryBody::Expiry(trim) => {
-                inner.expire(*trim);
+                inner.expire(*trim, at);
                 Ok(())
             }
         }
@@ -158,6 +162,7 @@ impl Table {
         &self,
         inner: &mut Inner,
         prefetched: &Prefetched,
+        at: At,
         stamp: Stamp,
         deltas: &[RowDelta],
     ) -> Result<(), StoreError> {
@@ -173,13 +178,14 @@ impl Table {
                 row
             };
             for trim in &inner.state.expiry {
-                row.expire(trim);
+                row.expire(&trim.of_whole_buckets());
             }
-            merged.push((key.clone(), row));
+            let before = prefetched.parts(&self.core, &self.partition, inner, key)?;
+            merged.push((key.clone(), before, row));
         }
         let horizon = self.partition.horizon(&inner.spec);
-        for (key, row) in merged {
-            inner.put_row(key, row, horizon);
+        for (key, before, row) in merged {
+            inner.put_row(key, before, row, horizon, at);
         }
         Ok(())
     }
@@ -191,17 +197,16 @@ fn is_whole(delta: &Row, stamp: Stamp, many: bool) -> bool {
     !many && delta.tombstone == Some(stamp)
 }
 
-fn keys_to_read(entries: &[Entry], many: bool) -> Vec<EncodedKey> {
-    let mut keys = Vec::new();
+fn rows_to_read(entries: &[Entry], many: bool) -> Vec<Wanted> {
+    let mut rows: BTreeMap<&EncodedKey, bool> = BTreeMap::new();
     for entry in entries {
         if let EntryBody::Rows(deltas) = &entry.body {
-            let partial = deltas.iter().filter(|d| !is_whole(&d.delta, entry.stamp, many));
-            keys.extend(partial.map(|delta| delta.key.clone()));
+            for RowDelta { key, delta } in deltas {
+                *rows.entry(key).or_default() |= !is_whole(delta, entry.stamp, many);
+            }
         }
     }
-    keys.sort_unstable();
-    keys.dedup();
-    keys
+    rows.into_iter().map(|(key, decoded)| Wanted { key: key.clone(), decoded }).collect()
 }
 
 fn check_range(from: Lsn, to: Lsn, entries: &[Entry]) -> Result<(), StoreError> {
@@ -251,7 +256,9 @@ pub(crate) fn take_schema(inner: &mut Inner, schema: &Schema) -> Result<(), Stor
     if schema.key_columns != inner.schema.key_columns {
         return Err(StoreError::BadSchema("key columns never change".into()));
     }
+    let before = inner.schema.options.time_to_live_seconds;
     inner.spec.schema = schema.clone();
     inner.put_spec();
+    inner.follow_schema(before, schema.options.time_to_live_seconds);
     Ok(())
 }

@@ -9,6 +9,7 @@ use isthmus_model::ids::Lsn;
 use crate::engine::{BatchWrite, EngineError, Scan, Snapshot, Space};
 use crate::error::StoreError;
 use crate::keys;
+use crate::keys::LogOf;
 use crate::keys::log::decode_head;
 use crate::limits::{FORGET_STEP, LOG_SLICE_RECORDS_MAX};
 use crate::partition::Inner;
@@ -129,7 +130,7 @@ impl Table {
         let id = self.partition.id;
         let mut stale: Vec<Lsn> = Vec::new();
         let snapshot = self.core.engine.snapshot()?;
-        let [_, (space, start, end)] = keys::ranges_of_partition(id);
+        let [_, (space, start, end), ..] = keys::ranges_of_partition(id);
         for pair in snapshot.scan(space, &start, Some(&end), Direction::Backward) {
             let (_, record) = pair?;
             let head = decode_head(&record).map_err(StoreError::corrupt("log record"))?;
@@ -141,7 +142,7 @@ impl Table {
         let in_flight = inner.in_flight.iter().filter(|(_, to)| *to > last);
         stale.extend(in_flight.map(|(first, _)| *first));
         if self.partition.forgotten.load(Ordering::Acquire) > last.0 {
-            self.core.engine.forget_log(id, Lsn(0))?;
+            self.core.engine.forget_log(LogOf::Changes(id), 0)?;
             self.partition.forgotten.store(0, Ordering::Release);
         }
         inner.part.records.clear();

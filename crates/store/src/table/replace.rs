@@ -14,14 +14,14 @@ use isthmus_model::schema::Schema;
 use crate::error::StoreError;
 use crate::keys::partition::Watermark;
 use crate::limits::REPLACE_ROWS_MAX;
-use crate::partition::Inner;
+use crate::partition::{At, Inner};
 use crate::pending::Pending;
 use crate::snapshot::scan_rows;
 use crate::spec::Writing;
 use crate::store::{check_note, note_write};
 use crate::table::Table;
 use crate::table::apply::take_schema;
-use crate::table::prefetch::Prefetched;
+use crate::table::prefetch::{Prefetched, Wanted};
 
 /// What a copy leaves behind at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,15 @@ pub struct CopyDone {
     pub expiry: Vec<Trim>,
     /// Its schema, where that may be newer than the one here.
     pub schema: Option<Schema>,
+}
+
+/// What becomes durable with a chunk, beside its rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Ends the copy and sets the watermarks.
+    pub done: Option<CopyDone>,
+    /// A named record, for resuming.
+    pub note: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// The range of a chunk.
@@ -69,7 +78,109 @@ impl Table {
         note: Option<(Vec<u8>, Vec<u8>)>,
     ) -> Pending<()> {
         let range = Range { start, end };
-        Pending::from_result(self.try_replace(range, rows, source_vector, done, note))
+        Pending::from_result(self.try_replace(range, rows, source_vector, Beside { done, note }))
+    }
+
+    /// Replaces single rows, as `replace_range` would if the range's other rows were alike: `rows`
+    /// by what the source has, those at `gone` by nothing. Both ascend.
+    pub fn replace_rows(
+        &self,
+        rows: Vec<(EncodedKey, Row)>,
+        gone: Vec<EncodedKey>,
+        source_vector: &[(Origin, Hlc)],
+        beside: Beside,
+    ) -> Pending<()> {
+        Pending::from_result(self.try_replace_rows(rows, gone, source_vector, beside))
+    }
+
+    /// Answers when all that was accepted until now is durable.
+    pub fn settled(&self) -> Pending<()> {
+        if let Err(error) = self.core.check_alive() {
+            return Pending::ready(Err(error));
+        }
+        let mut inner = self.partition.inner.lock();
+        let Some(group) = inner.last_pending_group() else { return Pending::ready(Ok(())) };
+        let (answer, pending) = Pending::new();
+        inner.when_durable(group, Box::new(|done| answer.give(done)));
+        pending
+    }
+
+    fn try_replace_rows(
+        &self,
+        rows: Vec<(EncodedKey, Row)>,
+        gone: Vec<EncodedKey>,
+        vector: &[(Origin, Hlc)],
+        beside: Beside,
+    ) -> Result<Pending<()>, StoreError> {
+        let everything = Range { start: &EncodedKey::default(), end: None };
+        if rows.len() + gone.len() > REPLACE_ROWS_MAX {
+            return Err(StoreError::TooLarge("rows of a copied range"));
+        }
+        self.admit_chunk(&everything, &rows, &beside)?;
+        let mut changes: std::collections::BTreeMap<EncodedKey, Row> =
+            gone.into_iter().map(|key| (key, Row::default())).collect();
+        changes.extend(rows);
+        let wanted = changes.keys().map(|key| Wanted { key: key.clone(), decoded: true });
+        let read = Prefetched::read(&self.core, &self.partition, wanted.collect())?;
+        let mut inner = self.partition.inner.lock();
+        self.check_copyable(&inner, beside.done.as_ref())?;
+        let bytes_before = inner.part.bytes;
+        let keep_uncovered = inner.spec.writers.are_many();
+        if let Some(done) = beside.done.as_ref().filter(|_| !keep_uncovered) {
+            self.remove_log_after(&mut inner, done.lsn)?;
+        }
+        let chunk = Chunk { vector, keep_uncovered };
+        let horizon = self.partition.horizon(&inner.spec);
+        let at = At { lsn: inner.state.lsn, stamp: None };
+        for (key, row) in changes {
+            let known = read.current(&self.core, &self.partition, &inner, &key)?.row;
+            let next = chunk.next_row(known.as_deref(), row);
+            if known.as_deref().unwrap_or(&Row::default()) != &next {
+                let before = read.parts(&self.core, &self.partition, &inner, &key)?;
+                inner.put_row(key, before, next, horizon, at);
+            }
+        }
+        self.accept_chunk(&mut inner, bytes_before, beside)
+    }
+
+    /// Whether a chunk may be accepted, and that nothing of it is from too far ahead.
+    fn admit_chunk(
+        &self,
+        range: &Range<'_>,
+        rows: &[(EncodedKey, Row)],
+        beside: &Beside,
+    ) -> Result<(), StoreError> {
+        self.core.admit()?;
+        check_rows(range, rows)?;
+        if let Some((name, note)) = &beside.note {
+            check_note(name, Some(note))?;
+        }
+        let newest = rows.iter().filter_map(|(_, row)| row.stamp_max()).max();
+        let newest = newest.map_or(Hlc::MIN, |stamp| stamp.hlc);
+        let newest = newest.max(beside.done.as_ref().map_or(Hlc::MIN, |done| done.hlc));
+        self.core.stamps.observe(newest, self.core.wall_millis())?;
+        Ok(())
+    }
+
+    /// Accepts what was put, and what becomes durable with it.
+    fn accept_chunk(
+        &self,
+        inner: &mut Inner,
+        bytes_before: usize,
+        beside: Beside,
+    ) -> Result<Pending<()>, StoreError> {
+        if let Some((name, note)) = beside.note {
+            inner.part.bytes += note.len();
+            inner.part.writes.push(note_write(&name, Some(&note)));
+        }
+        if let Some(done) = beside.done {
+            self.end_copy(inner, done)?;
+        }
+        let (answer, pending) = Pending::new();
+        let group = inner.open_group();
+        inner.when_durable(group, Box::new(|done| answer.give(done)));
+        self.core.enqueue(&self.partition, inner, bytes_before);
+        Ok(pending)
     }
 
     fn try_replace(
@@ -77,18 +188,9 @@ impl Table {
         range: Range<'_>,
         mut rows: Vec<(EncodedKey, Row)>,
         vector: &[(Origin, Hlc)],
-        done: Option<CopyDone>,
-        note: Option<(Vec<u8>, Vec<u8>)>,
+        beside: Beside,
     ) -> Result<Pending<()>, StoreError> {
-        self.core.admit()?;
-        check_rows(&range, &rows)?;
-        if let Some((name, note)) = &note {
-            check_note(name, Some(note))?;
-        }
-        let newest = rows.iter().filter_map(|(_, row)| row.stamp_max()).max();
-        let newest = newest.map_or(Hlc::MIN, |stamp| stamp.hlc);
-        let newest = newest.max(done.as_ref().map_or(Hlc::MIN, |done| done.hlc));
-        self.core.stamps.observe(newest, self.core.wall_millis())?;
+        self.admit_chunk(&range, &rows, &beside)?;
         // Rows that are only here may be more than fit one batch: those of the front go first,
         // with the copied rows among them.
         let mut start = range.start.clone();
@@ -97,11 +199,11 @@ impl Table {
             let rest = rows.split_off(later);
             let front = Range { start: &start, end: Some(&cut) };
             // Its answer is that of the last piece, which becomes durable with it or after it.
-            drop(self.replace_piece(front, rows, vector, None, None)?);
+            drop(self.replace_piece(front, rows, vector, Beside::default())?);
             rows = rest;
             start = cut;
         }
-        self.replace_piece(Range { start: &start, end: range.end }, rows, vector, done, note)
+        self.replace_piece(Range { start: &start, end: range.end }, rows, vector, beside)
     }
 
     /// The key that comes `count` keys after the first one of a range, if it has so many.
@@ -122,13 +224,12 @@ impl Table {
         range: Range<'_>,
         rows: Vec<(EncodedKey, Row)>,
         vector: &[(Origin, Hlc)],
-        done: Option<CopyDone>,
-        note: Option<(Vec<u8>, Vec<u8>)>,
+        beside: Beside,
     ) -> Result<Pending<()>, StoreError> {
         let groups_finished = self.partition.groups_finished();
         let here = self.rows_here(&range)?;
         let mut inner = self.partition.inner.lock();
-        self.check_copyable(&inner, done.as_ref())?;
+        self.check_copyable(&inner, beside.done.as_ref())?;
         // Looked at again under the lock only if a commit came between.
         let here = match inner.is_current(groups_finished) {
             true => here,
@@ -136,22 +237,11 @@ impl Table {
         };
         let bytes_before = inner.part.bytes;
         let keep_uncovered = inner.spec.writers.are_many();
-        if let Some(done) = done.as_ref().filter(|_| !keep_uncovered) {
+        if let Some(done) = beside.done.as_ref().filter(|_| !keep_uncovered) {
             self.remove_log_after(&mut inner, done.lsn)?;
         }
         self.put_chunk(&mut inner, &range, here, rows, &Chunk { vector, keep_uncovered })?;
-        if let Some((name, note)) = note {
-            inner.part.bytes += note.len();
-            inner.part.writes.push(note_write(&name, Some(&note)));
-        }
-        if let Some(done) = done {
-            self.end_copy(&mut inner, done)?;
-        }
-        let (answer, pending) = Pending::new();
-        let group = inner.open_group();
-        inner.when_durable(group, Box::new(|done| answer.give(done)));
-        self.core.enqueue(&self.partition, &mut inner, bytes_before);
-        Ok(pending)
+        self.accept_chunk(&mut inner, bytes_before, beside)
     }
 
     fn check_copyable(&self, inner: &Inner, done: Option<&CopyDone>) -> Result<(), StoreError> {
@@ -186,6 +276,7 @@ impl Table {
         chunk: &Chunk<'_>,
     ) -> Result<(), StoreError> {
         let horizon = self.partition.horizon(&inner.spec);
+        let at = At { lsn: inner.state.lsn, stamp: None };
         let mut here: std::collections::BTreeMap<EncodedKey, Row> = here.into_iter().collect();
         let nothing_read = Prefetched::read(&self.core, &self.partition, Vec::new())?;
         for key in inner.pending_keys(range.start, range.end) {
@@ -199,13 +290,15 @@ impl Table {
             let known = here.remove(&key);
             let next = chunk.next_row(known.as_ref(), row);
             if known.as_ref() != Some(&next) {
-                inner.put_row(key, next, horizon);
+                let before = inner.parts_of(&key, known.as_ref());
+                inner.put_row(key, before, next, horizon, at);
             }
         }
         for (key, known) in here {
             let next = chunk.next_row(Some(&known), Row::default());
             if next != known {
-                inner.put_row(key, next, horizon);
+                let before = inner.parts_of(&key, Some(&known));
+                inner.put_row(key, before, next, horizon, at);
             }
         }
         Ok(())
@@ -215,7 +308,7 @@ impl Table {
     fn end_copy(&self, inner: &mut Inner, done: CopyDone) -> Result<(), StoreError> {
         inner.state.epoch = inner.state.epoch.max(done.epoch);
         for trim in &done.expiry {
-            inner.expire(*trim);
+            inner.expire(*trim, At { lsn: inner.state.lsn, stamp: None });
         }
         if let Some(schema) = &done.schema {
             take_schema(inner, schema)?;

@@ -1,7 +1,7 @@
 //! What time does to a table: cells expire, and tombstones are no longer needed.
 //!
-//! Expiry is logged once a minute at most, as a moment before which everything has expired, so
-//! that regions agree on what is gone. The bytes go when a row is rewritten or the sweep comes by;
+//! Expiry is logged once per bucket of four hours, as a moment before which everything has
+//! expired, and whenever cells begin to live longer, so that regions agree on what is gone. The bytes go when a row is rewritten or the sweep comes by;
 //! the sweep changes nothing that a read could show and writes no entries.
 
 use std::time::Duration;
@@ -11,11 +11,11 @@ use isthmus_model::entry::EntryBody;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::Timestamp;
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim};
+use isthmus_model::row::{EXPIRY_BUCKET_MILLIS, Row, Trim};
 
 use crate::error::StoreError;
-use crate::limits::{EXPIRY_BUCKET_MILLIS, SWEEP_ROWS};
-use crate::partition::{Inner, Sweep};
+use crate::limits::SWEEP_ROWS;
+use crate::partition::{At, Inner, Sweep};
 use crate::snapshot::scan_rows;
 use crate::table::Table;
 use crate::table::prefetch::Prefetched;
@@ -25,7 +25,7 @@ use crate::table::write::check_writable;
 const SWEEP_PAUSE: Duration = Duration::from_secs(600);
 
 impl Table {
-    /// Logs what has expired, if that is a new minute and there are rows.
+    /// Logs what has expired, if that is a new bucket and there are rows.
     pub(crate) fn expire_step(&self) -> bool {
         let Some(below) = self.expired_below() else { return false };
         if self.core.admit().is_err() || !self.has_rows() {
@@ -38,17 +38,30 @@ impl Table {
             return false;
         }
         let bytes_before = inner.part.bytes;
+        self.log_expiry(&mut inner, below);
+        self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        true
+    }
+
+    fn log_expiry(&self, inner: &mut Inner, below: Timestamp) {
         let stamp = self.core.stamps.begin(self.core.wall_millis());
         inner.part.begun.push(stamp.hlc);
         let trim = Trim { below, stamp };
         let lsn = inner.next_lsn();
         inner.push_own(lsn, stamp, EntryBody::Expiry(trim));
-        inner.expire(trim);
-        self.core.enqueue(&self.partition, &mut inner, bytes_before);
-        true
+        inner.expire(trim, At { lsn, stamp: Some(stamp) });
     }
 
-    /// The moment before which cells have expired, by the minute; `None`: never, or logged.
+    /// Before cells begin to live longer: what has expired by now stays so.
+    pub(crate) fn settle_expiry(&self, inner: &mut Inner, seconds: u32) {
+        let below = Timestamp(self.core.wall_millis() - i64::from(seconds) * 1000);
+        let known = inner.state.expiry.first().map(|trim| trim.below);
+        if below.0 > 0 && known < Some(below) {
+            self.log_expiry(inner, below);
+        }
+    }
+
+    /// The moment before which cells have expired, by the bucket; `None`: never, or logged.
     fn expired_below(&self) -> Option<Timestamp> {
         let durable = self.partition.durable();
         let seconds = durable.schema.options.time_to_live_seconds?;
@@ -135,8 +148,10 @@ impl Table {
                 }
             };
             if let Some(row) = row {
+                let before = inner.parts_of(&key, Some(&row));
                 let row = swept(&row, &inner.state.expiry, horizon);
-                inner.put_row(key, row, horizon);
+                let at = At { lsn: inner.state.lsn, stamp: None };
+                inner.put_row(key, before, row, horizon, at);
             }
         }
         self.core.enqueue(&self.partition, &mut inner, bytes_before);
@@ -153,7 +168,7 @@ impl Inner {
 fn swept(row: &Row, expiry: &[Trim], horizon: Hlc) -> Row {
     let mut row = row.clone();
     for trim in expiry {
-        row.expire(trim);
+        row.expire(&trim.of_whole_buckets());
     }
     row.purge(horizon);
     row

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use isthmus_digest::Parts;
 use isthmus_model::apply::{ApplyContext, apply, needs_row};
 use isthmus_model::change::ShownCell;
 use isthmus_model::check::{CheckedChange, CheckedKey};
@@ -17,10 +18,10 @@ use isthmus_model::row::Row;
 
 use crate::error::StoreError;
 use crate::limits::WRITE_CHANGES_MAX;
-use crate::partition::Inner;
+use crate::partition::{At, Inner};
 use crate::pending::Pending;
 use crate::spec::Writing;
-use crate::table::prefetch::Prefetched;
+use crate::table::prefetch::{Prefetched, Wanted};
 use crate::table::{Table, granularity};
 
 /// A change that is durable.
@@ -45,6 +46,8 @@ type Results = Vec<Result<Written, StoreError>>;
 struct Judged {
     key: PrimaryKey,
     encoded: EncodedKey,
+    /// What of the row is in the digest.
+    before: Parts,
     delta: Row,
     after: Row,
     shown: Vec<ShownCell>,
@@ -88,8 +91,11 @@ impl Table {
             check_once_each(&keys)?;
         }
         let granularity = granularity(self.partition.durable().spec.writers);
-        let wanted = changes.iter().zip(&keys).filter(|(change, _)| needs_row(change, granularity));
-        let wanted = wanted.filter_map(|(_, key)| key.clone()).collect();
+        let wanted = changes.iter().zip(&keys).filter_map(|(change, key)| {
+            let decoded = needs_row(change, granularity);
+            key.clone().map(|key| Wanted { key, decoded })
+        });
+        let wanted = wanted.collect();
         let prefetched = Prefetched::read(&self.core, &self.partition, wanted)?;
 
         let mut inner = self.partition.inner.lock();
@@ -247,21 +253,29 @@ impl Call<'_> {
             expiry: self.inner.state.expiry.first().copied(),
         };
         let applied = apply(&context, row.as_deref(), &key, &change)?;
+        let before = match &encoded {
+            Some(encoded) => {
+                let Table { core, partition, .. } = self.table;
+                self.prefetched.parts(core, partition, self.inner, encoded)?
+            }
+            None => Parts::new(),
+        };
         let encoded = encoded.unwrap_or_else(|| key.encode());
         let isthmus_model::apply::Applied { delta, after, shown, read_bytes } = applied;
-        Ok(Judged { key, encoded, delta, after, shown, read_bytes })
+        Ok(Judged { key, encoded, before, delta, after, shown, read_bytes })
     }
 
     /// Makes one entry of changes that passed.
     fn accept(&mut self, stamp: Stamp, judged: Vec<Judged>) -> Vec<Written> {
         let lsn = self.inner.next_lsn();
+        let at = At { lsn, stamp: Some(stamp) };
         let horizon = self.table.partition.horizon(&self.inner.spec);
         let mut written = Vec::with_capacity(judged.len());
         let mut deltas = Vec::with_capacity(judged.len());
         for one in judged {
-            let Judged { key, encoded, delta, after, shown, read_bytes } = one;
+            let Judged { key, encoded, before, delta, after, shown, read_bytes } = one;
             deltas.push(RowDelta { key: encoded.clone(), delta });
-            self.inner.put_row(encoded, after, horizon);
+            self.inner.put_row(encoded, before, after, horizon, at);
             written.push(Written { key, shown, read_bytes, stamp, lsn });
         }
         self.inner.push_own(lsn, stamp, EntryBody::Rows(deltas));

@@ -3,6 +3,7 @@
 use isthmus_model::change::Direction;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::Timestamp;
+use isthmus_model::row::EXPIRY_BUCKET_MILLIS;
 use parking_lot::Mutex;
 
 use super::*;
@@ -200,7 +201,7 @@ fn schema_changes_are_numbered_entries() {
 }
 
 #[test]
-fn expiry_is_logged_once_a_minute_and_the_sweep_removes_the_bytes() {
+fn expiry_is_logged_once_a_bucket_and_the_sweep_removes_the_bytes() {
     let region = Region::new(1, Writers::One);
     let changed = region.table().change_schema(|schema| {
         let mut schema = schema.clone();
@@ -216,13 +217,13 @@ fn expiry_is_logged_once_a_minute_and_the_sweep_removes_the_bytes() {
     region.clock.advance(86_400_000 / 2);
     region.write(put(1000, 1)).unwrap();
     let lsn = region.table().durable_lsn();
-    region.clock.advance(86_400_000 / 2 + 120_000);
+    region.clock.advance(86_400_000 / 2 + EXPIRY_BUCKET_MILLIS);
     assert!(region.store.expire_step());
     region.store.commit_step();
-    assert!(!region.store.expire_step(), "not twice in a minute");
+    assert!(!region.store.expire_step(), "not twice in a bucket");
     assert_eq!(region.table().durable_lsn(), lsn.next());
     let expiry = region.table().expiry().unwrap();
-    assert_eq!(expiry.below.0 % 60_000, 0);
+    assert_eq!(expiry.below.0 % EXPIRY_BUCKET_MILLIS, 0);
     assert!(expiry.below > Timestamp(START_MILLIS));
     assert_eq!(region.rows().len(), 701);
     let mut steps = 0;

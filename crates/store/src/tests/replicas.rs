@@ -251,10 +251,11 @@ fn copy_among_several_writers_keeps_what_the_source_has_not_heard_of() {
     // The source deletes a row and forgets that it ever was.
     a.clock.advance(10);
     a.write(delete(2)).unwrap();
-    a.table().set_horizon(Hlc::from_millis(START_MILLIS + 100));
+    a.clock.advance(10 << 20);
+    a.table().set_horizon(Hlc::from_millis(START_MILLIS + (2 << 20)));
     while a.store.sweep_step() {}
     while a.store.commit_step() {}
-    b.clock.advance(10);
+    b.clock.advance(10 << 20);
     b.write(update(1, "w", 9)).unwrap();
     b.write(put(3, 3)).unwrap();
     copy(&a, &b, 1);

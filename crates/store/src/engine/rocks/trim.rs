@@ -4,30 +4,29 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use isthmus_model::ids::{Lsn, PartitionId};
 use parking_lot::RwLock;
 use rocksdb::CompactionDecision;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
-use crate::keys;
+use crate::keys::LogOf;
 
 const NAME: &CStr = c"isthmus trimmed log";
 
-type Through = BTreeMap<PartitionId, Lsn>;
+type Through = BTreeMap<LogOf, u64>;
 
-/// Through where each partition's log may go.
+/// Through where each log may go.
 #[derive(Default)]
 pub(super) struct Trims(RwLock<Arc<Through>>);
 
 impl Trims {
-    /// Records that begin at or before `through` may go; later ones may not.
-    pub(super) fn set(&self, partition: PartitionId, through: Lsn) {
-        Arc::make_mut(&mut *self.0.write()).insert(partition, through);
+    /// Records with numbers at or before `through` may go; later ones may not.
+    pub(super) fn set(&self, log: LogOf, through: u64) {
+        Arc::make_mut(&mut *self.0.write()).insert(log, through);
     }
 
-    pub(super) fn clear(&self, partition: PartitionId) {
-        Arc::make_mut(&mut *self.0.write()).remove(&partition);
+    pub(super) fn clear(&self, log: LogOf) {
+        Arc::make_mut(&mut *self.0.write()).remove(&log);
     }
 }
 
@@ -57,8 +56,8 @@ pub(super) struct LogFilter(Arc<Through>);
 
 impl CompactionFilter for LogFilter {
     fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> CompactionDecision {
-        match keys::log::decode_key(key) {
-            Ok((partition, first)) if self.0.get(&partition).is_some_and(|t| first <= *t) => {
+        match LogOf::decode_key(key) {
+            Ok((log, number)) if self.0.get(&log).is_some_and(|through| number <= *through) => {
                 CompactionDecision::Remove
             }
             // A key that is none of ours is for a reader to complain about.

@@ -1,0 +1,244 @@
+//! What of a row counts in the digest, and where.
+//!
+//! Pure. Two replicas that have applied the same entries must measure their rows alike, whatever
+//! their sweeps have removed by now. So what may go from the disk at different times lies in lanes
+//! of its own, and a lane that is about to go is not counted any more anywhere: cells that expire
+//! by the bucket of their timestamps, tombstones and trims by the bucket of their moments.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use isthmus_digest::{Hasher, Lane, Parts};
+use isthmus_model::hlc::Hlc;
+use isthmus_model::row::{Cell, Column, Row, Trim, expiry_bucket};
+use isthmus_model::schema::Schema;
+use isthmus_model::value::Text;
+
+use crate::codec::Corrupt;
+use crate::codec::row::{decode_row, encode_row, is_packed_plain};
+
+/// Kills share a lane with those of the same 2^20 milliseconds, about 17 minutes.
+const KILLS_BUCKET_BITS: u32 = 20;
+
+/// The lane bucket of tombstones and trims of a moment.
+pub(crate) fn kills_bucket(hlc: Hlc) -> u64 {
+    (hlc.0 >> 16) >> KILLS_BUCKET_BITS
+}
+
+/// The first moment of the bucket that a moment lies in.
+pub(crate) fn start_of_kills_bucket(hlc: Hlc) -> Hlc {
+    Hlc(kills_bucket(hlc) << (16 + KILLS_BUCKET_BITS))
+}
+
+/// What of the rows of a partition its digest counts. The same at the same place of the log in
+/// every region, but for the floors, which only rise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Live cells lie in lanes by the bucket of their timestamps.
+    pub time_lanes: bool,
+    /// Expiries logged before the digest was begun: what they kill never counts.
+    pub base: Vec<Trim>,
+    /// Lanes of cells below this bucket do not count.
+    pub time_floor: i64,
+    /// Lanes of kills below this bucket do not count.
+    pub kills_floor: u64,
+}
+
+impl Rules {
+    /// For a table as it is now.
+    pub fn of(schema: &Schema, expiry: &[Trim]) -> Rules {
+        Rules {
+            time_lanes: schema.options.time_to_live_seconds.is_some(),
+            base: expiry.to_vec(),
+            time_floor: i64::MIN,
+            kills_floor: 0,
+        }
+    }
+
+    /// Whether parts measured under either are the same, floors aside.
+    pub(crate) fn measure_alike(&self, other: &Rules) -> bool {
+        self.time_lanes == other.time_lanes && self.base == other.base
+    }
+
+    /// Whether a lane counts.
+    pub(crate) fn counts(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Data => true,
+            Lane::Time(bucket) => bucket >= self.time_floor,
+            Lane::Kills(bucket) => bucket >= self.kills_floor,
+        }
+    }
+}
+
+/// Measures rows of one table.
+#[derive(Clone, Copy)]
+pub(crate) struct Measure<'a> {
+    pub(crate) hasher: &'a Hasher,
+    pub(crate) rules: &'a Rules,
+    /// Rows may hold tombstones: the table has several writers.
+    pub(crate) may_hold_kills: bool,
+}
+
+impl Measure<'_> {
+    /// The parts of a row in its packed form.
+    pub(crate) fn of_packed(&self, key: &[u8], packed: &Bytes) -> Result<Parts, Corrupt> {
+        if self.is_one_part(packed) {
+            return Ok(self.one_part(key, packed));
+        }
+        Ok(self.of_lanes(key, &decode_row(packed)?))
+    }
+
+    /// The parts of a row of which the packed form is at hand.
+    pub(crate) fn of_row(&self, key: &[u8], row: &Row, packed: &Bytes) -> Parts {
+        match self.is_one_part(packed) {
+            true => self.one_part(key, packed),
+            false => self.of_lanes(key, row),
+        }
+    }
+
+    /// Whether what is stored is what is hashed.
+    fn is_one_part(&self, packed: &Bytes) -> bool {
+        let simple = !self.rules.time_lanes && self.rules.base.is_empty();
+        simple && (!self.may_hold_kills || is_packed_plain(packed))
+    }
+
+    fn one_part(&self, key: &[u8], packed: &[u8]) -> Parts {
+        Parts::one(Lane::Data, self.hasher.part(Lane::Data, key, packed))
+    }
+
+    /// The packed form of what lies in each lane is what is hashed.
+    fn of_lanes(&self, key: &[u8], row: &Row) -> Parts {
+        let mut parts = Parts::new();
+        for (lane, row) in self.lanes(row) {
+            parts.push(lane, self.hasher.part(lane, key, &encode_row(&row)));
+        }
+        parts
+    }
+
+    fn lanes(&self, row: &Row) -> BTreeMap<Lane, Row> {
+        let mut lanes = Lanes { rules: self.rules, rows: BTreeMap::new() };
+        if let Some(stamp) = row.tombstone {
+            lanes.set(Lane::Kills(kills_bucket(stamp.hlc)), |row| row.tombstone = Some(stamp));
+        }
+        if let Some(stamp) = row.marker
+            && !self
+                .rules
+                .base
+                .iter()
+                .any(|trim| stamp.hlc.timestamp() < trim.below && stamp <= trim.stamp)
+        {
+            let lane = lanes.live(expiry_bucket(stamp.hlc.timestamp()));
+            lanes.set(lane, |row| row.marker = Some(stamp));
+        }
+        for column in &row.columns {
+            lanes.add_column(column);
+        }
+        lanes.rows
+    }
+}
+
+struct Lanes<'a> {
+    rules: &'a Rules,
+    rows: BTreeMap<Lane, Row>,
+}
+
+impl Lanes<'_> {
+    fn live(&self, bucket: i64) -> Lane {
+        if self.rules.time_lanes { Lane::Time(bucket) } else { Lane::Data }
+    }
+
+    fn set(&mut self, lane: Lane, set: impl FnOnce(&mut Row)) {
+        if self.rules.counts(lane) {
+            set(self.rows.entry(lane).or_default());
+        }
+    }
+
+    fn set_column(&mut self, lane: Lane, name: &Text, set: impl FnOnce(&mut Column)) {
+        self.set(lane, |row| set(row.column_mut(name)));
+    }
+
+    fn add_column(&mut self, column: &Column) {
+        let name = &column.name;
+        if let Some(stamp) = column.tombstone {
+            let lane = Lane::Kills(kills_bucket(stamp.hlc));
+            self.set_column(lane, name, |column| column.tombstone = Some(stamp));
+        }
+        for trim in &column.trims {
+            let lane = Lane::Kills(kills_bucket(trim.stamp.hlc));
+            self.set_column(lane, name, |column| column.trims.push(*trim));
+        }
+        for cell in &column.cells {
+            if let Some(lane) = self.lane_of(cell) {
+                self.set_column(lane, name, |column| column.cells.push(cell.clone()));
+            }
+        }
+    }
+
+    fn lane_of(&self, cell: &Cell) -> Option<Lane> {
+        match cell.value {
+            None => Some(Lane::Kills(kills_bucket(cell.stamp.hlc))),
+            Some(_) if self.rules.base.iter().any(|trim| trim.kills(cell)) => None,
+            Some(_) => Some(self.live(expiry_bucket(cell.timestamp))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::hlc::Stamp;
+    use isthmus_model::ids::{Origin, Timestamp};
+    use isthmus_model::row::EXPIRY_BUCKET_MILLIS;
+    use isthmus_model::value::Value;
+
+    use super::*;
+
+    fn stamp(millis: i64) -> Stamp {
+        Stamp { hlc: Hlc::from_millis(millis), origin: Origin(1) }
+    }
+
+    fn row(millis: &[i64]) -> Row {
+        let mut row = Row { marker: Some(stamp(millis[0])), ..Row::default() };
+        for at in millis {
+            let value = Some(Value::Integer(*at));
+            let cell = Cell { timestamp: Timestamp(*at), stamp: stamp(*at), value };
+            row.column_mut(&"c".into()).set(cell);
+        }
+        row
+    }
+
+    fn measure(rules: &Rules, row: &Row) -> Parts {
+        let hasher = Hasher::for_table(1, 2);
+        let measure = Measure { hasher: &hasher, rules, may_hold_kills: true };
+        let packed = encode_row(row);
+        let parts = measure.of_row(b"k", row, &packed);
+        assert_eq!(measure.of_packed(b"k", &packed), Ok(parts.clone()));
+        parts
+    }
+
+    #[test]
+    fn live_cells_measure_alike_with_and_without_what_is_purged() {
+        let rules = Rules::default();
+        let plain = measure(&rules, &row(&[5]));
+        let mut killed = row(&[5]);
+        killed.tombstone = Some(stamp(4));
+        let parts = measure(&rules, &killed);
+        let data = |parts: &Parts| parts.iter().find(|(lane, _)| *lane == Lane::Data);
+        assert_eq!(data(&parts), data(&plain));
+        assert_eq!(parts.iter().count(), 2);
+        killed.purge(Hlc::from_millis(5));
+        assert_eq!(measure(&rules, &killed), plain);
+    }
+
+    #[test]
+    fn a_bucket_that_expired_leaves_the_other_parts_as_they_were() {
+        let next = EXPIRY_BUCKET_MILLIS + 1;
+        let rules = Rules { time_lanes: true, time_floor: 1, ..Rules::default() };
+        let both = row(&[next, 1]);
+        let mut swept = both.clone();
+        swept.expire(&Trim { below: Timestamp(EXPIRY_BUCKET_MILLIS), stamp: stamp(2 * next) });
+        assert_ne!(both, swept);
+        assert_eq!(measure(&rules, &both), measure(&rules, &swept));
+        let all = Rules { time_floor: i64::MIN, ..rules };
+        assert_ne!(measure(&all, &both), measure(&all, &swept));
+    }
+}

@@ -1,0 +1,368 @@
+//! What of a digest can wait: loading it, building it from rows, splitting leaves that have grown,
+//! and checkpoints.
+//!
+//! A step is bounded, may be repeated at will and may be cut short anywhere. None of it changes
+//! what the digest says of any row.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use isthmus_digest::{Change, Hasher, LEAF_ZERO_BITS, Lane, LeafPart, PageWrite, Sum, Tree};
+use isthmus_model::change::Direction;
+use isthmus_model::ids::PartitionId;
+use isthmus_model::key::EncodedKey;
+
+use crate::codec::Corrupt;
+use crate::digest::live::key_of;
+use crate::digest::{DigestState, LiveDigest};
+use crate::engine::{BatchWrite, Snapshot, Space};
+use crate::error::StoreError;
+use crate::keys;
+use crate::keys::LogOf;
+use crate::keys::digest_mark::Mark;
+use crate::table::Table;
+
+/// Rows read in one step of building.
+const BUILD_ROWS: usize = 2000;
+/// Leaves split in one step.
+const SPLITS: usize = 32;
+/// Redo records after which pages are written: what a start has to take in again.
+const CHECKPOINT_BYTES: usize = 64 * 1024 * 1024;
+/// Pages are written after this long in any case.
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(300);
+/// Pages written at once.
+const PAGE_BYTES: usize = 512 * 1024;
+
+/// A checkpoint on its way.
+#[derive(Default)]
+pub(crate) struct Checkpointing {
+    /// Of this generation of pages, every change up to this group is written when no page is older.
+    goal: Option<(u32, u64)>,
+    /// When the last one ended, on the monotonic clock.
+    done: Duration,
+}
+
+impl LiveDigest {
+    /// The digest as the engine has it; to be built if it has none, or a damaged one.
+    pub(crate) fn load(
+        snapshot: &dyn Snapshot,
+        partition: PartitionId,
+        hasher: Hasher,
+        group: u64,
+    ) -> Result<LiveDigest, StoreError> {
+        let stored = snapshot.get(Space::Meta, &keys::digest_mark::encode_key(partition))?;
+        let Some(stored) = stored else {
+            return LiveDigest::to_build(snapshot, partition, hasher, group);
+        };
+        let loaded = keys::digest_mark::decode_value(&stored)
+            .map_err(StoreError::corrupt("mark of a digest"))
+            .and_then(|mark| Ok((mark, load_tree(snapshot, partition, mark, &hasher)?)));
+        match loaded {
+            Ok(loaded) => Ok(LiveDigest::new(hasher, group, Some(loaded))),
+            Err(StoreError::Engine(error)) => Err(StoreError::Engine(error)),
+            Err(error) => {
+                tracing::error!(%partition, %error, "digest is damaged and is built anew");
+                LiveDigest::to_build(snapshot, partition, hasher, group)
+            }
+        }
+    }
+
+    /// A digest that is to be built, whose pages are not taken for those of an earlier life.
+    fn to_build(
+        snapshot: &dyn Snapshot,
+        partition: PartitionId,
+        hasher: Hasher,
+        group: u64,
+    ) -> Result<LiveDigest, StoreError> {
+        let digest = LiveDigest::new(hasher, group, None);
+        let (start, end) = keys::digest_page::range_of_partition(partition);
+        let last = snapshot.scan(Space::Meta, &start, Some(&end), Direction::Backward).next();
+        if let Some((key, _)) = last.transpose()? {
+            let (_, generation, _, _) = keys::digest_page::decode_key(&key)
+                .map_err(StoreError::corrupt("key of a digest's page"))?;
+            digest.lock().generation = generation.saturating_add(1);
+        }
+        Ok(digest)
+    }
+}
+
+fn load_tree(
+    snapshot: &dyn Snapshot,
+    partition: PartitionId,
+    mark: Mark,
+    hasher: &Hasher,
+) -> Result<Tree, StoreError> {
+    let damaged = StoreError::corrupt;
+    let (start, end) = keys::digest_page::range(partition, mark.generation);
+    let mut pages: Vec<(Lane, Vec<u8>, Bytes)> = Vec::new();
+    for pair in snapshot.scan(Space::Meta, &start, Some(&end), Direction::Forward) {
+        let (key, page) = pair?;
+        let key = keys::digest_page::decode_key(&key).map_err(damaged("key of a digest's page"))?;
+        pages.push((key.2, key.3, page));
+    }
+    let mut tree = Tree::load(pages.into_iter())
+        .map_err(|error| damaged("page of a digest")(Corrupt { what: error.what }))?;
+    let start = keys::digest_redo::encode_key(partition, mark.checkpoint.saturating_add(1));
+    let end = keys::digest_redo::encode_key(partition, u64::MAX);
+    for pair in snapshot.scan(Space::Log, &start, Some(&end), Direction::Forward) {
+        let (key, record) = pair?;
+        let (_, group) = keys::digest_redo::decode_key(&key).map_err(damaged("key of a digest"))?;
+        let changes = keys::digest_redo::decode_value(&record);
+        for change in changes.map_err(damaged("redo log of a digest"))? {
+            tree.apply(hasher, group, &change);
+        }
+    }
+    Ok(tree)
+}
+
+impl Table {
+    /// Makes the rules durable under which a missing digest is built.
+    pub(crate) fn begin_digest_if_missing(&self) {
+        let live = self.partition.digest.lock();
+        let is_missing = live.mark.is_none() && live.state != DigestState::Off;
+        drop(live);
+        if is_missing {
+            let mut inner = self.partition.inner.lock();
+            let bytes_before = inner.part.bytes;
+            inner.part.digest_anew = true;
+            self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        }
+    }
+
+    /// One bounded step; gives whether there is more to do right away.
+    pub(crate) fn digest_step(&self) -> Result<bool, StoreError> {
+        let state = self.digest_state();
+        match state {
+            DigestState::Off => Ok(false),
+            DigestState::Building { .. } => self.build_step().map(|()| true),
+            DigestState::Ready => {
+                let split = self.split_step()?;
+                Ok(self.checkpoint_step() || split)
+            }
+        }
+    }
+
+    /// Reads some rows into a digest that is being built.
+    fn build_step(&self) -> Result<(), StoreError> {
+        let digest = &self.partition.digest;
+        let from = digest.lock().built_to.clone();
+        let snapshot = self.snapshot()?;
+        let measure = self.partition.measure(snapshot.rules(), snapshot.spec());
+        let mut rows = snapshot.scan_packed(&from, None, Direction::Forward);
+        let mut changes = Vec::new();
+        let mut count = 0;
+        let mut next = None;
+        for row in rows.by_ref() {
+            let (key, packed) = row?;
+            if count == BUILD_ROWS {
+                next = Some(key);
+                break;
+            }
+            count += 1;
+            let parts = measure.of_packed(&key.0, &packed).map_err(StoreError::corrupt("row"))?;
+            for (lane, delta) in parts.iter() {
+                changes.push(Change::Part { key: key.0.clone(), lane, delta, rows: 1 });
+            }
+        }
+        let group = snapshot.groups();
+        let mut live = digest.lock_at(group)?;
+        let begun_anew = live.built_to != from;
+        let Some(later) = live.groups_after(group).filter(|_| !begun_anew) else { return Ok(()) };
+        if later.iter().any(|group| group.begins_anew) {
+            return Ok(());
+        }
+        let in_step = |key: &Bytes| *key >= from.0 && next.as_ref().is_none_or(|n| *key < n.0);
+        for change in &changes {
+            live.tree.apply(&digest.hasher, group, change);
+        }
+        for known in later.iter().rev() {
+            for stamped in &known.changes {
+                if key_of(&stamped.change).is_some_and(in_step) {
+                    live.tree.apply(&digest.hasher, known.group, &stamped.change);
+                }
+            }
+        }
+        let rows = match live.state {
+            DigestState::Building { rows } => rows + count as u64,
+            DigestState::Off | DigestState::Ready => count as u64,
+        };
+        live.state = DigestState::Building { rows };
+        match next {
+            Some(next) => live.built_to = next,
+            None => live.state = DigestState::Ready,
+        }
+        Ok(())
+    }
+
+    /// Splits some leaves that have grown.
+    fn split_step(&self) -> Result<bool, StoreError> {
+        for _ in 0..SPLITS {
+            if !self.split_one()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn split_one(&self) -> Result<bool, StoreError> {
+        let digest = &self.partition.digest;
+        let Some(wanted) = digest.lock().tree.wants_split() else { return Ok(false) };
+        let snapshot = self.snapshot()?;
+        let measure = self.partition.measure(snapshot.rules(), snapshot.spec());
+        let start = EncodedKey(Bytes::copy_from_slice(&wanted.start));
+        let end = wanted.end.as_ref().map(|end| EncodedKey(Bytes::copy_from_slice(end)));
+        let mut parts = vec![LeafPart {
+            start: wanted.start.clone(),
+            zero_bits: 0,
+            sum: Sum::default(),
+            rows: 0,
+        }];
+        for row in snapshot.scan_packed(&start, end.as_ref(), Direction::Forward) {
+            let (key, packed) = row?;
+            let zero_bits = digest.hasher.zero_bits(&key.0);
+            if zero_bits >= LEAF_ZERO_BITS && *key.0 != *wanted.start {
+                let (start, zero_bits) = (key.0.to_vec(), zero_bits.min(255) as u8);
+                parts.push(LeafPart { start, zero_bits, sum: Sum::default(), rows: 0 });
+            }
+            let row = measure.of_packed(&key.0, &packed).map_err(StoreError::corrupt("row"))?;
+            if let (Some((_, sum)), Some(part)) =
+                (row.iter().find(|(lane, _)| *lane == wanted.lane), parts.last_mut())
+            {
+                part.sum += sum;
+                part.rows += 1;
+            }
+        }
+        let group = snapshot.groups();
+        let mut live = digest.lock_at(group)?;
+        let Some(later) = live.groups_after(group) else { return Ok(true) };
+        for stamped in later.iter().rev().flat_map(|group| &group.changes) {
+            add_to_part(&mut parts, &wanted, &stamped.change);
+        }
+        let group = live.group;
+        if !live.tree.split(wanted.lane, &wanted.start, group, &parts) {
+            live.tree.skip_split(wanted.lane, &wanted.start);
+            live.note_odd(wanted.lane, wanted.start);
+        }
+        Ok(true)
+    }
+
+    /// Writes some pages of a checkpoint, if one is due.
+    fn checkpoint_step(&self) -> bool {
+        let now = self.core.clock.monotonic();
+        let mut checkpointing = self.partition.checkpointing.lock();
+        let mut live = self.partition.digest.lock();
+        // One that was begun before the digest was begun anew is of no use.
+        checkpointing.goal = checkpointing.goal.filter(|(of, _)| *of == live.generation);
+        if checkpointing.goal.is_none() {
+            let is_due = live.mark.is_none()
+                || live.redo_bytes >= CHECKPOINT_BYTES
+                || (live.redo_bytes > 0 && now >= checkpointing.done + CHECKPOINT_PAUSE);
+            if !is_due || self.core.admit().is_err() {
+                return false;
+            }
+            checkpointing.goal = Some((live.generation, live.group));
+            live.tree.begin_checkpoint();
+            live.redo_bytes = 0;
+        }
+        let Some((generation, goal)) = checkpointing.goal else { return false };
+        let pages = live.tree.take_dirty(PAGE_BYTES);
+        if !pages.is_empty() {
+            drop(live);
+            self.core.enqueue_loose(self.page_writes(generation, pages), Box::new(|_| {}));
+            return true;
+        }
+        let mark = Mark { generation, checkpoint: goal };
+        let is_first = live.mark.replace(mark).is_none();
+        drop(live);
+        if is_first {
+            self.remove_old_pages(generation);
+        }
+        checkpointing.goal = None;
+        checkpointing.done = now;
+        self.write_mark(mark);
+        false
+    }
+
+    /// Writes all pages, when nothing is accepted any more.
+    pub(crate) fn checkpoint_digest_at_close(&self) {
+        let mut live = self.partition.digest.lock();
+        if live.state != DigestState::Ready || live.mark.is_some_and(|m| m.checkpoint == live.group)
+        {
+            return;
+        }
+        let (group, generation) = (live.group, live.generation);
+        live.tree.begin_checkpoint();
+        loop {
+            let pages = live.tree.take_dirty(PAGE_BYTES);
+            if pages.is_empty() {
+                break;
+            }
+            self.core.enqueue_loose(self.page_writes(generation, pages), Box::new(|_| {}));
+        }
+        drop(live);
+        self.write_mark(Mark { generation, checkpoint: group });
+    }
+
+    fn page_writes(&self, generation: u32, pages: Vec<PageWrite>) -> Vec<BatchWrite> {
+        let write = |page: PageWrite| BatchWrite {
+            space: Space::Meta,
+            key: keys::digest_page::encode_key(
+                self.partition.id,
+                generation,
+                page.lane,
+                &page.start,
+            ),
+            value: page.bytes,
+        };
+        pages.into_iter().map(write).collect()
+    }
+
+    /// Pages of earlier lives of the digest mean nothing any more.
+    fn remove_old_pages(&self, generation: u32) {
+        let id = self.partition.id;
+        let (start, _) = keys::digest_page::range_of_partition(id);
+        let (end, _) = keys::digest_page::range(id, generation);
+        let Ok(snapshot) = self.core.engine.snapshot() else { return };
+        let keys = snapshot.scan(Space::Meta, &start, Some(&end), Direction::Forward).flatten();
+        let write = |(key, _)| BatchWrite { space: Space::Meta, key, value: None };
+        let writes: Vec<BatchWrite> = keys.map(write).collect();
+        if !writes.is_empty() {
+            self.core.enqueue_loose(writes, Box::new(|_| {}));
+        }
+    }
+
+    /// Loose writes are committed in the order they come, so the mark follows its pages.
+    fn write_mark(&self, mark: Mark) {
+        let id = self.partition.id;
+        let write = BatchWrite {
+            space: Space::Meta,
+            key: keys::digest_mark::encode_key(id),
+            value: Some(keys::digest_mark::encode_value(mark)),
+        };
+        let engine = self.core.engine.clone();
+        let forget = move |done: Result<(), StoreError>| {
+            if done.is_ok()
+                && let Err(error) = engine.forget_log(LogOf::Digest(id), mark.checkpoint)
+            {
+                tracing::warn!(partition = %id, %error, "cannot give back room yet");
+            }
+        };
+        self.core.enqueue_loose(vec![write], Box::new(forget));
+    }
+}
+
+/// A change that came while a leaf was read.
+fn add_to_part(parts: &mut [LeafPart], wanted: &isthmus_digest::SplitWanted, change: &Change) {
+    let Change::Part { key, lane, delta, rows } = change else { return };
+    let is_inside = *lane == wanted.lane
+        && key[..] >= wanted.start[..]
+        && wanted.end.as_ref().is_none_or(|end| key[..] < end[..]);
+    if !is_inside {
+        return;
+    }
+    let place = parts.partition_point(|part| part.start[..] <= key[..]);
+    if let Some(part) = place.checked_sub(1).and_then(|place| parts.get_mut(place)) {
+        part.sum += *delta;
+        part.rows = part.rows.saturating_add_signed(i32::from(*rows));
+    }
+}

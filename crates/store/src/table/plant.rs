@@ -1,0 +1,147 @@
+//! Faults on purpose: a row is changed as a bug of replication or a rotten disk would change it.
+//!
+//! For tests and drills. Nothing is logged, so no other region hears of it; the digest follows the
+//! row as it would follow a wrong change, but for `Bit`, which changes stored bytes only.
+
+use bytes::Bytes;
+use isthmus_model::change::Direction;
+use isthmus_model::hlc::{Hlc, Stamp};
+use isthmus_model::ids::Timestamp;
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::{Cell, Row};
+use isthmus_model::value::Value;
+
+use crate::codec::row::{decode_row, encode_row};
+use crate::error::StoreError;
+use crate::partition::{At, Inner};
+use crate::pending::Pending;
+use crate::table::Table;
+use crate::table::prefetch::{Prefetched, Wanted};
+
+/// What to do to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// Remove it, with its tombstones.
+    LostRow,
+    /// Make it, like its neighbour.
+    ExtraRow,
+    /// Change the value of its first cell.
+    Cell,
+    /// Change the timestamp of its first cell.
+    Version,
+    /// Remove its tombstones and deleted versions.
+    Tombstone,
+    /// Change one bit of its stored bytes.
+    Bit,
+}
+
+impl Table {
+    /// Changes a row behind the back of the log.
+    pub fn plant(&self, key: &EncodedKey, plant: Plant) -> Pending<()> {
+        Pending::from_result(self.try_plant(key, plant))
+    }
+
+    fn try_plant(&self, key: &EncodedKey, plant: Plant) -> Result<Pending<()>, StoreError> {
+        self.core.admit()?;
+        let neighbour = self.neighbour(key)?;
+        let wanted = vec![Wanted { key: key.clone(), decoded: true }];
+        let read = Prefetched::read(&self.core, &self.partition, wanted)?;
+        let mut inner = self.partition.inner.lock();
+        let current = read.current(&self.core, &self.partition, &inner, key)?;
+        let before = read.parts(&self.core, &self.partition, &inner, key)?;
+        let row = current.row.map(std::sync::Arc::unwrap_or_clone);
+        let bytes_before = inner.part.bytes;
+        match plant {
+            Plant::Bit => {
+                let row = row.ok_or(StoreError::BadPlant("there is no such row"))?;
+                let flipped = flip_a_bit(&encode_row(&row));
+                inner.store_row(key.clone(), None, Some(flipped), before);
+            }
+            Plant::LostRow | Plant::ExtraRow | Plant::Cell | Plant::Version | Plant::Tombstone => {
+                let planted = planted(&inner, plant, row, neighbour)?;
+                let at = At { lsn: inner.state.lsn, stamp: None };
+                inner.put_row(key.clone(), before, planted, Hlc::MIN, at);
+            }
+        }
+        let (answer, pending) = Pending::new();
+        let group = inner.open_group();
+        inner.when_durable(group, Box::new(|done| answer.give(done)));
+        self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        Ok(pending)
+    }
+
+    /// The row after a key, or the first one.
+    fn neighbour(&self, key: &EncodedKey) -> Result<Option<Row>, StoreError> {
+        let snapshot = self.snapshot()?;
+        let first = EncodedKey::default();
+        let after = snapshot.scan(key, None, Direction::Forward).next();
+        let row = after.or_else(|| snapshot.scan(&first, None, Direction::Forward).next());
+        Ok(row.transpose()?.map(|(_, row)| row))
+    }
+}
+
+fn planted(
+    inner: &Inner,
+    plant: Plant,
+    row: Option<Row>,
+    neighbour: Option<Row>,
+) -> Result<Row, StoreError> {
+    if plant == Plant::ExtraRow {
+        return match row.is_some_and(|row| !row.is_bare()) {
+            true => Err(StoreError::BadPlant("the row is there already")),
+            false => Ok(neighbour.unwrap_or_else(|| lone_row(inner))),
+        };
+    }
+    let mut row = row.ok_or(StoreError::BadPlant("there is no such row"))?;
+    match plant {
+        Plant::LostRow => row = Row::default(),
+        Plant::Cell => change_value(first_cell(&mut row)?),
+        Plant::Version => {
+            let cell = first_cell(&mut row)?;
+            cell.timestamp = Timestamp(cell.timestamp.0 + 1);
+        }
+        Plant::Tombstone => {
+            let before = row.clone();
+            row.purge(Hlc::MAX);
+            if row == before {
+                return Err(StoreError::BadPlant("the row has no tombstone"));
+            }
+        }
+        Plant::ExtraRow | Plant::Bit => {}
+    }
+    Ok(row)
+}
+
+fn lone_row(inner: &Inner) -> Row {
+    let stamp = Stamp { hlc: inner.state.hlc, origin: inner.spec.base };
+    let mut row = Row { marker: Some(stamp), ..Row::default() };
+    let value = Some(Value::Integer(1));
+    row.column_mut(&"planted".into()).set(Cell { timestamp: stamp.hlc.timestamp(), stamp, value });
+    row
+}
+
+fn first_cell(row: &mut Row) -> Result<&mut Cell, StoreError> {
+    let mut cells = row.columns.iter_mut().flat_map(|column| &mut column.cells);
+    cells.find(|cell| cell.value.is_some()).ok_or(StoreError::BadPlant("the row has no cell"))
+}
+
+fn change_value(cell: &mut Cell) {
+    cell.value = cell.value.take().map(|value| match value {
+        Value::Integer(number) => Value::Integer(number ^ 1),
+        Value::Double(number) => Value::Double(f64::from_bits(number.to_bits() ^ 1)),
+        Value::Boolean(truth) => Value::Boolean(!truth),
+        Value::String(text) => Value::String(format!("{}?", text.as_str()).as_str().into()),
+        Value::Binary(bytes) => Value::Binary([&bytes[..], b"?"].concat().into()),
+    });
+}
+
+/// The last bit that can be flipped so that the row can still be read; else the very last.
+fn flip_a_bit(packed: &Bytes) -> Bytes {
+    let flipped = |place: usize| {
+        let mut bytes = packed.to_vec();
+        bytes[place] ^= 1;
+        Bytes::from(bytes)
+    };
+    let readable = (0..packed.len()).rev().map(flipped).find(|bytes| decode_row(bytes).is_ok());
+    readable.unwrap_or_else(|| flipped(packed.len() - 1))
+}

@@ -1,0 +1,254 @@
+//! Rows made like those of another replica, after both were compared.
+//!
+//! Each is changed only if it still is as it was compared, so that no newer change is lost: the
+//! caller names what of the row was in the digest then. With several writers, and at a writer, a
+//! repair is an entry of the log like any change. At a secondary of one writer it is not: its log
+//! is the writer's, and the row only becomes what that log says.
+
+use std::sync::Arc;
+
+use isthmus_digest::{Change, Parts, Sum};
+use isthmus_model::change::Direction;
+use isthmus_model::entry::{EntryBody, RowDelta};
+use isthmus_model::hlc::Stamp;
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::{Cell, Row};
+
+use crate::codec::row::encode_row;
+use crate::digest::{BadRange, Stamped};
+use crate::error::StoreError;
+use crate::limits::WRITE_CHANGES_MAX;
+use crate::partition::{At, Inner};
+use crate::pending::Pending;
+use crate::spec::Writing;
+use crate::table::Table;
+use crate::table::prefetch::{Prefetched, Wanted};
+
+/// A row to repair.
+#[derive(Clone, Debug)]
+pub struct RepairRow {
+    /// Its key.
+    pub key: EncodedKey,
+    /// What of it must be in the digest still; `None`: whatever it is.
+    pub expected: Option<Parts>,
+    /// One writer: the row as it shall be. Several: what to merge into it, with its own stamps.
+    pub row: Row,
+}
+
+/// How the repair of a row ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repaired {
+    /// It is as it shall be.
+    Done,
+    /// It has changed since it was compared, and was left as it is.
+    Changed,
+}
+
+/// What was done to a range of which the disk and the digest differed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Healed {
+    /// Nothing: they agree by now.
+    Nothing,
+    /// The rows were given back the bytes that the digest says.
+    Rows,
+    /// The digest was wrong and now says what the rows are.
+    Digest,
+}
+
+impl Table {
+    /// Repairs rows, at most as many as one write may change; one result each, in order.
+    pub fn repair(&self, rows: Vec<RepairRow>) -> Pending<Vec<Repaired>> {
+        Pending::from_result(self.try_repair(rows))
+    }
+
+    fn try_repair(&self, rows: Vec<RepairRow>) -> Result<Pending<Vec<Repaired>>, StoreError> {
+        self.core.admit()?;
+        if rows.len() > WRITE_CHANGES_MAX {
+            return Err(StoreError::TooLarge("rows to repair"));
+        }
+        let newest = rows.iter().filter_map(|row| row.row.stamp_max()).max();
+        if let Some(newest) = newest {
+            self.core.stamps.observe(newest.hlc, self.core.wall_millis())?;
+        }
+        let wanted = rows.iter().map(|row| Wanted { key: row.key.clone(), decoded: true });
+        let read = Prefetched::read(&self.core, &self.partition, wanted.collect())?;
+        let mut inner = self.partition.inner.lock();
+        if inner.dropped {
+            return Err(StoreError::NoTable(inner.spec.id));
+        }
+        let bytes_before = inner.part.bytes;
+        let mut repaired = Vec::with_capacity(rows.len());
+        for row in rows {
+            repaired.push(self.repair_one(&mut inner, &read, row)?);
+        }
+        if !repaired.contains(&Repaired::Done) {
+            return Ok(Pending::ready(Ok(repaired)));
+        }
+        let (answer, pending) = Pending::new();
+        let group = inner.open_group();
+        inner.when_durable(group, Box::new(|done| answer.give(done.map(|()| repaired))));
+        self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        Ok(pending)
+    }
+
+    fn repair_one(
+        &self,
+        inner: &mut Inner,
+        read: &Prefetched,
+        wanted: RepairRow,
+    ) -> Result<Repaired, StoreError> {
+        let RepairRow { key, expected, row } = wanted;
+        let before = read.parts(&self.core, &self.partition, inner, &key)?;
+        if expected.is_some_and(|expected| expected != before) {
+            return Ok(Repaired::Changed);
+        }
+        let horizon = self.partition.horizon(&inner.spec);
+        let many = inner.spec.writers.are_many();
+        if !many && inner.spec.writing == Writing::Refuse {
+            let at = At { lsn: inner.state.lsn, stamp: None };
+            inner.put_row(key, before, row, horizon, at);
+            return Ok(Repaired::Done);
+        }
+        let stamp = self.core.stamps.begin(self.core.wall_millis());
+        inner.part.begun.push(stamp.hlc);
+        let delta = if many { row } else { made_anew(&row, stamp) };
+        let current = read.current(&self.core, &self.partition, inner, &key)?;
+        let mut after = current.row.map(Arc::unwrap_or_clone).unwrap_or_default();
+        after.merge(&delta);
+        let lsn = inner.next_lsn();
+        let at = At { lsn, stamp: Some(stamp) };
+        inner.put_row(key.clone(), before, after, horizon, at);
+        inner.push_own(lsn, stamp, EntryBody::Rows(vec![RowDelta { key, delta }]));
+        Ok(Repaired::Done)
+    }
+
+    /// Settles a range of which a scrub has found that the disk and the digest differ. `healthy`
+    /// are the rows of the range that another replica has otherwise, as it has them. If they are
+    /// what the digest says, they are written; if none are given, the digest is set right.
+    pub fn heal(
+        &self,
+        range: &BadRange,
+        healthy: Vec<(EncodedKey, Option<Row>)>,
+    ) -> Pending<Healed> {
+        Pending::from_result(self.try_heal(range, healthy))
+    }
+
+    fn try_heal(
+        &self,
+        range: &BadRange,
+        healthy: Vec<(EncodedKey, Option<Row>)>,
+    ) -> Result<Pending<Healed>, StoreError> {
+        self.core.admit()?;
+        let mut inner = self.partition.inner.lock();
+        if !inner.pending_keys(&range.start, range.end.as_ref()).is_empty() {
+            return Err(StoreError::Busy);
+        }
+        let (expected, found) = self.sums_of(&inner, range)?;
+        if expected == found {
+            return Ok(Pending::ready(Ok(Healed::Nothing)));
+        }
+        let bytes_before = inner.part.bytes;
+        let snapshot = self.snapshot()?;
+        let mut sum = found;
+        let mut writes = Vec::with_capacity(healthy.len());
+        for (key, row) in healthy {
+            let measure = self.partition.measure(&inner.state.rules, &inner.spec);
+            // What cannot be read was not counted.
+            let stored = snapshot.get_packed(&key)?;
+            let stored = stored.and_then(|packed| measure.of_packed(&key.0, &packed).ok());
+            let packed = row.as_ref().map(encode_row);
+            let parts = match (&row, &packed) {
+                (Some(row), Some(packed)) => measure.of_row(&key.0, row, packed),
+                (Some(_) | None, Some(_) | None) => Parts::new(),
+            };
+            move_sum(&mut sum, range, &stored.unwrap_or_default(), &parts);
+            writes.push((key, row.map(Arc::new), packed, parts));
+        }
+        let healed = if sum == expected && !writes.is_empty() {
+            for (key, row, packed, parts) in writes {
+                inner.store_row(key, row, packed, parts);
+            }
+            Healed::Rows
+        } else if range.damaged.is_some() {
+            return Err(StoreError::corrupt("row")(crate::codec::Corrupt {
+                what: "no replica has what the digest says",
+            }));
+        } else {
+            set_digest(&mut inner, range, expected, found);
+            Healed::Digest
+        };
+        let (answer, pending) = Pending::new();
+        let group = inner.open_group();
+        inner.when_durable(group, Box::new(move |done| answer.give(done.map(|()| healed))));
+        self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        Ok(pending)
+    }
+
+    /// What the digest says of a range in its lane, and what the rows of it add up to.
+    fn sums_of(
+        &self,
+        inner: &Inner,
+        range: &BadRange,
+    ) -> Result<((Sum, u64), (Sum, u64)), StoreError> {
+        let end = range.end.as_ref();
+        let live = self.partition.digest.lock();
+        let mut expected = (Sum::default(), 0);
+        for leaf in live.tree.leaves(range.lane, &range.start.0, end.map(|end| &end.0[..])) {
+            expected.0 += leaf.sum;
+            expected.1 += u64::from(leaf.rows);
+        }
+        drop(live);
+        let snapshot = self.snapshot()?;
+        let measure = self.partition.measure(&inner.state.rules, &inner.spec);
+        let mut found = (Sum::default(), 0);
+        for row in snapshot.scan_packed(&range.start, end, Direction::Forward) {
+            let (key, packed) = row?;
+            let parts = measure.of_packed(&key.0, &packed).unwrap_or_default();
+            move_sum(&mut found, range, &Parts::new(), &parts);
+        }
+        Ok((expected, found))
+    }
+}
+
+/// What a sum becomes when a row of it changes.
+fn move_sum(sum: &mut (Sum, u64), range: &BadRange, before: &Parts, after: &Parts) {
+    if let Some((_, part)) = before.iter().find(|(lane, _)| *lane == range.lane) {
+        sum.0 -= part;
+        sum.1 = sum.1.wrapping_sub(1);
+    }
+    if let Some((_, part)) = after.iter().find(|(lane, _)| *lane == range.lane) {
+        sum.0 += part;
+        sum.1 = sum.1.wrapping_add(1);
+    }
+}
+
+/// Changes the digest by what it lacks, as if a row at the start of the range had changed.
+fn set_digest(inner: &mut Inner, range: &BadRange, expected: (Sum, u64), found: (Sum, u64)) {
+    let lsn = inner.state.lsn;
+    let mut push = |delta: Sum, rows: i8| {
+        let change = Change::Part { key: range.start.0.clone(), lane: range.lane, delta, rows };
+        inner.part.digest.push(Stamped { change, lsn, stamp: None });
+    };
+    push(found.0 - expected.0, 0);
+    let step = if found.1 > expected.1 { 1 } else { -1 };
+    for _ in 0..found.1.abs_diff(expected.1) {
+        push(Sum::default(), step);
+    }
+}
+
+/// A row written anew at a stamp; versions keep their timestamps.
+fn made_anew(row: &Row, stamp: Stamp) -> Row {
+    let mut anew = row.clone();
+    anew.tombstone = Some(stamp);
+    anew.marker = row.marker.map(|_| stamp);
+    for column in &mut anew.columns {
+        column.tombstone = None;
+        column.trims.clear();
+        column.cells.retain(|cell| cell.value.is_some());
+        for cell in &mut column.cells {
+            *cell = Cell { stamp, ..cell.clone() };
+        }
+    }
+    anew.columns.retain(|column| !column.cells.is_empty());
+    anew
+}

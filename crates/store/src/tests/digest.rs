@@ -1,0 +1,202 @@
+//! The digest is what the rows say, whatever was written, swept, copied, cut short or restarted.
+
+use isthmus_digest::{Lane, Sum};
+use isthmus_model::row::EXPIRY_BUCKET_MILLIS;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::digest::DigestState;
+use crate::{Plant, RepairRow, Repaired};
+
+/// The lanes of a region's digest.
+pub(crate) fn lanes(table: &Table) -> Vec<(Lane, Sum, u64)> {
+    let view = table.digest_view().unwrap();
+    view.tree().lanes().into_iter().map(|root| (root.lane, root.sum, root.rows)).collect()
+}
+
+/// Checks that the digest is what the rows say.
+pub(crate) fn check_digest(region: &Region) {
+    let table = region.table();
+    let view = table.digest_view().unwrap();
+    assert_eq!(lanes(&table), view.recount().unwrap());
+}
+
+fn upkeep(region: &Region) {
+    for _ in 0..200 {
+        let more = region.store.digest_step();
+        while region.store.commit_step() {}
+        if !more {
+            return;
+        }
+    }
+    panic!("upkeep does not end");
+}
+
+fn time_to_live(region: &Region, seconds: Option<u32>) {
+    let pending = region.table().change_schema(|schema| {
+        let mut schema = schema.clone();
+        schema.options.time_to_live_seconds = seconds;
+        schema.options.max_versions = 3;
+        Ok(schema)
+    });
+    region.finish(pending).unwrap();
+}
+
+fn any_change(chance: &mut SmallRng) -> CheckedChange {
+    let row = chance.random_range(0..200);
+    match chance.random_range(0..10) {
+        0 => delete(row),
+        1..=4 => increment(row),
+        _ => put(row, chance.random_range(0..1000)),
+    }
+}
+
+fn random_life(seed: u64, writers: Writers) {
+    let mut chance = SmallRng::seed_from_u64(seed);
+    let mut region = Region::new(1, writers);
+    for _ in 0..chance.random_range(50..300) {
+        match chance.random_range(0..40) {
+            0 => region.restart(),
+            1 => {
+                region.store.digest_step();
+            }
+            2 => {
+                region.clock.advance(chance.random_range(0..2 * EXPIRY_BUCKET_MILLIS));
+                region.store.expire_step();
+            }
+            3 => {
+                region.store.sweep_step();
+            }
+            4 => {
+                let table = region.table();
+                table.set_horizon(table.durable_hlc());
+            }
+            5 => {
+                let ttl = [None, Some(86_400), Some(200_000)][chance.random_range(0..3)];
+                time_to_live(&region, ttl);
+            }
+            6 => upkeep(&region),
+            7..30 => {
+                let count = chance.random_range(1..20);
+                let changes = (0..count).map(|_| any_change(&mut chance)).collect();
+                drop(region.table().write(changes, false));
+            }
+            _ => {
+                region.clock.advance(chance.random_range(0..100));
+                region.store.commit_step();
+            }
+        }
+        if region.table().digest_state() == DigestState::Ready && chance.random_bool(0.1) {
+            check_digest(&region);
+        }
+    }
+    while region.store.commit_step() {}
+    upkeep(&region);
+    check_digest(&region);
+    region.restart();
+    upkeep(&region);
+    check_digest(&region);
+}
+
+#[test]
+fn digest_is_what_the_rows_say_through_random_lives() {
+    for seed in 0..60 {
+        for writers in [Writers::One, Writers::ManyByColumn, Writers::ManyByRow] {
+            random_life(seed, writers);
+        }
+    }
+}
+
+#[test]
+fn digest_survives_a_restart_without_being_built() {
+    let mut region = Region::new(1, Writers::One);
+    for row in 0..500 {
+        region.write(put(row, row)).unwrap();
+    }
+    upkeep(&region);
+    region.restart();
+    assert_eq!(region.table().digest_state(), DigestState::Ready);
+    check_digest(&region);
+    region.store.close().unwrap();
+    region.restart();
+    assert_eq!(region.table().digest_state(), DigestState::Ready);
+    check_digest(&region);
+}
+
+#[test]
+fn view_is_taken_back_to_an_earlier_end_of_the_log() {
+    let region = Region::new(1, Writers::One);
+    for row in 0..50 {
+        region.write(put(row, row)).unwrap();
+    }
+    let cut = region.table().durable_lsn();
+    let before = lanes(&region.table());
+    region.write(put(7, 8)).unwrap();
+    region.write(delete(9)).unwrap();
+    region.write(put(1000, 1)).unwrap();
+    let mut view = region.table().digest_view().unwrap();
+    assert!(view.roll_back_to_lsn(cut));
+    let taken_back: Vec<_> =
+        view.tree().lanes().into_iter().map(|root| (root.lane, root.sum, root.rows)).collect();
+    assert_eq!(taken_back, before);
+    let rows: Vec<_> = view.rows(&EncodedKey::default(), None).map(Result::unwrap).collect();
+    let total: Sum = rows.iter().flat_map(|row| row.parts.iter()).map(|(_, sum)| sum).fold(
+        Sum::default(),
+        |mut total, sum| {
+            total += sum;
+            total
+        },
+    );
+    assert_eq!(total, before[0].1);
+    assert_eq!(rows.iter().filter(|row| row.moved).count(), 3);
+}
+
+#[test]
+fn planted_bit_is_found_by_a_scrub_and_by_nothing_else() {
+    let region = Region::new(1, Writers::One);
+    for row in 0..300 {
+        region.write(put(row, row)).unwrap();
+    }
+    upkeep(&region);
+    let before = lanes(&region.table());
+    let good = region.table().get(&key(77).encode()).unwrap();
+    let planted = region.table().plant(&key(77).encode(), Plant::Bit);
+    region.finish(planted).unwrap();
+    assert_eq!(lanes(&region.table()), before);
+    let bad = scrub(&region);
+    assert_eq!(bad.len(), 1);
+    let healthy = vec![(key(77).encode(), good)];
+    let healed = region.table().heal(&bad[0], healthy);
+    assert_eq!(region.finish(healed).unwrap(), crate::Healed::Rows);
+    assert!(scrub(&region).is_empty());
+    check_digest(&region);
+}
+
+fn scrub(region: &Region) -> Vec<crate::digest::BadRange> {
+    let mut from = Some(EncodedKey::default());
+    let mut bad = Vec::new();
+    while let Some(start) = from {
+        let step = region.table().scrub_step(&start, 40, 1).unwrap();
+        bad.extend(step.bad);
+        from = step.next;
+    }
+    bad
+}
+
+#[test]
+fn repair_leaves_a_row_alone_that_has_changed_since() {
+    let region = Region::new(1, Writers::One);
+    region.write(put(1, 1)).unwrap();
+    let view = region.table().digest_view().unwrap();
+    let seen = view.row(&key(1).encode()).unwrap();
+    let row = region.table().get(&key(1).encode()).unwrap().unwrap();
+    region.write(put(1, 2)).unwrap();
+    let repair = |expected| RepairRow { key: key(1).encode(), expected, row: row.clone() };
+    let pending = region.table().repair(vec![repair(Some(seen.parts))]);
+    assert_eq!(region.finish(pending).unwrap(), [Repaired::Changed]);
+    let now = region.table().digest_view().unwrap().row(&key(1).encode()).unwrap();
+    let pending = region.table().repair(vec![repair(Some(now.parts))]);
+    assert_eq!(region.finish(pending).unwrap(), [Repaired::Done]);
+    check_digest(&region);
+}
