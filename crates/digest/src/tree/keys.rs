@@ -8,13 +8,15 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use crate::change::shared_prefix;
 
 /// Keys in strictly ascending order. The caller keeps the order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Keys {
     /// What all keys begin with, the empty key aside.
-    prefix: Box<[u8]>,
+    prefix: SmallVec<[u8; 24]>,
     /// What follows the prefix in each key, one after another.
     rests: Vec<u8>,
     /// Where the rest of each key ends.
@@ -240,7 +242,7 @@ impl Keys {
 
     fn shorten_prefix(&mut self, length: usize) {
         let keys: Vec<Vec<u8>> = (0..self.len()).map(|at| self.get(at)).collect();
-        self.prefix = self.prefix[..length].into();
+        self.prefix.truncate(length);
         self.rests.clear();
         self.ends.clear();
         self.heads.clear();
@@ -249,7 +251,8 @@ impl Keys {
 
     /// Bytes that the list holds in memory beside itself.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.prefix.len()
+        let apart = if self.prefix.spilled() { self.prefix.capacity() } else { 0 };
+        apart
             + self.rests.capacity()
             + self.ends.capacity() * size_of::<u32>()
             + self.heads.capacity() * size_of::<u64>()

@@ -432,7 +432,7 @@ impl LaneTree {
     /// loaded with later ones keep apart. Returns where the page is now.
     pub(super) fn tidy(&mut self, at: usize, next: u64) -> usize {
         let page = &self.slots[at].page;
-        let is_vacant = page.len() == 1 && page.is_empty_leaf(0);
+        let is_vacant = (0..page.len()).all(|leaf| page.is_empty_leaf(leaf));
         let is_caught_up = |slot: &Slot| slot.from < next || slot.from == 0;
         let joins = at > 0
             && (is_vacant || page.is_small_with(&self.slots[at - 1].page))
@@ -451,7 +451,9 @@ impl LaneTree {
             }
         }
         let tick = self.slots[at].dirty.max(1);
-        first + self.replace(first..at + 1, &records, tick, false) - 1
+        let last = first + self.replace(first..at + 1, &records, tick, false) - 1;
+        // It may be small enough for its neighbour by now; it has no empty leaves any more.
+        if joins { last } else { self.tidy(last, next) }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -392,7 +392,7 @@ fn check_counts(tree: &Tree) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn a_tree_says_what_a_map_of_rows_says_across_crashes(steps in vec(step(), 1..70)) {
         let mut world = World::new();
@@ -407,8 +407,12 @@ proptest! {
         world.check();
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(50))]
     #[test]
-    fn a_page_that_is_lost_or_stale_twice_over_is_noticed(
+    fn a_page_that_is_lost_is_noticed(
         steps in vec(step(), 10..40), lost: Index
     ) {
         let mut world = World::new();
@@ -422,4 +426,87 @@ proptest! {
             assert!(pages_of_lane == 1 || world.reload().is_err());
         }
     }
+}
+
+#[test]
+fn what_is_deleted_costs_nothing_in_the_end() {
+    let mut world = World::new();
+    world.run(Step::Append(Lane::Data, 255));
+    world.run(Step::Append(Lane::Data, 255));
+    world.finish();
+    let (leaves, pages) = (world.tree.leaf_count(), world.disk.len());
+    assert!(leaves > 15 && pages > 2, "{leaves} leaves, {pages} pages");
+    world.run(Step::Clear(Lane::Data, 899, 0));
+    world.finish();
+    assert_eq!((world.tree.leaf_count(), world.disk.len()), (1, 1));
+    assert_eq!((world.tree.rows(), world.tree.lanes()), (0, Vec::new()));
+}
+
+#[test]
+fn dropped_lanes_leave_nothing_and_stay_dropped_after_a_crash() {
+    let mut world = World::new();
+    for lane in [Lane::Time(1), Lane::Time(2), Lane::Kills(0)] {
+        world.run(Step::Append(lane, 200));
+    }
+    world.finish();
+    world.run(Step::DropTime(2));
+    world.run(Step::DropKills(1));
+    world.finish();
+    assert!(world.disk.keys().all(|(lane, _)| [Lane::Data, Lane::Time(2)].contains(lane)));
+    world.run(Step::Crash);
+    world.run(Step::Put(vec![(1, Lane::Time(1), Some(1))]));
+    world.check();
+    assert_eq!(world.tree.lanes().len(), 1);
+}
+
+#[test]
+fn a_copy_shows_what_was_and_shares_pages() {
+    let mut world = World::new();
+    world.run(Step::Append(Lane::Data, 255));
+    let copy = world.tree.clone();
+    let before: Vec<Leaf> = copy.leaves(Lane::Data, b"", None).collect();
+    world.run(Step::Put(vec![(1, Lane::Data, Some(1))]));
+    world.run(Step::Append(Lane::Data, 255));
+    assert_eq!(copy.leaves(Lane::Data, b"", None).collect::<Vec<_>>(), before);
+    let shared = copy.lanes[&Lane::Data].slots.iter().zip(&world.tree.lanes[&Lane::Data].slots);
+    assert!(shared.filter(|(a, b)| std::sync::Arc::ptr_eq(&a.page, &b.page)).count() > 0);
+}
+
+#[test]
+fn an_append_splits_at_once_and_takes_few_rows_a_leaf() {
+    let mut world = World::new();
+    for _ in 0..8 {
+        world.run(Step::Append(Lane::Data, 255));
+    }
+    let leaves: Vec<Leaf> = world.tree.leaves(Lane::Data, b"", None).collect();
+    let is_boundary = |leaf: &Leaf| {
+        let zero_bits = world.hasher.zero_bits(&leaf.start);
+        u32::from(leaf.zero_bits) == zero_bits && zero_bits >= LEAF_ZERO_BITS
+    };
+    assert!(leaves[1..].iter().all(is_boundary));
+    assert!((60..260).contains(&leaves.len()), "{} leaves of 2040 rows", leaves.len());
+    assert_eq!(world.tree.wants_split(), None);
+    let fingerprints = world.tree.fingerprints(&world.hasher, Lane::Data, b"", None);
+    assert!(fingerprints.count() >= leaves.len() - 1);
+}
+
+#[test]
+fn a_build_by_ranges_in_order_is_exact_although_each_cuts_the_rest() {
+    let mut world = World::new();
+    world.run(Step::Append(Lane::Data, 200));
+    let mut built = Tree::new();
+    let mut start = Vec::new();
+    for number in [50, 100, 150] {
+        let end = format!("z {number:06}").into_bytes();
+        let parts = world.parts(Lane::Data, &start, Some(&end), |_| false);
+        built.set_range(Lane::Data, &start, Some(&end), 0, &parts);
+        start = end;
+    }
+    let parts = world.parts(Lane::Data, &start, None, |key| key.ends_with(b"7"));
+    built.set_range(Lane::Data, &start, None, 0, &parts);
+    world.tree = built;
+    world.check();
+    world.finish();
+    world.crash();
+    world.check();
 }
