@@ -197,6 +197,31 @@ mod tests {
     }
 
     #[test]
+    fn request_to_the_administration_is_taken_with_its_method_and_target_only() {
+        let (callers, clock) = (callers(known()), Hands(AtomicI64::new(NOW)));
+        let ask = |signed: &str, method: &str, target: &str| {
+            let signed = sign_request(&RequestToSign {
+                path: signed,
+                body: b"",
+                instance: "inst",
+                access_key_id: "id",
+                secret: &Secret::new(b"secret"),
+                security_token: None,
+                sign_region: None,
+                further: &[],
+                now_millis: NOW,
+            })
+            .unwrap();
+            let headers = signed.headers.iter().map(|(name, value)| (*name, value.as_bytes()));
+            callers.check_admin(method, target, headers, b"", &clock).is_ok()
+        };
+        assert!(ask("GET /v1/jobs?x=1", "GET", "/v1/jobs?x=1"));
+        assert!(!ask("GET /v1/jobs?x=1", "POST", "/v1/jobs?x=1"));
+        assert!(!ask("GET /v1/jobs?x=1", "GET", "/v1/jobs"));
+        assert!(!ask("/v1/jobs", "GET", "/v1/jobs"));
+    }
+
+    #[test]
     fn keys_that_ended_and_other_instances_are_refused_by_name() {
         let clock = Hands(AtomicI64::new(NOW));
         let refused = |known, instance| ask(&callers(known), instance, NOW, &clock).unwrap_err();
