@@ -1,7 +1,7 @@
 //! A client of a region's administration API: JSON over HTTP.
 //!
-//! What must hold: requests are signed as those of the public API are (path and headers, V2);
-//! only the health check is open to everybody; nothing but reading is repeated.
+//! What must hold: requests are signed as those of the public API are, but over method, path and
+//! query; only the health check is open to everybody; nothing but reading is repeated.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::Method;
 use isthmus_model::clock::Clock;
+use isthmus_protocol::signature::admin_path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -123,9 +124,7 @@ impl Admin {
         body: Bytes,
     ) -> Result<T, AdminError> {
         let refused = |message: String| AdminError::Answer { path: path.to_owned(), message };
-        // The signature is over the path alone.
-        let signed_path = path.split_once('?').map_or(path, |(before, _)| before);
-        let signed = self.signer.sign(signed_path, &body);
+        let signed = self.signer.sign(&admin_path(method.as_str(), path), &body);
         let signed = signed.map_err(|error| refused(error.to_string()))?;
         let mut headers = signed.headers;
         if !body.is_empty() {

@@ -1,7 +1,7 @@
 //! The administration port: one JSON API, described in `docs/openapi.json`.
 //!
 //! Only the health of the process is told to anybody; all else asks for the signature of a known
-//! access key, made like that of the public API over the path.
+//! access key, made like that of the public API but over method, path and query.
 
 use std::sync::Arc;
 
@@ -58,7 +58,9 @@ async fn check_caller(State(api): State<AdminApi>, request: Request, next: Next)
         return refusal(&ApiError::invalid("The request body is too large or broken."));
     };
     let headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    match api.callers.check(head.uri.path(), headers, &body, &**api.node.clock()) {
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let (method, clock) = (head.method.as_str(), &**api.node.clock());
+    match api.callers.check_admin(method, target, headers, &body, clock) {
         Ok(_) => next.run(Request::from_parts(head, Body::from(body))).await,
         Err(error) => refusal(&error),
     }

@@ -68,8 +68,10 @@ impl Signer {
         self.renew_date();
         let Access { instance, id, .. } = &self.access;
         let mut mac = self.mac.clone();
-        // The administration port takes the same text, whatever the method.
+        // All GETs are for the administration port, which has the method signed before the path.
+        let before = if method == "POST" { "" } else { "GET " };
         let texts = [
+            before,
             path,
             "\nPOST\n\nx-ots-accesskeyid:",
             id,
