@@ -510,3 +510,24 @@ fn a_build_by_ranges_in_order_is_exact_although_each_cuts_the_rest() {
     world.crash();
     world.check();
 }
+
+#[test]
+fn a_lane_that_is_dropped_while_pages_are_stored_is_removed_only_once_that_is_stored() {
+    let mut world = World::new();
+    world.run(Step::Append(Lane::Time(1), 255));
+    world.run(Step::Append(Lane::Data, 255));
+    world.finish();
+    world.run(Step::Append(Lane::Data, 9));
+    world.begin();
+    world.run(Step::DropTime(2));
+    for _ in 0..2 {
+        while world.noted.is_some() {
+            world.take(1);
+            assert!(world.reload().is_ok());
+        }
+        world.begin();
+    }
+    assert!(world.disk.keys().all(|(lane, _)| *lane == Lane::Data));
+    world.crash();
+    world.check();
+}
