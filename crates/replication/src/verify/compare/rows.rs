@@ -1,0 +1,306 @@
+//! From leaves to the rows that differ.
+//!
+//! Both sides select the parts of rows in the leaves, or the range, that differ. What only one
+//! selection has names the rows to be judged. Each row is judged with both sides' word on it.
+
+use std::collections::{BTreeMap, HashSet};
+
+use bytes::Bytes;
+use isthmus_model::key::EncodedKey;
+
+use crate::verify::answer::{RowAnswer, SelectedParts, Tell};
+use crate::verify::compare::leaves::{Difference, OnlyIn};
+use crate::verify::compare::{Detail, Run};
+use crate::verify::error::VerifyError;
+use crate::verify::limits::{
+    CHUNK_ROWS, FINGERPRINTS_MAX, FROM_MAX, LEAVES_MAX, ROWS_MAX, SYMBOLS_MAX,
+};
+use crate::verify::question::{Ask, Range, RowsByFingerprint, RowsByKey, Select, Selected, Want};
+use crate::verify::report::WrongTree;
+
+/// What both sides say of rows, as far as it is known.
+pub(super) type Candidates = BTreeMap<Bytes, [Option<RowAnswer>; 2]>;
+
+/// Bytes of a symbol on the wire, to choose between a sketch and a list.
+const SYMBOL_BYTES: usize = 20;
+/// Bytes of a fingerprint on the wire.
+const FINGERPRINT_BYTES: usize = 8;
+/// Wrong ranges that are told.
+const WRONG_MAX: usize = 1000;
+
+fn wants(kind: u32, from: usize, count: usize) -> Want {
+    Want { kind, from: from as u32, count: count as u32, ..Want::default() }
+}
+
+impl Run<'_, '_> {
+    /// Whether contents are needed to tell enough of a row.
+    pub(super) fn wants_contents(&self) -> bool {
+        let many = self.pair.as_ref().is_some_and(|pair| pair.many);
+        let listed = self.rows.len() < self.options.rows_max || self.shell.found.is_some();
+        many || (self.options.detail == Detail::Cells && listed)
+    }
+
+    /// Few leaves: all in one exchange. False: there was more in them than that is good for.
+    pub(super) fn few_leaves(&mut self, only_in: &OnlyIn) -> Result<bool, VerifyError> {
+        let contents = self.wants_contents();
+        let want = wants(Want::FINGERPRINTS, 0, ROWS_MAX);
+        let first = self.select(0, leaves(&only_in[0], want))?;
+        if first.too_many || first.count > ROWS_MAX as u64 {
+            return Ok(false);
+        }
+        let like = first.fingerprints;
+        let want = Want { kind: Want::UNLIKE, like, contents, ..Want::default() };
+        let second = self.select(1, leaves(&only_in[1], want))?;
+        if second.too_many || second.more {
+            return Ok(false);
+        }
+        let mut candidates = Candidates::new();
+        put(&mut candidates, 1, second.unlike);
+        let rows = self.rows_by_fingerprint(0, &second.lacking, contents)?;
+        put(&mut candidates, 0, rows);
+        self.judge_keys(candidates)?;
+        Ok(true)
+    }
+
+    /// Any number of leaves. False: they hold more rows than can be selected.
+    pub(super) fn rows_of_leaves(&mut self, only_in: OnlyIn) -> Result<bool, VerifyError> {
+        if only_in.iter().any(|leaves| leaves.len() > LEAVES_MAX) {
+            return Ok(false);
+        }
+        let guess = 2 * only_in[0].len().max(only_in[1].len()) + 64;
+        let mut counts = [0, 0];
+        for side in [0, 1] {
+            let told = self.select(side, leaves(&only_in[side], Want::default()))?;
+            if told.too_many {
+                return Ok(false);
+            }
+            counts[side] = told.count as usize;
+        }
+        self.rows_of_selections(counts, guess)?;
+        Ok(true)
+    }
+
+    /// All rows of a range, at most about `limit` parts. Gives where it ended, if before its end.
+    pub(super) fn rows_of_range(
+        &mut self,
+        start: &Bytes,
+        end: Option<&Bytes>,
+        limit: u32,
+    ) -> Result<Option<Bytes>, VerifyError> {
+        let range = |end: Option<&Bytes>, limit| Select {
+            range: Some(Range { start: start.clone(), end: end.cloned(), limit }),
+            ..Select::default()
+        };
+        let mut first = self.select(0, range(end, limit))?;
+        let stop = first.next.clone().or_else(|| end.cloned());
+        let second = self.select(1, range(stop.as_ref(), 2 * limit))?;
+        let mut done = first.next.clone();
+        if let Some(next) = second.next {
+            // The second side has far more here: the first one goes no further, either.
+            first = self.select(0, range(Some(&next), limit))?;
+            done = Some(next);
+        }
+        if done.as_ref() == Some(start) {
+            return Err(VerifyError::Protocol("a range ends where it begins"));
+        }
+        self.rows_of_selections([first.count as usize, second.count as usize], 1024)?;
+        Ok(done)
+    }
+
+    fn select(&mut self, side: usize, select: Select) -> Result<SelectedParts, VerifyError> {
+        let select = Select { session: self.session(side)?, ..select };
+        let told = parts(self.sides[side].ask(Ask::Select(select))?)?;
+        for leaf in &told.wrong {
+            let wrong = WrongTree {
+                side,
+                start: EncodedKey(leaf.start.clone()),
+                end: leaf.end.clone().map(EncodedKey),
+            };
+            if self.tree_wrong.len() < WRONG_MAX && !self.tree_wrong.contains(&wrong) {
+                self.tree_wrong.push(wrong);
+            }
+        }
+        Ok(told)
+    }
+
+    fn selected(&mut self, side: usize, want: Want) -> Result<SelectedParts, VerifyError> {
+        let ask = Selected { session: self.session(side)?, want: Some(want) };
+        parts(self.sides[side].ask(Ask::Selected(ask))?)
+    }
+
+    /// Finds in what the selections differ, and judges these rows.
+    fn rows_of_selections(&mut self, counts: [usize; 2], guess: usize) -> Result<(), VerifyError> {
+        let only_in = match self.parts_by_sketch(counts, guess)? {
+            Some(only_in) => only_in,
+            None => self.parts_by_list(counts)?,
+        };
+        // Few rows come at once with what is in them; many come first as keys.
+        let contents = only_in.iter().all(|parts| parts.len() <= ROWS_MAX) && self.wants_contents();
+        let mut candidates = Candidates::new();
+        for (side, parts) in only_in.iter().enumerate() {
+            let rows = self.rows_by_fingerprint(side, parts, contents)?;
+            put(&mut candidates, side, rows);
+        }
+        self.judge_keys(candidates)
+    }
+
+    fn parts_by_sketch(
+        &mut self,
+        counts: [usize; 2],
+        guess: usize,
+    ) -> Result<Option<OnlyIn>, VerifyError> {
+        let list_bytes = counts.iter().sum::<usize>() * FINGERPRINT_BYTES;
+        let symbols_max = (list_bytes / (2 * SYMBOL_BYTES)).clamp(64, FROM_MAX as usize);
+        let mut difference = Difference::new();
+        let mut next = guess.clamp(1, symbols_max);
+        while difference.taken < symbols_max {
+            let count = (next - difference.taken).min(SYMBOLS_MAX);
+            let want = || wants(Want::SYMBOLS, difference.taken, count);
+            let (first, second) = (want(), want());
+            let first = self.selected(0, first)?.symbols;
+            let second = self.selected(1, second)?.symbols;
+            if difference.add([first, second], count)? {
+                return Ok(Some(difference.finish()));
+            }
+            if difference.taken >= next {
+                next = (next * 2).min(symbols_max);
+            }
+        }
+        Ok(None)
+    }
+
+    fn parts_by_list(&mut self, counts: [usize; 2]) -> Result<OnlyIn, VerifyError> {
+        let mut lists = [HashSet::new(), HashSet::new()];
+        for (side, list) in lists.iter_mut().enumerate() {
+            let mut from = 0;
+            while from < counts[side] {
+                let told =
+                    self.selected(side, wants(Want::FINGERPRINTS, from, FINGERPRINTS_MAX))?;
+                if told.fingerprints.is_empty() {
+                    return Err(VerifyError::Protocol("fewer parts than were counted"));
+                }
+                from += told.fingerprints.len();
+                list.extend(told.fingerprints);
+            }
+        }
+        let [first, second] = &lists;
+        Ok([
+            first.difference(second).copied().collect(),
+            second.difference(first).copied().collect(),
+        ])
+    }
+
+    fn rows_by_fingerprint(
+        &mut self,
+        side: usize,
+        fingerprints: &[u64],
+        contents: bool,
+    ) -> Result<Vec<RowAnswer>, VerifyError> {
+        let mut rows = Vec::new();
+        let mut rest = fingerprints;
+        while !rest.is_empty() {
+            let fingerprints = rest[..rest.len().min(ROWS_MAX)].to_vec();
+            let session = self.session(side)?;
+            let ask = RowsByFingerprint { session, fingerprints, contents };
+            rest = self.ask_rows(side, Ask::RowsByFingerprint(ask), rest, &mut rows)?;
+        }
+        Ok(rows)
+    }
+
+    fn rows_by_key(
+        &mut self,
+        side: usize,
+        keys: &[Bytes],
+        contents: bool,
+    ) -> Result<Vec<RowAnswer>, VerifyError> {
+        let mut rows = Vec::new();
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let keys = rest[..rest.len().min(ROWS_MAX)].to_vec();
+            let ask = RowsByKey { session: self.session(side)?, keys, contents };
+            rest = self.ask_rows(side, Ask::RowsByKey(ask), rest, &mut rows)?;
+        }
+        Ok(rows)
+    }
+
+    /// Asks for rows; gives what of `asked` is not answered yet.
+    fn ask_rows<'l, T>(
+        &mut self,
+        side: usize,
+        ask: Ask,
+        asked: &'l [T],
+        rows: &mut Vec<RowAnswer>,
+    ) -> Result<&'l [T], VerifyError> {
+        let Tell::Rows(told) = self.sides[side].ask(ask)? else {
+            return Err(VerifyError::Protocol("another answer than rows"));
+        };
+        rows.extend(told.rows);
+        match asked.get(told.answered as usize..) {
+            Some(rest) if told.answered > 0 => Ok(rest),
+            Some(_) | None => Err(VerifyError::Protocol("a wrong count of answered rows")),
+        }
+    }
+
+    /// Judges rows, asking for what is not known of them yet.
+    pub(super) fn judge_keys(&mut self, candidates: Candidates) -> Result<(), VerifyError> {
+        let mut rest = candidates.into_iter().peekable();
+        while rest.peek().is_some() {
+            let mut chunk: Candidates = rest.by_ref().take(CHUNK_ROWS).collect();
+            let contents = self.wants_contents();
+            for side in [0, 1] {
+                self.complete(&mut chunk, side, contents)?;
+            }
+            for (key, [first, second]) in chunk {
+                let absent = || RowAnswer { key: key.clone(), ..RowAnswer::default() };
+                let rows = [first.unwrap_or_else(absent), second.unwrap_or_else(absent)];
+                self.judge(key.clone(), rows, contents)?;
+            }
+            // A reader who has seen enough is asked between windows.
+            let _ = self.goes_on(None);
+        }
+        Ok(())
+    }
+
+    /// Asks a side for the rows of which it has not told enough.
+    fn complete(
+        &mut self,
+        chunk: &mut Candidates,
+        side: usize,
+        contents: bool,
+    ) -> Result<(), VerifyError> {
+        let one_part = self.pair.as_ref().is_some_and(|pair| pair.only_data && !pair.many);
+        let is_data = one_part && self.selects_whole && self.tree_wrong.is_empty();
+        let lacks = |rows: &[Option<RowAnswer>; 2]| match &rows[side] {
+            // Where all leaves that differ are selected, a row of one part that only the other
+            // side names is not here.
+            None => !(is_data && rows[1 - side].is_some()),
+            Some(row) => contents && row.present && row.packed.is_none(),
+        };
+        let keys: Vec<Bytes> =
+            chunk.iter().filter(|(_, rows)| lacks(rows)).map(|(key, _)| key.clone()).collect();
+        for row in self.rows_by_key(side, &keys, contents)? {
+            if let Some(rows) = chunk.get_mut(&row.key) {
+                rows[side] = Some(row);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn leaves(leaves: &[u64], want: Want) -> Select {
+    Select { leaves: leaves.to_vec(), want: Some(want), ..Select::default() }
+}
+
+fn parts(tell: Tell) -> Result<SelectedParts, VerifyError> {
+    match tell {
+        Tell::Parts(parts) => Ok(parts),
+        _ => Err(VerifyError::Protocol("another answer than selected parts")),
+    }
+}
+
+fn put(candidates: &mut Candidates, side: usize, rows: Vec<RowAnswer>) {
+    for row in rows {
+        let known = candidates.entry(row.key.clone()).or_default();
+        known[side] = Some(row);
+    }
+}

@@ -1,0 +1,343 @@
+//! What a comparison asks of a side, as protobuf messages.
+//!
+//! The first question opens a session at a cut; the others are about the view that it keeps.
+//! Decoding gives an error for whatever is not a question within its bounds.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+
+use crate::verify::answer::{Floors, Roots};
+use crate::verify::error::VerifyError;
+use crate::verify::limits::{
+    FINGERPRINTS_MAX, FROM_MAX, KEY_BYTES_MAX, LANES_MAX, LEAVES_MAX, QUESTION_BYTES_MAX, ROWS_MAX,
+};
+
+/// The format of questions and answers.
+pub(crate) const FORMAT: u8 = 1;
+
+/// One question.
+#[derive(Clone, PartialEq, Message)]
+pub struct Question {
+    /// What is asked.
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub ask: Option<Ask>,
+}
+
+/// What is asked.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Ask {
+    /// A view of a table.
+    #[prost(message, tag = "1")]
+    Open(Open),
+    /// The roots without lanes that the other side has dropped.
+    #[prost(message, tag = "2")]
+    Raise(Raise),
+    /// More of the sketch of leaves.
+    #[prost(message, tag = "3")]
+    LeafSymbols(LeafSymbols),
+    /// Sums of coarse ranges.
+    #[prost(message, tag = "4")]
+    CoarseRanges(CoarseRanges),
+    /// Reads the parts of rows in some leaves or a range, and keeps them for what follows.
+    #[prost(message, tag = "5")]
+    Select(Select),
+    /// About what was selected.
+    #[prost(message, tag = "6")]
+    Selected(Selected),
+    /// Rows of which parts were selected.
+    #[prost(message, tag = "7")]
+    RowsByFingerprint(RowsByFingerprint),
+    /// Rows by their keys.
+    #[prost(message, tag = "8")]
+    RowsByKey(RowsByKey),
+    /// The session ends.
+    #[prost(message, tag = "9")]
+    Close(Close),
+}
+
+/// Opens a session.
+#[derive(Clone, PartialEq, Message)]
+pub struct Open {
+    /// Table.
+    #[prost(uint64, tag = "1")]
+    pub table: u64,
+    /// As of when.
+    #[prost(message, optional, tag = "2")]
+    pub cut: Option<CutAt>,
+    /// What the asker knows to be dropped.
+    #[prost(message, optional, tag = "3")]
+    pub floors: Option<Floors>,
+    /// What the other side answered: if it is the same here, nothing more is told.
+    #[prost(message, optional, tag = "4")]
+    pub roots: Option<Roots>,
+    /// Symbols over all leaves that are to come at once.
+    #[prost(uint32, tag = "5")]
+    pub first_symbols: u32,
+}
+
+/// A cut, as it is sent.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct CutAt {
+    /// 0: now, 1: at an LSN, 2: at a moment, 3: as it is.
+    #[prost(uint32, tag = "1")]
+    pub kind: u32,
+    /// The LSN or moment.
+    #[prost(uint64, tag = "2")]
+    pub at: u64,
+}
+
+/// As of when a table is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// As of now. With several writers: as of this side's safe time, as well as that can be had.
+    Now,
+    /// With one writer: after the entry with this LSN.
+    Lsn(u64),
+    /// With several writers: as of this moment or the side's safe time, if that is earlier.
+    Hlc(u64),
+    /// As of now, whatever is in it.
+    AsItIs,
+}
+
+/// Leaves out what the other side has dropped.
+#[derive(Clone, PartialEq, Message)]
+pub struct Raise {
+    /// Session.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// What the other side has dropped.
+    #[prost(message, optional, tag = "2")]
+    pub floors: Option<Floors>,
+}
+
+/// Symbols over the leaves that start in a range.
+#[derive(Clone, PartialEq, Message)]
+pub struct LeafSymbols {
+    /// Session.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// First key.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub start: Bytes,
+    /// First key beyond; none: to the end.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub end: Option<Bytes>,
+    /// The first symbol wanted.
+    #[prost(uint32, tag = "4")]
+    pub from: u32,
+    /// How many.
+    #[prost(uint32, tag = "5")]
+    pub count: u32,
+}
+
+/// Sums of the coarse ranges from a key on.
+#[derive(Clone, PartialEq, Message)]
+pub struct CoarseRanges {
+    /// Session.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// First key: the start of a coarse range, or of all.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub start: Bytes,
+    /// First key beyond; none: to the end.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub end: Option<Bytes>,
+    /// At most so many.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+
+/// Selects parts of rows: those in leaves, or those in a range of keys.
+#[derive(Clone, PartialEq, Message)]
+pub struct Select {
+    /// Session.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// Leaves, by fingerprint. Without a range.
+    #[prost(fixed64, repeated, tag = "2")]
+    pub leaves: Vec<u64>,
+    /// A range of keys. Without leaves.
+    #[prost(message, optional, tag = "3")]
+    pub range: Option<Range>,
+    /// What to tell of them.
+    #[prost(message, optional, tag = "4")]
+    pub want: Option<Want>,
+}
+
+/// A range of keys.
+#[derive(Clone, PartialEq, Message)]
+pub struct Range {
+    /// First key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub start: Bytes,
+    /// First key beyond; none: to the end.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub end: Option<Bytes>,
+    /// At most about so many parts.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+
+/// What to tell of the parts that are selected.
+#[derive(Clone, PartialEq, Message)]
+pub struct Want {
+    /// 0: nothing, 1: fingerprints, 2: symbols, 3: rows unlike.
+    #[prost(uint32, tag = "1")]
+    pub kind: u32,
+    /// The first fingerprint or symbol.
+    #[prost(uint32, tag = "2")]
+    pub from: u32,
+    /// How many.
+    #[prost(uint32, tag = "3")]
+    pub count: u32,
+    /// What the other side has: rows with parts that are not among these are told, and which of
+    /// these are not here.
+    #[prost(fixed64, repeated, tag = "4")]
+    pub like: Vec<u64>,
+    /// Whether rows come with what is in them.
+    #[prost(bool, tag = "5")]
+    pub contents: bool,
+}
+
+impl Want {
+    /// Nothing but how many there are.
+    pub const NOTHING: u32 = 0;
+    /// Fingerprints.
+    pub const FINGERPRINTS: u32 = 1;
+    /// Symbols.
+    pub const SYMBOLS: u32 = 2;
+    /// Rows that are unlike those of the other side.
+    pub const UNLIKE: u32 = 3;
+}
+
+/// More about what was selected.
+#[derive(Clone, PartialEq, Message)]
+pub struct Selected {
+    /// Session.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// What to tell.
+    #[prost(message, optional, tag = "2")]
+    pub want: Option<Want>,
+}
+
+/// Rows of which these parts were selected.
+#[derive(Clone, PartialEq, Message)]
+pub struct RowsByFingerprint {
+    /// Session.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// Parts.
+    #[prost(fixed64, repeated, tag = "2")]
+    pub fingerprints: Vec<u64>,
+    /// Whether rows come with what is in them.
+    #[prost(bool, tag = "3")]
+    pub contents: bool,
+}
+
+/// Rows by key.
+#[derive(Clone, PartialEq, Message)]
+pub struct RowsByKey {
+    /// Session.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// Keys.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub keys: Vec<Bytes>,
+    /// Whether rows come with what is in them.
+    #[prost(bool, tag = "3")]
+    pub contents: bool,
+}
+
+/// Ends a session.
+#[derive(Clone, PartialEq, Message)]
+pub struct Close {
+    /// Session.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+}
+
+impl From<Ask> for Question {
+    fn from(ask: Ask) -> Question {
+        Question { ask: Some(ask) }
+    }
+}
+
+impl From<Cut> for CutAt {
+    fn from(cut: Cut) -> CutAt {
+        let (kind, at) = match cut {
+            Cut::Now => (0, 0),
+            Cut::Lsn(at) => (1, at),
+            Cut::Hlc(at) => (2, at),
+            Cut::AsItIs => (3, 0),
+        };
+        CutAt { kind, at }
+    }
+}
+
+impl CutAt {
+    /// The cut, if there is such a kind.
+    pub fn cut(&self) -> Result<Cut, VerifyError> {
+        match self.kind {
+            0 => Ok(Cut::Now),
+            1 => Ok(Cut::Lsn(self.at)),
+            2 => Ok(Cut::Hlc(self.at)),
+            3 => Ok(Cut::AsItIs),
+            _ => Err(VerifyError::Damaged("unknown kind of cut")),
+        }
+    }
+}
+
+impl Question {
+    /// The bytes that travel.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(1 + self.encoded_len());
+        out.put_u8(FORMAT);
+        Message::encode(self, &mut out).expect("a buffer in memory grows");
+        out.freeze()
+    }
+
+    /// What `encode` made, within its bounds.
+    pub fn decode(bytes: &Bytes) -> Result<Question, VerifyError> {
+        if bytes.len() > QUESTION_BYTES_MAX {
+            return Err(VerifyError::Damaged("question is too large"));
+        }
+        let mut rest = bytes.clone();
+        if rest.is_empty() || rest.split_to(1)[0] != FORMAT {
+            return Err(VerifyError::Damaged("unknown format of a question"));
+        }
+        let question: Question =
+            Message::decode(rest).map_err(|_| VerifyError::Damaged("question cannot be read"))?;
+        question.check()?;
+        Ok(question)
+    }
+
+    /// Whether it keeps the bounds.
+    pub fn check(&self) -> Result<(), VerifyError> {
+        let key = |key: &Bytes| key.len() <= KEY_BYTES_MAX;
+        let end = |end: &Option<Bytes>| end.as_ref().is_none_or(key);
+        let want = |want: &Option<Want>| {
+            want.as_ref()
+                .is_none_or(|want| want.like.len() <= FINGERPRINTS_MAX && want.from <= FROM_MAX)
+        };
+        let fits = match &self.ask {
+            None => return Err(VerifyError::Damaged("question asks nothing")),
+            Some(Ask::Open(open)) => {
+                open.roots.as_ref().is_none_or(|roots| roots.lanes.len() <= LANES_MAX)
+            }
+            Some(Ask::LeafSymbols(ask)) => key(&ask.start) && end(&ask.end) && ask.from <= FROM_MAX,
+            Some(Ask::CoarseRanges(ask)) => key(&ask.start) && end(&ask.end),
+            Some(Ask::Select(ask)) => {
+                let range = |range: &Range| key(&range.start) && end(&range.end);
+                ask.leaves.len() <= LEAVES_MAX
+                    && ask.range.as_ref().is_none_or(range)
+                    && want(&ask.want)
+            }
+            Some(Ask::Selected(ask)) => want(&ask.want),
+            Some(Ask::RowsByFingerprint(ask)) => ask.fingerprints.len() <= FINGERPRINTS_MAX,
+            Some(Ask::RowsByKey(ask)) => ask.keys.len() <= ROWS_MAX && ask.keys.iter().all(key),
+            Some(Ask::Raise(_) | Ask::Close(_)) => true,
+        };
+        fits.then_some(()).ok_or(VerifyError::Damaged("question breaks a bound"))
+    }
+}

@@ -1,0 +1,262 @@
+//! Plans what to write so that two replicas become alike. Pure.
+//!
+//! With one writer a replica takes the writer's row over, if its own is still the one that was
+//! compared. With several writers a repair is a change like any other: a delta whose registers
+//! bear stamps, so that it merges into whatever is there and a newer write survives it. Registers
+//! keep their stamps where that is enough; where the target must give up something that it has,
+//! the register that replaces it gets the least stamp above. Such a stamp must lie in the past of
+//! both sides, else its origin may yet give it to a write: then the plan is to wait.
+
+use isthmus_model::diff::{CellDiff, Class, Held, Register, registers};
+use isthmus_model::hlc::Stamp;
+use isthmus_model::ids::Timestamp;
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::{Cell, Row, add_trim};
+use isthmus_model::value::{Text, Value};
+
+/// With one writer: a row that takes the place of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakeOver {
+    /// Which.
+    pub key: EncodedKey,
+    /// What is to be there; bare: nothing.
+    pub row: Row,
+    /// What the target's row must still be known by; 0: that it is not there.
+    pub expected: u64,
+}
+
+/// With several writers: a change of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mend {
+    /// Which.
+    pub key: EncodedKey,
+    /// To be merged into the row, there and wherever else it goes.
+    pub delta: Row,
+    /// What the target's row must still be known by; 0: that it is not there.
+    pub expected: u64,
+}
+
+/// How two sides become alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The target shows what the source shows.
+    OneWay,
+    /// Both show all that either has; where that is two things of one stamp, the source's.
+    Merge,
+}
+
+/// With one writer: what the target is to take over from the source.
+pub fn take_over(key: EncodedKey, source: &Row, target_fingerprint: u64) -> TakeOver {
+    TakeOver { key, row: source.clone(), expected: target_fingerprint }
+}
+
+/// With several writers: what to merge into the target. `cells` is where the target (second)
+/// differs from the source (first); `past` tells whether both sides have had whatever bears a
+/// stamp. `None`: to be tried again later.
+pub fn mend(
+    direction: Direction,
+    source: &Row,
+    target: &Row,
+    cells: &[CellDiff],
+    past: &dyn Fn(Stamp) -> bool,
+) -> Option<Row> {
+    let mut plan = Plan { delta: Row::default(), past, must_wait: false };
+    for cell in cells {
+        plan.keep_stamps(direction, cell);
+    }
+    if direction == Direction::OneWay {
+        plan.show_what_the_source_shows(source, target, cells);
+    }
+    (!plan.must_wait).then_some(plan.delta)
+}
+
+struct Plan<'a> {
+    delta: Row,
+    past: &'a dyn Fn(Stamp) -> bool,
+    must_wait: bool,
+}
+
+impl Plan<'_> {
+    /// The least stamp above.
+    fn above(&mut self, stamp: Stamp) -> Stamp {
+        let above = Stamp { hlc: stamp.hlc.next(), origin: stamp.origin };
+        self.must_wait |= above == stamp || !(self.past)(above);
+        above
+    }
+
+    /// Registers for which their own stamp is enough. Kills of either side go to both: they can
+    /// not be taken back.
+    fn keep_stamps(&mut self, direction: Direction, cell: &CellDiff) {
+        let (first, second) = (cell.first.as_ref(), cell.second.as_ref());
+        let is_kill = match &cell.register {
+            Register::Tombstone | Register::ColumnTombstone(_) | Register::Trim(..) => true,
+            Register::Marker | Register::Cell(..) => false,
+        };
+        let held = match (cell.class, direction) {
+            (Class::Missing | Class::Older, _) => first,
+            (Class::Extra | Class::Newer, Direction::Merge) => second,
+            (Class::Extra | Class::Newer, Direction::OneWay) if is_kill => second,
+            (Class::Extra | Class::Newer, Direction::OneWay) => None,
+            (Class::Different, Direction::Merge) => {
+                let Some(first) = first else { return };
+                let stamp = self.above(first.stamp);
+                let held = Held { stamp, value: first.value.clone() };
+                set(&mut self.delta, &cell.register, &held);
+                None
+            }
+            (Class::Different, Direction::OneWay) => None,
+        };
+        if let Some(held) = held {
+            set(&mut self.delta, &cell.register, held);
+        }
+    }
+
+    fn show_what_the_source_shows(&mut self, source: &Row, target: &Row, cells: &[CellDiff]) {
+        let mut merged = source.clone();
+        merged.merge(target);
+        merged.merge(&self.delta);
+        let goals = goals(source, &merged, cells);
+        self.remove_marker(&mut merged, &goals);
+        for (register, goal) in goals {
+            self.reach(&merged, &register, goal);
+        }
+        self.lift_over_tombstone(merged);
+    }
+
+    /// What lives and would be killed by the tombstone that a marker needs is written anew.
+    fn lift_over_tombstone(&mut self, mut merged: Row) {
+        let Some(tombstone) = self.delta.tombstone else { return };
+        merged.merge(&Row { tombstone: None, ..self.delta.clone() });
+        for (register, held) in registers(&merged) {
+            if held.stamp < tombstone && is_data(&register) && holds(&held, &register) {
+                set(&mut self.delta, &register, &Held { stamp: tombstone, value: held.value });
+            }
+        }
+    }
+
+    /// A marker goes only with a tombstone, which takes all else with it.
+    fn remove_marker(&mut self, merged: &mut Row, goals: &[(Register, Goal)]) {
+        let goes = goals
+            .iter()
+            .any(|(register, goal)| *register == Register::Marker && *goal == Goal::Nothing);
+        if let Some(marker) = merged.marker.filter(|_| goes) {
+            let tombstone = self.above(marker.max(merged.tombstone.unwrap_or(marker)));
+            self.delta.tombstone = self.delta.tombstone.max(Some(tombstone));
+            merged.marker = None;
+        }
+    }
+
+    /// Adds what makes one register show its goal.
+    fn reach(&mut self, merged: &Row, register: &Register, goal: Goal) {
+        let floor = killed_below(merged, register).max(self.delta.tombstone);
+        let now = registers(merged).into_iter().find(|(known, _)| known == register);
+        let now = now.map(|(_, held)| held);
+        match (goal, now) {
+            (Goal::Rewritten(held), _) => {
+                let stamp = self.above(held.stamp);
+                set(&mut self.delta, register, &Held { stamp, value: held.value });
+            }
+            (Goal::Nothing, None) => {}
+            (Goal::Nothing, Some(held)) => {
+                if let Register::Cell(..) = register {
+                    let stamp = self.above(held.stamp);
+                    set(&mut self.delta, register, &Held { stamp, value: None });
+                }
+            }
+            (Goal::Shown(held), now) => {
+                if now.as_ref().is_some_and(|now| *now == held) {
+                    return;
+                }
+                let below = now.map(|now| now.stamp).max(floor).max(Some(held.stamp));
+                let stamp = self.above(below.unwrap_or(held.stamp));
+                set(&mut self.delta, register, &Held { stamp, value: held.value });
+            }
+        }
+    }
+}
+
+/// What a register of data is to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Goal {
+    Nothing,
+    Shown(Held),
+    /// The other side has something else of the same stamp.
+    Rewritten(Held),
+}
+
+/// What the data registers in question are to show: those that differ, and those that the source
+/// shows and a kill of the target has taken.
+fn goals(source: &Row, merged: &Row, cells: &[CellDiff]) -> Vec<(Register, Goal)> {
+    let mut goals = Vec::new();
+    let kills = cells.iter().any(|cell| !is_data(&cell.register) && cell.second.is_some());
+    let shown = registers(source);
+    let now = registers(merged);
+    for cell in cells.iter().filter(|cell| is_data(&cell.register)) {
+        let is_settled = match cell.class {
+            Class::Missing | Class::Older => true,
+            Class::Extra | Class::Newer | Class::Different => false,
+        };
+        if is_settled && !kills {
+            continue;
+        }
+        let goal = match &cell.first {
+            Some(held) if cell.class == Class::Different => Goal::Rewritten(held.clone()),
+            Some(held) if holds(held, &cell.register) => Goal::Shown(held.clone()),
+            Some(_) | None => Goal::Nothing,
+        };
+        goals.push((cell.register.clone(), goal));
+    }
+    for (register, held) in shown {
+        let known = goals.iter().any(|(known, _)| *known == register);
+        let lost = !now.iter().any(|(other, _)| *other == register);
+        if kills && !known && lost && is_data(&register) && holds(&held, &register) {
+            goals.push((register, Goal::Shown(held)));
+        }
+    }
+    goals
+}
+
+fn is_data(register: &Register) -> bool {
+    match register {
+        Register::Marker | Register::Cell(..) => true,
+        Register::Tombstone | Register::ColumnTombstone(_) | Register::Trim(..) => false,
+    }
+}
+
+/// Whether a reader sees it.
+fn holds(held: &Held, register: &Register) -> bool {
+    *register == Register::Marker || held.value.is_some()
+}
+
+/// The greatest stamp that kills a register of data.
+fn killed_below(row: &Row, register: &Register) -> Option<Stamp> {
+    let Register::Cell(name, timestamp) = register else { return row.tombstone };
+    let column = row.column(name.as_bytes());
+    let trims = column.into_iter().flat_map(|column| &column.trims);
+    let trims = trims.filter(|trim| *timestamp < trim.below).map(|trim| trim.stamp).max();
+    row.tombstone.max(column.and_then(|column| column.tombstone)).max(trims)
+}
+
+fn set(row: &mut Row, register: &Register, held: &Held) {
+    match register {
+        Register::Tombstone => row.tombstone = row.tombstone.max(Some(held.stamp)),
+        Register::Marker => row.marker = row.marker.max(Some(held.stamp)),
+        Register::ColumnTombstone(name) => {
+            let column = row.column_mut(name);
+            column.tombstone = column.tombstone.max(Some(held.stamp));
+        }
+        Register::Trim(name, below) => {
+            let trim = isthmus_model::row::Trim { below: *below, stamp: held.stamp };
+            add_trim(&mut row.column_mut(name).trims, trim);
+        }
+        Register::Cell(name, timestamp) => set_cell(row, name, *timestamp, held),
+    }
+}
+
+fn set_cell(row: &mut Row, name: &Text, timestamp: Timestamp, held: &Held) {
+    let value: Option<Value> = held.value.clone();
+    row.column_mut(name).set(Cell { timestamp, stamp: held.stamp, value });
+}
+
+#[cfg(test)]
+mod tests;
