@@ -35,8 +35,10 @@ proptest! {
         let decoder = reconcile(&remote, &local, 2000);
         prop_assert!(decoder.decoded());
         let (only_remote, only_local) = decoder.difference();
-        prop_assert_eq!(sorted(only_remote), remote.difference(&local).copied().collect::<Vec<_>>());
-        prop_assert_eq!(sorted(only_local), local.difference(&remote).copied().collect::<Vec<_>>());
+        let expected: Vec<u64> = remote.difference(&local).copied().collect();
+        prop_assert_eq!(sorted(only_remote), expected);
+        let expected: Vec<u64> = local.difference(&remote).copied().collect();
+        prop_assert_eq!(sorted(only_local), expected);
     }
 
     #[test]

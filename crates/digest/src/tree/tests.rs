@@ -51,8 +51,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => vec(row, 1..40).prop_map(Step::Put),
         4 => (lane(), any::<u8>()).prop_map(|(lane, count)| Step::Append(lane, count)),
-        2 => (lane(), 0..900u16, 0..500u16).prop_map(|(lane, from, len)| Step::Clear(lane, from, len)),
-        2 => (lane(), any::<Index>(), any::<u64>()).prop_map(|(lane, at, mask)| Step::Split(lane, at, mask)),
+        2 => (lane(), 0..900u16, 0..500u16).prop_map(|(lane, a, len)| Step::Clear(lane, a, len)),
+        2 => (lane(), any::<Index>(), any::<u64>())
+            .prop_map(|(lane, at, mask)| Step::Split(lane, at, mask)),
         2 => Just(Step::SplitWanted),
         2 => (lane(), any::<Index>(), any::<Index>(), any::<u64>())
             .prop_map(|(lane, a, b, mask)| Step::SetRange(lane, a, b, mask)),
@@ -218,8 +219,8 @@ impl World {
     }
 
     fn last_key(&self, lane: Lane) -> Option<Vec<u8>> {
-        let keys = self.rows.keys().filter(|(of, _)| *of == lane);
-        keys.last().map(|(_, key)| key.clone())
+        let mut keys = self.rows.keys().filter(|(of, _)| *of == lane);
+        keys.next_back().map(|(_, key)| key.clone())
     }
 
     /// The parts of a range that begin at its start and at the keys that `is_start` picks.
