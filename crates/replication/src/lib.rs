@@ -17,3 +17,4 @@ pub mod pack;
 pub mod receive;
 pub mod ship;
 pub mod streams;
+pub mod verify;
