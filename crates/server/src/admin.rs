@@ -3,6 +3,8 @@
 //! Only the health of the process is told to anybody; all else asks for the signature of a known
 //! access key, made like that of the public API but over method, path and query.
 
+mod jobs;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -41,6 +43,7 @@ impl AdminApi {
     pub async fn serve(self, listener: TcpListener, mut stop: watch::Receiver<bool>) {
         let signed = Router::new()
             .route("/v1/status", get(status))
+            .merge(jobs::routes())
             .layer(from_fn_with_state(self.clone(), check_caller));
         let router = Router::new().route("/v1/health", get(health)).merge(signed).with_state(self);
         let stopped = async move {
@@ -75,6 +78,8 @@ async fn health() -> Json<serde_json::Value> {
     Json(json!({"status": "serving"}))
 }
 
-async fn status(State(api): State<AdminApi>) -> Json<Status> {
-    Json(api.node.status())
+async fn status(State(api): State<AdminApi>) -> Result<Json<Status>, StatusCode> {
+    let node = api.node.clone();
+    let told = tokio::task::spawn_blocking(move || node.status()).await;
+    told.map(Json).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }

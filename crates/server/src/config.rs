@@ -88,6 +88,12 @@ pub struct Config {
     /// The port for other regions.
     #[serde(default)]
     pub peer: PeerConfig,
+    /// What is done when replicas differ.
+    #[serde(default, skip_serializing_if = "VerifyConfig::is_default")]
+    pub verify: VerifyConfig,
+    /// How the disk is read again and again.
+    #[serde(default, skip_serializing_if = "ScrubConfig::is_default")]
+    pub scrub: ScrubConfig,
     /// The other regions, none by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<OtherRegionConfig>,
@@ -135,6 +141,42 @@ pub struct StorageConfig {
     /// Free disk below which writes are refused, 0 to 1 TiB. Default 256 MiB.
     #[serde(default = "default_space_reserve_bytes")]
     pub space_reserve_bytes: u64,
+    /// Keep digests of tables, by which replicas are compared without reading them. Default true.
+    #[serde(default = "default_true", skip_serializing_if = "is_true")]
+    pub digests: bool,
+}
+
+/// `[verify]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VerifyConfig {
+    /// What is done by itself where replicas differ. Default `off`.
+    pub auto_repair: AutoRepair,
+    /// Rows that differ, above which nothing is done by itself, 1 to 1 000 000. Default 1000.
+    pub auto_repair_rows_max: u64,
+}
+
+/// What is done by itself where replicas differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AutoRepair {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Tables with one writer are made like that of the writer.
+    FromPrimary,
+    /// That, and tables with several writers are merged.
+    Merge,
+}
+
+/// `[scrub]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScrubConfig {
+    /// MiB read each second in the background, 0 to 1024; 0: none. Default 4.
+    pub mib_per_second: u32,
+    /// Hours from the begin of one pass over a table to the next, 1 to 8760. Default 168.
+    pub every_hours: u32,
 }
 
 /// `[public]`
@@ -323,6 +365,30 @@ impl Default for PeerConfig {
     }
 }
 
+impl Default for VerifyConfig {
+    fn default() -> VerifyConfig {
+        VerifyConfig { auto_repair: AutoRepair::Off, auto_repair_rows_max: 1000 }
+    }
+}
+
+impl VerifyConfig {
+    fn is_default(&self) -> bool {
+        *self == VerifyConfig::default()
+    }
+}
+
+impl Default for ScrubConfig {
+    fn default() -> ScrubConfig {
+        ScrubConfig { mib_per_second: 4, every_hours: 7 * 24 }
+    }
+}
+
+impl ScrubConfig {
+    fn is_default(&self) -> bool {
+        *self == ScrubConfig::default()
+    }
+}
+
 impl StorageConfig {
     /// The defaults, with this directory.
     pub fn at(data: impl Into<PathBuf>) -> StorageConfig {
@@ -332,6 +398,7 @@ impl StorageConfig {
             write_buffer_bytes: default_write_buffer_bytes(),
             log_tail_bytes: default_log_tail_bytes(),
             space_reserve_bytes: default_space_reserve_bytes(),
+            digests: true,
         }
     }
 }
@@ -358,6 +425,14 @@ fn default_log_tail_bytes() -> u64 {
 
 fn default_space_reserve_bytes() -> u64 {
     256 * MIB
+}
+
+fn default_true() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 fn is_false(value: &bool) -> bool {

@@ -19,11 +19,14 @@ pub mod config;
 pub mod http;
 pub mod node;
 pub mod peer;
+mod plant;
 pub mod refusals;
 pub mod rows;
 pub mod slow_peer;
 pub mod status;
 pub mod tables;
+
+pub use crate::plant::{PlantError, plant};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -95,7 +98,8 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
     let ports = Ports::open(&config).await?;
     let store = open_store(&config, clock.clone())?;
     let committer = start_committer(&store)?;
-    let node = Node::start(config, store.clone(), clock, tls.as_ref())?;
+    let seed = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
+    let node = Node::start(config, store.clone(), clock, tls.as_ref(), seed)?;
     let (stop, stopped) = watch::channel(false);
     let token_key = token_key(&store).await?;
     let boot = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
@@ -103,6 +107,9 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
     let api = http::PublicApi::new(node.clone(), callers.clone(), &token_key, boot);
     node.spawn(node.clone().keep_reconciled(stopped.clone()));
     node.spawn(node.clone().keep_up(stopped.clone()));
+    node.spawn(node.clone().keep_digests(stopped.clone()));
+    node.spawn(node.clone().keep_scrubbed(stopped.clone()));
+    node.spawn(node.clone().keep_gauge(stopped.clone()));
     for other in node.others().values() {
         node.spawn(other.clone().run(stopped.clone()));
     }
@@ -110,6 +117,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
         node.spawn(serve_peers(node.clone(), tls, ports.peer, stopped.clone()));
     }
     node.spawn(admin::AdminApi::new(node.clone(), callers).serve(ports.admin, stopped.clone()));
+    node.take_up_jobs();
     let public = tokio::spawn(Arc::new(api).serve(ports.public, stopped));
     tracing::info!(
         region = %node.config().region.name,
@@ -120,6 +128,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
     tracing::info!("stopping");
     // Everybody who listens hears it; nobody listening is as good.
     let _ = stop.send(true);
+    node.stop_jobs();
     let _ = tokio::time::timeout(STOP_TIMEOUT, public).await;
     node.finish_tasks(STOP_TIMEOUT).await;
     store.stop();
@@ -179,6 +188,7 @@ fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Store>, Serv
         space_reserve_bytes: storage.space_reserve_bytes,
         // Links compress whole parcels, which packs better and costs nothing without replicas.
         log_compression: false,
+        digests: storage.digests,
         ..StoreOptions::new(Origin(config.region.number))
     };
     let store = Store::open(Arc::new(engine), clock, options)?;

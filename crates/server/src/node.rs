@@ -3,11 +3,16 @@
 //! Control says what this region is to each table (`Record`); the node makes the store and the
 //! links obey it, and obeys again after every start. Nothing here touches a row.
 
+pub mod events;
+mod gauge;
 mod global_tables;
+pub mod jobs;
 mod peers;
 mod reconcile;
+mod scrub;
 mod tell;
 mod upkeep;
+pub(crate) mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +35,10 @@ use crate::api_error::ApiError;
 use crate::config::Config;
 use crate::peer::dial::OtherRegion;
 use crate::peer::tls::PeerTls;
+
+use self::jobs::Jobs;
+use self::verify::Verification;
+use self::verify::scrubs::Scrubs;
 
 /// What this region knows of a global table that it holds a replica of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,6 +64,8 @@ pub struct Node {
     reconcile_soon: Notify,
     serving_since_millis: i64,
     tasks: Mutex<tokio::task::JoinSet<()>>,
+    verification: Verification,
+    jobs: Jobs,
 }
 
 /// Why a node cannot start.
@@ -81,12 +92,13 @@ fn record_note(table: TableId) -> Vec<u8> {
 }
 
 impl Node {
-    /// Makes the node obey what it had been told before it stopped.
+    /// Makes the node obey what it had been told before it stopped. `seed` is chance.
     pub fn start(
         config: Config,
         store: Arc<Store>,
         clock: Arc<dyn Clock>,
         tls: Option<&PeerTls>,
+        seed: u64,
     ) -> Result<Arc<Node>, NodeError> {
         let shared = Shared {
             store: store.clone(),
@@ -105,7 +117,11 @@ impl Node {
         };
         let others = other_regions(&config, &clock, &shared, tls)?;
         let records = read_records(&store)?;
-        let node = Arc::new(Node {
+        let scrubs = Scrubs::read(&store)?;
+        let jobs = Jobs::read(&store)?;
+        let node = Arc::new_cyclic(|node| Node {
+            verification: Verification::new(node.clone(), &store, clock.clone(), scrubs, seed),
+            jobs,
             serving_since_millis: clock.wall_millis(),
             config,
             store,

@@ -2,14 +2,16 @@
 //!
 //! `dial.rs` keeps one stream to each other region, on which this region ships as an origin;
 //! `accept.rs` serves the streams of the others, on which it receives as a replica; `call.rs` has
-//! the single questions of control. What is said on the streams is the replication room's affair;
-//! here frames are only carried, with back-pressure both ways. No frame is read before the other
-//! side has shown a certificate of the common authority that bears its region's name.
+//! the single questions of control, `verify.rs` those of comparing and repairing. What is said on
+//! the streams is the replication room's affair; here frames are only carried, with back-pressure
+//! both ways. No frame is read before the other side has shown a certificate of the common
+//! authority that bears its region's name.
 
 pub mod accept;
 pub mod call;
 pub mod dial;
 pub mod tls;
+pub mod verify;
 
 /// The generated client and server of the service.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::wildcard_imports)]
@@ -31,3 +33,5 @@ pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(2);
 pub const TICK_EVERY: Duration = Duration::from_millis(250);
 /// How long a single question may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a question may take for which the other region reads its disk.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(60);

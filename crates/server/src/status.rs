@@ -122,6 +122,55 @@ pub struct TableStatus {
     pub partitions: u64,
     /// Address of the last durable entry, added over its partitions.
     pub entries: u64,
+    /// Its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<DigestStatus>,
+    /// How it stands to the replicas of other regions, as far as that is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differing: Vec<DifferingStatus>,
+}
+
+/// The digest of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DigestStatus {
+    /// State.
+    pub state: DigestWord,
+    /// Rows it counts; several times where parts of a row expire at different times.
+    pub rows: u64,
+    /// Leaves.
+    pub leaves: u64,
+    /// Memory it takes.
+    pub memory_bytes: u64,
+    /// All rows were read from the disk since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrubbed_since_ms: Option<i64>,
+}
+
+/// State of a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DigestWord {
+    /// It is current.
+    Ready,
+    /// It is being built from the rows.
+    Building,
+    /// It is not kept.
+    Off,
+}
+
+/// How two replicas of a table stand to each other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DifferingStatus {
+    /// The other region.
+    pub region: String,
+    /// Rows that differ at equal watermarks.
+    pub rows: u64,
+    /// Ranges that they lie in.
+    pub ranges: u64,
+    /// Since when they differ, or are alike.
+    pub since_ms: i64,
+    /// How long ago that was looked at.
+    pub checked_ms_ago: u64,
 }
 
 /// One link: what one region gives another of one partition.

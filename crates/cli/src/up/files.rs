@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 
 use isthmus_server::config::{
     AdminConfig, Config, CredentialConfig, InstanceConfig, OtherRegionConfig, PeerConfig,
-    PublicConfig, RegionConfig, Secret, StorageConfig, UP_ACCESS_KEY_ID, UP_ACCESS_KEY_SECRET,
-    UP_INSTANCE,
+    PublicConfig, RegionConfig, ScrubConfig, Secret, StorageConfig, UP_ACCESS_KEY_ID,
+    UP_ACCESS_KEY_SECRET, UP_INSTANCE, VerifyConfig,
 };
 
 use crate::error::CliError;
@@ -171,6 +171,8 @@ impl Layout {
                 authority: pem("authority.pem".to_owned()),
                 ..PeerConfig::default()
             },
+            verify: VerifyConfig::default(),
+            scrub: ScrubConfig::default(),
             regions: others
                 .map(|other| OtherRegionConfig {
                     name: Layout::name(other),

@@ -84,6 +84,8 @@ fn what_is_wrong_is_told_with_line_and_key() {
         (other(&format!("name = \"r1\"\nnumber = 2\n{end}")), ":14: regions[0].name: r1 is"),
         (other(&format!("name = \"r2\"\nnumber = 1\n{end}")), ":15: regions[0].number: 1 is"),
         (other(&format!("name = \"r2\"\nnumber = 2\n{end}")), ":1: peer.certificate: is missing"),
+        (format!("{SMALL}[scrub]\nevery_hours = 0"), ":13: scrub.every_hours: is 0, it must"),
+        (format!("{SMALL}[verify]\nauto_repair = \"on\""), ":13: verify.auto_repair: unknown"),
         (format!("{SMALL}expires = \"tomorrow\""), ":12: credentials[0].expires: is no time"),
         (
             format!("{SMALL}[[credentials]]\naccess_key_id = \"id\"\naccess_key_secret = \"b\""),
@@ -99,6 +101,24 @@ fn what_is_wrong_is_told_with_line_and_key() {
         assert!(found.starts_with(expected), "expected {expected:?}, found {found:?}");
         assert!(!found.contains("hush"), "{found}");
     }
+}
+
+#[test]
+fn digests_rules_and_the_scrub_are_read() {
+    let place = Place::new("verify");
+    let small = place.load(SMALL).unwrap();
+    assert!(small.storage.digests);
+    assert_eq!((small.scrub.mib_per_second, small.scrub.every_hours), (4, 168));
+    let text = SMALL.replace("data = \"data\"", "data = \"data\"\ndigests = false");
+    let text = format!(
+        "{text}[verify]\nauto_repair = \"from-primary\"\nauto_repair_rows_max = 5\n\
+         [scrub]\nmib_per_second = 0\n"
+    );
+    let config = place.load(&text).unwrap();
+    assert!(!config.storage.digests);
+    assert_eq!(config.verify.auto_repair, super::AutoRepair::FromPrimary);
+    assert_eq!((config.verify.auto_repair_rows_max, config.scrub.mib_per_second), (5, 0));
+    assert_eq!(place.load(&config.to_toml()).unwrap(), config);
 }
 
 #[test]

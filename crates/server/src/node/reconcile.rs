@@ -172,6 +172,12 @@ impl Node {
                 self.on_unassign(from, &unassign).await.map(|()| Bytes::new())
             }
             Question::Forward(forward) => self.on_forward(&forward.path, forward.body).await,
+            about_rows @ (Question::Compare(_)
+            | Question::Scrub(_)
+            | Question::Repair(_)
+            | Question::Heal(_)
+            | Question::Rows(_)
+            | Question::Roots(_)) => self.answer_blocking(from, about_rows).await,
         };
         match answer {
             Ok(body) => Reply { failure: None, body },

@@ -3,15 +3,18 @@
 use isthmus_control::global_table::Serve;
 use isthmus_replication::link::State;
 use isthmus_replication::ship::LinkReport;
-use isthmus_store::Writing;
+use isthmus_store::digest::DigestState;
+use isthmus_store::{Table, Writing};
 
 use super::Node;
 use crate::status::{
-    LinkState, LinkStatus, RegionState, RegionStatus, ServeMode, Status, TableStatus,
+    DigestStatus, DigestWord, LinkState, LinkStatus, RegionState, RegionStatus, ServeMode, Status,
+    TableStatus,
 };
 
 impl Node {
-    /// How this region does: its tables, the links that leave it, the regions it reaches.
+    /// How this region does: its tables, the links that leave it, the regions it reaches. May
+    /// block for a moment.
     pub fn status(&self) -> Status {
         let mut links = Vec::new();
         for (region, other) in self.others() {
@@ -84,11 +87,37 @@ impl Node {
                         && record.is_none_or(|record| record.ready),
                     partitions: 1,
                     entries: table.durable_lsn().0,
+                    digest: Some(self.digest_status(table)),
+                    differing: self.verification.gauge.of_table(spec.id, self.clock.monotonic()),
                 }
             })
             .collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         tables
+    }
+
+    fn digest_status(&self, table: &Table) -> DigestStatus {
+        let (state, rows) = match table.digest_state() {
+            DigestState::Off => (DigestWord::Off, 0),
+            DigestState::Building { rows } => (DigestWord::Building, rows),
+            DigestState::Ready => (DigestWord::Ready, 0),
+        };
+        let mut status = DigestStatus {
+            state,
+            rows,
+            leaves: 0,
+            memory_bytes: 0,
+            scrubbed_since_ms: self.verification.scrubs.scrubbed_since(table.id()),
+        };
+        // A table that changes too fast to be looked at is told without figures.
+        if state == DigestWord::Ready
+            && let Ok(view) = table.digest_view()
+        {
+            status.rows = view.tree().rows();
+            status.leaves = view.tree().leaf_count();
+            status.memory_bytes = view.tree().memory_bytes() as u64;
+        }
+        status
     }
 
     fn link_status(&self, to: &str, report: &LinkReport) -> LinkStatus {

@@ -15,6 +15,12 @@ use super::Node;
 
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 const EXPIRE_EVERY: u32 = 60;
+/// After upkeep of digests that took t, it rests for this times t.
+const DIGEST_REST_FACTOR: u32 = 15;
+/// It rests so long where there was nothing to do.
+const DIGEST_REST: Duration = Duration::from_millis(50);
+/// And never longer than this.
+const DIGEST_REST_MAX: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Does upkeep again and again, until `stop` says so.
@@ -32,6 +38,30 @@ impl Node {
             self.store.sweep_step();
             tokio::select! {
                 () = tokio::time::sleep(UPKEEP_EVERY) => {}
+                _ = stop.changed() => return,
+            }
+        }
+    }
+
+    /// Keeps digests up: builds, splits, checkpoints. Takes a small share of one processor.
+    pub async fn keep_digests(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        if !self.config.storage.digests {
+            return;
+        }
+        while !*stop.borrow() {
+            let began = self.clock.monotonic();
+            let store = self.store.clone();
+            let step = tokio::task::spawn_blocking(move || store.digest_step()).await;
+            let more = match step {
+                Ok(more) => more,
+                Err(error) => {
+                    tracing::error!(%error, "upkeep of digests broke");
+                    return;
+                }
+            };
+            let took = self.clock.monotonic().saturating_sub(began);
+            tokio::select! {
+                () = tokio::time::sleep(digest_rest(took, more)) => {}
                 _ = stop.changed() => return,
             }
         }
@@ -70,5 +100,24 @@ impl Node {
             // Should it be lost in a crash, the next look trims again.
             drop(table.trim_log(through));
         }
+    }
+}
+
+/// How long upkeep of digests rests after a step.
+fn digest_rest(took: Duration, more: bool) -> Duration {
+    let least = if more { Duration::ZERO } else { DIGEST_REST };
+    (took * DIGEST_REST_FACTOR).clamp(least, DIGEST_REST_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upkeep_of_digests_keeps_to_its_share() {
+        let millis = Duration::from_millis;
+        assert_eq!(digest_rest(millis(2), true), millis(30));
+        assert_eq!(digest_rest(millis(2), false), millis(50));
+        assert_eq!(digest_rest(Duration::from_secs(9), false), DIGEST_REST_MAX);
     }
 }

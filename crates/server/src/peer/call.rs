@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::verify::{Compare, Heal, Repair, Roots, Rows, Scrub};
+
 /// A question.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Call {
@@ -9,7 +11,7 @@ pub struct Call {
     #[prost(string, tag = "1")]
     pub from: String,
     /// What is asked.
-    #[prost(oneof = "Question", tags = "2, 3, 4")]
+    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub question: Option<Question>,
 }
 
@@ -25,6 +27,24 @@ pub enum Question {
     /// Do a client's operation here, where it belongs.
     #[prost(message, tag = "4")]
     Forward(Forward),
+    /// A question of a comparison.
+    #[prost(message, tag = "5")]
+    Compare(Compare),
+    /// Read rows from the disk.
+    #[prost(message, tag = "6")]
+    Scrub(Scrub),
+    /// Make rows as another replica has them.
+    #[prost(message, tag = "7")]
+    Repair(Repair),
+    /// Settle a range of which disk and digest differ.
+    #[prost(message, tag = "8")]
+    Heal(Heal),
+    /// Tell rows as the disk holds them.
+    #[prost(message, tag = "9")]
+    Rows(Rows),
+    /// Tell the roots of tables.
+    #[prost(message, tag = "10")]
+    Roots(Roots),
 }
 
 /// The record of a global table, and the table where it does not exist yet.

@@ -111,10 +111,19 @@ impl OtherRegion {
 
     /// Asks the region one question.
     pub async fn ask(&self, question: Question) -> Result<Reply, tonic::Status> {
+        self.ask_within(question, CALL_TIMEOUT).await
+    }
+
+    /// Asks the region one question that may take longer or less long.
+    pub async fn ask_within(
+        &self,
+        question: Question,
+        patience: Duration,
+    ) -> Result<Reply, tonic::Status> {
         let call = Call { from: self.own_name.clone(), question: Some(question) };
         let mut request = tonic::Request::new(call);
-        request.set_timeout(CALL_TIMEOUT);
-        let answer = tokio::time::timeout(CALL_TIMEOUT, self.client().call(request)).await;
+        request.set_timeout(patience);
+        let answer = tokio::time::timeout(patience, self.client().call(request)).await;
         match answer {
             Ok(answer) => answer.map(tonic::Response::into_inner),
             Err(_) => Err(tonic::Status::deadline_exceeded("no answer in time")),
