@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const SESSIONS_MAX: usize = 8;
 /// A session of which nothing was asked for so long ends.
 pub const SESSION_IDLE_MAX: Duration = Duration::from_secs(60);
+/// With several writers: tables are compared as of their safe time, unless it is older than this.
+pub const SAFE_AGE_MAX: Duration = Duration::from_secs(60);
 /// Bytes of an encoded question.
 pub const QUESTION_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of an encoded answer. One row may be larger than what an answer aims at.

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use crate::frame::ExpiredBefore;
 use crate::verify::answer::{Answer, Floors, NotYet, Opened, Roots, Tell};
 use crate::verify::error::VerifyError;
-use crate::verify::limits::{SELECTED_MAX, SESSION_IDLE_MAX, SESSIONS_MAX};
+use crate::verify::limits::{SAFE_AGE_MAX, SELECTED_MAX, SESSION_IDLE_MAX, SESSIONS_MAX};
 use crate::verify::question::{Ask, Cut, Open, Question};
 use crate::verify::side::Side;
 use crate::verify::view::{View, Viewed, Views};
@@ -205,8 +205,7 @@ fn roll_back(view: &mut dyn View, cut: Cut) -> Rolled {
             false => Rolled::TooFar,
         },
         Cut::Now | Cut::Hlc(_) if many => {
-            // Everything below the safe time is here; at it, something may be on its way.
-            let last = Hlc(safe.0.saturating_sub(1));
+            let last = last_complete(hlc, safe);
             let at = match cut {
                 Cut::Hlc(at) => Hlc(at).min(last),
                 Cut::Now | Cut::Lsn(_) | Cut::AsItIs => last,
@@ -215,6 +214,17 @@ fn roll_back(view: &mut dyn View, cut: Cut) -> Rolled {
             Rolled::To(lsn, at)
         }
         Cut::Now | Cut::Lsn(_) | Cut::Hlc(_) | Cut::AsItIs => Rolled::To(lsn, hlc),
+    }
+}
+
+/// Up to where a table with several writers is compared. Everything below the safe time is there;
+/// at it, something may be on its way. Where the safe time stands still because a region is gone,
+/// nothing is taken back: what came since would never be compared.
+fn last_complete(hlc: Hlc, safe: Hlc) -> Hlc {
+    let age = hlc.millis().saturating_sub(safe.millis());
+    match u128::from(age.max(0).unsigned_abs()) > SAFE_AGE_MAX.as_millis() {
+        true => hlc,
+        false => Hlc(safe.0.saturating_sub(1)),
     }
 }
 

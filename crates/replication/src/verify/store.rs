@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isthmus_digest::{Hasher, Tree};
+use isthmus_digest::{Hasher, Parts, Tree};
 use isthmus_model::error::Kind;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, TableId};
@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::frame::Watermark;
 use crate::verify::answer::Floors;
 use crate::verify::error::VerifyError;
-use crate::verify::view::{Head, View, ViewRow, Viewed, Views};
+use crate::verify::view::{Head, View, ViewRow, Viewed, Views, fingerprint_of};
 
 /// What the store itself does not know of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,19 @@ impl Views for StoreViews {
 
 fn read(error: &StoreError) -> VerifyError {
     VerifyError::Read(error.to_string())
+}
+
+/// What of a row is in the digest now, if the row still is what a comparison knew it by; to be
+/// expected when it is repaired.
+pub fn parts_if_still(
+    view: &DigestView,
+    floors: Floors,
+    key: &EncodedKey,
+    fingerprint: u64,
+) -> Result<Option<Parts>, VerifyError> {
+    let row = view.row(key).map_err(|error| read(&error))?;
+    let known = fingerprint_of(view.hasher(), floors, &key.0, &row.parts);
+    Ok((known == fingerprint).then_some(row.parts))
 }
 
 struct StoreView {
@@ -160,12 +173,9 @@ impl View for StoreView {
         let key = EncodedKey(bytes::Bytes::copy_from_slice(key));
         match self.view.row(&key) {
             Ok(row) => Ok(view_row(row)),
-            Err(error) if error.kind() == Kind::Corrupt => Ok(ViewRow {
-                key: key.0,
-                packed: None,
-                parts: isthmus_digest::Parts::new(),
-                moved: false,
-            }),
+            Err(error) if error.kind() == Kind::Corrupt => {
+                Ok(ViewRow { key: key.0, packed: None, parts: Parts::new(), moved: false })
+            }
             Err(error) => Err(read(&error)),
         }
     }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 mod many_writers;
 mod memory;
 mod one_writer;
+mod stores;
 mod wire;
 
 /// An xorshift generator.

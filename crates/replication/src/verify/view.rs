@@ -86,6 +86,13 @@ pub trait View: Send {
     fn row(&self, key: &[u8]) -> Result<ViewRow, VerifyError>;
 }
 
+/// What a row is known by in a comparison: its parts above the floors; 0: it has none there.
+pub(crate) fn fingerprint_of(hasher: &Hasher, floors: Floors, key: &[u8], parts: &Parts) -> u64 {
+    let mut parts = parts.clone();
+    parts.retain(|lane| floors.keep(lane));
+    if parts.is_empty() { 0 } else { parts.fingerprint(hasher, key) }
+}
+
 /// What came of asking for a view.
 pub enum Viewed {
     /// A view.

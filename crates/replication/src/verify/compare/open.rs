@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_digest::{Lane, Sum};
 use isthmus_model::hlc::Hlc;
+use isthmus_model::ids::Origin;
 
 use crate::verify::answer::{Floors, LaneSum, NotYet, Opened, Roots, Tell};
 use crate::verify::compare::Run;
@@ -243,12 +244,13 @@ impl Run<'_, '_> {
         Ok(Fit::Differ(Box::new(Pair { heads, many, only_data, symbols, opened_at })))
     }
 
-    /// With several writers: whether one side is too far behind the other.
+    /// With several writers: whether a side lacks too much of what the other one has had.
     fn behind(&self, first: &Opened, second: &Opened) -> Option<String> {
         let [one, two] = self.names();
-        let (name, ahead, gap) = match first.safe > second.safe {
-            true => (two, one, Hlc(first.safe).millis() - Hlc(second.safe).millis()),
-            false => (one, two, Hlc(second.safe).millis() - Hlc(first.safe).millis()),
+        let (first_gap, second_gap) = (gap_millis(first, second), gap_millis(second, first));
+        let (name, ahead, gap) = match first_gap > second_gap {
+            true => (one, two, first_gap),
+            false => (two, one, second_gap),
         };
         let too_much = u128::from(gap.unsigned_abs()) > self.options.behind_max.as_millis();
         too_much.then(|| format!("{name} is {gap} ms behind {ahead}"))
@@ -265,6 +267,16 @@ impl Run<'_, '_> {
             _ => Err(VerifyError::Protocol("another answer than to raise")),
         }
     }
+}
+
+/// By how much of any origin's time a side has not had what the other one has.
+fn gap_millis(side: &Opened, other: &Opened) -> i64 {
+    let known = side.vector_hlc();
+    let gap = |(origin, hlc): (Origin, Hlc)| {
+        let has = known.iter().find(|(known, _)| *known == origin).map_or(Hlc::MIN, |mark| mark.1);
+        hlc.millis() - has.max(Hlc(side.safe)).millis()
+    };
+    other.vector_hlc().into_iter().map(gap).max().unwrap_or(0).max(0)
 }
 
 /// The sum of everything that is compared.

@@ -17,7 +17,7 @@ use crate::verify::limits::{
 };
 use crate::verify::question::{Range, RowsByFingerprint, RowsByKey, Select, Want};
 use crate::verify::session::Session;
-use crate::verify::view::ViewRow;
+use crate::verify::view::{ViewRow, fingerprint_of};
 
 /// What is selected.
 #[derive(Default)]
@@ -246,12 +246,8 @@ impl Session {
     }
 
     fn row_answer(&self, row: ViewRow, contents: bool) -> RowAnswer {
-        let mut parts = row.parts;
-        parts.retain(|lane| self.floors.keep(lane));
-        let fingerprint = match parts.is_empty() {
-            true => 0,
-            false => parts.fingerprint(self.view.hasher(), &row.key),
-        };
+        let hasher = self.view.hasher();
+        let fingerprint = fingerprint_of(hasher, self.floors, &row.key, &row.parts);
         RowAnswer {
             present: row.packed.is_some(),
             packed: row.packed.filter(|_| contents),

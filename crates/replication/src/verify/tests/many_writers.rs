@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::diff::{CellDiff, Knowledge, lagging};
@@ -9,8 +10,9 @@ use isthmus_model::value::Value;
 
 use crate::frame::Watermark;
 use crate::verify::answer::Floors;
+use crate::verify::compare::Options;
 use crate::verify::report::{Report, Verdict};
-use crate::verify::tests::memory::{Entry, Pair, Replica, RowsOf, any_options};
+use crate::verify::tests::memory::{Entry, Pair, Replica, RowsOf, TABLE, any_options};
 use crate::verify::tests::one_writer::key;
 use crate::verify::tests::{Chance, for_each_case};
 
@@ -243,6 +245,30 @@ fn forgotten_kills_are_no_difference() {
     });
 }
 
+fn sides_newest(replica: &Replica) -> i64 {
+    replica.vector.iter().map(|mark| Hlc(mark.hlc).millis()).max().unwrap()
+}
+
+#[test]
+fn a_safe_time_that_stands_still_hides_no_difference() {
+    for_each_case(100, |chance| {
+        let (mut sides, logs) = any_pair(chance, true);
+        for side in &mut sides {
+            advance(chance, side, &logs, 1_000);
+            // A third region is gone; an entry shows that time has passed.
+            side.safe = Hlc::MIN;
+            let hlc = Hlc::from_millis(100_000);
+            let stamp = Stamp { hlc, origin: Origin(1) };
+            side.apply(Entry { stamp, deltas: Vec::new(), expiry: None });
+            side.vector.iter_mut().for_each(|mark| mark.hlc = hlc.0);
+        }
+        let expected = expected(&sides[0], &sides[1]);
+        let [first, second] = sides;
+        let report = Pair::new(first, second, 1 << 20).compare(&any_options(chance), &mut |_| {});
+        assert_eq!(named(&report), expected);
+    });
+}
+
 #[test]
 fn a_side_far_behind_gives_no_verdict() {
     let mut chance = Chance::new(5);
@@ -252,13 +278,13 @@ fn a_side_far_behind_gives_no_verdict() {
     sides[1] = Replica { many: true, ..Replica::new(sides[1].base.clone(), &mut chance) };
     sides[1].safe = Hlc::from_millis(1);
     let [first, second] = sides;
-    let report = Pair::new(first, second, 1 << 20).compare(
-        &crate::verify::compare::Options::new(
-            crate::verify::tests::memory::TABLE,
-            ["r1".into(), "r2".into()],
-        ),
-        &mut |_| {},
-    );
-    let why = "r2 is 59999 ms behind r1".to_owned();
+    let newest = sides_newest(&first);
+    let mut options = Options::new(TABLE, ["r1".into(), "r2".into()]);
+    let pair = Pair::new(first, second, 1 << 20);
+    options.behind_max = Duration::from_millis(newest as u64 - 2);
+    let report = pair.compare(&options, &mut |_| {});
+    let why = format!("r2 is {} ms behind r1", newest - 1);
     assert_eq!(report.verdict, Verdict::CouldNotTell(why));
+    options.behind_max = Duration::from_millis(newest as u64 - 1);
+    assert_eq!(pair.compare(&options, &mut |_| {}).verdict, Verdict::Equal);
 }
