@@ -21,7 +21,7 @@ enum Judged {
     NothingToSee,
     /// To be looked at again.
     Again,
-    Differs(RowDiff, Option<[Row; 2]>),
+    Differs(Box<RowDiff>, Option<Box<[Row; 2]>>),
 }
 
 impl Run<'_, '_> {
@@ -41,7 +41,7 @@ impl Run<'_, '_> {
             (false, _) if rows[0].fingerprint == rows[1].fingerprint => Judged::Alike,
             (false, _) if rows.iter().any(|row| row.moved) => Judged::Again,
             (false, true) => cells(&pair.heads, &key, &rows),
-            (false, false) => Judged::Differs(key_only(&key, &rows), None),
+            (false, false) => Judged::Differs(Box::new(key_only(&key, &rows)), None),
         };
         match judged {
             Judged::Alike => {}
@@ -49,8 +49,8 @@ impl Run<'_, '_> {
             Judged::NothingToSee => self.dropped += 1,
             Judged::Again => self.put_aside(key)?,
             Judged::Differs(diff, contents) => {
-                self.tell_found(&diff, contents.as_ref(), &rows);
-                self.count(diff);
+                self.tell_found(&diff, contents.as_deref(), &rows);
+                self.count(*diff);
             }
         }
         Ok(())
@@ -88,7 +88,7 @@ fn lag(heads: &[Opened; 2], key: &Bytes, answers: &[RowAnswer; 2]) -> Judged {
     if !found.cells.is_empty() {
         let class = diff::class_of_row(&rows[0], &rows[1], &found.cells);
         let diff = RowDiff { key: EncodedKey(key.clone()), class, cells: found.cells };
-        return Judged::Differs(diff, Some(rows));
+        return Judged::Differs(Box::new(diff), Some(Box::new(rows)));
     }
     match (found.unclear, found.lag) {
         (true, _) => Judged::Again,
@@ -110,7 +110,7 @@ fn cells(heads: &[Opened; 2], key: &Bytes, answers: &[RowAnswer; 2]) -> Judged {
     }
     let class = diff::class_of_row(&rows[0], &rows[1], &cells);
     let diff = RowDiff { key: EncodedKey(key.clone()), class, cells };
-    Judged::Differs(diff, Some(rows))
+    Judged::Differs(Box::new(diff), Some(Box::new(rows)))
 }
 
 fn key_only(key: &Bytes, rows: &[RowAnswer; 2]) -> RowDiff {

@@ -72,7 +72,7 @@ impl Run<'_, '_> {
         let segments = match second.next {
             // Far more ranges than on the first side: all of it is one.
             Some(_) => {
-                let leaves = [&first, &second].map(|side| leaves_of(side)).into_iter().max();
+                let leaves = [&first, &second].map(leaves_of).into_iter().max();
                 let leaves = leaves.unwrap_or_default();
                 let (start, end) = (start.clone(), next.clone());
                 vec![Segment { start, end, leaves, differs: true }]

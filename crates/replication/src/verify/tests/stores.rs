@@ -272,7 +272,8 @@ fn what_is_planted_in_a_store_is_named_and_mended_with_several_writers() {
             // These are on their way.
             regions[chance.below(2)].write(chance, rows);
         }
-        assert_eq!(look(&regions, &clock, &mut |_| {}).verdict, Verdict::Equal);
+        // A region that has had nothing at all of the other one is far behind.
+        assert_ne!(look(&regions, &clock, &mut |_| {}).verdict, Verdict::Different);
         exchange();
         for _ in 0..chance.below(4) {
             regions[1].plant(chance, rows);
