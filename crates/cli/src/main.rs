@@ -6,6 +6,7 @@
 
 mod bench;
 mod cells;
+mod debug;
 mod error;
 mod events;
 mod global_table;
@@ -92,6 +93,8 @@ enum Command {
     Events(events::EventsArgs),
     /// Measure a running region
     Bench(bench::BenchArgs),
+    /// Plant faults, for tests and drills
+    Debug(debug::DebugArgs),
 }
 
 impl Command {
@@ -110,6 +113,7 @@ impl Command {
             Command::Job(args) => args.target.json,
             Command::Events(args) => args.target.json,
             Command::Bench(args) => args.target.json,
+            Command::Debug(args) => args.json(),
         }
     }
 
@@ -126,7 +130,8 @@ impl Command {
             | Command::Repair(_)
             | Command::Scrub(_)
             | Command::Job(_)
-            | Command::Events(_) => false,
+            | Command::Events(_)
+            | Command::Debug(_) => false,
         }
     }
 }
@@ -169,6 +174,7 @@ fn run(command: Command) -> Result<Exit, CliError> {
             Command::Job(args) => job::run(args).await.map(done),
             Command::Events(args) => events::run(args).await.map(done),
             Command::Bench(args) => bench::run(args).await.map(done),
+            Command::Debug(args) => debug::run(args).await.map(done),
         }
     });
     // What is left in the background has been given up by its owner.

@@ -59,6 +59,7 @@ pub(crate) struct Report {
     repaired: Option<u64>,
     skipped_changed: u64,
     rows_left: u64,
+    equal_after: Option<bool>,
     bytes_moved: u64,
 }
 
@@ -77,6 +78,8 @@ pub(crate) struct RowDiff {
 #[serde(default)]
 struct CellDiff {
     column: String,
+    /// What of the column or row it is, if not a cell: a tombstone, a marker, a trim.
+    register: String,
     timestamp: Option<i64>,
     class: String,
     #[serde(flatten)]
@@ -92,6 +95,8 @@ pub(crate) struct Range {
     pub(crate) start: Json,
     pub(crate) end: Json,
     pub(crate) rows: Option<u64>,
+    /// What became of it.
+    pub(crate) settled: Option<String>,
 }
 
 /// What was compared of a region.
@@ -129,11 +134,11 @@ impl Report {
 
     /// What the exit code of `repair` says.
     pub(crate) fn repair_verdict(&self) -> Exit {
-        let could_not_tell = self.equal.is_none() && self.reason.is_some();
-        match could_not_tell || self.rows_left > 0 {
-            true => Exit::Different,
-            false => Exit::Done,
-        }
+        let alike = match (self.dry_run, self.equal_after) {
+            (Some(true), _) | (_, None) => self.equal.is_some() || self.reason.is_none(),
+            (_, Some(alike)) => alike,
+        };
+        if alike && self.rows_left == 0 { Exit::Done } else { Exit::Different }
     }
 }
 
@@ -167,6 +172,17 @@ impl ReportArgs {
     /// Whether CSV was asked for.
     pub(crate) fn csv(&self) -> bool {
         self.csv
+    }
+}
+
+impl CellDiff {
+    /// Its column, or what it is of it.
+    fn name(&self) -> String {
+        match (self.register.as_str(), self.column.as_str()) {
+            ("" | "cell", column) => column.to_owned(),
+            (register, "") => format!("({register})"),
+            (register, column) => format!("{column} ({register})"),
+        }
     }
 }
 
@@ -226,5 +242,8 @@ pub(crate) mod tests {
         assert_eq!(verdict(json!({"equal": false, "repaired": 3, "rows_left": 0})), 0);
         assert_eq!(verdict(json!({"equal": false, "repaired": 3, "rows_left": 2})), 1);
         assert_eq!(verdict(json!({"equal": null, "reason": "r2 is away", "rows_left": 0})), 1);
+        assert_eq!(verdict(json!({"equal": false, "equal_after": true})), 0);
+        assert_eq!(verdict(json!({"equal": true, "equal_after": false})), 1);
+        assert_eq!(verdict(json!({"equal": false, "equal_after": false, "dry_run": true})), 0);
     }
 }

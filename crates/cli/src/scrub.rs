@@ -125,8 +125,8 @@ pub(crate) fn text(told: &Json) -> String {
     }
     let list: String = found.bad.iter().map(|range| format!("\n  {}", range_text(range))).collect();
     let next = match (found.repaired, found.verdict()) {
+        (rows, Exit::Done) => format!("all of it is mended, {} rows were repaired", count(rows)),
         (0, _) => "nothing was repaired; --repair takes these rows from a healthy replica".into(),
-        (rows, Exit::Done) => format!("all repaired, {} rows", count(rows)),
         (rows, _) => format!("{} rows were repaired, the rest was not", count(rows)),
     };
     format!("DAMAGED: what the disk holds is not what was written{list}\n\n{next}\n{read}")

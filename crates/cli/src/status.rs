@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use isthmus_server::status::{LinkStatus, Status};
+use isthmus_server::status::{DifferingStatus, DigestWord, LinkStatus, Status};
 use serde_json::json;
 
 use crate::error::{CliError, Exit};
@@ -184,6 +184,8 @@ fn tables_text(told: &[Told]) -> String {
                 table.serve_mode.map_or("this region only", |mode| mode.as_str()).to_owned(),
                 table.partitions.to_string(),
                 table.entries.to_string(),
+                table.digest.as_ref().map_or("-", |digest| digest_word(digest.state)).to_owned(),
+                differing_text(&table.differing),
             ]);
         }
     }
@@ -191,8 +193,31 @@ fn tables_text(told: &[Told]) -> String {
         return String::new();
     }
     rows.sort();
-    let headings = ["TABLE", "REGION", "WRITABLE", "SERVED", "PARTITIONS", "ENTRIES"];
+    let headings =
+        ["TABLE", "REGION", "WRITABLE", "SERVED", "PARTITIONS", "ENTRIES", "DIGEST", "DIFFERS"];
     output::table_text(&headings, &rows)
+}
+
+fn digest_word(state: DigestWord) -> &'static str {
+    match state {
+        DigestWord::Ready => "ready",
+        DigestWord::Building => "building",
+        DigestWord::Off => "off",
+    }
+}
+
+/// From which other regions a replica differs, by how many rows.
+fn differing_text(all: &[DifferingStatus]) -> String {
+    let one = |other: &DifferingStatus| match other.rows {
+        0 => None,
+        rows => Some(format!("{rows} rows from {}", output::plain(&other.region))),
+    };
+    let found: Vec<String> = all.iter().filter_map(one).collect();
+    match (found.is_empty(), all.is_empty()) {
+        (false, _) => found.join(", "),
+        (true, false) => "no".to_owned(),
+        (true, true) => "-".to_owned(),
+    }
 }
 
 /// Each link once, from the region it leaves where that one answered; with the teller's time.
@@ -283,6 +308,9 @@ mod tests {
                 shipped_lsn: 9,
                 acked_lsn: 7,
                 copied_rows: None,
+                alike_rows: None,
+                waiting_bytes: None,
+                log_budget_used: None,
             }],
             memory_bytes: None,
             disk_bytes: None,

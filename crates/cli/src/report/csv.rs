@@ -30,7 +30,7 @@ pub(super) fn text(report: &Report) -> String {
         }
         for cell in &row.cells {
             let mut fields = before.to_vec();
-            fields.push(cell.column.clone());
+            fields.push(cell.name());
             fields.push(cell.timestamp.map(|at| at.to_string()).unwrap_or_default());
             fields.push(cell.class.clone());
             fields.extend([value(cell, &before[0]), value(cell, &before[1])]);

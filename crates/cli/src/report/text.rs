@@ -86,7 +86,7 @@ fn row_text(report: &Report, row: &RowDiff) -> String {
     }
     let one = |cell: &CellDiff| {
         vec![
-            format!("  {}", plain(&cell.column)),
+            format!("  {}", plain(&cell.name())),
             cell.timestamp.map(|at| at.to_string()).unwrap_or_default(),
             plain(&cell.class),
             shown(cell.values.get(first)),
@@ -151,6 +151,9 @@ pub(crate) fn range_text(range: &Range) -> String {
     text += &if start == end { start } else { format!("{start} to {end}") };
     if let Some(number) = range.rows {
         text += &format!(", {}", rows(number));
+    }
+    if let Some(settled) = &range.settled {
+        text += &format!(": {}", plain(settled));
     }
     text
 }

@@ -20,8 +20,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use isthmus_server::config::{
-    AdminConfig, Config, CredentialConfig, InstanceConfig, OtherRegionConfig, PeerConfig,
-    PublicConfig, RegionConfig, ScrubConfig, Secret, StorageConfig, UP_ACCESS_KEY_ID,
+    AdminConfig, Config, CredentialConfig, InstanceConfig, LogConfig, OtherRegionConfig,
+    PeerConfig, PublicConfig, RegionConfig, ScrubConfig, Secret, StorageConfig, UP_ACCESS_KEY_ID,
     UP_ACCESS_KEY_SECRET, UP_INSTANCE, VerifyConfig,
 };
 
@@ -171,6 +171,7 @@ impl Layout {
                 authority: pem("authority.pem".to_owned()),
                 ..PeerConfig::default()
             },
+            log: LogConfig::default(),
             verify: VerifyConfig::default(),
             scrub: ScrubConfig::default(),
             regions: others
