@@ -1,7 +1,7 @@
 """How large the runs are.
 
-FLIGHTS_ROWS, CRASHES, POWER_CUTS, LOAD_ROWS, INGEST_ROWS, RESTART_ROWS and EMPTY_TABLES make a
-quick run; SEED repeats one; SOAK=1 adds the long tests, OVERWRITES sizes them.
+FLIGHTS_ROWS, CRASHES, POWER_CUTS, LOAD_ROWS, INGEST_ROWS, RESTART_ROWS, EMPTY_TABLES and
+VERIFY_ROWS make a quick run; SEED repeats one; SOAK=1 adds the long tests, OVERWRITES sizes them.
 """
 
 import os

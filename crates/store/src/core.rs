@@ -14,11 +14,14 @@ use isthmus_model::clock::Clock;
 use isthmus_model::ids::{Lsn, PartitionId};
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::digest::PartsCache;
 use crate::engine::{Batch, BatchWrite, Engine, EngineError, Space};
 use crate::error::StoreError;
 use crate::forget::forget_step;
 use crate::keys;
 use crate::keys::node::NodeState;
+use crate::keys::partition::PartitionState;
+use crate::log_size::Mark;
 use crate::partition::{Finish, Group, Inner, Partition};
 use crate::stamps::Stamps;
 use crate::store::StoreOptions;
@@ -62,6 +65,7 @@ pub(crate) struct Core {
     pub(crate) options: StoreOptions,
     pub(crate) stamps: Stamps,
     pub(crate) tail: Tail,
+    pub(crate) parts: Arc<PartsCache>,
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Bytes that wait or are being committed.
@@ -89,6 +93,10 @@ impl Core {
         Core {
             stamps: Stamps::new(options.origin, options.skew_max, node.ceiling),
             tail: Tail::new(options.log_tail_bytes_max),
+            parts: Arc::new(PartsCache::new(match options.digests {
+                true => options.parts_cache_bytes,
+                false => 0,
+            })),
             engine,
             clock,
             options,
@@ -266,19 +274,13 @@ impl Core {
             let key = keys::row::encode_key(id, key);
             batch.write(BatchWrite { space: Space::Rows, key, value: value.clone() });
         }
-        batch.put(
-            Space::Meta,
-            keys::partition::encode_key(id),
-            keys::partition::encode_value(&group.state),
-        );
         if group.part.digest_anew {
             batch.delete(Space::Meta, keys::digest_mark::encode_key(id));
         }
-        if !group.part.digest.is_empty() {
+        if !group.digest.is_empty() {
             let key = keys::digest_redo::encode_key(id, group.state.groups);
-            let changes = group.part.digest.iter().map(|stamped| stamped.change.clone());
-            let changes: Vec<isthmus_digest::Change> = changes.collect();
-            batch.put(Space::Log, key, keys::digest_redo::encode_value(&changes));
+            let changes = group.digest.iter().map(|stamped| &stamped.change);
+            batch.put(Space::Log, key, keys::digest_redo::encode_value(changes));
         }
         let mut records = Vec::with_capacity(group.part.records.len());
         for builder in &group.part.records {
@@ -287,6 +289,9 @@ impl Core {
             batch.put(Space::Log, keys::log::encode_key(id, first), bytes.clone());
             records.push(TailRecord { first, last, bytes });
         }
+        let appended = records.iter().map(|record| record.bytes.len() as u64).sum();
+        let state = keys::partition::encode_value(&with_log_size(group, appended));
+        batch.put(Space::Meta, keys::partition::encode_key(id), state);
         records
     }
 
@@ -411,6 +416,21 @@ impl Core {
         committing.node = node;
         self.stamps.set_ceiling(ceiling);
         Ok(())
+    }
+}
+
+/// The state of a group as it is stored, after its log grew by some bytes.
+fn with_log_size(group: &Group, appended: u64) -> PartitionState {
+    let state = &group.state;
+    let mut sizes = group.partition.log_sizes.lock();
+    let bytes = sizes.ends().1.bytes + appended;
+    sizes.note(Mark { lsn: state.lsn, bytes, millis: state.hlc.millis() }, state.log_start);
+    let (start, end) = sizes.ends();
+    PartitionState {
+        log_bytes: end.bytes,
+        log_bytes_before: start.bytes,
+        log_start_millis: start.millis,
+        ..state.clone()
     }
 }
 

@@ -8,6 +8,7 @@
 //! can wait: building, splitting, checkpoints; `scrub` re-reads rows to see whether the disk still
 //! holds what was written.
 
+mod cache;
 mod live;
 mod rules;
 mod scrub;
@@ -18,6 +19,7 @@ pub use rules::Rules;
 pub use scrub::{BadRange, ScrubStep};
 pub use view::{DigestView, ViewRow};
 
+pub(crate) use cache::{PartsCache, Tag};
 pub(crate) use live::{LiveDigest, Stamped};
 pub(crate) use rules::{Measure, kills_bucket, start_of_kills_bucket};
 pub(crate) use upkeep::Checkpointing;

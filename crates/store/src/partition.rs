@@ -22,7 +22,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::codec::row::encode_row;
 use crate::digest::{
-    Checkpointing, LiveDigest, Measure, Rules, Stamped, kills_bucket, start_of_kills_bucket,
+    Checkpointing, LiveDigest, Measure, PartsCache, Rules, Stamped, Tag, kills_bucket,
+    start_of_kills_bucket,
 };
 use crate::engine::{BatchWrite, Space};
 use crate::error::StoreError;
@@ -30,6 +31,7 @@ use crate::keys;
 use crate::keys::log::RecordBuilder;
 use crate::keys::partition::{PartitionState, Watermark};
 use crate::limits::LOG_RECORD_BYTES;
+use crate::log_size::{LogSizes, Mark};
 use crate::spec::TableSpec;
 
 /// Told how a group ended.
@@ -66,6 +68,8 @@ pub(crate) struct Group {
     pub(crate) number: u64,
     pub(crate) part: Part,
     pub(crate) state: PartitionState,
+    /// What its rows change in the digest, in order.
+    pub(crate) digest: Arc<Vec<Stamped>>,
     pub(crate) spec: Option<Arc<TableSpec>>,
 }
 
@@ -96,6 +100,9 @@ pub(crate) struct Inner {
     pub(crate) dropped: bool,
     /// How rows are hashed; `None`: no digest is kept.
     hasher: Option<Hasher>,
+    /// What of rows written lately is in the digest, and this digest's number there.
+    cache: Arc<PartsCache>,
+    life: Arc<AtomicU64>,
     pub(crate) part: Part,
     /// Whether it is in the committer's queue.
     pub(crate) queued: bool,
@@ -142,6 +149,10 @@ pub(crate) struct Partition {
     pub(crate) table: TableId,
     pub(crate) inner: Mutex<Inner>,
     pub(crate) digest: LiveDigest,
+    /// Number of the digest's life in the cache of parts.
+    life: Arc<AtomicU64>,
+    /// As of the last group that was given to the engine.
+    pub(crate) log_sizes: Mutex<LogSizes>,
     durable: RwLock<Arc<Durable>>,
     /// Groups published so far; read before reading rows outside the lock.
     groups_finished: AtomicU64,
@@ -171,14 +182,22 @@ pub(crate) enum Seen {
 }
 
 impl Partition {
-    pub(crate) fn new(spec: TableSpec, state: PartitionState, digest: LiveDigest) -> Partition {
+    pub(crate) fn new(
+        spec: TableSpec,
+        state: PartitionState,
+        digest: LiveDigest,
+        cache: Arc<PartsCache>,
+    ) -> Partition {
         let schema = Arc::new(spec.schema.clone());
         let durable =
             Durable { state: state.clone(), spec: Arc::new(spec.clone()), schema: schema.clone() };
         let hasher = (!digest.is_off()).then(|| digest.hasher.clone());
+        let life = Arc::new(AtomicU64::new(cache.begin_life()));
         Partition {
             id: spec.partition,
             digest,
+            life: life.clone(),
+            log_sizes: Mutex::new(log_sizes(&state)),
             table: spec.id,
             durable: RwLock::new(Arc::new(durable)),
             groups_finished: AtomicU64::new(0),
@@ -192,6 +211,8 @@ impl Partition {
                 schema,
                 dropped: false,
                 hasher,
+                cache,
+                life,
                 part: Part::default(),
                 queued: false,
                 open_group: 1,
@@ -233,6 +254,12 @@ impl Partition {
         }
     }
 
+    /// The name of a row in the cache of parts, and the life that it is of.
+    pub(crate) fn tag(&self, key: &EncodedKey) -> (u64, Tag) {
+        let life = self.life.load(Ordering::Relaxed);
+        (life, PartsCache::tag(&self.digest.hasher, life, &key.0))
+    }
+
     /// How rows are measured under some rules.
     pub(crate) fn measure<'a>(&'a self, rules: &'a Rules, spec: &TableSpec) -> Measure<'a> {
         let may_hold_kills = spec.writers.are_many();
@@ -243,13 +270,14 @@ impl Partition {
     pub(crate) fn take_group(self: &Arc<Self>) -> Group {
         let mut inner = self.inner.lock();
         inner.queued = false;
-        let part = std::mem::take(&mut inner.part);
+        let mut part = std::mem::take(&mut inner.part);
+        let digest = Arc::new(std::mem::take(&mut part.digest));
         let number = inner.open_group;
         inner.open_group += 1;
         inner.state.groups += 1;
         inner.in_flight = part.records.iter().map(|r| (r.first(), r.last())).collect();
         let spec = part.spec_changed.then(|| Arc::new(inner.spec.clone()));
-        Group { partition: self.clone(), number, part, state: inner.state.clone(), spec }
+        Group { partition: self.clone(), number, part, state: inner.state.clone(), digest, spec }
     }
 
     /// Shows a durable group, and gives what is to be told.
@@ -262,11 +290,14 @@ impl Partition {
         };
         *self.durable.write() = Arc::new(Durable { state: group.state.clone(), spec, schema });
         inner.finished = group.number;
-        self.digest.show(group.state.groups, &group.part.digest, group.part.digest_anew);
         inner.in_flight.clear();
         self.groups_finished.store(group.number, Ordering::Release);
         inner.keep(group);
-        inner.take_finishes(group.number)
+        let finishes = inner.take_finishes(group.number);
+        drop(inner);
+        // Nobody is told of the group before it shows; writers need not wait for it.
+        self.digest.show(group.state.groups, &group.digest, group.part.digest_anew);
+        finishes
     }
 
     /// Gives everything that is to be told, after a failure.
@@ -389,6 +420,9 @@ impl Inner {
         value: Option<Bytes>,
         parts: Parts,
     ) {
+        if let Some(tag) = self.tag(&key) {
+            self.cache.put(tag, &parts);
+        }
         let group = self.open_group;
         match self.overlay.get_mut(&key) {
             Some(known) if known.group == group => {
@@ -422,12 +456,16 @@ impl Inner {
     fn raise_kills_floor(&mut self, horizon: Hlc, at: At) {
         let floor = kills_bucket(horizon);
         let many = self.spec.writers.are_many();
-        if self.hasher.is_none() || !many || floor <= self.state.rules.kills_floor {
-            return;
+        if many && floor > self.state.rules.kills_floor {
+            self.state.rules.kills_floor = floor;
+            self.drop_lanes(Change::DropKills(floor), at);
         }
-        self.state.rules.kills_floor = floor;
-        let change = Change::DropKills(floor);
-        self.part.digest.push(Stamped { change, lsn: at.lsn, stamp: at.stamp });
+    }
+
+    fn drop_lanes(&mut self, change: Change, at: At) {
+        if self.hasher.is_some() {
+            self.part.digest.push(Stamped { change, lsn: at.lsn, stamp: at.stamp });
+        }
     }
 
     fn measure_row(&self, key: &EncodedKey, row: &Row, value: &Bytes) -> Parts {
@@ -453,6 +491,18 @@ impl Inner {
         self.overlay.get(key).map(|known| known.parts.clone())
     }
 
+    /// The name of a row in the cache of parts.
+    fn tag(&self, key: &EncodedKey) -> Option<Tag> {
+        let life = self.life.load(Ordering::Relaxed);
+        self.hasher.as_ref().map(|hasher| PartsCache::tag(hasher, life, &key.0))
+    }
+
+    /// What of a row is in the digest, if it was written lately. `tag` is its name as of a life.
+    pub(crate) fn parts_cached(&self, (life, tag): (u64, Tag)) -> Option<Parts> {
+        let is_of_now = life == self.life.load(Ordering::Relaxed);
+        if is_of_now { self.cache.get(tag) } else { None }
+    }
+
     /// Whether a digest is kept.
     pub(crate) fn has_digest(&self) -> bool {
         self.hasher.is_some()
@@ -466,12 +516,26 @@ impl Inner {
             (Some(_), None) | (None, Some(_)) => true,
             (None, None) => false,
         };
-        if !lives_longer || self.hasher.is_none() {
+        if lives_longer {
+            self.begin_digest_anew(Rules::of(&self.spec.schema, &self.state.expiry));
+        }
+    }
+
+    /// Makes the digest count what that of another replica counts.
+    pub(crate) fn take_rules(&mut self, rules: &Rules) {
+        if !rules.measure_alike(&self.state.rules) {
+            self.begin_digest_anew(rules.clone());
+        }
+    }
+
+    fn begin_digest_anew(&mut self, rules: Rules) {
+        let kills_floor = self.state.rules.kills_floor;
+        // Also where no digest is kept now: one may be built some day.
+        self.state.rules = Rules { kills_floor, ..rules };
+        if self.hasher.is_none() {
             return;
         }
-        let kills_floor = self.state.rules.kills_floor;
-        let expiry = &self.state.expiry;
-        self.state.rules = Rules { kills_floor, ..Rules::of(&self.spec.schema, expiry) };
+        self.life.store(self.cache.begin_life(), Ordering::Relaxed);
         self.part.digest.clear();
         self.part.digest_anew = true;
         // In front, so that the floor is there when the rest comes.
@@ -532,10 +596,9 @@ impl Inner {
         isthmus_model::row::add_trim(&mut self.state.expiry, trim);
         let floor = expiry_bucket(trim.below);
         let rules = &mut self.state.rules;
-        if self.hasher.is_some() && rules.time_lanes && floor > rules.time_floor {
+        if rules.time_lanes && floor > rules.time_floor {
             rules.time_floor = floor;
-            let change = Change::DropTime(floor);
-            self.part.digest.push(Stamped { change, lsn: at.lsn, stamp: at.stamp });
+            self.drop_lanes(Change::DropTime(floor), at);
         }
     }
 
@@ -554,6 +617,15 @@ impl Inner {
     pub(crate) fn note_origin(&mut self, stamp: Stamp, lsn: Lsn) {
         self.state.set_watermark(Watermark { origin: stamp.origin, lsn, hlc: stamp.hlc });
     }
+}
+
+fn log_sizes(state: &PartitionState) -> LogSizes {
+    let (start, end) = (state.log_bytes_before.min(state.log_bytes), state.log_bytes);
+    let (first, last) = (state.log_start_millis, state.hlc.millis());
+    LogSizes::new(
+        Mark { lsn: state.log_start, bytes: start, millis: first.min(last) },
+        Mark { lsn: state.lsn, bytes: end, millis: last },
+    )
 }
 
 /// What is applied of an origin.

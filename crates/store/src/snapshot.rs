@@ -84,7 +84,7 @@ impl TableSnapshot {
     }
 
     /// What the digest counted then.
-    pub(crate) fn rules(&self) -> &Rules {
+    pub fn rules(&self) -> &Rules {
         &self.state.rules
     }
 

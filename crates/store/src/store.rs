@@ -48,6 +48,9 @@ pub struct StoreOptions {
     pub space_reserve_bytes: u64,
     /// Compress log records where that saves something.
     pub log_compression: bool,
+    /// Memory for what of rows written lately is in the digest, 32 bytes a row: a change that
+    /// replaces a row found there need not read it first.
+    pub parts_cache_bytes: usize,
     /// Keep digests. Without them replicas cannot be compared but by reading everything.
     pub digests: bool,
 }
@@ -62,6 +65,7 @@ impl StoreOptions {
             log_tail_bytes_max: limits::LOG_TAIL_BYTES_MAX,
             space_reserve_bytes: limits::SPACE_RESERVE_BYTES,
             log_compression: true,
+            parts_cache_bytes: limits::PARTS_CACHE_BYTES,
             digests: true,
         }
     }
@@ -214,7 +218,8 @@ impl Store {
             }
             false => LiveDigest::off(hasher_of(&spec)),
         };
-        let partition = Arc::new(Partition::new(spec.clone(), state, digest));
+        let partition =
+            Arc::new(Partition::new(spec.clone(), state, digest, self.core.parts.clone()));
         let table = Arc::new(Table::new(self.core.clone(), partition));
         let tables = self.tables.clone();
         let (answer, pending) = Pending::new();
@@ -490,10 +495,11 @@ fn read_tables(core: &Core, snapshot: &dyn Snapshot) -> Result<Vec<Partition>, S
             true => LiveDigest::load(snapshot, spec.partition, hasher, state.groups)?,
             false => LiveDigest::off(hasher),
         };
-        if digest.lock().mark.is_none() {
+        // A table of a format that had no digests; else the rules are what every region has.
+        if state.groups == 0 && digest.lock().mark.is_none() {
             state.rules = Rules::of(&spec.schema, &state.expiry);
         }
-        partitions.push(Partition::new(spec, state, digest));
+        partitions.push(Partition::new(spec, state, digest, core.parts.clone()));
     }
     Ok(partitions)
 }

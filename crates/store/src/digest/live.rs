@@ -41,7 +41,7 @@ impl Stamped {
 /// The changes of one group.
 pub(crate) struct RingGroup {
     pub(crate) group: u64,
-    pub(crate) changes: Vec<Stamped>,
+    pub(crate) changes: Arc<Vec<Stamped>>,
     /// The digest was begun anew before them.
     pub(crate) begins_anew: bool,
     bytes: usize,
@@ -134,7 +134,7 @@ impl LiveDigest {
     }
 
     /// Takes in a group that is durable.
-    pub(crate) fn show(&self, group: u64, changes: &[Stamped], begin_anew: bool) {
+    pub(crate) fn show(&self, group: u64, changes: &Arc<Vec<Stamped>>, begin_anew: bool) {
         let mut live = self.lock();
         if live.state == DigestState::Off {
             return;
@@ -142,7 +142,7 @@ impl LiveDigest {
         if begin_anew {
             live.begin_anew();
         }
-        for stamped in changes {
+        for stamped in changes.iter() {
             live.take(&self.hasher, group, &stamped.change);
         }
         live.group = group;
@@ -174,7 +174,7 @@ impl Live {
         }
     }
 
-    fn remember(&mut self, group: u64, changes: &[Stamped], begins_anew: bool) {
+    fn remember(&mut self, group: u64, changes: &Arc<Vec<Stamped>>, begins_anew: bool) {
         if changes.is_empty() && !begins_anew {
             return;
         }
@@ -183,7 +183,7 @@ impl Live {
         self.ring_bytes += bytes;
         self.ring.push_back(Arc::new(RingGroup {
             group,
-            changes: changes.to_vec(),
+            changes: changes.clone(),
             begins_anew,
             bytes,
         }));

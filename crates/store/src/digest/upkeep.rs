@@ -176,7 +176,7 @@ impl Table {
             live.tree.apply(&digest.hasher, group, change);
         }
         for known in later.iter().rev() {
-            for stamped in &known.changes {
+            for stamped in known.changes.iter() {
                 if key_of(&stamped.change).is_some_and(in_step) {
                     live.tree.apply(&digest.hasher, known.group, &stamped.change);
                 }
@@ -235,7 +235,7 @@ impl Table {
         let group = snapshot.groups();
         let mut live = digest.lock_at(group)?;
         let Some(later) = live.groups_after(group) else { return Ok(true) };
-        for stamped in later.iter().rev().flat_map(|group| &group.changes) {
+        for stamped in later.iter().rev().flat_map(|group| group.changes.iter()) {
             add_to_part(&mut parts, &wanted, &stamped.change);
         }
         let group = live.group;

@@ -24,7 +24,7 @@ pub fn decode_key(key: &[u8]) -> Result<(PartitionId, u64), Corrupt> {
 }
 
 /// The stored form.
-pub fn encode_value(changes: &[Change]) -> Bytes {
+pub fn encode_value<'a>(changes: impl ExactSizeIterator<Item = &'a Change>) -> Bytes {
     encode_changes(changes).into()
 }
 

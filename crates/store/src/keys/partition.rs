@@ -50,6 +50,12 @@ pub struct PartitionState {
     pub groups: u64,
     /// What of its rows the digest counts.
     pub rules: Rules,
+    /// Bytes ever appended to its log; set when it is written.
+    pub log_bytes: u64,
+    /// Of them, those at or before the log's start; about.
+    pub log_bytes_before: u64,
+    /// When the log's first entry was made, about.
+    pub log_start_millis: i64,
 }
 
 impl PartitionState {
@@ -100,6 +106,9 @@ pub fn encode_value(state: &PartitionState) -> Bytes {
     put_varint(&mut out, state.auto_increment);
     put_varint(&mut out, state.groups);
     put_rules(&mut out, &state.rules);
+    put_varint(&mut out, state.log_bytes);
+    put_varint(&mut out, state.log_bytes_before);
+    put_signed(&mut out, state.log_start_millis);
     out.into()
 }
 
@@ -164,6 +173,9 @@ pub fn decode_value(bytes: &Bytes) -> Result<PartitionState, Corrupt> {
     if version == VERSION {
         state.groups = reader.varint()?;
         state.rules = read_rules(&mut reader)?;
+        state.log_bytes = reader.varint()?;
+        state.log_bytes_before = reader.varint()?;
+        state.log_start_millis = reader.signed()?;
     }
     reader.end()?;
     Ok(state)
@@ -204,6 +216,9 @@ mod tests {
             auto_increment: n[6],
             groups: n[7],
             rules,
+            log_bytes: n[4],
+            log_bytes_before: n[5],
+            log_start_millis: n[4] as i64,
         })
     }
 

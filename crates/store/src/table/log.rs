@@ -12,6 +12,7 @@ use crate::keys;
 use crate::keys::LogOf;
 use crate::keys::log::decode_head;
 use crate::limits::{FORGET_STEP, LOG_SLICE_RECORDS_MAX};
+use crate::log_size::LogSize;
 use crate::partition::Inner;
 use crate::pending::Pending;
 use crate::table::Table;
@@ -85,6 +86,32 @@ impl Table {
         drop(before);
         let end = keys::log::encode_key(id, Lsn(u64::MAX));
         Ok(snapshot.scan(Space::Log, &first, Some(&end), Direction::Forward))
+    }
+
+    /// How much of the log is kept.
+    pub fn log_size(&self) -> LogSize {
+        let (start, end) = self.partition.log_sizes.lock().ends();
+        let is_empty = end.lsn <= start.lsn;
+        LogSize {
+            bytes: end.bytes - start.bytes,
+            oldest_millis: (!is_empty).then_some(start.millis),
+        }
+    }
+
+    /// How much of the log lies after an entry, about.
+    pub fn log_size_after(&self, after: Lsn) -> LogSize {
+        let sizes = self.partition.log_sizes.lock();
+        let (at, end) = (sizes.at(after), sizes.ends().1);
+        LogSize {
+            bytes: end.bytes - at.bytes,
+            oldest_millis: (end.lsn > after).then_some(at.millis),
+        }
+    }
+
+    /// Where the log must begin so that about `bytes_max` bytes are kept, all from a moment or
+    /// later; where it begins now if that is so.
+    pub fn log_start_within(&self, bytes_max: u64, since_millis: i64) -> Lsn {
+        self.partition.log_sizes.lock().start_within(bytes_max, since_millis)
     }
 
     /// It was trimmed while it was read, or it is damaged.

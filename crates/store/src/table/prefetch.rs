@@ -14,7 +14,7 @@ use isthmus_model::row::Row;
 
 use crate::codec::row::decode_row;
 use crate::core::Core;
-use crate::digest::Rules;
+use crate::digest::{Rules, Tag};
 use crate::engine::Space;
 use crate::error::StoreError;
 use crate::keys;
@@ -40,6 +40,8 @@ pub(crate) struct Prefetched {
     groups_finished: u64,
     rules: Option<Rules>,
     rows: HashMap<EncodedKey, Fetched>,
+    /// Names in the cache of parts of rows that were not read because they were found there.
+    cached: HashMap<EncodedKey, (u64, Tag)>,
 }
 
 /// A row as it will be when all that is accepted is durable.
@@ -83,14 +85,27 @@ impl Prefetched {
         wanted: Vec<Wanted>,
     ) -> Result<Prefetched, StoreError> {
         let groups_finished = partition.groups_finished();
-        let mut read = Prefetched { groups_finished, rules: None, rows: HashMap::new() };
+        let mut read = Prefetched {
+            groups_finished,
+            rules: None,
+            rows: HashMap::new(),
+            cached: HashMap::new(),
+        };
         let durable = partition.durable();
         let has_digest = core.options.digests;
-        let (keys, decoded): (Vec<EncodedKey>, Vec<bool>) = wanted
-            .into_iter()
-            .filter(|wanted| wanted.decoded || has_digest)
-            .map(|wanted| (wanted.key, wanted.decoded))
-            .unzip();
+        let mut keys = Vec::with_capacity(wanted.len());
+        let mut decoded = Vec::with_capacity(wanted.len());
+        for wanted in wanted.into_iter().filter(|wanted| wanted.decoded || has_digest) {
+            if !wanted.decoded {
+                let named = partition.tag(&wanted.key);
+                if core.parts.get(named.1).is_some() {
+                    read.cached.insert(wanted.key, named);
+                    continue;
+                }
+            }
+            keys.push(wanted.key);
+            decoded.push(wanted.decoded);
+        }
         if keys.is_empty() {
             return Ok(read);
         }
@@ -158,6 +173,10 @@ impl Prefetched {
             return Ok(Parts::new());
         }
         if let Some(parts) = inner.parts_overlaid(key) {
+            return Ok(parts);
+        }
+        let cached = self.cached.get(key).and_then(|named| inner.parts_cached(*named));
+        if let Some(parts) = cached {
             return Ok(parts);
         }
         let measured_so =

@@ -191,14 +191,17 @@ impl Table {
         range: &BadRange,
     ) -> Result<((Sum, u64), (Sum, u64)), StoreError> {
         let end = range.end.as_ref();
-        let live = self.partition.digest.lock();
+        let snapshot = self.snapshot()?;
+        let live = self.partition.digest.lock_at(snapshot.groups())?;
+        if live.group != snapshot.groups() {
+            return Err(StoreError::Busy);
+        }
         let mut expected = (Sum::default(), 0);
         for leaf in live.tree.leaves(range.lane, &range.start.0, end.map(|end| &end.0[..])) {
             expected.0 += leaf.sum;
             expected.1 += u64::from(leaf.rows);
         }
         drop(live);
-        let snapshot = self.snapshot()?;
         let measure = self.partition.measure(&inner.state.rules, &inner.spec);
         let mut found = (Sum::default(), 0);
         for row in snapshot.scan_packed(&range.start, end, Direction::Forward) {

@@ -11,6 +11,7 @@ use isthmus_model::key::EncodedKey;
 use isthmus_model::row::{Row, Trim};
 use isthmus_model::schema::Schema;
 
+use crate::digest::Rules;
 use crate::error::StoreError;
 use crate::keys::partition::Watermark;
 use crate::limits::REPLACE_ROWS_MAX;
@@ -40,6 +41,8 @@ pub struct CopyDone {
     pub expiry: Vec<Trim>,
     /// Its schema, where that may be newer than the one here.
     pub schema: Option<Schema>,
+    /// What its digest counted, which is what the digest here must count under that schema.
+    pub rules: Option<Rules>,
 }
 
 /// What becomes durable with a chunk, beside its rows.
@@ -311,7 +314,11 @@ impl Table {
             inner.expire(*trim, At { lsn: inner.state.lsn, stamp: None });
         }
         if let Some(schema) = &done.schema {
+            let is_as_new = schema.number >= inner.schema.number;
             take_schema(inner, schema)?;
+            if let Some(rules) = done.rules.as_ref().filter(|_| is_as_new) {
+                inner.take_rules(rules);
+            }
         }
         if !inner.spec.writers.are_many() {
             inner.state.lsn = done.lsn;

@@ -204,6 +204,7 @@ fn copy(from: &Region, to: &Region, rows_per_chunk: usize) {
             vector: vector.clone(),
             expiry: snapshot.expiry().to_vec(),
             schema: Some(snapshot.schema().clone()),
+            rules: Some(snapshot.rules().clone()),
         });
         let note = Some((b"copy".to_vec(), start.0.to_vec()));
         let table = to.table();

@@ -114,6 +114,9 @@ fn column_family(
             table.set_bloom_filter(10.0, false);
             table.set_block_size(8 * 1024);
             family.set_write_buffer_size(buffer);
+            // Most rows that are looked up before they are written are not in memory.
+            family.set_memtable_whole_key_filtering(true);
+            family.set_memtable_prefix_bloom_ratio(0.02);
             family.set_compression_type(DBCompressionType::Lz4);
             family.set_enable_blob_files(true);
             family.set_min_blob_size(BLOB_BYTES_MIN);

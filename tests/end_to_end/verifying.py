@@ -1,0 +1,162 @@
+"""Tables to compare, and the commands that compare, plant and repair, as the tests call them."""
+
+import contextlib
+import json
+import os
+import signal
+
+import cluster
+import flights
+import ledger
+import tablestore
+
+ALIKE, DIFFERENT, COULD_NOT_TELL = 0, 1, 2
+
+
+def cells_of(number):
+    cells = [("v", number), ("text", f"row {number} " + "x" * (number % 40)), ("f", number / 8)]
+    return cells + [("flag", number % 2 == 0)] if number % 5 else cells
+
+
+def rows(count):
+    """[(key, cells)] in the table's order, keys as of `ledger`."""
+    return [([("w", f"w{n // 100:03d}"), ("k", n)], cells_of(n)) for n in range(count)]
+
+
+def make(running, table, serve, count):
+    """A global table with rows, written through the SDK: where peers write, by all of them."""
+    client = running.regions[0].client()
+    client.create_table(table, ledger.KEY)
+    client.close()
+    running.make_global(table, serve)
+    writers = running.regions if serve == "peer-to-peer" else running.regions[:1]
+    every = rows(count)
+    for place, region in enumerate(writers):
+        credentials = running.credentials
+        sdk = flights.make_client(
+            (region.endpoint, credentials.key_id, credentials.secret, credentials.instance))
+        items = [tablestore.PutRowItem(tablestore.Row(key, cells), tablestore.Condition("IGNORE"))
+                 for key, cells in every[place :: len(writers)]]
+        flights.write(sdk, table, items)
+    level(running, table, writers)
+
+
+def level(running, table, writers):
+    """Waits until all regions have what these had accepted."""
+    clients = [region.client() for region in running.regions]
+    cluster.await_alike(
+        clients, [clients[running.regions.index(one)] for one in writers], table,
+        ledger.KEY_NAMES, ledger.filler,
+    )
+    for client in clients:
+        client.close()
+
+
+def verify(running, table, *arguments, regions="r1,r2", expect=None, asked=None):
+    """The report and the exit code of `isthmus verify`."""
+    words = ["verify", table, *(["--regions", regions] if regions else []), "--json", *arguments]
+    done = running.run(*words, check=False, config=asked and asked.config)
+    shown = f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    report = json.loads(done.stdout) if done.stdout.strip() else None
+    if expect is not None:
+        assert done.returncode == expect, shown
+    if report is not None:
+        told = {True: ALIKE, False: DIFFERENT, None: COULD_NOT_TELL}[report["equal"]]
+        assert done.returncode == told or damaged(report), shown
+    return report, done.returncode
+
+
+def damaged(report):
+    return bool(report["bad_on_disk"] or report["tree_wrong"])
+
+
+def key_of(row):
+    """A reported key as the harness has it."""
+    key = row["key"]
+    if isinstance(key, dict):
+        return list(key.items())
+    return [(part["name"], part["value"]) for part in key]
+
+
+def named(report):
+    """[(key, class)] of all differing rows of a report."""
+    assert report["rows_differing"] == len(report["rows"]) and not report["more"]
+    return [(key_of(row), row["class"]) for row in report["rows"]]
+
+
+def repair(running, table, *arguments, check=True, to="r2"):
+    done = running.run("repair", table, "--from", "r1", "--to", to, "--json", *arguments,
+                       check=check)
+    return json.loads(done.stdout)
+
+
+def scrub(running, table, region, *arguments):
+    """The report and the exit code of `isthmus scrub` in a region."""
+    done = running.run("scrub", table, "--json", *arguments, config=region.config, check=False)
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout), done.returncode
+
+
+def plant(running, region, table, key, kind, check=True):
+    return running.run("debug", "plant", "--table", table, "--key", json.dumps(dict(key)),
+                       "--kind", kind, "--json", config=region.config, check=check)
+
+
+def stop(region):
+    """Ends one region as an operator would; the others go on."""
+    pid = region.pid
+    if region.process is not None:
+        assert cluster.end(region.process) == 0
+        region.process = None
+        return
+    os.kill(pid, signal.SIGTERM)
+    cluster.wait_until(lambda: not cluster.alive(pid), f"{region.name} has stopped", 30)
+
+
+@contextlib.contextmanager
+def stopped(region):
+    """Stops a region for a while."""
+    stop(region)
+    try:
+        yield
+    finally:
+        region.start()
+
+
+@contextlib.contextmanager
+def writing(running, table):
+    """Writes in all regions meanwhile; gives the writers."""
+    writers = [ledger.Writer(region, table, region.name) for region in running.regions]
+    for writer in writers:
+        writer.start()
+    try:
+        yield writers
+    finally:
+        for writer in writers:
+            writer.stop()
+
+
+def read(region, table, key):
+    client = region.client()
+    try:
+        return client.get_row(table, key)
+    finally:
+        client.close()
+
+
+def delete(region, table, key):
+    client = region.client()
+    try:
+        client.delete_row(table, key)
+    finally:
+        client.close()
+
+
+def digest_of(region, running, table):
+    """What a region says of its digest of a table, or nothing while it cannot be asked."""
+    try:
+        told = running.run("status", "--json", "--table", table, config=region.config)
+    except RuntimeError:
+        return None
+    status = json.loads(told.stdout)["regions"][0]["status"]
+    return status and next(one["digest"] for one in status["tables"] if one["name"] == table)
