@@ -66,8 +66,6 @@ struct Pair {
     checked: Duration,
     compare_after: Duration,
     repair_after: Duration,
-    /// The LSN at which the last comparison found a difference.
-    differed_at: Option<Lsn>,
 }
 
 #[derive(Default)]
@@ -178,11 +176,10 @@ impl Gauge {
         before
     }
 
-    fn compare_after(&self, table: TableId, region: &str, after: Duration, at: Option<Lsn>) {
+    fn compare_after(&self, table: TableId, region: &str, after: Duration) {
         let mut inner = self.0.lock();
         let pair = inner.pairs.entry((table, region.to_owned())).or_default();
         pair.compare_after = after;
-        pair.differed_at = at;
     }
 }
 
@@ -268,8 +265,8 @@ impl Node {
                 && alike.reached_since == reached_since
                 && now.saturating_sub(alike.at) < LOOK_AGAIN_AFTER
         });
-        let rests = now < pair.compare_after && pair.differed_at == Some(lsn);
-        if is_known || rests {
+        // One that differs is asked for its roots all the same, to see soon when it is mended.
+        if is_known {
             return None;
         }
         let first = self.open_here(id, Cut::Now)?;
@@ -332,7 +329,7 @@ impl Node {
         let (id, name) = (suspect.table.id(), suspect.table.name());
         let key = (id, place.region.as_str());
         let before = self.verification.gauge.note(key, (0, 0), is_whole.then_some(alike), now);
-        self.verification.gauge.compare_after(id, &place.region, Duration::ZERO, None);
+        self.verification.gauge.compare_after(id, &place.region, Duration::ZERO);
         if before.is_some_and(|rows| rows > 0) {
             let pair = [self.config.region.name.as_str(), place.region.as_str()];
             let text = format!("{} and {} are alike again", pair[0], pair[1]);
@@ -358,21 +355,21 @@ impl Node {
         let now = self.clock.monotonic();
         let rest = (now.saturating_sub(began) * REST_FACTOR).max(LOOK_EVERY);
         let Some(report) = report else {
-            gauge.compare_after(id, &place.region, now + rest, None);
+            gauge.compare_after(id, &place.region, now + rest);
             return;
         };
         match report.verdict {
             Verdict::Equal => {
                 self.note_alike(suspect, place, reached_since);
-                gauge.compare_after(id, &place.region, now + rest, None);
+                gauge.compare_after(id, &place.region, now + rest);
             }
             Verdict::CouldNotTell(_) => {
-                gauge.compare_after(id, &place.region, now + rest, None);
+                gauge.compare_after(id, &place.region, now + rest);
             }
             Verdict::Different => {
                 self.note_differ(suspect, place, &report);
                 let after = now + rest.max(COMPARE_EVERY);
-                gauge.compare_after(id, &place.region, after, Some(suspect.lsn));
+                gauge.compare_after(id, &place.region, after);
                 self.repair_by_rule(suspect, place, report.rows_differing, runtime);
             }
         }

@@ -276,6 +276,12 @@ impl Work<'_> {
             let region = &places[*side].region;
             let told = self.names().range(region, &start, end.as_ref(), rows);
             // Rows that are alike in both were written as they are: then the digest is wrong.
+            let ends = (told["start"].clone(), told["end"].clone());
+            // The comparison of the digests has told of the same range, but not what is wrong.
+            at.report.tree_wrong.retain(|known| {
+                known["region"] != region.as_str()
+                    || (&known["start"], &known["end"]) != (&ends.0, &ends.1)
+            });
             let list = match is_different || bad.damaged.is_some() {
                 true => &mut at.report.bad_on_disk,
                 false => &mut at.report.tree_wrong,
