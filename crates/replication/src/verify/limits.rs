@@ -58,4 +58,4 @@ pub const REPORT_RANGES_MAX: usize = 64;
 /// Rows that differ, after which a comparison ends; it can be resumed there.
 pub const ROWS_COUNTED_MAX: usize = 4_000_000;
 /// Rows looked at at once.
-pub const CHUNK_ROWS: usize = 512;
+pub const CHUNK_ROWS: usize = 2048;

@@ -22,11 +22,16 @@ pub(super) type KeyRange = (Bytes, Option<Bytes>);
 pub(super) struct Difference {
     decoder: Decoder,
     pub(super) taken: usize,
+    /// Symbols that no element of the difference is part of.
+    empty: usize,
 }
+
+/// Fewer empty symbols than these say little of how much differs.
+const EMPTY_MIN: usize = 3;
 
 impl Difference {
     pub(super) fn new() -> Difference {
-        Difference { decoder: Decoder::new(std::iter::empty()), taken: 0 }
+        Difference { decoder: Decoder::new(std::iter::empty()), taken: 0, empty: 0 }
     }
 
     /// Takes in `count` further symbols of both sides. True: all is known.
@@ -38,9 +43,34 @@ impl Difference {
             count: a.count.wrapping_sub(b.count),
         };
         let difference: Vec<Symbol> = first.iter().zip(&second).map(less).collect();
+        let is_empty = |symbol: &&Symbol| **symbol == Symbol::default();
+        self.empty += difference.iter().filter(is_empty).count();
         self.decoder.add(&difference);
         self.taken += count;
         Ok(self.decoder.decoded())
+    }
+
+    /// How many symbols will probably be enough, all in all.
+    ///
+    /// An element is part of the symbol at place `i` with a chance of `1 / (1 + i / 2)`; so the
+    /// number of empty symbols tells how many elements there are, once a few are empty.
+    pub(super) fn enough(&self) -> usize {
+        if self.empty < EMPTY_MIN {
+            return 4 * self.taken;
+        }
+        let expected = |elements: f64| -> f64 {
+            (0..self.taken).map(|place| (-elements / (1.0 + place as f64 / 2.0)).exp()).sum()
+        };
+        let (mut low, mut high) = (0.0, 64.0 * self.taken as f64);
+        for _ in 0..30 {
+            let middle = (low + high) / 2.0;
+            match expected(middle) > self.empty as f64 {
+                true => low = middle,
+                false => high = middle,
+            }
+        }
+        // What a sketch takes, and a little more.
+        ((1.5 * high) as usize + 16).max(self.taken + self.taken / 4)
     }
 
     pub(super) fn finish(&self) -> OnlyIn {
@@ -112,7 +142,7 @@ impl Run<'_, '_> {
                 return Ok(Some(difference.finish()));
             }
             if difference.taken >= next {
-                next = (next * 4).min(symbols_max);
+                next = difference.enough().min(symbols_max);
             }
         }
         Ok(None)

@@ -67,7 +67,9 @@ impl Run<'_, '_> {
         if only_in.iter().any(|leaves| leaves.len() > LEAVES_MAX) {
             return Ok(false);
         }
-        let guess = 2 * only_in[0].len().max(only_in[1].len()) + 64;
+        // Mostly one row of a leaf differs.
+        let leaves_differing = only_in[0].len() + only_in[1].len();
+        let guess = leaves_differing + leaves_differing / 2 + 32;
         let mut counts = [0, 0];
         for side in [0, 1] {
             let told = self.select(side, leaves(&only_in[side], Want::default()))?;
@@ -163,7 +165,7 @@ impl Run<'_, '_> {
                 return Ok(Some(difference.finish()));
             }
             if difference.taken >= next {
-                next = (next * 2).min(symbols_max);
+                next = difference.enough().min(symbols_max);
             }
         }
         Ok(None)
