@@ -146,7 +146,7 @@ def mend(running, table, kind, key):
     assert dry["dry_run"] is True and dry["repaired"] == 0
     verify(running, table, expect=DIFFERENT)
     done = verifying.repair(running, table)
-    assert done["repaired"] == 1 and done["rows_left"] == 0 and done["skipped_changed"] == 0
+    assert done["repaired"] == 1 and done["rows_left"] == 0
     verify(running, table, expect=ALIKE)
 
 
@@ -215,7 +215,7 @@ def test_a_difference_is_noticed_without_being_asked_for(loaded):
 def test_a_region_that_is_away_leaves_the_question_open(loaded):
     with verifying.stopped(loaded.region("r2")):
         report, code = verify(loaded, ONE, "--wait", "1")
-        assert code == COULD_NOT_TELL and report["equal"] is None and "r2" in report["reason"]
+        assert code == COULD_NOT_TELL and report["equal"] is None and report["reason"]
         text = loaded.run("verify", ONE, "--regions", "r1,r2", "--wait", "0", check=False)
         assert text.returncode == COULD_NOT_TELL
         assert text.stdout.startswith(f"COULD NOT TELL: {ONE} in r1 and r2: ")
@@ -224,6 +224,7 @@ def test_a_region_that_is_away_leaves_the_question_open(loaded):
 
 
 def test_digests_are_kept_through_the_death_of_all_regions(loaded):
+    before = {table: verifying.digest_of(loaded.regions[0], loaded, table) for table in TABLES}
     with verifying.writing(loaded, PEERS):
         time.sleep(0.5)
         for region in loaded.regions:
@@ -235,6 +236,8 @@ def test_digests_are_kept_through_the_death_of_all_regions(loaded):
         for table in TABLES:
             digest = verifying.digest_of(region, loaded, table)
             assert digest["state"] == "ready", f"{region.name} {table}: built anew? {digest}"
+            assert digest["rows"] >= before[table]["rows"]
+    assert "built anew" not in loaded.log_tail(1 << 20)
     for table in TABLES:
         verify(loaded, table, regions="r1,r2,r3", expect=ALIKE)
     # What the digests say is what the rows are.

@@ -18,7 +18,7 @@ use serde_json::{Map, Value as Json};
 use crate::error::{CliError, Exit};
 use crate::output;
 
-pub(crate) use crate::report::text::{key_text, range_text};
+pub(crate) use crate::report::text::{key_text, range_text, rows};
 
 /// How a report is printed, and where to.
 #[derive(Args, Clone, Debug, Default)]

@@ -11,7 +11,7 @@ use crate::error::{CliError, Exit};
 use crate::job::follow::{Started, report};
 use crate::output;
 use crate::progress::count;
-use crate::report::{Range, ReportArgs, csv_line, json_text, key_text, range_text};
+use crate::report::{Range, ReportArgs, csv_line, json_text, key_text, range_text, rows as words};
 use crate::target::TargetArgs;
 
 /// Arguments of `isthmus scrub`.
@@ -125,9 +125,9 @@ pub(crate) fn text(told: &Json) -> String {
     }
     let list: String = found.bad.iter().map(|range| format!("\n  {}", range_text(range))).collect();
     let next = match (found.repaired, found.verdict()) {
-        (rows, Exit::Done) => format!("all of it is mended, {} rows were repaired", count(rows)),
+        (rows, Exit::Done) => format!("all of it is mended, {} repaired", words(rows)),
         (0, _) => "nothing was repaired; --repair takes these rows from a healthy replica".into(),
-        (rows, _) => format!("{} rows were repaired, the rest was not", count(rows)),
+        (rows, _) => format!("{} repaired, the rest is left", words(rows)),
     };
     format!("DAMAGED: what the disk holds is not what was written{list}\n\n{next}\n{read}")
 }

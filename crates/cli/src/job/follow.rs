@@ -147,18 +147,18 @@ pub(crate) fn is_over(state: &str) -> bool {
     matches!(state, "done" | "failed" | "cancelled")
 }
 
-/// A region of an older version has no jobs at all.
+/// What a region says of a wish that it refuses: in its own words, which are for people.
 pub(crate) fn refusal(error: AdminError) -> CliError {
-    let hint = match &error {
+    match error {
         AdminError::Refused { status: 404, path, .. } if path == JOBS => {
-            Some("the region's program is older than this one and has no jobs; replace it")
+            CliError::failed("the region has no jobs")
+                .hint("its program is older than this one; replace it")
         }
-        AdminError::Http(_) | AdminError::Refused { .. } | AdminError::Answer { .. } => None,
-    };
-    let error = CliError::from(error);
-    match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
+        AdminError::Refused { status: 400, message, .. } => {
+            CliError::usage(message.trim_end_matches('.'))
+        }
+        AdminError::Refused { message, .. } => CliError::failed(message.trim_end_matches('.')),
+        AdminError::Http(_) | AdminError::Answer { .. } => error.into(),
     }
 }
 

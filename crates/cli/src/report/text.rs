@@ -57,15 +57,19 @@ fn repaired(report: &Report) -> Option<String> {
     }
     let mut text = format!("REPAIRED: {}", rows(done));
     if report.skipped_changed > 0 {
-        text += &format!(", {} left because a newer write came", count(report.skipped_changed));
+        text += &format!(
+            "; {} of them were compared again, because they had changed meanwhile",
+            count(report.skipped_changed)
+        );
     }
     if report.rows_left > 0 {
-        text += &format!(", {} still differ", count(report.rows_left));
+        text += &format!("; {} still differ", count(report.rows_left));
     }
     Some(text)
 }
 
-fn rows(number: u64) -> String {
+/// A number of rows.
+pub(crate) fn rows(number: u64) -> String {
     if number == 1 { "1 row".to_owned() } else { format!("{} rows", count(number)) }
 }
 
@@ -102,12 +106,21 @@ fn row_text(report: &Report, row: &RowDiff) -> String {
 fn shown(value: Option<&Json>) -> String {
     let text = match value {
         None | Some(Json::Null) => return "-".to_owned(),
-        Some(value) => plain(&value.to_string()),
+        Some(value) => match written(value) {
+            Some(text) => text,
+            None => plain(&value.to_string()),
+        },
     };
     if text.chars().count() <= VALUE_CHARS_MAX {
         return text;
     }
     text.chars().take(VALUE_CHARS_MAX).collect::<String>() + "..."
+}
+
+/// When something that has no value was written: an HLC has milliseconds above its low 16 bits.
+fn written(value: &Json) -> Option<String> {
+    let hlc: u64 = value.get("written")?.as_str()?.parse().ok()?;
+    Some(format!("written at {}", hlc >> 16))
 }
 
 /// What is wrong within a region, whatever the others hold.
@@ -273,9 +286,19 @@ mod tests {
         told["repaired"] = 2.into();
         told["rows_left"] = 1.into();
         let found = text_of(&told);
-        assert!(found.starts_with("REPAIRED: 2 rows, 1 still differ\n\nbefore: DIFFER"), "{found}");
+        assert!(found.starts_with("REPAIRED: 2 rows; 1 still differ\n\nbefore: DIFFER"), "{found}");
         told["dry_run"] = true.into();
         assert!(text_of(&told).starts_with("DRY RUN: 3 rows would be repaired"));
+    }
+
+    #[test]
+    fn what_has_no_value_is_told_by_its_time() {
+        let told = json!({"table": "t", "regions": ["r1", "r2"], "equal": false, "rows": [{
+            "key": {"id": "a"}, "class": "missing", "cells": [{"column": "", "class": "missing",
+            "register": "tombstone", "r1": {"written": "117653016892276736", "origin": 1}}]}]});
+        let found = text_of(&told);
+        assert!(found.contains("(tombstone)"), "{found}");
+        assert!(found.contains("written at 1795242567326  -"), "{found}");
     }
 
     #[test]
