@@ -38,6 +38,10 @@ const POLL: Duration = Duration::from_millis(20);
 /// Tells a directory of this tool from one of somebody else's.
 const MARK: &str = "isthmus-bench";
 const MIB: u64 = 1024 * 1024;
+/// Set-ups of regions at once.
+const SPOTS: u8 = 2;
+/// Ports that one of them may use.
+const SPOT_PORTS: u16 = 100;
 
 /// The directory of this tool, emptied at both ends.
 pub(crate) struct Place {
@@ -66,14 +70,28 @@ impl Place {
         Ok(place)
     }
 
-    /// Where the regions are.
-    fn cluster(&self) -> PathBuf {
-        self.directory.join("cluster")
+    /// Where the regions are; a second and third set-up beside the first has a number.
+    fn cluster(&self, number: u8) -> PathBuf {
+        self.directory.join(format!("cluster{number}"))
+    }
+
+    /// Where regions lie and listen.
+    pub(crate) fn spot(&self, options: &Options, number: u8) -> Spot {
+        Spot {
+            directory: self.cluster(number),
+            base_port: options.base_port + u16::from(number) * SPOT_PORTS,
+            log: options.log.clone(),
+        }
     }
 
     /// Where the raw engine is.
     pub(crate) fn engine(&self) -> PathBuf {
         self.directory.join("engine")
+    }
+
+    /// Where a store without a server is.
+    pub(crate) fn store(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("store-{name}"))
     }
 
     /// A file for appending.
@@ -82,7 +100,8 @@ impl Place {
     }
 
     fn empty(&self) {
-        for directory in [self.cluster(), self.engine()] {
+        let stores = [self.engine(), self.store("on"), self.store("off")];
+        for directory in (0..SPOTS).map(|number| self.cluster(number)).chain(stores) {
             let _ = fs::remove_dir_all(directory);
         }
         let _ = fs::remove_file(self.file());
@@ -132,7 +151,12 @@ impl Memory {
 
     /// All rows fit twice, and it is no less than the product's default.
     pub(crate) fn holding(rows: u64) -> Memory {
-        Memory::of((rows * ROW_BYTES as u64 * 2).max(160 * MIB))
+        Memory::at_least(rows * ROW_BYTES as u64 * 2)
+    }
+
+    /// So many bytes, and no less than the product's default.
+    pub(crate) fn at_least(bytes: u64) -> Memory {
+        Memory::of(bytes.max(160 * MIB))
     }
 
     /// A quarter of the rows fits, as far as the product's least sizes allow.
@@ -140,7 +164,8 @@ impl Memory {
         Memory::of(rows * ROW_BYTES as u64 / 4)
     }
 
-    fn of(total: u64) -> Memory {
+    /// So many bytes, as far as the product's least sizes allow.
+    pub(crate) fn of(total: u64) -> Memory {
         let write_buffer_bytes = (total * 2 / 5).max(Memory::EACH_MIN);
         let cache_bytes = total.saturating_sub(write_buffer_bytes).max(Memory::EACH_MIN);
         Memory { cache_bytes, write_buffer_bytes }
@@ -153,7 +178,12 @@ impl Memory {
 
     /// What the table is to the cache, in words.
     pub(crate) fn words(self, rows: u64) -> String {
-        let times = (rows * ROW_BYTES as u64) as f64 / self.total() as f64;
+        self.words_for(rows * ROW_BYTES as u64)
+    }
+
+    /// What a table of so many bytes is to the cache, in words.
+    pub(crate) fn words_for(self, table_bytes: u64) -> String {
+        let times = table_bytes as f64 / self.total() as f64;
         if times <= 1.0 { "in cache".to_owned() } else { format!("{times:.1} x cache") }
     }
 }
@@ -190,8 +220,32 @@ struct Link {
     lag_entries: u64,
 }
 
+/// Where regions lie and listen.
+#[derive(Clone, Debug)]
+pub(crate) struct Spot {
+    directory: PathBuf,
+    base_port: u16,
+    log: String,
+}
+
+/// What is set in the files of all regions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Memory of each.
+    pub(crate) memory: Memory,
+    /// Whether they keep digests.
+    pub(crate) digests: bool,
+}
+
+impl From<Memory> for Settings {
+    fn from(memory: Memory) -> Settings {
+        Settings { memory, digests: true }
+    }
+}
+
 /// Regions that run.
 pub(crate) struct Cluster {
+    spot: Spot,
     up: Up,
     child: Child,
     /// Kept open: `up` must not find its reader gone.
@@ -199,42 +253,59 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Makes the files of so many regions with this memory, in an empty directory, and starts
+    /// Makes the files of so many regions with these settings, in an empty directory, and starts
     /// them.
     pub(crate) fn fresh(
         options: &Options,
         place: &Place,
         regions: u8,
-        memory: Memory,
+        settings: impl Into<Settings>,
     ) -> Result<Cluster> {
-        Cluster::start(options, place, regions, true)?.restart(options, place, memory)
+        Cluster::fresh_at(place.spot(options, 0), regions, settings)
     }
 
-    /// Stops the regions and starts them with this memory.
-    pub(crate) fn restart(
-        self,
-        options: &Options,
-        place: &Place,
-        memory: Memory,
+    /// The same in a directory of their own.
+    pub(crate) fn fresh_at(
+        spot: Spot,
+        regions: u8,
+        settings: impl Into<Settings>,
     ) -> Result<Cluster> {
+        Cluster::start(spot, regions, true)?.restart(settings)
+    }
+
+    /// Stops the regions and starts them with these settings.
+    pub(crate) fn restart(self, settings: impl Into<Settings>) -> Result<Cluster> {
+        self.restart_after(settings, |_| Ok(()))
+    }
+
+    /// Stops the regions, does something with the files of their configuration and starts them
+    /// again.
+    pub(crate) fn restart_after(
+        self,
+        settings: impl Into<Settings>,
+        change: impl FnOnce(&[PathBuf]) -> Result<()>,
+    ) -> Result<Cluster> {
+        let settings = settings.into();
         let files: Vec<PathBuf> = self.up.regions.iter().map(|r| r.config.clone()).collect();
         let regions = u8::try_from(files.len()).unwrap_or(u8::MAX);
+        let spot = self.spot.clone();
         drop(self);
-        for file in files {
-            set_memory(&file, memory)?;
+        for file in &files {
+            set(file, settings)?;
         }
-        Cluster::start(options, place, regions, false)
+        change(&files)?;
+        Cluster::start(spot, regions, false)
     }
 
-    fn start(options: &Options, place: &Place, regions: u8, fresh: bool) -> Result<Cluster> {
+    fn start(spot: Spot, regions: u8, fresh: bool) -> Result<Cluster> {
         let program = program()?;
         let mut command = guarded(&program)?;
         command
-            .args(["up", "--json", "--log", &options.log])
+            .args(["up", "--json", "--log", &spot.log])
             .args(["--regions", &regions.to_string()])
-            .args(["--base-port", &options.base_port.to_string()])
+            .args(["--base-port", &spot.base_port.to_string()])
             .arg("--data")
-            .arg(place.cluster());
+            .arg(&spot.directory);
         if fresh {
             command.arg("--fresh");
         }
@@ -244,7 +315,7 @@ impl Cluster {
             .spawn()
             .tried(|| format!("start {}", program.display()))?;
         match announced(&mut child) {
-            Ok((up, answers)) => Ok(Cluster { up, child, _answers: answers }),
+            Ok((up, answers)) => Ok(Cluster { spot, up, child, _answers: answers }),
             Err(error) => {
                 end(&mut child, STOP);
                 Err(error)
@@ -282,6 +353,12 @@ impl Cluster {
 
     /// Makes the table in the first region and, where there are others, its replicas there.
     pub(crate) fn create_table(&self) -> Result<()> {
+        self.create_lone_table()?;
+        if self.up.regions.len() > 1 { self.create_replicas(CATCH_UP) } else { Ok(()) }
+    }
+
+    /// Makes the table in the first region.
+    pub(crate) fn create_lone_table(&self) -> Result<()> {
         let create = CreateTable {
             table: TABLE.into(),
             key_columns: vec![KeyColumn {
@@ -299,10 +376,11 @@ impl Cluster {
             split_points: Vec::new(),
         };
         self.call("/CreateTable", &Operation::CreateTable(create))?;
-        if self.up.regions.len() > 1 { self.create_replicas() } else { Ok(()) }
+        Ok(())
     }
 
-    fn create_replicas(&self) -> Result<()> {
+    /// Makes replicas of the table in all other regions and waits until they hold its rows.
+    pub(crate) fn create_replicas(&self, limit: Duration) -> Result<()> {
         let (base, others) =
             self.up.regions.split_first().ok_or_else(|| BenchError::failed("no regions"))?;
         let instance = &self.up.instance;
@@ -323,7 +401,7 @@ impl Cluster {
         };
         let answer = self.call("/CreateGlobalTable", &Operation::CreateGlobalTable(create))?;
         let id = decode_global_table(answer)?.id;
-        let deadline = Instant::now() + CATCH_UP;
+        let deadline = Instant::now() + limit;
         loop {
             let describe = Operation::DescribeGlobalTable(DescribeGlobalTable {
                 id: Some(id.clone()),
@@ -380,15 +458,25 @@ impl Cluster {
     }
 
     fn status(&self) -> Result<Status> {
-        let address = self.region(0)?.admin.trim_start_matches("http://").to_owned();
-        let target = Target { address, access: self.access() };
-        let body = runtime()?.block_on(async {
-            let mut connection = Connection::open(&target).await?;
-            let answer = connection.get("/v1/status").await?;
-            Ok::<_, BenchError>(connection.body(answer).to_vec())
-        })?;
+        let body = self.administer("GET", "/v1/status", Bytes::new())?;
         serde_json::from_slice(&body)
             .map_err(|error| BenchError::Failed(format!("status cannot be read: {error}")))
+    }
+
+    /// The first region's administration port.
+    pub(crate) fn admin(&self) -> Result<Target> {
+        let address = self.region(0)?.admin.trim_start_matches("http://").to_owned();
+        Ok(Target { address, access: self.access() })
+    }
+
+    /// One call to the first region's administration port.
+    fn administer(&self, method: &str, target: &str, body: Bytes) -> Result<Bytes> {
+        let admin = self.admin()?;
+        runtime()?.block_on(async {
+            let mut connection = Connection::open(&admin).await?;
+            let answer = connection.administer(method, target, body).await?;
+            Ok::<_, BenchError>(Bytes::copy_from_slice(connection.body(answer)))
+        })
     }
 
     /// Waits until every replica holds everything; gives how long that took.
@@ -436,22 +524,24 @@ fn announced(child: &mut Child) -> Result<(Up, BufReader<ChildStdout>)> {
     Ok((up, output))
 }
 
-fn set_memory(file: &Path, memory: Memory) -> Result<()> {
+fn set(file: &Path, settings: Settings) -> Result<()> {
     let shown = file.display();
     let text = fs::read_to_string(file).tried(|| format!("read {shown}"))?;
-    let text = with_memory(&text, memory)
+    let text = with_settings(&text, settings)
         .ok_or_else(|| BenchError::Failed(format!("{shown} has another form")))?;
     fs::write(file, text).tried(|| format!("write {shown}"))
 }
 
-fn with_memory(text: &str, memory: Memory) -> Option<String> {
+fn with_settings(text: &str, settings: Settings) -> Option<String> {
     let mut config: toml::Table = text.parse().ok()?;
     let storage = config.get_mut("storage")?.as_table_mut()?;
+    let Settings { memory, digests } = settings;
     for (key, bytes) in
         [("cache_bytes", memory.cache_bytes), ("write_buffer_bytes", memory.write_buffer_bytes)]
     {
         storage.insert(key.to_owned(), toml::Value::Integer(i64::try_from(bytes).ok()?));
     }
+    storage.insert("digests".to_owned(), toml::Value::Boolean(digests));
     toml::to_string(&config).ok()
 }
 
@@ -460,15 +550,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_set_and_the_rest_of_the_file_kept() {
+    fn settings_are_set_and_the_rest_of_the_file_kept() {
         let text = "[region]\nname = \"r1\"\n[storage]\ndata = \"data\"\ncache_bytes = 5\n";
         let memory = Memory { cache_bytes: 7, write_buffer_bytes: 9 };
-        let changed: toml::Table = with_memory(text, memory).unwrap().parse().unwrap();
+        let settings = Settings { memory, digests: false };
+        let changed: toml::Table = with_settings(text, settings).unwrap().parse().unwrap();
+        assert_eq!(changed["storage"]["digests"].as_bool(), Some(false));
         assert_eq!(changed["storage"]["cache_bytes"].as_integer(), Some(7));
         assert_eq!(changed["storage"]["write_buffer_bytes"].as_integer(), Some(9));
         assert_eq!(changed["storage"]["data"].as_str(), Some("data"));
         assert_eq!(changed["region"]["name"].as_str(), Some("r1"));
-        assert_eq!(with_memory("[region]", memory), None);
+        assert_eq!(with_settings("[region]", settings), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Why a measurement could not be made.
 
 use isthmus_protocol::error::ProtocolError;
+use isthmus_store::StoreError;
 use isthmus_store::engine::EngineError;
 
 /// Shorthand.
@@ -21,6 +22,9 @@ pub(crate) enum BenchError {
     /// The engine refused something.
     #[error("raw engine")]
     Engine(#[from] EngineError),
+    /// The store refused something.
+    #[error("store")]
+    Store(#[from] StoreError),
     /// An answer is not what the protocol allows.
     #[error("an answer cannot be read")]
     Protocol(#[from] ProtocolError),

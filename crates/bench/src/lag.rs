@@ -101,7 +101,7 @@ struct Level {
 /// Measures lag.
 pub(crate) fn run(args: &LagArgs) -> Result<Report> {
     let options = &args.options;
-    let rows = RowSet { count: options.rows() };
+    let rows = RowSet::large(options.rows());
     let place = Place::take(options)?;
     let mut report = Report::new("isthmus-bench lag", options);
     let cluster = Cluster::fresh(options, &place, 3, Memory::holding(rows.count))?;

@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the machine's clock")]
 
 mod cluster;
+mod digest_cost;
 mod echo;
 mod error;
 mod floors;
@@ -18,6 +19,7 @@ mod process;
 mod read;
 mod report;
 mod rows;
+mod verify;
 mod write;
 
 use std::path::PathBuf;
@@ -53,6 +55,10 @@ enum Command {
     Read(Options),
     /// Time from the acknowledgement in r1 to visibility in r2 and r3
     Lag(lag::LagArgs),
+    /// What digests cost the write path: the same writes with digests on and off
+    DigestCost(digest_cost::DigestCostArgs),
+    /// Comparing and repairing two regions by digests, beside a full scan of both
+    Verify(verify::VerifyArgs),
     /// Answers requests without doing anything: the floor of the HTTP stack
     #[command(hide = true)]
     Echo(echo::EchoArgs),
@@ -133,6 +139,8 @@ fn run(command: Command) -> Result<()> {
         Command::Write(options) => write::run(&options)?.print(options.json),
         Command::Read(options) => read::run(&options)?.print(options.json),
         Command::Lag(args) => lag::run(&args)?.print(args.options.json),
+        Command::DigestCost(args) => digest_cost::run(&args)?.print(args.options.json),
+        Command::Verify(args) => verify::run(&args)?.print(args.json),
         Command::Echo(args) => echo::serve(&args),
         Command::Guard(args) => process::become_guarded(&args),
     }

@@ -43,7 +43,7 @@ struct Kind {
 
 /// Measures reads.
 pub(crate) fn run(options: &Options) -> Result<Report> {
-    let rows = RowSet { count: options.rows() };
+    let rows = RowSet::large(options.rows());
     let place = Place::take(options)?;
     let mut report = Report::new("isthmus-bench read", options);
     let mut kinds = kinds(rows);
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         fill(&cluster, &load)?;
         // Both sizes are read from files: a restart empties the buffers of writes.
         for memory in [memory, Memory::quarter_of(rows.count)] {
-            cluster = cluster.restart(options, &place, memory)?;
+            cluster = cluster.restart(memory)?;
             cluster.catch_up()?;
             for kind in &mut kinds {
                 measure(options, &cluster, kind, replicas, &memory.words(rows.count), &mut report)?;

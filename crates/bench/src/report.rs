@@ -11,7 +11,7 @@ use crate::Options;
 use crate::error::{BenchError, Result, Tried};
 use crate::floors::{Reached, cores};
 use crate::load::Outcome;
-use crate::rows::ROW_BYTES;
+use crate::rows::RowSet;
 
 /// All of one run.
 #[derive(Debug, Serialize)]
@@ -28,6 +28,10 @@ pub(crate) struct Report {
     ratios: Vec<Ratio>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lag: Option<crate::lag::LagReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest_cost: Option<crate::digest_cost::DigestCost>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verify: Option<crate::verify::VerifyFound>,
 }
 
 /// One measurement.
@@ -137,6 +141,11 @@ impl Line {
 
 impl Report {
     pub(crate) fn new(title: &'static str, options: &Options) -> Report {
+        Report::of(title, options, RowSet::large(options.rows()))
+    }
+
+    /// Of a table with these rows.
+    pub(crate) fn of(title: &'static str, options: &Options, rows: RowSet) -> Report {
         let data = match &options.data {
             Some(data) => data.display().to_string(),
             None => "target/bench".to_owned(),
@@ -147,12 +156,14 @@ impl Report {
             memory_bytes: memory_bytes(),
             data,
             seconds: options.measure().as_secs(),
-            rows: options.rows(),
-            row_bytes: ROW_BYTES,
+            rows: rows.count,
+            row_bytes: rows.shape.row_bytes(),
             notes: Vec::new(),
             lines: Vec::new(),
             ratios: Vec::new(),
             lag: None,
+            digest_cost: None,
+            verify: None,
         }
     }
 
@@ -190,6 +201,14 @@ impl Report {
 
     pub(crate) fn lag(&mut self, lag: crate::lag::LagReport) {
         self.lag = Some(lag);
+    }
+
+    pub(crate) fn digest_cost(&mut self, found: crate::digest_cost::DigestCost) {
+        self.digest_cost = Some(found);
+    }
+
+    pub(crate) fn verify(&mut self, found: crate::verify::VerifyFound) {
+        self.verify = Some(found);
     }
 
     /// The measurement of that name, table and replicas.
@@ -246,7 +265,7 @@ impl Report {
     fn text(&self) -> String {
         let mut text = format!(
             "\n{}\n{} cores, {:.0} GiB of memory; the load generator shares the cores\n\
-             {} rows of 10 columns and {} bytes; {} s per measurement; data in {}\n",
+             {} rows of {} bytes; {} s per measurement; data in {}\n",
             self.title,
             self.cores,
             self.memory_bytes as f64 / (1u64 << 30) as f64,
@@ -258,8 +277,18 @@ impl Report {
         for note in &self.notes {
             text += &format!("note: {note}\n");
         }
-        text += "\n";
-        text += &table(&HEADINGS, &self.lines.iter().map(cells).collect::<Vec<_>>());
+        if !self.lines.is_empty() {
+            text += "\n";
+            text += &table(&HEADINGS, &self.lines.iter().map(cells).collect::<Vec<_>>());
+        }
+        if let Some(found) = &self.digest_cost {
+            text += "\n";
+            text += &found.text();
+        }
+        if let Some(found) = &self.verify {
+            text += "\n";
+            text += &found.text();
+        }
         if let Some(lag) = &self.lag {
             text += "\n";
             text += &lag.text();

@@ -1,8 +1,9 @@
 //! The rows that are written and read, and the requests made of them before the clock runs.
 //!
-//! A row has one key column and 10 attribute columns: two integers, a double and seven texts;
-//! with names and key it is 1024 bytes as the protocol counts them. Texts are letters and digits
-//! by chance: they compress a little, as real text does. The same seed gives the same rows.
+//! A large row has one key column and 10 attribute columns: two integers, a double and seven
+//! texts; with names and key it is 1024 bytes as the protocol counts them. A small one has an
+//! integer, a double and a text, and 100 bytes. Texts are letters and digits by chance: they
+//! compress a little, as real text does. The same seed gives the same rows.
 
 use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
@@ -13,7 +14,7 @@ use isthmus_model::change::{
 };
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Origin, PartitionId, Timestamp};
-use isthmus_model::key::{KeyValue, PrimaryKey};
+use isthmus_model::key::{EncodedKey, KeyValue, PrimaryKey};
 use isthmus_model::row::{Cell, Column, Row};
 use isthmus_model::value::{Text, Value};
 use isthmus_protocol::client::encode_request;
@@ -48,17 +49,54 @@ const COLUMNS: [&str; 10] = [
 /// Bytes of the six shorter texts; the last one fills the row up.
 const TEXT_BYTES: usize = 130;
 const TEXT_BYTES_LAST: usize = 132;
-/// Bytes of a row: names, key and values.
+/// Bytes of a large row: names, key and values.
 pub(crate) const ROW_BYTES: usize = 1024;
+/// Bytes of the text of a small row.
+const TEXT_BYTES_SMALL: usize = 45;
+/// Bytes of a small row: names, key and values.
+const SMALL_ROW_BYTES: usize = 100;
+/// New rows, of which every number comes once as their places go up: a prime.
+const NEW_ROWS: u64 = 99_999_999_977;
+/// From one new row to the next.
+const NEW_STEP: u64 = 61_803_398_875;
+
+/// What columns a row has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// 10 columns, 1024 bytes.
+    Large,
+    /// 3 columns, 100 bytes.
+    Small,
+}
+
+impl Shape {
+    /// Bytes of a row: names, key and values.
+    pub(crate) fn row_bytes(self) -> usize {
+        match self {
+            Shape::Large => ROW_BYTES,
+            Shape::Small => SMALL_ROW_BYTES,
+        }
+    }
+}
 
 /// Rows with the numbers 0 to `count`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowSet {
     /// How many.
     pub(crate) count: u64,
+    /// What they hold.
+    pub(crate) shape: Shape,
 }
 
 impl RowSet {
+    pub(crate) fn large(count: u64) -> RowSet {
+        RowSet { count, shape: Shape::Large }
+    }
+
+    pub(crate) fn small(count: u64) -> RowSet {
+        RowSet { count, shape: Shape::Small }
+    }
+
     fn random(seed: u64) -> SmallRng {
         SmallRng::seed_from_u64(seed)
     }
@@ -74,20 +112,63 @@ impl RowSet {
     pub(crate) fn puts(self, seed: u64) -> Vec<Prepared> {
         let mut random = RowSet::random(seed);
         let numbers = self.shuffled(seed);
-        numbers.iter().map(|number| put(key_text(*number), &mut random)).collect()
+        numbers.iter().map(|number| self.put(key_text(*number), &mut random)).collect()
     }
 
     /// All rows once in the order of their keys, in batches.
     pub(crate) fn batches_of_all(self, seed: u64) -> Vec<Prepared> {
         let numbers: Vec<u64> = (0..self.count).collect();
-        batches(&numbers, seed)
+        self.batches_of(&numbers, BATCH_ROWS, seed)
     }
 
     /// Batches of rows by chance.
     pub(crate) fn batches(self, seed: u64) -> Vec<Prepared> {
         let mut numbers = self.shuffled(seed);
         numbers.truncate(BATCHES_MAX * BATCH_ROWS);
-        batches(&numbers, seed)
+        self.batches_of(&numbers, BATCH_ROWS, seed)
+    }
+
+    /// Batches of rows that are not among these: from the place `first` on, of an order in which
+    /// they are spread over all keys.
+    pub(crate) fn batches_of_new(self, first: u64, batches: usize, seed: u64) -> Vec<Prepared> {
+        let last = first + (batches * BATCH_ROWS) as u64;
+        let numbers: Vec<u64> = (first..last).map(|place| self.new_number(place)).collect();
+        self.batches_of(&numbers, BATCH_ROWS, seed)
+    }
+
+    /// The number of the row that comes at this place among the new ones; each is there once.
+    pub(crate) fn new_number(self, place: u64) -> u64 {
+        let spread = place.wrapping_mul(NEW_STEP) % NEW_ROWS;
+        // Above the rows that are there and below the most that twelve digits can say.
+        self.count + spread
+    }
+
+    /// What is written to a row.
+    pub(crate) fn change(self, number: u64, random: &mut SmallRng) -> RowChange {
+        change(key_text(number), self.shape, random)
+    }
+
+    /// The PutRow of a row.
+    pub(crate) fn put(self, key: Text, random: &mut SmallRng) -> Prepared {
+        let write = WriteRow { table: TABLE.into(), change: change(key, self.shape, random) };
+        Prepared::new(encode_request(&Operation::PutRow(write)))
+    }
+
+    /// The key of a row as a request has it.
+    pub(crate) fn key_parts(number: u64) -> Vec<NamedKeyPart> {
+        key_parts(KeyPart::Value(KeyValue::String(key_text(number))))
+    }
+
+    /// Batches of these rows.
+    pub(crate) fn batches_of(self, numbers: &[u64], size: usize, seed: u64) -> Vec<Prepared> {
+        let mut random = RowSet::random(seed);
+        let batch = |numbers: &[u64]| {
+            let rows = numbers.iter().map(|number| self.change(*number, &mut random)).collect();
+            let tables = vec![TableWrites { table: TABLE.into(), rows }];
+            let batch = BatchWriteRow { tables, atomic: false };
+            Prepared::new(encode_request(&Operation::BatchWriteRow(batch)))
+        };
+        numbers.chunks(size).map(batch).collect()
     }
 
     /// One GetRow per row, in an order by chance.
@@ -102,10 +183,16 @@ impl RowSet {
         (0..RANGES).map(|_| range(random.random_range(0..starts))).collect()
     }
 
+    /// Bytes of one row as it is stored, with its key.
+    pub(crate) fn stored_bytes(self) -> usize {
+        let row = stored_row(self.shape, &mut RowSet::random(1));
+        encoded_key(0).0.len() + encode_row(&row).len()
+    }
+
     /// Keys and packed rows as the engine holds them, in the order of their keys.
     pub(crate) fn packed(self, seed: u64) -> Vec<(Bytes, Bytes)> {
         let mut random = RowSet::random(seed);
-        let row = |number| (engine_key(number), encode_row(&stored_row(&mut random)));
+        let row = |number| (engine_key(number), encode_row(&stored_row(self.shape, &mut random)));
         (0..self.count).map(row).collect()
     }
 }
@@ -115,18 +202,16 @@ pub(crate) const PARTITION: PartitionId = PartitionId(1);
 
 /// The key of a row in the raw engine.
 pub(crate) fn engine_key(number: u64) -> Bytes {
-    let key = PrimaryKey(vec![KeyValue::String(key_text(number))]).encode();
-    keys::row::encode_key(PARTITION, &key)
+    keys::row::encode_key(PARTITION, &encoded_key(number))
+}
+
+/// The key of a row in its table.
+pub(crate) fn encoded_key(number: u64) -> EncodedKey {
+    PrimaryKey(vec![KeyValue::String(key_text(number))]).encode()
 }
 
 fn key_text(number: u64) -> Text {
     Text::from(format!("user{number:012}"))
-}
-
-/// The PutRow of a row.
-pub(crate) fn put(key: Text, random: &mut SmallRng) -> Prepared {
-    let write = WriteRow { table: TABLE.into(), change: change(key, random) };
-    Prepared::new(encode_request(&Operation::PutRow(write)))
 }
 
 /// The GetRow of a row.
@@ -141,27 +226,27 @@ pub(crate) fn get(key: Text) -> Prepared {
 }
 
 fn range(start: u64) -> Prepared {
+    range_to(start, key_parts(KeyPart::Max), RANGE_ROWS)
+}
+
+/// The GetRange of the rows from one number to before another.
+pub(crate) fn range_between(start: u64, end: u64) -> Prepared {
+    // One more than there can be, so that the end is reached and not the limit.
+    let rows = u32::try_from(end - start + 1).unwrap_or(u32::MAX);
+    range_to(start, RowSet::key_parts(end), rows)
+}
+
+fn range_to(start: u64, end: Vec<NamedKeyPart>, rows: u32) -> Prepared {
     let range = GetRange {
         table: TABLE.into(),
-        start: key_parts(KeyPart::Value(KeyValue::String(key_text(start)))),
-        end: key_parts(KeyPart::Max),
+        start: RowSet::key_parts(start),
+        end,
         direction: Direction::Forward,
-        limit: Some(RANGE_ROWS),
+        limit: Some(rows),
         projection: newest(),
         token: None,
     };
     Prepared::new(encode_request(&Operation::GetRange(range)))
-}
-
-fn batches(numbers: &[u64], seed: u64) -> Vec<Prepared> {
-    let mut random = RowSet::random(seed);
-    let batch = |numbers: &[u64]| {
-        let rows = numbers.iter().map(|number| change(key_text(*number), &mut random)).collect();
-        let tables = vec![TableWrites { table: TABLE.into(), rows }];
-        let batch = BatchWriteRow { tables, atomic: false };
-        Prepared::new(encode_request(&Operation::BatchWriteRow(batch)))
-    };
-    numbers.chunks(BATCH_ROWS).map(batch).collect()
 }
 
 fn newest() -> Projection {
@@ -172,17 +257,17 @@ fn key_parts(part: KeyPart) -> Vec<NamedKeyPart> {
     vec![NamedKeyPart { name: KEY.into(), part }]
 }
 
-fn change(key: Text, random: &mut SmallRng) -> RowChange {
+fn change(key: Text, shape: Shape, random: &mut SmallRng) -> RowChange {
     let cell = |(name, value)| CellWrite { name, value, timestamp: None };
     RowChange {
         key: key_parts(KeyPart::Value(KeyValue::String(key))),
-        action: RowAction::Put(cells(random).into_iter().map(cell).collect()),
+        action: RowAction::Put(cells(shape, random).into_iter().map(cell).collect()),
         condition: Condition::default(),
         returned: Returned::Nothing,
     }
 }
 
-fn stored_row(random: &mut SmallRng) -> Row {
+fn stored_row(shape: Shape, random: &mut SmallRng) -> Row {
     let stamp = Stamp { hlc: Hlc::from_millis(1_700_000_000_000), origin: Origin(1) };
     let column = |(name, value)| {
         let timestamp = Timestamp(stamp.hlc.millis());
@@ -192,11 +277,27 @@ fn stored_row(random: &mut SmallRng) -> Row {
     Row {
         tombstone: Some(stamp),
         marker: Some(stamp),
-        columns: cells(random).into_iter().map(column).collect(),
+        columns: cells(shape, random).into_iter().map(column).collect(),
     }
 }
 
-fn cells(random: &mut SmallRng) -> Vec<(Text, Value)> {
+fn cells(shape: Shape, random: &mut SmallRng) -> Vec<(Text, Value)> {
+    match shape {
+        Shape::Large => large_cells(random),
+        Shape::Small => small_cells(random),
+    }
+}
+
+fn small_cells(random: &mut SmallRng) -> Vec<(Text, Value)> {
+    let values = [
+        Value::Integer(random.random()),
+        Value::Double(random.random()),
+        Value::String(text(TEXT_BYTES_SMALL, random)),
+    ];
+    COLUMNS.iter().map(|name| (*name).into()).zip(values).collect()
+}
+
+fn large_cells(random: &mut SmallRng) -> Vec<(Text, Value)> {
     let value = |place: usize, random: &mut SmallRng| match place {
         0 | 1 => Value::Integer(random.random()),
         2 => Value::Double(random.random()),
@@ -223,17 +324,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_has_one_kibibyte_as_the_protocol_counts() {
-        let key = key_text(7);
-        let cells = cells(&mut RowSet::random(1));
-        let of_cells: usize = cells.iter().map(|(name, value)| name.len() + value.size()).sum();
-        assert_eq!(cells.len(), 10);
-        assert_eq!(KEY.len() + key.len() + of_cells, ROW_BYTES);
+    fn rows_have_their_sizes_as_the_protocol_counts() {
+        for (shape, columns) in [(Shape::Large, 10), (Shape::Small, 3)] {
+            let key = key_text(7);
+            let cells = cells(shape, &mut RowSet::random(1));
+            let of_cells: usize = cells.iter().map(|(name, value)| name.len() + value.size()).sum();
+            assert_eq!(cells.len(), columns);
+            assert_eq!(KEY.len() + key.len() + of_cells, shape.row_bytes());
+        }
     }
 
     #[test]
     fn requests_are_what_the_server_decodes() {
-        let rows = RowSet { count: 2500 };
+        let rows = RowSet::large(2500);
         for (path, requests, count) in [
             ("/PutRow", rows.puts(1), 2500),
             ("/BatchWriteRow", rows.batches_of_all(1), 13),
@@ -249,7 +352,7 @@ mod tests {
 
     #[test]
     fn packed_rows_come_in_the_order_of_their_keys() {
-        let packed = RowSet { count: 100 }.packed(1);
+        let packed = RowSet::large(100).packed(1);
         assert!(packed.is_sorted_by(|a, b| a.0 < b.0));
         assert!(packed.iter().all(|(_, row)| (1000..1100).contains(&row.len())));
     }

@@ -53,7 +53,7 @@ struct Run<'a> {
 
 /// Measures writes.
 pub(crate) fn run(options: &Options) -> Result<Report> {
-    let rows = RowSet { count: options.rows() };
+    let rows = RowSet::large(options.rows());
     let requests = Requests {
         load: rows.batches_of_all(11),
         puts: Arc::new(rows.puts(12)),
@@ -85,7 +85,7 @@ pub(crate) fn fill(cluster: &Cluster, load: &[Prepared]) -> Result<()> {
     Ok(())
 }
 
-fn batch_check(every: usize) -> Check {
+pub(crate) fn batch_check(every: usize) -> Check {
     Check { bytes_min: BATCH_ROWS, every, decode: check_batch }
 }
 
@@ -106,7 +106,7 @@ impl Run<'_> {
         self.closed_loops(&cluster, replicas, &memory.words(count))?;
         self.share(&cluster, replicas, &memory.words(count))?;
         let small = Memory::quarter_of(count);
-        let cluster = cluster.restart(self.options, &self.place, small)?;
+        let cluster = cluster.restart(small)?;
         cluster.catch_up()?;
         self.closed_loops(&cluster, replicas, &small.words(count))
     }

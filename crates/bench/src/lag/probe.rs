@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::error::{BenchError, Result};
 use crate::load::{Connection, Prepared, Target, runtime};
-use crate::rows::{ROW_BYTES, get, put};
+use crate::rows::{ROW_BYTES, RowSet, get};
 
 /// How often a probe is written.
 const EVERY: Duration = Duration::from_millis(20);
@@ -112,7 +112,9 @@ impl Probes {
             }
             let key = Text::from(format!("probe{:03}{number:08}", self.round));
             let question = get(key.clone());
-            let answer = connection.exchange("/PutRow", &put(key, &mut random), true).await?;
+            let answer = connection
+                .exchange("/PutRow", &RowSet::large(0).put(key, &mut random), true)
+                .await?;
             let acknowledged = Instant::now();
             if answer.status != 200 {
                 let text = format!("a probe was refused with status {}", answer.status);

@@ -3,6 +3,8 @@
 //! It reads what this project's servers and `hyper` write: a head with `content-length`, then the
 //! body. Anything else is an error. Bodies that nobody looks at are read and forgotten.
 
+use bytes::Bytes;
+use isthmus_protocol::signature::admin_path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -57,18 +59,30 @@ impl Connection {
         prepared: &Prepared,
         keep: bool,
     ) -> Result<Answer> {
-        self.send("POST", path, prepared).await.tried(|| "send a request".to_owned())?;
+        self.send("POST", (path, path), prepared).await.tried(|| "send a request".to_owned())?;
         self.receive(keep).await
     }
 
-    /// Sends a GET without a body and reads its answer.
-    pub(crate) async fn get(&mut self, path: &str) -> Result<Answer> {
-        let nothing = Prepared::new(bytes::Bytes::new());
-        self.send("GET", path, &nothing).await.tried(|| "send a request".to_owned())?;
+    /// Sends a request to the administration port and reads its answer.
+    pub(crate) async fn administer(
+        &mut self,
+        method: &str,
+        target: &str,
+        body: Bytes,
+    ) -> Result<Answer> {
+        let signed = admin_path(method, target);
+        let prepared = Prepared::new(body);
+        let sent = self.send(method, (target, &signed), &prepared).await;
+        sent.tried(|| "send a request".to_owned())?;
         self.receive(true).await
     }
 
-    async fn send(&mut self, method: &str, path: &str, prepared: &Prepared) -> std::io::Result<()> {
+    async fn send(
+        &mut self,
+        method: &str,
+        path: (&str, &str),
+        prepared: &Prepared,
+    ) -> std::io::Result<()> {
         let body = &prepared.body;
         self.output.clear();
         self.signer.put_head(method, path, &prepared.md5, body.len(), &mut self.output);

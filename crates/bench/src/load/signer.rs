@@ -56,11 +56,11 @@ impl Signer {
         }
     }
 
-    /// Appends the head of a request.
+    /// Appends the head of a request. What is signed is the path, but for the administration port.
     pub(crate) fn put_head(
         &mut self,
         method: &str,
-        path: &str,
+        (path, signed): (&str, &str),
         md5: &str,
         length: usize,
         out: &mut Vec<u8>,
@@ -68,11 +68,8 @@ impl Signer {
         self.renew_date();
         let Access { instance, id, .. } = &self.access;
         let mut mac = self.mac.clone();
-        // All GETs are for the administration port, which has the method signed before the path.
-        let before = if method == "POST" { "" } else { "GET " };
         let texts = [
-            before,
-            path,
+            signed,
             "\nPOST\n\nx-ots-accesskeyid:",
             id,
             "\nx-ots-apiversion:",
@@ -131,7 +128,7 @@ mod tests {
         let access = Access { instance: "demo".into(), id: "me".into(), secret: "hush".into() };
         let mut signer = Signer::new(&access, "127.0.0.1:1");
         let mut head = Vec::new();
-        signer.put_head("POST", "/PutRow", &content_md5(b"body"), 4, &mut head);
+        signer.put_head("POST", ("/PutRow", "/PutRow"), &content_md5(b"body"), 4, &mut head);
         let head = String::from_utf8(head).unwrap();
         let (line, headers) = head.split_once("\r\n").unwrap();
         assert_eq!(line, "POST /PutRow HTTP/1.1");
