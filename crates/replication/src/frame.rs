@@ -1,21 +1,23 @@
 //! What two regions say to each other, as protobuf messages.
 //!
 //! One stream per pair of nodes and direction carries every link: the origin sends `Hello`,
-//! `Open`, `CopyBegin`, `CopyChunk`, `Follow`, `Parcel`, `Promise`, `Close`; the replica answers
-//! `Welcome`, `Opened`, `CopyAck`, `Ack`, `Fault`, `Safe`. Unknown fields and messages are
-//! ignored, so that a newer region can talk to an older one; `Hello` and `Welcome` settle the
-//! format, the lower of the two.
+//! `Open`, `CopyBegin`, `CopyOffer`, `CopyChunk`, `Follow`, `Parcel`, `Promise`, `Close`; the
+//! replica answers `Welcome`, `Opened`, `CopyWant`, `CopyAck`, `Ack`, `Fault`, `Safe`. Unknown
+//! fields and messages are ignored, so that a newer region can talk to an older one; `Hello` and
+//! `Welcome` settle the format, the lower of the two. Format 2 has `CopyOffer` and `CopyWant`.
 
 use bytes::Bytes;
 
 /// The newest format this program speaks.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// The first format in which a copy can leave out what is alike.
+pub const FORMAT_OF_OFFERS: u32 = 2;
 
 /// One message of either side.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
     /// What it says.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     pub body: Option<Body>,
 }
 
@@ -64,6 +66,12 @@ pub enum Body {
     /// From here on the replica follows the log.
     #[prost(message, tag = "14")]
     Follow(Follow),
+    /// The origin tells the digest of a range that it is about to copy.
+    #[prost(message, tag = "15")]
+    CopyOffer(CopyOffer),
+    /// The replica tells what of that range it has not alike.
+    #[prost(message, tag = "16")]
+    CopyWant(CopyWant),
 }
 
 impl From<Body> for Frame {
@@ -118,6 +126,9 @@ pub struct Opened {
     /// It holds something from before: only a copy makes it alike.
     #[prost(bool, tag = "5")]
     pub has_past: bool,
+    /// It has rows and a digest of them, so that a copy can leave out what is alike.
+    #[prost(bool, tag = "6")]
+    pub has_digest: bool,
 }
 
 /// How far a copy has come; kept at rest by the replica.
@@ -251,6 +262,128 @@ pub struct CopyBegin {
     /// What the snapshot now used had logged as expired.
     #[prost(message, repeated, tag = "6")]
     pub expiry: Vec<ExpiredBefore>,
+    /// What the digest of the snapshot counts; none: from a region of format 1.
+    #[prost(message, optional, tag = "7")]
+    pub counts: Option<Counts>,
+}
+
+/// What of the rows a digest counts.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Counts {
+    /// Live cells lie in lanes by the bucket of their timestamps.
+    #[prost(bool, tag = "1")]
+    pub time_lanes: bool,
+    /// Expiries whose victims never count.
+    #[prost(message, repeated, tag = "2")]
+    pub base: Vec<ExpiredBefore>,
+    /// Lanes below do not count.
+    #[prost(message, optional, tag = "3")]
+    pub floors: Option<Floors>,
+}
+
+/// Below these lanes do not count.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Floors {
+    /// Lanes of cells by time.
+    #[prost(sint64, tag = "1")]
+    pub time: i64,
+    /// Lanes of tombstones and trims.
+    #[prost(uint64, tag = "2")]
+    pub kills: u64,
+}
+
+/// The digest of a range, as of the snapshot of the copy.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopyOffer {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Counts the offers of this connection, from 1.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// First key, inclusive.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub start: Bytes,
+    /// Last key, exclusive; empty: the end of the partition.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub end: Bytes,
+    /// The leaves: `OfferedLanes`.
+    #[prost(message, optional, tag = "5")]
+    pub body: Option<Packed>,
+}
+
+/// The lanes of a range that count and hold anything.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OfferedLanes {
+    /// By rising lane.
+    #[prost(message, repeated, tag = "1")]
+    pub lanes: Vec<OfferedLane>,
+}
+
+/// The leaves of one lane in a range, without gaps.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OfferedLane {
+    /// The lane, encoded.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub lane: Bytes,
+    /// Where the leaves begin, the first at the start of the range: bytes shared with the start
+    /// before, then the length and the bytes of the rest, each length a varint.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub starts: Bytes,
+    /// Their sums, 16 bytes each, little-endian.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub sums: Bytes,
+    /// How many parts lie in each.
+    #[prost(uint32, repeated, tag = "4")]
+    pub rows: Vec<u32>,
+    /// The first leaf reaches beyond the range, so that its sum says nothing of it.
+    #[prost(bool, tag = "5")]
+    pub first_is_cut: bool,
+    /// The last one does.
+    #[prost(bool, tag = "6")]
+    pub last_is_cut: bool,
+}
+
+/// What of an offered range the replica has not alike.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopyWant {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Number of the offer.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// All of the range is to be sent.
+    #[prost(bool, tag = "3")]
+    pub all: bool,
+    /// What the fingerprints were taken of.
+    #[prost(message, optional, tag = "4")]
+    pub floors: Option<Floors>,
+    /// What is not alike: `WantedRanges`. None where all is alike, or all is wanted.
+    #[prost(message, optional, tag = "5")]
+    pub body: Option<Packed>,
+}
+
+/// Ranges that are not alike.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WantedRanges {
+    /// By rising start, apart from each other.
+    #[prost(message, repeated, tag = "1")]
+    pub ranges: Vec<WantedRange>,
+}
+
+/// A range that is not alike, and the rows that the replica has in it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WantedRange {
+    /// First key, inclusive.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub start: Bytes,
+    /// Last key, exclusive; empty: the end of the partition.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub end: Bytes,
+    /// Fingerprints of the rows, 8 bytes each, little-endian.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub rows: Bytes,
 }
 
 /// An expiry that is logged.
@@ -267,7 +400,7 @@ pub struct ExpiredBefore {
     pub origin: u32,
 }
 
-/// All rows of one range.
+/// All rows of one range, or those that the replica has not alike.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct CopyChunk {
     /// Partition.
@@ -288,6 +421,12 @@ pub struct CopyChunk {
     /// How many.
     #[prost(uint64, tag = "6")]
     pub rows: u64,
+    /// The offer that it belongs to; 0: the range was not offered.
+    #[prost(uint64, tag = "7")]
+    pub offer: u64,
+    /// Other rows of the range are alike and stay.
+    #[prost(bool, tag = "8")]
+    pub scattered: bool,
 }
 
 /// The log records of a parcel, as the store frames them.
@@ -315,6 +454,9 @@ pub struct CopiedRows {
     /// By rising key.
     #[prost(message, repeated, tag = "1")]
     pub rows: Vec<CopiedRow>,
+    /// Fingerprints of rows of the whole offered range that the origin has not, or otherwise.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub gone: Bytes,
 }
 
 /// A chunk is durable.

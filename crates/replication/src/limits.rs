@@ -4,6 +4,16 @@ use std::time::Duration;
 
 /// Row bytes in one chunk of a copy, before compression; one row may be larger.
 pub const CHUNK_BYTES_MAX: usize = 512 * 1024;
+/// Rows in a range whose digest is offered before it is copied, about; a leaf may be larger.
+pub const OFFER_ROWS: u64 = 16 * 1024;
+/// Leaves of all lanes in such a range, about.
+pub const OFFER_LEAVES_MAX: usize = 8 * 1024;
+/// Offers of one link that a replica answers before a chunk of the first has come.
+pub const OFFERS_MAX: usize = 256;
+/// Rows named in one answer to an offer; where more would be, all rows are asked for.
+pub const WANT_ROWS_MAX: usize = 64 * 1024;
+/// Bytes of keys that a replica remembers of its answers on one link; beyond, it asks for all.
+pub const WANT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes that a parcel or chunk may unpack to.
 pub const UNPACKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of one link under way, before compression.

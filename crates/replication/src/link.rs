@@ -67,9 +67,23 @@ pub enum Event {
         /// Entries through this LSN are gone here.
         log_start: Lsn,
     },
-    /// A snapshot was taken for a copy.
-    CopyBegan(CopyProgress),
-    /// A chunk was sent.
+    /// A snapshot was taken for a copy. With `offers` ranges are offered before they are sent.
+    CopyBegan {
+        /// Where it begins.
+        progress: CopyProgress,
+        /// Both sides have a digest.
+        offers: bool,
+    },
+    /// The digest of a range was sent.
+    Offered {
+        /// Its number, one more than that of the last one.
+        number: u64,
+        /// The first key after it; `None`: it was the last.
+        next_key: Option<Bytes>,
+    },
+    /// The replica said what of an offered range it has not alike.
+    Wanted(u64),
+    /// A chunk was sent; of the range offered first, if there is one.
     ChunkSent {
         /// Its number.
         number: u64,
@@ -110,6 +124,17 @@ pub enum Action {
     BeginCopy(Option<CopyProgress>),
     /// Send the next chunk, from this key.
     SendChunk(Bytes),
+    /// Offer the next range, from this key.
+    Offer(Bytes),
+    /// Send the next chunk of a range that was offered and answered.
+    SendWanted {
+        /// Number of the offer.
+        offer: u64,
+        /// Where the chunk begins.
+        start: Bytes,
+        /// Where the range ends; `None`: at the end of the partition.
+        end: Option<Bytes>,
+    },
     /// Tell the replica that it follows.
     Follow,
     /// Send the log after this LSN.
@@ -150,8 +175,27 @@ pub struct Link {
 struct Copy {
     progress: CopyProgress,
     began: bool,
-    /// `None`: the last chunk was sent.
+    /// `None`: the last chunk was sent, or the last range offered.
     next_key: Option<Bytes>,
+    /// Ranges are offered before they are sent.
+    offers: bool,
+    /// Offered and not sent to their ends.
+    offered: VecDeque<OfferedRange>,
+}
+
+#[derive(Debug)]
+struct OfferedRange {
+    number: u64,
+    /// Rows before it were sent.
+    start: Bytes,
+    end: Option<Bytes>,
+    is_answered: bool,
+}
+
+impl Copy {
+    fn from(progress: CopyProgress) -> Copy {
+        Copy { progress, began: false, next_key: None, offers: false, offered: VecDeque::new() }
+    }
 }
 
 impl Link {
@@ -230,15 +274,22 @@ impl Link {
             Event::Opened { watermark, copy, must_copy, log_start } => {
                 self.on_opened(watermark, copy, must_copy, log_start);
             }
-            Event::CopyBegan(progress) => {
+            Event::CopyBegan { progress, offers } => {
                 let next_key = Some(progress.next_key.clone());
-                self.copy = Some(Copy { progress, began: true, next_key });
+                self.copy = Some(Copy { began: true, next_key, offers, ..Copy::from(progress) });
             }
+            Event::Offered { number, next_key } => {
+                let Some(copy) = &mut self.copy else { return };
+                let start = std::mem::replace(&mut copy.next_key, next_key).unwrap_or_default();
+                let (end, is_answered) = (copy.next_key.clone(), false);
+                copy.offered.push_back(OfferedRange { number, start, end, is_answered });
+            }
+            Event::Wanted(number) => self.on_wanted(number),
             Event::ChunkSent { number, bytes, next_key, rows } => {
                 self.push(InFlight { mark: number, bytes, next_key: next_key.clone() });
                 self.copied_rows += rows;
                 if let Some(copy) = &mut self.copy {
-                    copy.next_key = next_key;
+                    copy.sent_to(next_key);
                 }
             }
             Event::ChunkAcked(number) => self.on_chunk_acked(number),
@@ -256,8 +307,7 @@ impl Link {
                 self.drop_in_flight();
                 self.state = State::Gap;
                 self.reason = "entries it needs are trimmed here; copying heals it".to_owned();
-                self.copy =
-                    Some(Copy { progress: CopyProgress::default(), began: false, next_key: None });
+                self.copy = Some(Copy::from(CopyProgress::default()));
             }
             Event::Faulted(FaultKind::Retry | FaultKind::Unassigned, reason) => {
                 self.reopen(&reason);
@@ -288,9 +338,7 @@ impl Link {
                 let resumed = copy.progress.first_lsn > 0;
                 Some(Action::BeginCopy(resumed.then(|| copy.progress.clone())))
             }
-            (State::Copying, Some(copy)) if self.has_room() => {
-                copy.next_key.clone().map(Action::SendChunk)
-            }
+            (State::Copying, Some(copy)) => self.next_of_copy(copy),
             (State::Following, _) if !self.told_follow && self.acked >= Some(self.complete_at) => {
                 Some(Action::Follow)
             }
@@ -310,7 +358,10 @@ impl Link {
                 self.state = State::Copying;
                 self.reason = "copying a snapshot".to_owned();
             }
-            Action::SendChunk(_) | Action::Send(_) => {}
+            Action::SendChunk(_)
+            | Action::Offer(_)
+            | Action::SendWanted { .. }
+            | Action::Send(_) => {}
         }
     }
 
@@ -329,7 +380,7 @@ impl Link {
             Some(progress) if Lsn(progress.first_lsn) >= log_start => {
                 self.state = State::Copying;
                 self.reason = "going on with a copy".to_owned();
-                self.copy = Some(Copy { progress, began: false, next_key: None });
+                self.copy = Some(Copy::from(progress));
             }
             None if watermark > self.appended && !must_copy => {
                 self.stop(State::Broken, "the replica holds entries that are not in this log");
@@ -339,10 +390,38 @@ impl Link {
                 self.state = State::Gap;
                 self.reason =
                     "the replica lacks entries that are not in the log; copying".to_owned();
-                self.copy =
-                    Some(Copy { progress: CopyProgress::default(), began: false, next_key: None });
+                self.copy = Some(Copy::from(CopyProgress::default()));
             }
         }
+    }
+
+    fn next_of_copy(&self, copy: &Copy) -> Option<Action> {
+        if let Some(range) = copy.offered.front().filter(|range| range.is_answered) {
+            let (offer, start, end) = (range.number, range.start.clone(), range.end.clone());
+            return self.has_room().then_some(Action::SendWanted { offer, start, end });
+        }
+        let next_key = copy.next_key.clone()?;
+        match copy.offers {
+            // Chunks of all that is offered must find room, too.
+            true if copy.offered.len() + self.in_flight.len() < self.window_parcels => {
+                Some(Action::Offer(next_key))
+            }
+            true => None,
+            false => self.has_room().then_some(Action::SendChunk(next_key)),
+        }
+    }
+
+    fn on_wanted(&mut self, number: u64) {
+        // Answers on their way when the link began anew belong to nobody.
+        let copying = self.state == State::Copying;
+        let Some(copy) = self.copy.as_mut().filter(|copy| copying && copy.began) else { return };
+        let Some(range) = copy.offered.iter_mut().find(|range| !range.is_answered) else {
+            return self.stop(State::Broken, "the replica answers what was not offered");
+        };
+        if range.number != number {
+            return self.stop(State::Broken, "the replica answers an offer out of order");
+        }
+        range.is_answered = true;
     }
 
     fn follow_from(&mut self, watermark: Lsn) {
@@ -393,6 +472,7 @@ impl Link {
         self.told_follow = false;
         if let Some(copy) = &mut self.copy {
             copy.began = false;
+            copy.offered.clear();
         }
     }
 
@@ -420,6 +500,20 @@ impl Link {
 
     fn has_room(&self) -> bool {
         self.in_flight.len() < self.window_parcels && self.in_flight_bytes < WINDOW_BYTES
+    }
+}
+
+impl Copy {
+    /// Rows before a key were sent; `None`: all.
+    fn sent_to(&mut self, key: Option<Bytes>) {
+        let Some(range) = self.offered.front_mut() else {
+            self.next_key = key;
+            return;
+        };
+        match key {
+            Some(key) if range.end.as_ref() != Some(&key) => range.start = key,
+            Some(_) | None => drop(self.offered.pop_front()),
+        }
     }
 }
 
@@ -499,7 +593,7 @@ mod tests {
         assert_eq!(begin, Action::BeginCopy(None));
         link.done(&begin);
         let progress = CopyProgress { first_lsn: 90, ..CopyProgress::default() };
-        link.step(Event::CopyBegan(progress));
+        link.step(Event::CopyBegan { progress, offers: false });
         assert_eq!(link.needs_after(), Some(Lsn(90)));
         assert_eq!(link.next(), Some(Action::SendChunk(Bytes::new())));
         let key = Bytes::from_static(b"m");
@@ -511,6 +605,86 @@ mod tests {
         assert_eq!(link.state(), State::Copying);
         link.step(Event::ChunkAcked(2));
         assert_eq!((link.state(), link.acked()), (State::Following, Some(Lsn(90))));
+    }
+
+    /// A link that copies with offers, from the beginning, and has offered as much as it may.
+    fn offering(window: usize) -> Link {
+        let mut link = Link::new(Epoch(1), Lsn(90), window);
+        opened(&mut link, 3, 50);
+        let begin = link.next().unwrap();
+        link.done(&begin);
+        let progress = CopyProgress { first_lsn: 90, ..CopyProgress::default() };
+        link.step(Event::CopyBegan { progress, offers: true });
+        link
+    }
+
+    fn key_of(number: u64) -> Bytes {
+        Bytes::copy_from_slice(&[number as u8])
+    }
+
+    #[test]
+    fn ranges_are_offered_ahead_and_sent_in_order_as_they_are_answered() {
+        let mut link = offering(3);
+        assert_eq!(link.next(), Some(Action::Offer(Bytes::new())));
+        for number in 1..=3 {
+            let next_key = (number < 3).then(|| key_of(number));
+            link.step(Event::Offered { number, next_key });
+        }
+        assert_eq!(link.next(), None);
+        link.step(Event::Wanted(1));
+        let (start, end) = (Bytes::new(), Some(key_of(1)));
+        assert_eq!(link.next(), Some(Action::SendWanted { offer: 1, start, end: end.clone() }));
+        // A range may take several chunks.
+        let half = Some(Bytes::from_static(&[0, 7]));
+        link.step(Event::ChunkSent { number: 1, bytes: 5, next_key: half.clone(), rows: 2 });
+        let start = half.unwrap();
+        assert_eq!(link.next(), Some(Action::SendWanted { offer: 1, start, end: end.clone() }));
+        link.step(Event::ChunkSent { number: 2, bytes: 5, next_key: end, rows: 2 });
+        assert_eq!(link.next(), None, "the next range is not answered");
+        link.step(Event::Wanted(2));
+        link.step(Event::Wanted(3));
+        link.step(Event::ChunkSent { number: 3, bytes: 0, next_key: Some(key_of(2)), rows: 0 });
+        assert_eq!(link.next(), None, "three chunks are under way");
+        link.step(Event::ChunkAcked(1));
+        let (start, end) = (key_of(2), None);
+        assert_eq!(link.next(), Some(Action::SendWanted { offer: 3, start, end }));
+        link.step(Event::ChunkSent { number: 4, bytes: 0, next_key: None, rows: 1 });
+        for number in 2..=4 {
+            assert_eq!(link.state(), State::Copying);
+            link.step(Event::ChunkAcked(number));
+        }
+        assert_eq!((link.state(), link.acked()), (State::Following, Some(Lsn(90))));
+        assert_eq!(link.copied_rows(), 5);
+    }
+
+    #[test]
+    fn answer_out_of_order_breaks_the_link() {
+        for number in [0, 2, 9] {
+            let mut link = offering(3);
+            link.step(Event::Offered { number: 1, next_key: Some(key_of(1)) });
+            link.step(Event::Offered { number: 2, next_key: None });
+            link.step(Event::Wanted(number));
+            assert_eq!((link.state(), link.next()), (State::Broken, None));
+        }
+        let mut link = offering(3);
+        link.step(Event::Wanted(1));
+        assert_eq!(link.state(), State::Broken);
+    }
+
+    #[test]
+    fn lost_stream_forgets_what_was_offered() {
+        let mut link = offering(3);
+        link.step(Event::Offered { number: 1, next_key: Some(key_of(1)) });
+        link.step(Event::Disconnected(String::new()));
+        link.step(Event::Connected);
+        link.done(&Action::Open);
+        let progress = CopyProgress { first_lsn: 90, ..CopyProgress::default() };
+        let (copy, log_start) = (Some(progress.clone()), Lsn(50));
+        link.step(Event::Opened { watermark: Lsn(3), copy, must_copy: false, log_start });
+        assert_eq!(link.next(), Some(Action::BeginCopy(Some(progress.clone()))));
+        link.done(&Action::BeginCopy(None));
+        link.step(Event::CopyBegan { progress, offers: true });
+        assert_eq!(link.next(), Some(Action::Offer(Bytes::new())));
     }
 
     #[test]

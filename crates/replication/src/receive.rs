@@ -20,16 +20,22 @@ use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Trim;
 use isthmus_model::schema::Schema;
 use isthmus_store::codec::row::decode_row;
+use isthmus_store::digest::{DigestState, Rules};
 use isthmus_store::keys::log::decode_record;
-use isthmus_store::{CopyDone, Pending, StoreError, Table, Watermark, keys};
+use isthmus_store::{Beside, CopyDone, Pending, StoreError, Table, Watermark, keys};
 use prost::Message;
 
+use crate::differential::{self, Remembered};
 use crate::error::ReplicationError;
 use crate::frame::{
-    Ack, Body, CopiedRows, CopyAck, CopyBegin, CopyChunk, CopyProgress, ExpiredBefore, FORMAT,
-    Fault, FaultKind, Follow, Frame, Hello, Open, Opened, Parcel, Promise, Records, Safe,
+    Ack, Body, CopiedRows, CopyAck, CopyBegin, CopyChunk, CopyOffer, CopyProgress, Counts,
+    ExpiredBefore, FORMAT, Fault, FaultKind, Follow, Frame, Hello, Open, Opened, Parcel, Promise,
+    Records, Safe,
 };
-use crate::limits::{PROMISE_EVERY, RECEIVE_BYTES_MAX, RECEIVE_FRAMES_MAX, SAFE_REPORTS_MAX};
+use crate::limits::{
+    OFFERS_MAX, PROMISE_EVERY, RECEIVE_BYTES_MAX, RECEIVE_FRAMES_MAX, SAFE_REPORTS_MAX,
+    WANT_BYTES_MAX,
+};
 use crate::pack::unpack;
 use crate::ship::Shared;
 use crate::streams::{Newest, hold};
@@ -44,6 +50,11 @@ pub trait Assignments: Send + Sync {
 
     /// Whether the replica waits for this origin, the base, to give it all that it has.
     fn is_incomplete(&self, origin: Origin, partition: PartitionId) -> bool;
+
+    /// A copy from this origin is about to take the place of rows here. A replica of one writer
+    /// is a mixture from here on until it follows again, and must not be read. An error refuses
+    /// the copy for the moment.
+    fn copies(&self, origin: Origin, partition: PartitionId) -> Result<(), StoreError>;
 
     /// The replica has all that was there when it was made, and follows from now on.
     fn follows(&self, origin: Origin, partition: PartitionId);
@@ -62,6 +73,8 @@ pub enum Unfed {
 }
 
 struct Receiving {
+    /// Tells the times apart that the link was opened on this stream.
+    opening: u64,
     table: Arc<Table>,
     copy: Option<Copying>,
     safe_reported: Hlc,
@@ -75,12 +88,44 @@ struct Copying {
     vector: Vec<(Origin, Hlc)>,
     expiry: Vec<Trim>,
     schema: Schema,
+    /// What the origin's digest counts; `None`: an older origin, which offers nothing.
+    counts: Option<Counts>,
+    /// Where the next offer must begin; `None`: all was offered.
+    next_offer: Option<Bytes>,
+    /// Offers that wait for their answers.
+    unanswered: usize,
+    /// What was answered and not yet copied, in order.
+    answered: VecDeque<Remembered>,
+    /// Bytes of keys in it.
+    answered_bytes: usize,
+    /// Keys to be removed in what is left of the range that is being copied.
+    gone: Vec<EncodedKey>,
 }
 
 enum Waiting {
-    Applied { partition: PartitionId, to: Lsn, bytes: usize, pending: Option<Pending<()>> },
-    Copied { partition: PartitionId, number: u64, bytes: usize, pending: Option<Pending<()>> },
-    Promised { hlc: Hlc, partitions: Vec<PartitionId> },
+    Applied {
+        partition: PartitionId,
+        to: Lsn,
+        bytes: usize,
+        pending: Option<Pending<()>>,
+    },
+    Copied {
+        opening: u64,
+        partition: PartitionId,
+        number: u64,
+        bytes: usize,
+        pending: Option<Pending<()>>,
+    },
+    Offered {
+        opening: u64,
+        offer: Box<CopyOffer>,
+        bytes: usize,
+        pending: Option<Pending<()>>,
+    },
+    Promised {
+        hlc: Hlc,
+        partitions: Vec<PartitionId>,
+    },
 }
 
 /// The replica's end of all links from one peer. One per stream; a new stream starts afresh and
@@ -89,6 +134,7 @@ pub struct Inbound {
     shared: Shared,
     assignments: Arc<dyn Assignments>,
     number: u64,
+    openings: u64,
     origin: Option<(Origin, Newest)>,
     links: BTreeMap<PartitionId, Receiving>,
     waiting: VecDeque<Waiting>,
@@ -104,6 +150,7 @@ impl Inbound {
             number: shared.streams.accept(),
             shared,
             assignments,
+            openings: 0,
             origin: None,
             links: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -145,7 +192,11 @@ impl Inbound {
             }
             Body::CopyBegin(begin) => {
                 let partition = PartitionId(begin.partition);
-                self.on_link(partition, |inbound| inbound.on_copy_begin(begin));
+                self.on_link(partition, |inbound| inbound.on_copy_begin(origin, begin));
+            }
+            Body::CopyOffer(offer) => {
+                let partition = PartitionId(offer.partition);
+                self.on_link(partition, |inbound| inbound.on_copy_offer(offer));
             }
             Body::CopyChunk(chunk) => {
                 let partition = PartitionId(chunk.partition);
@@ -161,6 +212,7 @@ impl Inbound {
             | Body::Ack(_)
             | Body::Fault(_)
             | Body::CopyAck(_)
+            | Body::CopyWant(_)
             | Body::Safe(_) => {
                 return Err(ReplicationError::Protocol("an origin sent a replica's frame"));
             }
@@ -177,13 +229,15 @@ impl Inbound {
             let result = match self.waiting.front_mut() {
                 None => return Poll::Pending,
                 Some(Waiting::Promised { .. }) => Ok(()),
-                Some(Waiting::Applied { pending, .. } | Waiting::Copied { pending, .. }) => {
-                    match pending.as_mut().map(|pending| Pin::new(pending).poll(context)) {
-                        None => Ok(()),
-                        Some(Poll::Ready(result)) => result,
-                        Some(Poll::Pending) => return Poll::Pending,
-                    }
-                }
+                Some(
+                    Waiting::Applied { pending, .. }
+                    | Waiting::Copied { pending, .. }
+                    | Waiting::Offered { pending, .. },
+                ) => match pending.as_mut().map(|pending| Pin::new(pending).poll(context)) {
+                    None => Ok(()),
+                    Some(Poll::Ready(result)) => result,
+                    Some(Poll::Pending) => return Poll::Pending,
+                },
             };
             if let Some(settled) = self.waiting.pop_front() {
                 self.on_settled(settled, result);
@@ -266,9 +320,12 @@ impl Inbound {
                     copy,
                     incomplete: self.assignments.is_incomplete(origin, partition),
                     has_past: table.durable_lsn() > Lsn(0),
+                    has_digest: table.digest_state() == DigestState::Ready,
                 };
                 self.outgoing.push_back(Body::Opened(opened).into());
-                let receiving = Receiving { table, copy: None, safe_reported: Hlc::MIN };
+                self.openings += 1;
+                let opening = self.openings;
+                let receiving = Receiving { opening, table, copy: None, safe_reported: Hlc::MIN };
                 self.links.insert(partition, receiving);
             }
             Err(error) => self.fault(partition, FaultKind::Retry, chain(&error)),
@@ -319,7 +376,7 @@ impl Inbound {
         Ok(())
     }
 
-    fn on_copy_begin(&mut self, begin: CopyBegin) -> Result<(), ReplicationError> {
+    fn on_copy_begin(&mut self, origin: Origin, begin: CopyBegin) -> Result<(), ReplicationError> {
         let first =
             begin.progress.ok_or(ReplicationError::Damaged("a copy says not from where"))?;
         let partition = PartitionId(begin.partition);
@@ -328,12 +385,66 @@ impl Inbound {
         let vector = begin.vector.iter();
         let vector = vector.map(|mark| (Origin(mark.origin as u8), Hlc(mark.hlc))).collect();
         let expiry = begin.expiry.iter().map(expired).collect();
+        self.assignments.copies(origin, partition)?;
         if let Some(receiving) = self.links.get_mut(&partition) {
-            let epoch = Epoch(begin.epoch);
-            let next_key = first.next_key.clone();
-            let schema = table.schema;
-            receiving.copy = Some(Copying { first, next_key, epoch, vector, expiry, schema });
+            receiving.copy = Some(Copying {
+                next_key: first.next_key.clone(),
+                next_offer: Some(first.next_key.clone()),
+                first,
+                epoch: Epoch(begin.epoch),
+                vector,
+                expiry,
+                schema: table.schema,
+                counts: begin.counts,
+                unanswered: 0,
+                answered: VecDeque::new(),
+                answered_bytes: 0,
+                gone: Vec::new(),
+            });
         }
+        Ok(())
+    }
+
+    /// An offer is answered when all that was accepted before it is durable: what is compared is
+    /// what is durable.
+    fn on_copy_offer(&mut self, offer: CopyOffer) -> Result<(), ReplicationError> {
+        let partition = PartitionId(offer.partition);
+        let Some(receiving) = self.links.get_mut(&partition) else { return Ok(()) };
+        let copy = receiving.copy.as_mut().filter(|copy| copy.counts.is_some());
+        let copy = copy.ok_or(ReplicationError::Protocol("an offer without a copy"))?;
+        if Some(&offer.start) != copy.next_offer.as_ref() {
+            return Err(ReplicationError::Protocol("an offer does not begin where the last ended"));
+        }
+        copy.next_offer = (!offer.end.is_empty()).then(|| offer.end.clone());
+        copy.unanswered += 1;
+        if copy.unanswered + copy.answered.len() > OFFERS_MAX {
+            return Err(ReplicationError::Protocol("too much is offered at once"));
+        }
+        let pending = unless_refused(receiving.table.settled())?;
+        let bytes = offer.body.as_ref().map_or(0, |body| body.data.len());
+        self.waiting_bytes += bytes;
+        let (opening, offer) = (receiving.opening, Box::new(offer));
+        self.waiting.push_back(Waiting::Offered { opening, offer, bytes, pending });
+        Ok(())
+    }
+
+    fn answer_offer(&mut self, opening: u64, offer: &CopyOffer) -> Result<(), ReplicationError> {
+        let receiving = self.links.get_mut(&PartitionId(offer.partition));
+        let Some(receiving) = receiving.filter(|link| link.opening == opening) else {
+            return Ok(());
+        };
+        let Some(copy) = &mut receiving.copy else { return Ok(()) };
+        let room = WANT_BYTES_MAX.saturating_sub(copy.answered_bytes);
+        let counts = copy.counts.clone().unwrap_or_default();
+        let (want, remembered) = match receiving.table.digest_view() {
+            Ok(view) => differential::answer(&view, &counts, offer, room)?,
+            Err(StoreError::NoDigest(_) | StoreError::Busy) => differential::want_all(offer),
+            Err(error) => return Err(error.into()),
+        };
+        copy.unanswered -= 1;
+        copy.answered_bytes += remembered.bytes;
+        copy.answered.push_back(remembered);
+        self.outgoing.push_back(Body::CopyWant(want).into());
         Ok(())
     }
 
@@ -347,7 +458,8 @@ impl Inbound {
         }
         let packed = chunk.body.ok_or(ReplicationError::Damaged("a chunk is empty"))?;
         let bytes = unpack(&packed)?;
-        let rows = decode_rows(bytes.clone())?;
+        let (rows, gone) = decode_rows(bytes.clone())?;
+        let gone = copy.take_gone(chunk.offer, &chunk.end, &gone)?;
         let end = (!chunk.end.is_empty()).then(|| EncodedKey(chunk.end.clone()));
         copy.next_key = chunk.end.clone();
         let progress = CopyProgress { next_key: chunk.end, ..copy.first.clone() };
@@ -355,17 +467,22 @@ impl Inbound {
         // An empty note says that no copy is under way.
         let value = if end.is_some() { progress.encode_to_vec() } else { Vec::new() };
         let note = (copy_note(origin, partition), value);
-        let pending = receiving.table.replace_range(
-            &EncodedKey(chunk.start),
-            end.as_ref(),
-            rows,
-            &copy.vector,
-            done,
-            Some(note),
-        );
+        let start = EncodedKey(chunk.start);
+        let pending = match chunk.scattered {
+            true => {
+                check_inside(&start, end.as_ref(), &rows)?;
+                let beside = Beside { done, note: Some(note) };
+                receiving.table.replace_rows(rows, gone, &copy.vector, beside)
+            }
+            false => {
+                let (end, note) = (end.as_ref(), Some(note));
+                receiving.table.replace_range(&start, end, rows, &copy.vector, done, note)
+            }
+        };
         let pending = unless_refused(pending)?;
         self.waiting_bytes += bytes.len();
         self.waiting.push_back(Waiting::Copied {
+            opening: receiving.opening,
             partition,
             number: chunk.number,
             bytes: bytes.len(),
@@ -394,10 +511,25 @@ impl Inbound {
                 let ack = Ack { partition: partition.0, held: to.0, applied: to.0 };
                 self.answer(partition, Body::Ack(ack), result);
             }
-            Waiting::Copied { partition, number, bytes, .. } => {
+            Waiting::Copied { opening, partition, number, bytes, .. } => {
                 self.waiting_bytes -= bytes;
                 let ack = CopyAck { partition: partition.0, number };
-                self.answer(partition, Body::CopyAck(ack), result);
+                if self.links.get(&partition).is_some_and(|link| link.opening == opening) {
+                    self.answer(partition, Body::CopyAck(ack), result);
+                }
+            }
+            Waiting::Offered { opening, offer, bytes, .. } => {
+                self.waiting_bytes -= bytes;
+                let result = result.map_err(ReplicationError::Store);
+                let partition = PartitionId(offer.partition);
+                let is_there =
+                    self.links.get(&partition).is_some_and(|link| link.opening == opening);
+                let answered = result.and_then(|()| self.answer_offer(opening, &offer));
+                if let Err(error) = answered
+                    && is_there
+                {
+                    self.on_failure(partition, &error);
+                }
             }
             Waiting::Promised { hlc, partitions } => {
                 let Some(origin) = self.origin() else { return };
@@ -442,6 +574,47 @@ impl Inbound {
     }
 }
 
+impl Copying {
+    /// The keys to be removed with a chunk that ends at `end`, of what its offer's answer named.
+    fn take_gone(
+        &mut self,
+        offer: u64,
+        end: &Bytes,
+        named: &Bytes,
+    ) -> Result<Vec<EncodedKey>, ReplicationError> {
+        if offer == 0 {
+            return Ok(Vec::new());
+        }
+        let front = self.answered.front().filter(|front| front.number == offer);
+        let front =
+            front.ok_or(ReplicationError::Protocol("a chunk of an offer that was not answered"))?;
+        if !named.is_empty() {
+            self.gone = front.keys(named)?;
+        }
+        let is_last = front.end == *end;
+        if is_last {
+            self.answered_bytes -= front.bytes;
+            self.answered.pop_front();
+            return Ok(std::mem::take(&mut self.gone));
+        }
+        let later = self.gone.partition_point(|key| key.0 < *end);
+        let rest = self.gone.split_off(later);
+        Ok(std::mem::replace(&mut self.gone, rest))
+    }
+}
+
+fn check_inside(
+    start: &EncodedKey,
+    end: Option<&EncodedKey>,
+    rows: &[(EncodedKey, isthmus_model::row::Row)],
+) -> Result<(), ReplicationError> {
+    let is_inside = |key: &EncodedKey| key >= start && end.is_none_or(|end| key < end);
+    match rows.iter().all(|(key, _)| is_inside(key)) {
+        true => Ok(()),
+        false => Err(ReplicationError::Damaged("a row lies outside of its chunk")),
+    }
+}
+
 /// The name of the note that keeps how far a copy has come; empty where none is under way.
 pub fn copy_note(origin: Origin, partition: PartitionId) -> Vec<u8> {
     format!("copy/{partition}/{origin}").into_bytes()
@@ -473,6 +646,15 @@ fn expired(trim: &ExpiredBefore) -> Trim {
     Trim { below: Timestamp(trim.below), stamp }
 }
 
+fn rules(counts: &Counts) -> Rules {
+    Rules {
+        time_lanes: counts.time_lanes,
+        base: counts.base.iter().map(expired).collect(),
+        time_floor: counts.floors.as_ref().map_or(i64::MIN, |floors| floors.time),
+        kills_floor: 0,
+    }
+}
+
 fn copy_done(origin: Origin, copy: &Copying) -> CopyDone {
     let vector = copy.first.vector.iter();
     let vector = vector
@@ -490,6 +672,7 @@ fn copy_done(origin: Origin, copy: &Copying) -> CopyDone {
         vector,
         expiry: copy.expiry.clone(),
         schema: Some(copy.schema.clone()),
+        rules: copy.counts.as_ref().map(rules),
     }
 }
 
@@ -511,9 +694,10 @@ fn decode_entries(
     Ok(entries)
 }
 
-fn decode_rows(
-    bytes: bytes::Bytes,
-) -> Result<Vec<(EncodedKey, isthmus_model::row::Row)>, ReplicationError> {
+type Rows = Vec<(EncodedKey, isthmus_model::row::Row)>;
+
+/// The rows of a chunk, and the fingerprints of what is to go.
+fn decode_rows(bytes: bytes::Bytes) -> Result<(Rows, Bytes), ReplicationError> {
     let copied = CopiedRows::decode(bytes)
         .map_err(|_| ReplicationError::Damaged("a chunk cannot be decoded"))?;
     let mut rows = Vec::with_capacity(copied.rows.len());
@@ -522,7 +706,7 @@ fn decode_rows(
             .map_err(|_| ReplicationError::Damaged("a row of a chunk is damaged"))?;
         rows.push((EncodedKey(row.key), decoded));
     }
-    Ok(rows)
+    Ok((rows, copied.gone))
 }
 
 /// An error and its sources in one line.

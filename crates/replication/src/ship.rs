@@ -16,15 +16,17 @@ use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Trim;
 use isthmus_store::codec::Corrupt;
-use isthmus_store::codec::row::encode_row;
+use isthmus_store::digest::DigestView;
 use isthmus_store::keys::log::{RecordBuilder, decode_head, decode_record};
 use isthmus_store::{LogSlice, Store, StoreError, Table, TableSnapshot, keys};
 use prost::Message;
 
+use crate::differential::{self, Picked};
 use crate::error::ReplicationError;
 use crate::frame::{
-    Body, Close, CopiedRow, CopiedRows, CopyBegin, CopyChunk, CopyProgress, ExpiredBefore, FORMAT,
-    FaultKind, Follow, Frame, Hello, Open, Parcel, Promise, Records, Watermark,
+    Body, Close, CopiedRow, CopiedRows, CopyBegin, CopyChunk, CopyProgress, CopyWant,
+    ExpiredBefore, FORMAT, FORMAT_OF_OFFERS, FaultKind, Follow, Frame, Hello, Open, Parcel,
+    Promise, Records, Watermark,
 };
 use crate::horizon::SafeTimes;
 use crate::limits::{
@@ -53,6 +55,8 @@ pub struct Shared {
     pub parcel_bytes_max: usize,
     /// Parcels or chunks of one link under way.
     pub window_parcels: usize,
+    /// Rows of a range that is offered before it is copied, about (`limits::OFFER_ROWS`).
+    pub offer_rows: u64,
 }
 
 impl Shared {
@@ -83,6 +87,10 @@ pub struct LinkReport {
     pub oldest_millis: Option<i64>,
     /// Rows copied.
     pub copied_rows: u64,
+    /// Rows that were alike and need not be copied, about.
+    pub alike_rows: u64,
+    /// Bytes of the log that wait for the replica, about.
+    pub waiting_bytes: u64,
     /// The peer's region knows nothing of the table.
     pub unassigned: bool,
 }
@@ -93,13 +101,25 @@ struct Shipping {
     reported: (State, String),
     since_millis: i64,
     copy: Option<CopyScan>,
+    alike_rows: u64,
+    /// The replica has a digest, too.
+    offers: bool,
     unassigned: bool,
 }
 
 struct CopyScan {
     snapshot: TableSnapshot,
+    /// The digest of that moment, if ranges are offered before they are sent.
+    view: Option<DigestView>,
     taken_at: Duration,
     chunks: u64,
+    offers: u64,
+    /// Rows in the ranges that are offered, by number.
+    offered_rows: BTreeMap<u64, u64>,
+    /// What the replica answered, by number.
+    wants: BTreeMap<u64, CopyWant>,
+    /// What is being sent of the range that was answered first.
+    picked: Option<Picked>,
 }
 
 /// The origin's end of all links to one peer.
@@ -107,6 +127,8 @@ pub struct Outbound {
     shared: Shared,
     peer: Origin,
     connected: bool,
+    /// What the two speak.
+    format: u32,
     links: BTreeMap<PartitionId, Shipping>,
     ready: VecDeque<PartitionId>,
     is_ready: BTreeSet<PartitionId>,
@@ -122,6 +144,7 @@ impl Outbound {
             shared,
             peer,
             connected: false,
+            format: 0,
             links: BTreeMap::new(),
             ready: VecDeque::new(),
             is_ready: BTreeSet::new(),
@@ -151,6 +174,8 @@ impl Outbound {
             table,
             since_millis: self.shared.clock.wall_millis(),
             copy: None,
+            alike_rows: 0,
+            offers: false,
             unassigned: false,
         };
         self.links.insert(partition, shipping);
@@ -201,6 +226,9 @@ impl Outbound {
             Some(Body::Welcome(hello)) => self.on_welcome(&hello),
             Some(Body::Opened(opened)) => {
                 let peer = self.peer;
+                if let Some(shipping) = self.links.get_mut(&PartitionId(opened.partition)) {
+                    shipping.offers = opened.has_digest && self.format >= FORMAT_OF_OFFERS;
+                }
                 self.on_link(opened.partition, |table, link| {
                     // Entries of the replica's own that are known here, though it has lost them.
                     let was_known =
@@ -217,6 +245,10 @@ impl Outbound {
             }
             Some(Body::Ack(ack)) => {
                 self.on_link(ack.partition, |_, link| link.step(Event::Acked(Lsn(ack.held))));
+                Ok(())
+            }
+            Some(Body::CopyWant(want)) => {
+                self.on_want(want);
                 Ok(())
             }
             Some(Body::CopyAck(ack)) => {
@@ -306,7 +338,20 @@ impl Outbound {
         if hello.format == 0 || hello.format > FORMAT {
             return Err(ReplicationError::Protocol("the peer chose a format that was not offered"));
         }
+        self.format = hello.format;
         Ok(())
+    }
+
+    fn on_want(&mut self, want: CopyWant) {
+        let partition = PartitionId(want.partition);
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        let Some(copy) = &mut shipping.copy else { return };
+        shipping.link.step(Event::Wanted(want.number));
+        if shipping.link.state() == State::Copying {
+            copy.wants.insert(want.number, want);
+        }
+        self.note_state(partition);
+        self.wake(partition);
     }
 
     fn on_link(&mut self, partition: u64, act: impl FnOnce(&Table, &mut Link)) {
@@ -377,7 +422,18 @@ impl Outbound {
                     self.shared.clock.monotonic(),
                 )?)
             }
-            Action::SendChunk(key) => shipping.send_chunk(partition, key, &self.shared)?,
+            Action::SendChunk(key) => {
+                shipping.check_age(&self.shared)?;
+                shipping.send_chunk(partition, key, None, 0)?
+            }
+            Action::Offer(key) => {
+                shipping.check_age(&self.shared)?;
+                shipping.send_offer(partition, key, self.shared.offer_rows)?
+            }
+            Action::SendWanted { offer, start, end } => {
+                shipping.check_age(&self.shared)?;
+                shipping.send_wanted(partition, *offer, start, end.as_ref())?
+            }
             Action::Send(after) => shipping.send_log(partition, *after, &self.shared)?,
         };
         shipping.link.done(&action);
@@ -407,7 +463,16 @@ impl Shipping {
         resumed: Option<CopyProgress>,
         now: Duration,
     ) -> Result<Body, ReplicationError> {
-        let snapshot = self.table.snapshot()?;
+        let view = match self.offers.then(|| self.table.digest_view()) {
+            Some(Ok(view)) => Some(view),
+            // Without a digest at hand all is copied.
+            None | Some(Err(StoreError::NoDigest(_) | StoreError::Busy)) => None,
+            Some(Err(error)) => return Err(error.into()),
+        };
+        let snapshot = match &view {
+            Some(view) => view.snapshot().clone(),
+            None => self.table.snapshot()?,
+        };
         let snapshot_lsn = snapshot.lsn();
         let vector = watermarks(&snapshot);
         let progress = resumed.unwrap_or_else(|| CopyProgress {
@@ -418,9 +483,19 @@ impl Shipping {
         });
         let table = keys::table::encode_value(snapshot.spec());
         let expiry = snapshot.expiry().iter().map(expired_before).collect();
-        self.copy = Some(CopyScan { snapshot, taken_at: now, chunks: 0 });
+        let (counts, offers) = (differential::counts(snapshot.rules()), view.is_some());
+        self.copy = Some(CopyScan {
+            snapshot,
+            view,
+            taken_at: now,
+            chunks: 0,
+            offers: 0,
+            offered_rows: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            picked: None,
+        });
         self.link.step(Event::Appended(snapshot_lsn));
-        self.link.step(Event::CopyBegan(progress.clone()));
+        self.link.step(Event::CopyBegan { progress: progress.clone(), offers });
         Ok(Body::CopyBegin(CopyBegin {
             partition: partition.0,
             epoch: self.link.epoch.0,
@@ -428,24 +503,127 @@ impl Shipping {
             vector,
             table,
             expiry,
+            counts: Some(counts),
         }))
     }
 
-    fn send_chunk(
-        &mut self,
-        partition: PartitionId,
-        key: &Bytes,
-        shared: &Shared,
-    ) -> Result<Option<Body>, ReplicationError> {
-        let Some(copy) = &mut self.copy else {
+    fn check_age(&self, shared: &Shared) -> Result<(), ReplicationError> {
+        let Some(copy) = &self.copy else {
             return Err(ReplicationError::Refused("the snapshot of the copy is gone".to_owned()));
         };
         if shared.clock.monotonic() > copy.taken_at + SNAPSHOT_AGE_MAX {
             // An old snapshot keeps what is overwritten on disk; opening anew takes a new one.
             return Err(ReplicationError::Refused("taking a new snapshot for the copy".to_owned()));
         }
+        Ok(())
+    }
+
+    fn send_offer(
+        &mut self,
+        partition: PartitionId,
+        key: &Bytes,
+        offer_rows: u64,
+    ) -> Result<Option<Body>, ReplicationError> {
+        let copy = self.copy.as_mut().and_then(|copy| Some((copy.view.take()?, copy)));
+        let Some((view, copy)) = copy else {
+            return Err(ReplicationError::Refused("the digest of the copy is gone".to_owned()));
+        };
+        copy.offers += 1;
+        let number = copy.offers;
+        let offered = differential::offer(&view, (partition.0, number), key, offer_rows);
+        copy.view = Some(view);
+        copy.offered_rows.insert(number, offered.rows);
+        self.link.step(Event::Offered { number, next_key: offered.end });
+        Ok(Some(Body::CopyOffer(offered.offer)))
+    }
+
+    /// Sends what the replica wants of a range, as much as fits a chunk.
+    fn send_wanted(
+        &mut self,
+        partition: PartitionId,
+        offer: u64,
+        start: &Bytes,
+        end: Option<&Bytes>,
+    ) -> Result<Option<Body>, ReplicationError> {
+        let gone_error = || ReplicationError::Refused("the digest of the copy is gone".to_owned());
+        let copy = self.copy.as_mut().ok_or_else(gone_error)?;
+        let range_rows = copy.offered_rows.get(&offer).copied().unwrap_or_default();
+        if copy.picked.is_none() {
+            let view = copy.view.as_ref().ok_or_else(gone_error)?;
+            let want = copy.wants.remove(&offer).ok_or_else(gone_error)?;
+            let picked = differential::pick(view, &want, range_rows)?;
+            if let Picked::Rows { rows, .. } = &picked {
+                self.alike_rows += range_rows.saturating_sub(rows.len() as u64);
+            }
+            copy.picked = Some(picked);
+        }
+        let Some(Picked::Rows { rows, gone }) = &mut copy.picked else {
+            return self.send_chunk(partition, start, end, offer);
+        };
+        let mut sent = CopiedRows { rows: Vec::new(), gone: std::mem::take(gone).into() };
+        let mut bytes = sent.gone.len();
+        let mut next_key = end.cloned();
+        while let Some((key, kept)) = rows.pop_front() {
+            if bytes >= CHUNK_BYTES_MAX {
+                next_key = Some(key.clone());
+                rows.push_front((key, kept));
+                break;
+            }
+            let key = EncodedKey(key);
+            let row = match kept {
+                Some(row) => row,
+                None => copy.snapshot.get_packed(&key)?.unwrap_or_default(),
+            };
+            bytes += key.0.len() + row.len();
+            sent.rows.push(CopiedRow { key: key.0, row });
+        }
+        copy.chunks += 1;
+        let (number, count) = (copy.chunks, sent.rows.len() as u64);
+        let chunk = CopyChunk {
+            partition: partition.0,
+            number,
+            start: start.clone(),
+            end: next_key.clone().unwrap_or_default(),
+            body: Some(pack(sent.encode_to_vec())),
+            rows: count,
+            offer,
+            scattered: true,
+        };
+        self.chunk_sent(number, bytes, next_key, count, end);
+        Ok(Some(Body::CopyChunk(chunk)))
+    }
+
+    /// Takes note of a chunk of a range that ends at `end`.
+    fn chunk_sent(
+        &mut self,
+        number: u64,
+        bytes: usize,
+        next_key: Option<Bytes>,
+        rows: u64,
+        end: Option<&Bytes>,
+    ) {
+        if let Some(copy) = self.copy.as_mut().filter(|_| next_key.as_ref() == end) {
+            copy.picked = None;
+        }
+        if next_key.is_none() {
+            self.copy = None;
+        }
+        self.link.step(Event::ChunkSent { number, bytes, next_key, rows });
+    }
+
+    fn send_chunk(
+        &mut self,
+        partition: PartitionId,
+        key: &Bytes,
+        end: Option<&Bytes>,
+        offer: u64,
+    ) -> Result<Option<Body>, ReplicationError> {
+        let Some(copy) = &mut self.copy else {
+            return Err(ReplicationError::Refused("the snapshot of the copy is gone".to_owned()));
+        };
         let start = EncodedKey(key.clone());
-        let (rows, bytes, next_key) = read_chunk(&copy.snapshot, &start)?;
+        let (rows, bytes, next_key) = read_chunk(&copy.snapshot, &start, end)?;
+        let next_key = next_key.or_else(|| end.cloned());
         copy.chunks += 1;
         let number = copy.chunks;
         let count = rows.rows.len() as u64;
@@ -456,11 +634,10 @@ impl Shipping {
             end: next_key.clone().unwrap_or_default(),
             body: Some(pack(rows.encode_to_vec())),
             rows: count,
+            offer,
+            scattered: false,
         };
-        if next_key.is_none() {
-            self.copy = None;
-        }
-        self.link.step(Event::ChunkSent { number, bytes, next_key, rows: count });
+        self.chunk_sent(number, bytes, next_key, count, end);
         Ok(Some(Body::CopyChunk(chunk)))
     }
 
@@ -539,6 +716,11 @@ impl Shipping {
             acked,
             oldest_millis: if behind { oldest() } else { None },
             copied_rows: self.link.copied_rows(),
+            alike_rows: self.alike_rows,
+            waiting_bytes: match acked {
+                Some(acked) => self.table.log_size_after(acked).bytes,
+                None => self.table.log_size().bytes,
+            },
             unassigned: self.unassigned,
         }
     }
@@ -555,7 +737,7 @@ fn watermarks(snapshot: &TableSnapshot) -> Vec<Watermark> {
         .collect()
 }
 
-fn expired_before(trim: &Trim) -> ExpiredBefore {
+pub(crate) fn expired_before(trim: &Trim) -> ExpiredBefore {
     ExpiredBefore {
         below: trim.below.0,
         hlc: trim.stamp.hlc.0,
@@ -596,16 +778,17 @@ fn mostly_compressed(records: &[Bytes]) -> bool {
     compressed * 2 > total
 }
 
-/// Rows from `start`, their size, and the first key after them, if there is one.
+/// Rows from `start`, their size, and the first key after them before `end`, if there is one.
 fn read_chunk(
     snapshot: &TableSnapshot,
     start: &EncodedKey,
+    end: Option<&Bytes>,
 ) -> Result<(CopiedRows, usize, Option<Bytes>), ReplicationError> {
     let mut rows = CopiedRows::default();
     let mut bytes = 0;
-    for row in snapshot.scan(start, None, Direction::Forward) {
+    let end = end.map(|end| EncodedKey(end.clone()));
+    for row in snapshot.scan_packed(start, end.as_ref(), Direction::Forward) {
         let (key, row) = row?;
-        let row = encode_row(&row);
         if bytes >= CHUNK_BYTES_MAX {
             return Ok((rows, bytes, Some(key.0)));
         }

@@ -88,6 +88,9 @@ pub struct Config {
     /// The port for other regions.
     #[serde(default)]
     pub peer: PeerConfig,
+    /// How long logs are kept for replicas that do not come.
+    #[serde(default, skip_serializing_if = "LogConfig::is_default")]
+    pub log: LogConfig,
     /// What is done when replicas differ.
     #[serde(default, skip_serializing_if = "VerifyConfig::is_default")]
     pub verify: VerifyConfig,
@@ -231,6 +234,16 @@ pub struct PeerConfig {
     pub window_parcels: usize,
 }
 
+/// `[log]`: what is kept of change logs for replicas that need it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// MiB of all logs of the region, 1 to 16 777 216. Default 1024.
+    pub keep_mib: u64,
+    /// Hours an entry is kept, 1 to 8760. Default 72.
+    pub keep_hours: u32,
+}
+
 /// `[[regions]]`: another region.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -368,6 +381,18 @@ impl Default for PeerConfig {
 impl Default for VerifyConfig {
     fn default() -> VerifyConfig {
         VerifyConfig { auto_repair: AutoRepair::Off, auto_repair_rows_max: 1000 }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { keep_mib: 1024, keep_hours: 72 }
+    }
+}
+
+impl LogConfig {
+    fn is_default(&self) -> bool {
+        *self == LogConfig::default()
     }
 }
 

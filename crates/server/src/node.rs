@@ -9,6 +9,7 @@ mod global_tables;
 pub mod jobs;
 mod peers;
 mod reconcile;
+mod retention;
 mod scrub;
 mod tell;
 mod upkeep;
@@ -37,6 +38,7 @@ use crate::peer::dial::OtherRegion;
 use crate::peer::tls::PeerTls;
 
 use self::jobs::Jobs;
+use self::retention::KeptLogs;
 use self::verify::Verification;
 use self::verify::scrubs::Scrubs;
 
@@ -66,6 +68,7 @@ pub struct Node {
     tasks: Mutex<tokio::task::JoinSet<()>>,
     verification: Verification,
     jobs: Jobs,
+    kept_logs: Mutex<KeptLogs>,
 }
 
 /// Why a node cannot start.
@@ -114,6 +117,7 @@ impl Node {
             },
             parcel_bytes_max: config.peer.parcel_bytes_max,
             window_parcels: config.peer.window_parcels,
+            offer_rows: isthmus_replication::limits::OFFER_ROWS,
         };
         let others = other_regions(&config, &clock, &shared, tls)?;
         let records = read_records(&store)?;
@@ -122,6 +126,7 @@ impl Node {
         let node = Arc::new_cyclic(|node| Node {
             verification: Verification::new(node.clone(), &store, clock.clone(), scrubs, seed),
             jobs,
+            kept_logs: Mutex::default(),
             serving_since_millis: clock.wall_millis(),
             config,
             store,

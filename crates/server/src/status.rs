@@ -205,6 +205,16 @@ pub struct LinkStatus {
     /// Rows copied so far, while `copying`.
     #[serde(default)]
     pub copied_rows: Option<u64>,
+    /// Rows that were alike and were not copied, about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alike_rows: Option<u64>,
+    /// Bytes of the log that wait for the other region, about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_bytes: Option<u64>,
+    /// The share of the budget of `[log]` that is used, where entries wait; at 1 the log is cut
+    /// and the link falls into a gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_budget_used: Option<f64>,
 }
 
 /// State of a link.

@@ -227,6 +227,8 @@ fn damaged(frame: &Frame, chance: u64) -> Frame {
     let packed = match &mut frame.body {
         Some(Body::Parcel(parcel)) => parcel.body.as_mut(),
         Some(Body::CopyChunk(chunk)) => chunk.body.as_mut(),
+        Some(Body::CopyOffer(offer)) => offer.body.as_mut(),
+        Some(Body::CopyWant(want)) => want.body.as_mut(),
         _ => None,
     };
     if let Some(packed) = packed {

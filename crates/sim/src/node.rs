@@ -16,6 +16,7 @@ use isthmus_replication::horizon::SafeTimes;
 use isthmus_replication::link::State;
 use isthmus_replication::pack::PackedLogs;
 use isthmus_replication::receive::{Assignments, Inbound};
+use isthmus_replication::retention::Retention;
 use isthmus_replication::ship::{Outbound, Shared};
 use isthmus_store::engine::Engine;
 use isthmus_store::limits::FORGET_STEP;
@@ -51,6 +52,7 @@ pub(crate) struct Life {
     pub(crate) inbound: BTreeMap<StreamId, Inbound>,
     grown: Grown,
     fatal: Arc<AtomicBool>,
+    retention: Option<Retention>,
 }
 
 impl Life {
@@ -82,6 +84,7 @@ impl Life {
             },
             parcel_bytes_max: nature.parcel_bytes_max,
             window_parcels: nature.window_parcels,
+            offer_rows: nature.offer_rows,
         };
         let peers = (0..REGIONS).filter(|peer| *peer != node);
         let outbound =
@@ -96,6 +99,7 @@ impl Life {
             inbound: BTreeMap::new(),
             grown: Grown::default(),
             fatal: Arc::new(AtomicBool::new(false)),
+            retention: nature.retention,
         };
         life.listen();
         life.obey_links();
@@ -206,6 +210,22 @@ impl Life {
                 && needed > table.log_start()
             {
                 drop(table.trim_log(needed));
+            }
+        }
+        if let Some(retention) = self.retention {
+            self.keep_within(retention);
+        }
+    }
+
+    /// Cuts logs that replicas need, where together they are too long or too old.
+    fn keep_within(&self, retention: Retention) {
+        let tables = self.store.tables();
+        let length = retention.length_max(tables.iter().map(|table| table.log_size().bytes));
+        let since = retention.since_millis(self.shared.clock.wall_millis());
+        for table in tables {
+            let start = table.log_start_within(length, since);
+            if start > table.log_start() {
+                drop(table.trim_log(start));
             }
         }
     }

@@ -386,6 +386,10 @@ impl Observer {
                 }
                 Space::Log => {
                     let Some(value) = &write.value else { continue };
+                    // What a digest redoes is no entry.
+                    if keys::log::decode_key(&write.key).is_err() {
+                        continue;
+                    }
                     let (head, entries) =
                         keys::log::decode_record(value).map_err(|_| damaged("record of a log"))?;
                     let part = parts.entry(head.partition).or_default();

@@ -6,6 +6,7 @@
 use isthmus_model::ids::{Epoch, Origin, PartitionId, SchemaNumber, TableId};
 use isthmus_model::key::KeyKind;
 use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
+use isthmus_replication::retention::Retention;
 use isthmus_store::{TableSpec, Writers, Writing};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -121,6 +122,10 @@ pub(crate) struct Nature {
     pub(crate) corrupt_per_million: u32,
     pub(crate) commit_fails_per_million: u32,
     pub(crate) read_fails_per_million: u32,
+    /// How much of the logs is kept for replicas; mostly so little that some fall out.
+    pub(crate) retention: Option<Retention>,
+    /// Rows of a range that is offered before it is copied.
+    pub(crate) offer_rows: u64,
 }
 
 impl Nature {
@@ -129,7 +134,7 @@ impl Nature {
         let rng = &mut split(options.seed, Purpose::Options);
         let chaos_micros = rng.random_range(6..16) * SECOND;
         let frames_waiting_max = rng.random_range(2..40);
-        Nature {
+        let mut nature = Nature {
             tables: tables(rng, chaos_micros),
             chaos_micros,
             latency: (rng.random_range(50..500), rng.random_range(1..60) * MILLI),
@@ -156,7 +161,15 @@ impl Nature {
             corrupt_per_million: quarter(rng, |rng| rng.random_range(1000..20_000)).unwrap_or(0),
             commit_fails_per_million: half(rng, |rng| rng.random_range(200..4000)).unwrap_or(0),
             read_fails_per_million: quarter(rng, |rng| rng.random_range(50..2000)).unwrap_or(0),
-        }
+            retention: half(rng, |rng| Retention {
+                keep_bytes: one_of(rng, &[0, 2_000, 10_000, 50_000]),
+                keep_millis: one_of(rng, &[700, 4_000, i64::MAX, i64::MAX]),
+            }),
+            offer_rows: one_of(rng, &[1, 1, 40, 16_384]),
+        };
+        // Enough rows for several leaves.
+        nature.keys += one_of(rng, &[0, 0, 0, 300]);
+        nature
     }
 }
 

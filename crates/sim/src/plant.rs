@@ -28,11 +28,15 @@ pub enum Plant {
     CeilingForgotten,
     /// Only the first row of an atomic entry arrives.
     RowsOfOneEntrySplit,
+    /// A replica says of a range that it has all of it alike.
+    DifferenceDenied,
+    /// A copy of what differs forgets the rows that must go.
+    GoneForgotten,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 8] = [
+    pub const ALL: [Plant; 10] = [
         Plant::AnswerBeforeSync,
         Plant::EntryLeftOut,
         Plant::RowLeftOut,
@@ -41,6 +45,8 @@ impl Plant {
         Plant::PromiseTooFar,
         Plant::CeilingForgotten,
         Plant::RowsOfOneEntrySplit,
+        Plant::DifferenceDenied,
+        Plant::GoneForgotten,
     ];
 
     /// Does to a frame on its way what the bug does. Gives whether it changed.
@@ -56,6 +62,13 @@ impl Plant {
             }
             (Plant::RowLeftOut, Some(Body::CopyChunk(chunk))) => {
                 change_packed(&mut chunk.body, leave_out_row)
+            }
+            (Plant::DifferenceDenied, Some(Body::CopyWant(want))) => {
+                want.all = false;
+                want.body.take().is_some()
+            }
+            (Plant::GoneForgotten, Some(Body::CopyChunk(chunk))) => {
+                change_packed(&mut chunk.body, forget_gone)
             }
             (Plant::PromiseTooFar, Some(Body::Promise(promise))) => {
                 promise.hlc += 400 << 16;
@@ -118,6 +131,14 @@ fn change_record(
         }
     }
     None
+}
+
+fn forget_gone(bytes: Bytes) -> Option<Vec<u8>> {
+    let mut rows = CopiedRows::decode(bytes).ok()?;
+    (!rows.gone.is_empty()).then(|| {
+        rows.gone = Bytes::new();
+        rows.encode_to_vec()
+    })
 }
 
 fn leave_out_row(bytes: Bytes) -> Option<Vec<u8>> {

@@ -69,9 +69,8 @@ impl Roles {
         for partition in self.plans.keys() {
             if let Ok(Some(note)) = self.store.note(&record_note(*partition)) {
                 let complete = &note[..] == COMPLETE;
-                let mut shared = self.shared.lock();
-                let known = shared.entry(*partition).or_default();
-                *known |= complete;
+                // What is known in memory may be newer than what is at rest.
+                self.shared.lock().entry(*partition).or_insert(complete);
             }
         }
     }
@@ -123,6 +122,19 @@ impl Assignments for Roles {
     fn is_incomplete(&self, origin: Origin, partition: PartitionId) -> bool {
         let is_base = self.plans.get(&partition).is_some_and(|plan| plan.base == node_of(origin));
         is_base && !self.is_ready(partition)
+    }
+
+    fn copies(&self, _: Origin, partition: PartitionId) -> Result<(), StoreError> {
+        let one_writer = self.plans.get(&partition).is_some_and(|plan| !plan.writers.are_many());
+        if !one_writer || !self.is_ready(partition) {
+            return Ok(());
+        }
+        let note = record_note(partition);
+        if let Some(Err(error)) = self.store.put_note(&note, INCOMPLETE).try_take() {
+            return Err(error);
+        }
+        self.shared.lock().insert(partition, false);
+        Ok(())
     }
 
     fn follows(&self, origin: Origin, partition: PartitionId) {

@@ -135,7 +135,7 @@ fn check_names(config: &Config) -> Result<(), Finding> {
 fn check_ranges(config: &Config) -> Result<(), Finding> {
     let (storage, public, peer) = (&config.storage, &config.public, &config.peer);
     let (verify, scrub) = (&config.verify, &config.scrub);
-    let all: [(&str, u64, RangeInclusive<u64>); 14] = [
+    let all: [(&str, u64, RangeInclusive<u64>); 16] = [
         ("instance.table_quota", config.instance.table_quota.into(), 1..=1_000_000),
         ("storage.cache_bytes", storage.cache_bytes, 8 * MIB..=TIB),
         ("storage.write_buffer_bytes", storage.write_buffer_bytes, 8 * MIB..=64 * GIB),
@@ -147,6 +147,8 @@ fn check_ranges(config: &Config) -> Result<(), Finding> {
         ("peer.clock_skew_max_ms", peer.clock_skew_max_ms, 1..=3_600_000),
         ("peer.parcel_bytes_max", peer.parcel_bytes_max as u64, 64 * KIB..=16 * MIB),
         ("peer.window_parcels", peer.window_parcels as u64, 1..=256),
+        ("log.keep_mib", config.log.keep_mib, 1..=16 * MIB),
+        ("log.keep_hours", config.log.keep_hours.into(), 1..=8760),
         ("verify.auto_repair_rows_max", verify.auto_repair_rows_max, 1..=1_000_000),
         ("scrub.mib_per_second", scrub.mib_per_second.into(), 0..=1024),
         ("scrub.every_hours", scrub.every_hours.into(), 1..=8760),

@@ -6,9 +6,9 @@ use isthmus_control::global_table::Serve;
 use isthmus_model::ids::{Origin, PartitionId};
 use isthmus_replication::frame::Hello;
 use isthmus_replication::receive::{Assignments, Unfed};
-use isthmus_store::Table;
+use isthmus_store::{StoreError, Table};
 
-use super::{Node, record_note};
+use super::{Node, Record, record_note};
 
 impl Assignments for Node {
     fn accepts(&self, hello: &Hello) -> Result<Origin, String> {
@@ -43,6 +43,24 @@ impl Assignments for Node {
         records.get(&table.id()).is_some_and(|record| {
             !record.ready && self.number_of(&record.table.base) == Some(origin)
         })
+    }
+
+    fn copies(&self, _: Origin, partition: PartitionId) -> Result<(), StoreError> {
+        let Some(table) = self.table_of(partition).map(|table| table.id()) else { return Ok(()) };
+        let mut records = self.records.lock();
+        let Some(record) = records.get_mut(&table) else { return Ok(()) };
+        if !record.ready || record.table.serve != Serve::PrimarySecondary {
+            return Ok(());
+        }
+        let copying = Record { ready: false, ..record.clone() };
+        let Ok(note) = serde_json::to_vec(&copying) else { return Ok(()) };
+        // It is committed no later than the first chunk, so a crash does not show a mixture.
+        if let Some(Err(error)) = self.store.put_note(&record_note(table), &note).try_take() {
+            return Err(error);
+        }
+        tracing::warn!(table = %record.table.name, "replica is healed by a copy and not read");
+        *record = copying;
+        Ok(())
     }
 
     fn follows(&self, origin: Origin, partition: PartitionId) {

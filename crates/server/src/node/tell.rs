@@ -148,6 +148,9 @@ impl Node {
             shipped_lsn: report.shipped.0,
             acked_lsn: acked.0,
             copied_rows: (report.copied_rows > 0).then_some(report.copied_rows),
+            alike_rows: (report.alike_rows > 0).then_some(report.alike_rows),
+            waiting_bytes: (report.waiting_bytes > 0).then_some(report.waiting_bytes),
+            log_budget_used: self.link_budget_used(report),
         }
     }
 }

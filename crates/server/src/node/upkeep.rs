@@ -31,6 +31,7 @@ impl Node {
         while !*stop.borrow() {
             left.append(&mut self.grown.lock());
             left.retain(|partition| !self.look_after(*partition));
+            self.keep_logs_within_budget();
             rounds = rounds.wrapping_add(1);
             if rounds.is_multiple_of(EXPIRE_EVERY) {
                 self.store.expire_step();

@@ -121,7 +121,12 @@ impl World {
         if let Some(at) = arrives {
             self.at(at, Event::Deliver(stream, way));
         }
-        let copies = matches!(frame.body, Some(Body::CopyChunk(_) | Body::CopyBegin(_)));
+        let copies = matches!(
+            frame.body,
+            Some(
+                Body::CopyChunk(_) | Body::CopyBegin(_) | Body::CopyOffer(_) | Body::CopyWant(_)
+            )
+        );
         if copies && happens(&mut self.faults, self.nature.copy_breaks_per_million) {
             let pause = self.faults.random_range(1..40_000);
             self.after(pause, Event::Break(stream));
@@ -233,7 +238,16 @@ fn name_of(frame: &Frame) -> String {
         Some(Body::Ack(ack)) => format!("ack {} {}", ack.partition, ack.held),
         Some(Body::Fault(fault)) => format!("fault {} {}", fault.partition, fault.reason),
         Some(Body::CopyBegin(begin)) => format!("copy begins {}", begin.partition),
-        Some(Body::CopyChunk(c)) => format!("chunk {} {}, {} rows", c.partition, c.number, c.rows),
+        Some(Body::CopyChunk(c)) => {
+            let (number, rows, some) = (c.number, c.rows, c.scattered);
+            format!("chunk {} {number}, {rows} rows, scattered {some}", c.partition)
+        }
+        Some(Body::CopyOffer(offer)) => format!("offer {} {}", offer.partition, offer.number),
+        Some(Body::CopyWant(want)) => {
+            let (partition, number, all) = (want.partition, want.number, want.all);
+            let none = want.body.is_none();
+            format!("want {partition} {number}, all {all}, none {none}")
+        }
         Some(Body::CopyAck(ack)) => format!("chunk ack {} {}", ack.partition, ack.number),
         Some(Body::Promise(p)) => format!("promise {} behind {:?}", Hlc(p.hlc), p.behind),
         Some(Body::Safe(safe)) => format!("safe {} {}", safe.partition, Hlc(safe.hlc)),
