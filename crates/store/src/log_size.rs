@@ -54,6 +54,11 @@ impl LogSizes {
             *self = LogSizes::new(end, end);
             return;
         }
+        if self.end.lsn <= self.start.lsn {
+            // The first entry is new, however long nothing was written before it.
+            self.start.millis = end.millis;
+            self.end.millis = end.millis;
+        }
         let before = self.marks.back().copied().unwrap_or(self.start);
         let (kept, grown) = (self.end.bytes - self.start.bytes, self.end.bytes - before.bytes);
         let span = (self.end.millis - self.start.millis).max(0);
@@ -97,15 +102,15 @@ impl LogSizes {
         between(a, b, lsn.0.saturating_sub(a.lsn.0), span)
     }
 
-    /// The first place after which at most so many bytes lie, all from a moment or later.
+    /// The first place after which at most so many bytes lie, and all that is from a moment or
+    /// later, with what was written shortly before it.
     pub(crate) fn start_within(&self, bytes_max: u64, since_millis: i64) -> Lsn {
         let goal = self.end.bytes.saturating_sub(bytes_max);
         let (a, b) = self.around(|mark| mark.bytes >= goal);
         let of_bytes = between(a, b, goal.saturating_sub(a.bytes), b.bytes - a.bytes).lsn;
-        let (a, b) = self.around(|mark| mark.millis >= since_millis);
-        let (gone, span) = (since_millis.saturating_sub(a.millis), b.millis - a.millis);
-        let of_time = between(a, b, gone.max(0) as u64, span.max(0) as u64).lsn;
-        of_bytes.max(of_time)
+        // Between two marks nothing may have been written for long: all of it is kept.
+        let (of_time, _) = self.around(|mark| mark.millis >= since_millis);
+        of_bytes.max(of_time.lsn)
     }
 
     /// The marks before and at the first one that is far enough; twice the last if none is.
@@ -165,6 +170,17 @@ mod tests {
         assert_eq!(sizes.start_within(0, 0), Lsn(200_000));
         assert_eq!(sizes.start_within(u64::MAX, 0), Lsn(0));
         assert_eq!(sizes.start_within(u64::MAX, i64::MAX), Lsn(200_000));
+    }
+
+    #[test]
+    fn entry_after_a_long_silence_is_young() {
+        let mut sizes = LogSizes::new(mark(5, 500, 0), mark(5, 500, 0));
+        sizes.note(mark(6, 600, 1_000_000), Lsn(5));
+        assert_eq!(sizes.start_within(u64::MAX, 900_000), Lsn(5));
+        assert_eq!(sizes.ends().0.millis, 1_000_000);
+        sizes.note(mark(8, 700, 9_000_000), Lsn(5));
+        assert_eq!(sizes.start_within(u64::MAX, 8_000_000), Lsn(6));
+        assert_eq!(sizes.start_within(u64::MAX, 9_000_001), Lsn(8));
     }
 
     #[test]

@@ -621,7 +621,9 @@ impl Inner {
 
 fn log_sizes(state: &PartitionState) -> LogSizes {
     let (start, end) = (state.log_bytes_before.min(state.log_bytes), state.log_bytes);
-    let (first, last) = (state.log_start_millis, state.hlc.millis());
+    let last = state.hlc.millis();
+    // Not known of a log that an earlier version wrote.
+    let first = if state.log_start_millis == 0 { last } else { state.log_start_millis };
     LogSizes::new(
         Mark { lsn: state.log_start, bytes: start, millis: first.min(last) },
         Mark { lsn: state.lsn, bytes: end, millis: last },

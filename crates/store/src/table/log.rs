@@ -108,8 +108,8 @@ impl Table {
         }
     }
 
-    /// Where the log must begin so that about `bytes_max` bytes are kept, all from a moment or
-    /// later; where it begins now if that is so.
+    /// Where the log must begin so that about `bytes_max` bytes are kept, and all from a moment
+    /// or later; where it begins now if that is so.
     pub fn log_start_within(&self, bytes_max: u64, since_millis: i64) -> Lsn {
         self.partition.log_sizes.lock().start_within(bytes_max, since_millis)
     }

@@ -123,8 +123,9 @@ impl Table {
     }
 
     /// Settles a range of which a scrub has found that the disk and the digest differ. `healthy`
-    /// are the rows of the range that another replica has otherwise, as it has them. If they are
-    /// what the digest says, they are written; if none are given, the digest is set right.
+    /// are the rows of the range that another replica has otherwise, as it has them: they are
+    /// written if they are what the digest says, and else nothing is (`Busy`). If none are given,
+    /// the rows are right and the digest is set right.
     pub fn heal(
         &self,
         range: &BadRange,
@@ -164,7 +165,11 @@ impl Table {
             move_sum(&mut sum, range, &stored.unwrap_or_default(), &parts);
             writes.push((key, row.map(Arc::new), packed, parts));
         }
-        let healed = if sum == expected && !writes.is_empty() {
+        let healed = if !writes.is_empty() {
+            // Something changed meanwhile, or more is wrong than these rows.
+            if sum != expected {
+                return Err(StoreError::Busy);
+            }
             for (key, row, packed, parts) in writes {
                 inner.store_row(key, row, packed, parts);
             }
@@ -232,7 +237,9 @@ fn set_digest(inner: &mut Inner, range: &BadRange, expected: (Sum, u64), found: 
         let change = Change::Part { key: range.start.0.clone(), lane: range.lane, delta, rows };
         inner.part.digest.push(Stamped { change, lsn, stamp: None });
     };
-    push(found.0 - expected.0, 0);
+    if found.0 != expected.0 {
+        push(found.0 - expected.0, 0);
+    }
     let step = if found.1 > expected.1 { 1 } else { -1 };
     for _ in 0..found.1.abs_diff(expected.1) {
         push(Sum::default(), step);

@@ -48,6 +48,7 @@ impl Run<'_, '_> {
             Judged::Late => self.late += 1,
             Judged::NothingToSee => self.dropped += 1,
             Judged::Again => self.put_aside(key)?,
+            Judged::Differs(..) if self.may_be_under_way() => self.put_aside(key)?,
             Judged::Differs(diff, contents) => {
                 self.tell_found(&diff, contents.as_deref(), &rows);
                 self.count(*diff);
