@@ -4,6 +4,7 @@ pub(crate) mod acked;
 pub(crate) mod alike;
 pub(crate) mod bounds;
 pub(crate) mod deleted;
+pub(crate) mod digest;
 pub(crate) mod order;
 pub(crate) mod prefix;
 pub(crate) mod registers;

@@ -20,11 +20,23 @@ mod options;
 mod plant;
 mod rng;
 mod roles;
+mod tally;
 mod trace;
+mod verify;
 mod world;
 
 pub use checkers::Violation;
-pub use options::Options;
+pub use options::{Options, Scenario};
 pub use plant::Plant;
+pub use tally::Tally;
 pub use trace::Trace;
-pub use world::{Failure, Report, run};
+pub use world::{Failure, Report};
+
+/// Runs a seed.
+pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
+    match options.scenario {
+        Scenario::Links => world::run(options),
+        Scenario::Verify => verify::run_trial(options),
+        Scenario::Crashes => verify::run_crashes(options),
+    }
+}

@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use isthmus_sim::{Failure, Options, Plant, Report, run};
+use isthmus_sim::{Failure, Options, Plant, Report, Scenario, Tally, run};
 
 struct Arguments {
     from: u64,
@@ -14,14 +14,22 @@ struct Arguments {
     until: Option<u64>,
     dumps: bool,
     plant: Option<Plant>,
+    scenario: Scenario,
 }
 
 const USAGE: &str = "usage: isthmus-sim [--seeds N] [--from S] [--seed S] [--twice] [--until N] \
-                     [--dump] [--plant NAME]";
+                     [--dump] [--plant NAME] [--scenario links|verify|crashes]";
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments =
-        Arguments { from: 1, seeds: 200, twice: false, until: None, dumps: false, plant: None };
+    let mut arguments = Arguments {
+        from: 1,
+        seeds: 200,
+        twice: false,
+        until: None,
+        dumps: false,
+        plant: None,
+        scenario: Scenario::Links,
+    };
     while let Some(word) = words.next() {
         let mut number = || {
             let value = words.next().ok_or(format!("{word} needs a number"))?;
@@ -39,8 +47,19 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--dump" => arguments.dumps = true,
             "--plant" => {
                 let name = words.next().ok_or("--plant needs a name")?;
-                let found = Plant::ALL.into_iter().find(|plant| format!("{plant:?}") == name);
-                arguments.plant = Some(found.ok_or(format!("no bug is called {name}"))?);
+                let mut all = Plant::ALL.into_iter().chain(Plant::OF_DIGESTS);
+                let found = all.find(|plant| format!("{plant:?}") == name);
+                let plant = found.ok_or(format!("no bug is called {name}"))?;
+                arguments.plant = Some(plant);
+                arguments.scenario = plant.scenario();
+            }
+            "--scenario" => {
+                arguments.scenario = match words.next().as_deref() {
+                    Some("links") => Scenario::Links,
+                    Some("verify") => Scenario::Verify,
+                    Some("crashes") => Scenario::Crashes,
+                    other => return Err(format!("there is no scenario {other:?}; {USAGE}")),
+                };
             }
             other => return Err(format!("{other} is not understood; {USAGE}")),
         }
@@ -54,7 +73,12 @@ fn tell(options: &Options, failure: &Failure) {
     println!("seed {} failed: {}", options.seed, failure.violation);
     println!("trace {:016x}, {} events", failure.trace.hash(), failure.trace.events());
     let until = failure.trace.events();
-    println!("again: cargo xtask sim --seed {} --until {until} --dump", options.seed);
+    let scenario = match options.scenario {
+        Scenario::Links => format!("--until {until}"),
+        Scenario::Verify => "--scenario verify".to_owned(),
+        Scenario::Crashes => "--scenario crashes".to_owned(),
+    };
+    println!("again: cargo xtask sim --seed {} {scenario} --dump", options.seed);
 }
 
 /// Gives the report, or `None` after telling what failed.
@@ -85,18 +109,22 @@ fn main() -> ExitCode {
         }
     };
     let (mut passed, mut failed, mut acknowledged, mut crashes) = (0u64, 0u64, 0u64, 0u64);
+    let (mut digests, mut tally) = (0u64, Tally::default());
     for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
         let options = Options {
             seed,
             until: arguments.until,
             dumps: arguments.dumps,
             plant: arguments.plant,
+            scenario: arguments.scenario,
         };
         match run_one(&options, arguments.twice) {
             Some(report) => {
                 passed += 1;
                 acknowledged += report.acknowledged;
                 crashes += report.crashes;
+                digests += report.digests_checked;
+                tally.add(&report.tally);
                 if arguments.seeds == 1 {
                     println!("{report:?}");
                 }
@@ -104,7 +132,12 @@ fn main() -> ExitCode {
             None => failed += 1,
         }
     }
-    println!("{acknowledged} changes acknowledged, {crashes} crashes");
+    println!(
+        "{acknowledged} changes acknowledged, {crashes} crashes, {digests} digests held against rows"
+    );
+    if arguments.scenario == Scenario::Verify {
+        println!("{tally:?}");
+    }
     println!("{passed} passed, {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -19,6 +19,18 @@ pub(crate) const REGIONS: usize = 3;
 const MILLI: u64 = 1000;
 const SECOND: u64 = 1_000_000;
 
+/// Which kind of world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scenario {
+    /// Whole regions whose links, disks and clocks fail.
+    #[default]
+    Links,
+    /// Rows changed behind the back of the log are found and mended while writes go on.
+    Verify,
+    /// Power fails again and again, and digests must be what the rows say.
+    Crashes,
+}
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -30,12 +42,14 @@ pub struct Options {
     pub dumps: bool,
     /// A bug to plant.
     pub plant: Option<Plant>,
+    /// Which kind of world.
+    pub scenario: Scenario,
 }
 
 impl Options {
     /// A whole run of one seed.
     pub fn new(seed: u64) -> Options {
-        Options { seed, until: None, dumps: false, plant: None }
+        Options { seed, until: None, dumps: false, plant: None, scenario: Scenario::Links }
     }
 }
 

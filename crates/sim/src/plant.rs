@@ -9,6 +9,10 @@ use isthmus_replication::pack::{pack, unpack};
 use isthmus_store::keys::log::{RecordBuilder, decode_record};
 use prost::Message;
 
+use crate::options::Scenario;
+
+mod redo;
+
 /// One bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plant {
@@ -32,6 +36,22 @@ pub enum Plant {
     DifferenceDenied,
     /// A copy of what differs forgets the rows that must go.
     GoneForgotten,
+    /// What a group changed in the digest is not written with it, now and then.
+    RedoLeftOut,
+    /// What is written of an overwritten row does not take all of its old part off.
+    RedoOfOverwritesWrong,
+    /// The old part of a row is not taken off the digest at every few overwrites.
+    OldPartKept,
+    /// A region that is to be looked at as of an entry is looked at as it is.
+    CutIgnored,
+    /// Rows that are written while they are compared are not looked at.
+    WrittenSkipped,
+    /// Tables with equally many rows are taken for equal.
+    RowsCounted,
+    /// Everything is thought to have arrived up to a moment that is too late.
+    TooSafe,
+    /// A repair overwrites what has changed since the comparison.
+    RepairBlind,
 }
 
 impl Plant {
@@ -48,6 +68,33 @@ impl Plant {
         Plant::DifferenceDenied,
         Plant::GoneForgotten,
     ];
+
+    /// Those that spoil digests and what is made of them.
+    pub const OF_DIGESTS: [Plant; 8] = [
+        Plant::RedoLeftOut,
+        Plant::RedoOfOverwritesWrong,
+        Plant::OldPartKept,
+        Plant::CutIgnored,
+        Plant::WrittenSkipped,
+        Plant::RowsCounted,
+        Plant::TooSafe,
+        Plant::RepairBlind,
+    ];
+
+    /// Where it must be seen.
+    pub fn scenario(self) -> Scenario {
+        match self {
+            Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
+                Scenario::Crashes
+            }
+            Plant::CutIgnored
+            | Plant::WrittenSkipped
+            | Plant::RowsCounted
+            | Plant::TooSafe
+            | Plant::RepairBlind => Scenario::Verify,
+            _ => Scenario::Links,
+        }
+    }
 
     /// Does to a frame on its way what the bug does. Gives whether it changed.
     pub(crate) fn tamper(self, frame: &mut Frame) -> bool {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use crate::checkers::{Violation, acked, alike};
+use crate::checkers::{Violation, acked, alike, digest};
 use crate::clients::Clients;
 use crate::clock::{NodeClock, WorldTime};
 use crate::disk::Disk;
@@ -27,6 +27,7 @@ use crate::node::{Life, Node};
 use crate::observer::Observer;
 use crate::options::{Nature, Options, REGIONS};
 use crate::rng::{Purpose, split};
+use crate::tally::Tally;
 use crate::trace::Trace;
 
 use events::Event;
@@ -50,6 +51,10 @@ pub struct Report {
     pub batches: u64,
     /// Lives that ended in a crash.
     pub crashes: u64,
+    /// Digests that were held against their rows.
+    pub digests_checked: u64,
+    /// What trials did.
+    pub tally: Tally,
 }
 
 /// A run that did not hold.
@@ -64,7 +69,7 @@ pub struct Failure {
 }
 
 /// Runs a seed.
-pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
+pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
     let mut world = World::new(options);
     match world.run() {
         Ok(()) => Ok(Report {
@@ -73,6 +78,8 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
             acknowledged: world.clients.acknowledged,
             batches: world.observer.lock().batches(),
             crashes: world.crashes,
+            digests_checked: world.digests_checked,
+            tally: Tally::default(),
         }),
         Err(violation) => Err(Box::new(Failure {
             violation,
@@ -104,6 +111,7 @@ struct World {
     faults: SmallRng,
     trace: Trace,
     crashes: u64,
+    digests_checked: u64,
 }
 
 impl World {
@@ -129,6 +137,7 @@ impl World {
             next_event: 0,
             trace: Trace::new(options.dumps),
             crashes: 0,
+            digests_checked: 0,
             nature,
             time,
             observer,
@@ -252,6 +261,7 @@ impl World {
                 self.observer.lock().judge(checked);
                 place.life = Some(life);
                 self.note(&format!("node {node} starts"));
+                self.check_digests(node);
                 for peer in (0..REGIONS).filter(|peer| *peer != node) {
                     self.soon(20_000, Event::Dial(node, peer));
                 }
@@ -289,6 +299,10 @@ impl World {
             let life = place.life.as_ref().ok_or("a node is down")?;
             life.has_shipped_all(&self.nature.tables)?;
         }
+        for (node, place) in self.nodes.iter().enumerate() {
+            let life = place.life.as_ref().ok_or("a node is down")?;
+            digest::are_ready(node, &life.store)?;
+        }
         Ok(())
     }
 
@@ -301,6 +315,10 @@ impl World {
             .collect();
         let now_millis = self.nodes.first().map_or(0, |place| place.clock.wall_millis());
         alike::check(&self.observer.lock(), &stores, now_millis, exact)?;
+        for (node, store) in stores.iter().enumerate() {
+            digest::check(node, store)?;
+        }
+        digest::check_alike(&stores)?;
         self.note(&format!("regions are alike, exactly {exact}"));
         Ok(())
     }

@@ -1,19 +1,31 @@
 //! The simulation as a test: a bounded number of seeds, the same trace from the same seed, every
-//! seed that has failed before, and planted bugs that the checkers must see.
+//! seed that has failed before, and planted bugs that the checkers must see. The same for trials
+//! of digests.
 
-use isthmus_sim::{Options, Plant, run};
+use isthmus_sim::{Options, Plant, Scenario, run};
 
 /// Seeds in one test run; `cargo xtask sim` runs more.
 const SEEDS: u64 = 40;
 /// A planted bug must be seen within so many seeds.
 const PLANT_SEEDS: u64 = 60;
+/// Trials of comparing and mending in one test run.
+const TRIALS: u64 = 400;
+/// Worlds in which power fails about forty times each.
+const CRASH_SEEDS: u64 = 8;
+/// A planted bug of digests must be seen within so many trials.
+const PLANT_TRIALS: u64 = 1000;
 
 fn hold(seed: u64) -> u64 {
-    match run(&Options::new(seed)) {
+    hold_in(Scenario::Links, seed)
+}
+
+fn hold_in(scenario: Scenario, seed: u64) -> u64 {
+    match run(&Options { scenario, ..Options::new(seed) }) {
         Ok(report) => report.trace_hash,
         Err(failure) => panic!(
-            "seed {seed}: {}; see it again: cargo xtask sim --seed {seed}",
-            failure.violation
+            "seed {seed}: {}; see it again: cargo xtask sim --scenario {} --seed {seed}",
+            failure.violation,
+            format!("{scenario:?}").to_lowercase(),
         ),
     }
 }
@@ -41,9 +53,10 @@ fn same_seed_gives_the_same_trace() {
     }
 }
 
-fn seen(plant: Plant) -> Option<(u64, &'static str)> {
-    (1..=PLANT_SEEDS).find_map(|seed| {
-        let options = Options { plant: Some(plant), ..Options::new(seed) };
+fn seen(plant: Plant, seeds: u64) -> Option<(u64, &'static str)> {
+    (1..=seeds).find_map(|seed| {
+        let scenario = plant.scenario();
+        let options = Options { plant: Some(plant), scenario, ..Options::new(seed) };
         run(&options).err().map(|failure| (seed, failure.violation.invariant))
     })
 }
@@ -51,6 +64,38 @@ fn seen(plant: Plant) -> Option<(u64, &'static str)> {
 #[test]
 fn every_planted_bug_is_seen() {
     for plant in Plant::ALL {
-        assert!(seen(plant).is_some(), "{plant:?} was not seen within {PLANT_SEEDS} seeds");
+        assert!(
+            seen(plant, PLANT_SEEDS).is_some(),
+            "{plant:?} was not seen within {PLANT_SEEDS} seeds"
+        );
+    }
+}
+
+#[test]
+fn differences_are_found_and_no_others() {
+    for seed in 1..=TRIALS {
+        hold_in(Scenario::Verify, seed);
+    }
+}
+
+#[test]
+fn digests_are_what_the_rows_say_after_any_crash() {
+    for seed in 1..=CRASH_SEEDS {
+        hold_in(Scenario::Crashes, seed);
+    }
+}
+
+#[test]
+fn same_seed_gives_the_same_trial() {
+    for seed in 1..=20 {
+        assert_eq!(hold_in(Scenario::Verify, seed), hold_in(Scenario::Verify, seed));
+    }
+}
+
+#[test]
+fn every_planted_bug_of_digests_is_seen() {
+    for plant in Plant::OF_DIGESTS {
+        let found = seen(plant, PLANT_TRIALS);
+        assert!(found.is_some(), "{plant:?} was not seen within {PLANT_TRIALS} trials");
     }
 }

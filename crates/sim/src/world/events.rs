@@ -1,6 +1,6 @@
 //! What can happen, and the steps that every node takes again and again.
 
-use crate::checkers::{acked, prefix};
+use crate::checkers::{acked, digest, prefix};
 use crate::network::{StreamId, Way};
 use crate::options::REGIONS;
 
@@ -19,6 +19,8 @@ pub(super) enum Event {
     Upkeep(usize),
     /// A node logs what has expired and sweeps.
     Background(usize),
+    /// A node looks after its digests, which are then held against its rows.
+    Digest(usize),
     /// A node makes what it must have.
     Reconcile(usize),
     /// A client asks for something.
@@ -63,6 +65,7 @@ impl World {
             self.soon(100_000, Event::Tick(node));
             self.soon(300_000, Event::Upkeep(node));
             self.soon(500_000, Event::Background(node));
+            self.soon(400_000, Event::Digest(node));
             self.soon(50_000, Event::Reconcile(node));
         }
         self.soon(30_000, Event::Client);
@@ -92,6 +95,10 @@ impl World {
             Event::Background(node) => {
                 self.background(node);
                 self.soon(1_500_000, event);
+            }
+            Event::Digest(node) => {
+                self.digest(node);
+                self.soon(600_000, event);
             }
             Event::Reconcile(node) => {
                 self.reconcile(node);
@@ -154,6 +161,29 @@ impl World {
         let Some(life) = self.life(node) else { return };
         life.store.expire_step();
         life.store.sweep_step();
+        life.store.digest_step();
+    }
+
+    fn digest(&mut self, node: usize) {
+        let Some(life) = self.life(node) else { return };
+        for _ in 0..8 {
+            if !life.store.digest_step() {
+                break;
+            }
+        }
+        self.check_digests(node);
+    }
+
+    /// Holds the digests of a node against its rows.
+    pub(super) fn check_digests(&mut self, node: usize) {
+        let Some(life) = self.nodes.get(node).and_then(|place| place.life.as_ref()) else { return };
+        if life.is_fatal() {
+            return;
+        }
+        match digest::check(node, &life.store) {
+            Ok(checked) => self.digests_checked += checked,
+            Err(violation) => self.observer.lock().judge(Err(violation)),
+        }
     }
 
     /// Makes and shares the tables that a node must have.

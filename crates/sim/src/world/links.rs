@@ -123,9 +123,7 @@ impl World {
         }
         let copies = matches!(
             frame.body,
-            Some(
-                Body::CopyChunk(_) | Body::CopyBegin(_) | Body::CopyOffer(_) | Body::CopyWant(_)
-            )
+            Some(Body::CopyChunk(_) | Body::CopyBegin(_) | Body::CopyOffer(_) | Body::CopyWant(_))
         );
         if copies && happens(&mut self.faults, self.nature.copy_breaks_per_million) {
             let pause = self.faults.random_range(1..40_000);

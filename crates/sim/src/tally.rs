@@ -1,0 +1,36 @@
+//! What trials did, to see that they do anything.
+
+/// Counts over one trial or many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Rows changed behind the back of the log.
+    pub planted: u64,
+    /// Comparisons that ended while the world went on.
+    pub compared: u64,
+    /// Of these, how many could not tell.
+    pub could_not_tell: u64,
+    /// Rows that kept changing while they were compared.
+    pub unsettled: u64,
+    /// Comparisons while nothing happened.
+    pub compared_in_quiet: u64,
+    /// Rows that were named as differing.
+    pub rows_named: u64,
+    /// Ranges that a scrub has found to have rotted.
+    pub rot_found: u64,
+    /// Rows that were repaired.
+    pub repaired: u64,
+}
+
+impl Tally {
+    /// Adds those of another trial.
+    pub fn add(&mut self, other: &Tally) {
+        self.planted += other.planted;
+        self.compared += other.compared;
+        self.could_not_tell += other.could_not_tell;
+        self.unsettled += other.unsettled;
+        self.compared_in_quiet += other.compared_in_quiet;
+        self.rows_named += other.rows_named;
+        self.rot_found += other.rot_found;
+        self.repaired += other.repaired;
+    }
+}
