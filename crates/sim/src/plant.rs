@@ -34,8 +34,6 @@ pub enum Plant {
     RowsOfOneEntrySplit,
     /// A replica says of a range that it has all of it alike.
     DifferenceDenied,
-    /// A copy of what differs forgets the rows that must go.
-    GoneForgotten,
     /// What a group changed in the digest is not written with it, now and then.
     RedoLeftOut,
     /// What is written of an overwritten row does not take all of its old part off.
@@ -56,7 +54,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 10] = [
+    pub const ALL: [Plant; 9] = [
         Plant::AnswerBeforeSync,
         Plant::EntryLeftOut,
         Plant::RowLeftOut,
@@ -66,7 +64,6 @@ impl Plant {
         Plant::CeilingForgotten,
         Plant::RowsOfOneEntrySplit,
         Plant::DifferenceDenied,
-        Plant::GoneForgotten,
     ];
 
     /// Those that spoil digests and what is made of them.
@@ -113,9 +110,6 @@ impl Plant {
             (Plant::DifferenceDenied, Some(Body::CopyWant(want))) => {
                 want.all = false;
                 want.body.take().is_some()
-            }
-            (Plant::GoneForgotten, Some(Body::CopyChunk(chunk))) => {
-                change_packed(&mut chunk.body, forget_gone)
             }
             (Plant::PromiseTooFar, Some(Body::Promise(promise))) => {
                 promise.hlc += 400 << 16;
@@ -178,14 +172,6 @@ fn change_record(
         }
     }
     None
-}
-
-fn forget_gone(bytes: Bytes) -> Option<Vec<u8>> {
-    let mut rows = CopiedRows::decode(bytes).ok()?;
-    (!rows.gone.is_empty()).then(|| {
-        rows.gone = Bytes::new();
-        rows.encode_to_vec()
-    })
 }
 
 fn leave_out_row(bytes: Bytes) -> Option<Vec<u8>> {
