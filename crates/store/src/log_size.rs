@@ -162,11 +162,11 @@ mod tests {
     fn whole_size_is_exact_and_the_middle_is_near() {
         let sizes = grown(100_000, 300);
         assert!(sizes.marks.len() <= MARKS_MAX);
-        assert_eq!(sizes.ends(), (mark(0, 0, 0), mark(200_000, 30_000_000, 1_000_000)));
+        assert_eq!(sizes.ends(), (mark(0, 0, 10), mark(200_000, 30_000_000, 1_000_000)));
         let half = sizes.start_within(15_000_000, i64::MIN);
         assert!(half.0.abs_diff(100_000) < 2000, "{half}");
         let recent = sizes.start_within(u64::MAX, 900_000);
-        assert!(recent.0.abs_diff(180_000) < 2000, "{recent}");
+        assert!(recent.0.abs_diff(180_000) < 4000, "{recent}");
         assert_eq!(sizes.start_within(0, 0), Lsn(200_000));
         assert_eq!(sizes.start_within(u64::MAX, 0), Lsn(0));
         assert_eq!(sizes.start_within(u64::MAX, i64::MAX), Lsn(200_000));
@@ -201,7 +201,7 @@ mod tests {
         sizes.note(mark(50, 100_000, 10_000), Lsn(50));
         assert_eq!(sizes.ends().0, mark(50, 100_000, 10_000));
         sizes.note(mark(60, 101_000, 11_000), Lsn(50));
-        assert_eq!(sizes.ends(), (mark(50, 100_000, 10_000), mark(60, 101_000, 11_000)));
+        assert_eq!(sizes.ends(), (mark(50, 100_000, 11_000), mark(60, 101_000, 11_000)));
     }
 
     proptest! {
