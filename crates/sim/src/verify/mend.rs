@@ -184,8 +184,13 @@ impl World {
             }
         }
         for (key, row) in &since {
-            let deviated = self.deviated[repairs.source].get(key);
-            if deviated.is_none_or(|seen| seen.step < repairs.start) {
+            // Where all get what any has, a planted kill of any region wins.
+            let counts =
+                |region: &usize| *region == repairs.source || repairs.direction == Direction::Merge;
+            let deviated = (0..self.regions.len()).filter(counts).any(|region| {
+                self.deviated[region].get(key).is_some_and(|seen| seen.step >= repairs.start)
+            });
+            if !deviated {
                 self.check_row(key, &lens, row, false)?;
             }
         }
