@@ -278,6 +278,7 @@ pub(crate) fn run(args: &DigestCostArgs) -> Result<Report> {
     let shape = if args.small { Shape::Small } else { Shape::Large };
     let rows = RowSet { count: options.rows(), shape };
     let mut report = Report::of("isthmus-bench digest-cost", options, rows);
+    report.note("a round lasts half of the time given; new rows come last, the table outgrows it");
     let mut found = DigestCost::default();
     let bytes = rows.count * shape.row_bytes() as u64;
     for memory in [Memory::at_least(bytes * 2), Memory::of(bytes / 4)] {

@@ -265,13 +265,13 @@ impl Report {
     fn text(&self) -> String {
         let mut text = format!(
             "\n{}\n{} cores, {:.0} GiB of memory; the load generator shares the cores\n\
-             {} rows of {} bytes; {} s per measurement; data in {}\n",
+             {} rows of {} bytes{}; data in {}\n",
             self.title,
             self.cores,
             self.memory_bytes as f64 / (1u64 << 30) as f64,
             self.rows,
             self.row_bytes,
-            self.seconds,
+            if self.seconds == 0 { String::new() } else { format!("; {} s each", self.seconds) },
             self.data,
         );
         for note in &self.notes {
