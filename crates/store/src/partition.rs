@@ -369,6 +369,26 @@ impl Inner {
         }
     }
 
+    /// Keys in a range that are in the overlay, in order.
+    pub(crate) fn overlaid_keys(
+        &self,
+        start: &EncodedKey,
+        end: Option<&EncodedKey>,
+    ) -> Vec<EncodedKey> {
+        let inside = |key: &&EncodedKey| *key >= start && end.is_none_or(|end| *key < end);
+        self.overlay.keys().filter(inside).cloned().collect()
+    }
+
+    /// Sets right what is known of a row in the digest.
+    pub(crate) fn know_parts(&mut self, key: &EncodedKey, parts: Parts) {
+        if let Some(tag) = self.tag(key) {
+            self.cache.put(tag, &parts);
+        }
+        if let Some(known) = self.overlay.get_mut(key) {
+            known.parts = parts;
+        }
+    }
+
     /// Keys in a range that wait to become durable, in order.
     pub(crate) fn pending_keys(
         &self,

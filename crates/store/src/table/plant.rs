@@ -55,7 +55,8 @@ impl Table {
             Plant::Bit => {
                 let row = row.ok_or(StoreError::BadPlant("there is no such row"))?;
                 let flipped = flip_a_bit(&encode_row(&row));
-                inner.store_row(key.clone(), None, Some(flipped), before);
+                let row = decode_row(&flipped).ok().map(std::sync::Arc::new);
+                inner.store_row(key.clone(), row, Some(flipped), before);
             }
             Plant::LostRow | Plant::ExtraRow | Plant::Cell | Plant::Version | Plant::Tombstone => {
                 let planted = planted(&inner, plant, row, neighbour)?;
@@ -97,8 +98,7 @@ fn planted(
         Plant::LostRow => row = Row::default(),
         Plant::Cell => change_value(first_cell(&mut row)?),
         Plant::Version => {
-            let cell = first_cell(&mut row)?;
-            cell.timestamp = Timestamp(cell.timestamp.0 + 1);
+            move_a_version(&mut row)?;
         }
         Plant::Tombstone => {
             let before = row.clone();
@@ -123,6 +123,23 @@ fn lone_row(inner: &Inner) -> Row {
 fn first_cell(row: &mut Row) -> Result<&mut Cell, StoreError> {
     let mut cells = row.columns.iter_mut().flat_map(|column| &mut column.cells);
     cells.find(|cell| cell.value.is_some()).ok_or(StoreError::BadPlant("the row has no cell"))
+}
+
+/// Gives the first live version the next timestamp that its column has none of.
+fn move_a_version(row: &mut Row) -> Result<(), StoreError> {
+    let is_live = |cell: &Cell| cell.value.is_some();
+    let mut columns = row.columns.iter_mut();
+    let column = columns.find(|column| column.cells.iter().any(is_live));
+    let column = column.ok_or(StoreError::BadPlant("the row has no cell"))?;
+    let Some(place) = column.cells.iter().position(is_live) else { return Ok(()) };
+    let mut cell = column.cells.remove(place);
+    let taken = |at: Timestamp, cells: &[Cell]| cells.iter().any(|cell| cell.timestamp == at);
+    cell.timestamp = Timestamp(cell.timestamp.0 + 1);
+    while taken(cell.timestamp, &column.cells) {
+        cell.timestamp = Timestamp(cell.timestamp.0 + 1);
+    }
+    column.set(cell);
+    Ok(())
 }
 
 fn change_value(cell: &mut Cell) {

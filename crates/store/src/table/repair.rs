@@ -20,6 +20,7 @@ use crate::error::StoreError;
 use crate::limits::WRITE_CHANGES_MAX;
 use crate::partition::{At, Inner};
 use crate::pending::Pending;
+use crate::snapshot::TableSnapshot;
 use crate::spec::Writing;
 use crate::table::Table;
 use crate::table::prefetch::{Prefetched, Wanted};
@@ -180,6 +181,7 @@ impl Table {
             }));
         } else {
             set_digest(&mut inner, range, expected, found);
+            self.measure_overlaid(&mut inner, range, &snapshot)?;
             Healed::Digest
         };
         let (answer, pending) = Pending::new();
@@ -187,6 +189,22 @@ impl Table {
         inner.when_durable(group, Box::new(move |done| answer.give(done.map(|()| healed))));
         self.core.enqueue(&self.partition, &mut inner, bytes_before);
         Ok(pending)
+    }
+
+    /// Rows written a moment ago are known as the digest had them; from here on as they are.
+    fn measure_overlaid(
+        &self,
+        inner: &mut Inner,
+        range: &BadRange,
+        snapshot: &TableSnapshot,
+    ) -> Result<(), StoreError> {
+        for key in inner.overlaid_keys(&range.start, range.end.as_ref()) {
+            let measure = self.partition.measure(&inner.state.rules, &inner.spec);
+            let stored = snapshot.get_packed(&key)?;
+            let parts = stored.and_then(|packed| measure.of_packed(&key.0, &packed).ok());
+            inner.know_parts(&key, parts.unwrap_or_default());
+        }
+        Ok(())
     }
 
     /// What the digest says of a range in its lane, and what the rows of it add up to.
