@@ -456,6 +456,8 @@ impl World {
             if round > 3 && self.is_settled() {
                 (self.is_busy, self.breaks) = (busy, breaks);
                 self.mended.clear();
+                // A digest that was built meanwhile tells more than it did.
+                (0..self.regions.len()).for_each(|region| self.look(region));
                 self.note("all is quiet");
                 return Ok(());
             }
