@@ -148,11 +148,19 @@ pub fn lagging(first: (&Row, Knowledge<'_>), second: (&Row, Knowledge<'_>)) -> F
         }
         row
     };
-    let (a, b) = (expired(first.0), expired(second.0));
+    let floor = first.1.floor.max(second.1.floor);
+    // All below has reached both sides: what a kill there has not killed is alive, also where the
+    // other side still remembers the kill.
+    let settled = floor.min(first.1.safe).min(second.1.safe);
+    let known = |row: &Row| {
+        let mut row = expired(row);
+        row.purge(settled);
+        row
+    };
+    let (a, b) = (known(first.0), known(second.0));
     let mut merged = a.clone();
     merged.merge(&b);
     let (a, b) = (registers(&a), registers(&b));
-    let floor = first.1.floor.max(second.1.floor);
     let mut found = Found { lag: a != b, ..Found::default() };
     for (name, held) in registers(&merged) {
         let (in_a, in_b) = (find(&a, &name), find(&b, &name));

@@ -651,7 +651,7 @@ fn rules(counts: &Counts) -> Rules {
         time_lanes: counts.time_lanes,
         base: counts.base.iter().map(expired).collect(),
         time_floor: counts.floors.as_ref().map_or(i64::MIN, |floors| floors.time),
-        kills_floor: 0,
+        kills_floor: counts.floors.as_ref().map_or(0, |floors| floors.kills),
     }
 }
 

@@ -476,7 +476,14 @@ impl Inner {
     fn raise_kills_floor(&mut self, horizon: Hlc, at: At) {
         let floor = kills_bucket(horizon);
         let many = self.spec.writers.are_many();
-        if many && floor > self.state.rules.kills_floor {
+        if many {
+            self.drop_kills_below(floor, at);
+        }
+    }
+
+    /// Kills below this bucket may be gone here, and count no more.
+    pub(crate) fn drop_kills_below(&mut self, floor: u64, at: At) {
+        if floor > self.state.rules.kills_floor {
             self.state.rules.kills_floor = floor;
             self.drop_lanes(Change::DropKills(floor), at);
         }

@@ -175,9 +175,12 @@ impl Lanes<'_> {
     }
 
     fn lane_of(&self, cell: &Cell) -> Option<Lane> {
+        // A deleted version goes with the version where that has expired.
+        if self.rules.base.iter().any(|trim| trim.kills(cell)) {
+            return None;
+        }
         match cell.value {
             None => Some(Lane::Kills(kills_bucket(cell.stamp.hlc))),
-            Some(_) if self.rules.base.iter().any(|trim| trim.kills(cell)) => None,
             Some(_) => Some(self.live(expiry_bucket(cell.timestamp))),
         }
     }

@@ -327,6 +327,11 @@ impl Table {
             inner.state.watermarks = done.vector;
             return Ok(());
         }
+        if let Some(rules) = &done.rules {
+            // What the source has forgotten by its horizon, copied rows here have forgotten too.
+            let at = At { lsn: inner.state.lsn, stamp: None };
+            inner.drop_kills_below(rules.kills_floor, at);
+        }
         let source = Watermark { origin: done.origin, lsn: done.lsn, hlc: done.hlc };
         for mark in done.vector.into_iter().chain([source]) {
             if mark.origin == self.own() {
