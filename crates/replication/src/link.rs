@@ -635,9 +635,9 @@ mod tests {
         let (start, end) = (Bytes::new(), Some(key_of(1)));
         assert_eq!(link.next(), Some(Action::SendWanted { offer: 1, start, end: end.clone() }));
         // A range may take several chunks.
-        let half = Some(Bytes::from_static(&[0, 7]));
-        link.step(Event::ChunkSent { number: 1, bytes: 5, next_key: half.clone(), rows: 2 });
-        let start = half.unwrap();
+        let start = Bytes::from_static(&[0, 7]);
+        let next_key = Some(start.clone());
+        link.step(Event::ChunkSent { number: 1, bytes: 5, next_key, rows: 2 });
         assert_eq!(link.next(), Some(Action::SendWanted { offer: 1, start, end: end.clone() }));
         link.step(Event::ChunkSent { number: 2, bytes: 5, next_key: end, rows: 2 });
         assert_eq!(link.next(), None, "the next range is not answered");

@@ -133,7 +133,7 @@ fn main() -> ExitCode {
         }
     }
     println!(
-        "{acknowledged} changes acknowledged, {crashes} crashes, {digests} digests held against rows"
+        "{acknowledged} changes acknowledged, {crashes} crashes, {digests} digests held to rows"
     );
     if arguments.scenario == Scenario::Verify {
         println!("{tally:?}");

@@ -337,9 +337,8 @@ proptest! {
 
 #[test]
 fn only_rows_that_differ_go_over() {
-    let kinds: Vec<(u16, Kind)> = (0..2000)
-        .map(|n| (n, if n % 100 == 7 { Kind::Changed } else { Kind::Alike }))
-        .collect();
+    let kinds: Vec<(u16, Kind)> =
+        (0..2000).map(|n| (n, if n % 100 == 7 { Kind::Changed } else { Kind::Alike })).collect();
     for writers in [Writers::One, Writers::ManyByRow] {
         assert_eq!(check(&kinds, writers, 1000), (20, 2000));
     }

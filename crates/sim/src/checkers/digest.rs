@@ -122,7 +122,12 @@ fn first_unlike(a: &DigestView, b: &DigestView) -> String {
             let decode = |packed: Option<bytes::Bytes>| {
                 packed.and_then(|packed| isthmus_store::codec::row::decode_row(&packed).ok())
             };
-            return format!("{:?}: {:?} and {:?}", row.key, decode(row.packed), decode(other.packed));
+            return format!(
+                "{:?}: {:?} and {:?}",
+                row.key,
+                decode(row.packed),
+                decode(other.packed)
+            );
         }
     }
     "the second has a row more".to_owned()

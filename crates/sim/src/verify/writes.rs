@@ -57,7 +57,7 @@ impl Writes<'_> {
         let value = match self.rng.random_range(0..8) {
             0 => Value::Integer(self.number as i64),
             1 => Value::Double(self.number as f64),
-            2 => Value::Boolean(self.number % 2 == 0),
+            2 => Value::Boolean(self.number.is_multiple_of(2)),
             3 => Value::Binary(self.number.to_le_bytes().to_vec().into()),
             _ => Value::String(format!("value {}", self.number).into()),
         };

@@ -32,7 +32,6 @@ pub fn range_of_partition(partition: PartitionId) -> (Bytes, Bytes) {
 }
 
 /// All pages of a generation, but for the last of all numbers, which is never reached.
-
 pub fn range(partition: PartitionId, generation: u32) -> (Bytes, Bytes) {
     let key = |generation: u32| {
         let mut key = vec![KIND_DIGEST_PAGE];

@@ -25,6 +25,9 @@ use crate::spec::Writing;
 use crate::table::Table;
 use crate::table::prefetch::{Prefetched, Wanted};
 
+/// A sum over rows, and how many they are.
+type Total = (Sum, u64);
+
 /// A row to repair.
 #[derive(Clone, Debug)]
 pub struct RepairRow {
@@ -208,11 +211,7 @@ impl Table {
     }
 
     /// What the digest says of a range in its lane, and what the rows of it add up to.
-    fn sums_of(
-        &self,
-        inner: &Inner,
-        range: &BadRange,
-    ) -> Result<((Sum, u64), (Sum, u64)), StoreError> {
+    fn sums_of(&self, inner: &Inner, range: &BadRange) -> Result<(Total, Total), StoreError> {
         let end = range.end.as_ref();
         let snapshot = self.snapshot()?;
         let live = self.partition.digest.lock_at(snapshot.groups())?;
@@ -237,7 +236,7 @@ impl Table {
 }
 
 /// What a sum becomes when a row of it changes.
-fn move_sum(sum: &mut (Sum, u64), range: &BadRange, before: &Parts, after: &Parts) {
+fn move_sum(sum: &mut Total, range: &BadRange, before: &Parts, after: &Parts) {
     if let Some((_, part)) = before.iter().find(|(lane, _)| *lane == range.lane) {
         sum.0 -= part;
         sum.1 = sum.1.wrapping_sub(1);
@@ -249,7 +248,7 @@ fn move_sum(sum: &mut (Sum, u64), range: &BadRange, before: &Parts, after: &Part
 }
 
 /// Changes the digest by what it lacks, as if a row at the start of the range had changed.
-fn set_digest(inner: &mut Inner, range: &BadRange, expected: (Sum, u64), found: (Sum, u64)) {
+fn set_digest(inner: &mut Inner, range: &BadRange, expected: Total, found: Total) {
     let lsn = inner.state.lsn;
     let mut push = |delta: Sum, rows: i8| {
         let change = Change::Part { key: range.start.0.clone(), lane: range.lane, delta, rows };

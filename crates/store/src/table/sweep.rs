@@ -1,8 +1,9 @@
 //! What time does to a table: cells expire, and tombstones are no longer needed.
 //!
 //! Expiry is logged once per bucket of four hours, as a moment before which everything has
-//! expired, and whenever cells begin to live longer, so that regions agree on what is gone. The bytes go when a row is rewritten or the sweep comes by;
-//! the sweep changes nothing that a read could show and writes no entries.
+//! expired, and whenever cells begin to live longer, so that regions agree on what is gone. The
+//! bytes go when a row is rewritten or the sweep comes by; the sweep changes nothing that a read
+//! could show and writes no entries.
 
 use std::time::Duration;
 
