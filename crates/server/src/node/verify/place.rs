@@ -95,7 +95,8 @@ impl Place {
         match &self.other {
             None => Box::new(Local(self.node.verification.sessions.clone())),
             Some((other, runtime)) => {
-                Box::new(Remote { other: other.clone(), runtime: runtime.clone() })
+                let (other, runtime) = (other.clone(), runtime.clone());
+                Box::new(Remote { region: self.region.clone(), other, runtime })
             }
         }
     }
@@ -114,6 +115,7 @@ fn read<T: Message + Default>(body: Bytes) -> Result<T, ApiError> {
 
 /// Another region.
 struct Remote {
+    region: String,
     other: Arc<OtherRegion>,
     runtime: Handle,
 }
@@ -122,7 +124,9 @@ impl Side for Remote {
     fn ask(&mut self, question: Asked) -> Result<Answer, VerifyError> {
         let question = Question::Compare(Compare { question: question.encode() });
         let reply = self.runtime.block_on(self.other.ask_within(question, READ_TIMEOUT));
-        let reply = reply.map_err(|status| VerifyError::Unreachable(status.message().into()))?;
+        let reply = reply.map_err(|status| {
+            VerifyError::Unreachable(format!("{}: {}", self.region, status.message()))
+        })?;
         match reply.failure {
             None => Answer::decode(&reply.body),
             Some(failure) => Err(VerifyError::Read(failure.message)),
