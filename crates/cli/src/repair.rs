@@ -78,7 +78,7 @@ pub(crate) async fn run(args: RepairArgs) -> Result<Exit, CliError> {
         "rows_max": args.rows_max,
     });
     let json = args.target.json;
-    let job = Started::start(&place, &wish).await?;
+    let mut job = Started::start(&place, &wish).await?;
     if args.detach {
         return job.detach(json).map(|()| Exit::Done);
     }

@@ -95,7 +95,7 @@ pub(crate) async fn run(args: ScrubArgs) -> Result<Exit, CliError> {
         wish["region"] = region.into();
     }
     let json = args.target.json;
-    let job = Started::start(&place, &wish).await?;
+    let mut job = Started::start(&place, &wish).await?;
     if args.detach {
         return job.detach(json).map(|()| Exit::Done);
     }

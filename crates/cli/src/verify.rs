@@ -115,7 +115,7 @@ async fn compare(args: VerifyArgs) -> Result<Exit, CliError> {
         "wait_seconds": args.wait,
     });
     let json = args.target.json;
-    let job = Started::start(&place, &wish).await?;
+    let mut job = Started::start(&place, &wish).await?;
     if args.detach {
         return job.detach(json).map(|()| Exit::Done);
     }

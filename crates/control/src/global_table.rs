@@ -7,6 +7,8 @@
 use isthmus_model::error::Kind;
 use serde::{Deserialize, Serialize};
 
+use crate::link_rule::LinkRule;
+
 /// Replicas of one table at most, the base included.
 pub const REPLICAS_MAX: usize = 10;
 
@@ -92,6 +94,9 @@ pub struct GlobalTable {
     pub version: u64,
     /// The base region's replica first.
     pub replicas: Vec<Replica>,
+    /// What a person asks of links, where it is not the default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<LinkRule>,
 }
 
 /// Why a global table cannot be changed so.
@@ -103,6 +108,9 @@ pub enum ControlError {
     /// The region is not there.
     #[error("region {0} holds no replica of the table")]
     NoReplica(String),
+    /// Nothing is shipped that way.
+    #[error("there is no link from region {0} to region {1}")]
+    NoLink(String, String),
     /// Too many.
     #[error("a global table has at most {REPLICAS_MAX} replicas")]
     TooManyReplicas,
@@ -122,7 +130,7 @@ impl ControlError {
     pub fn kind(&self) -> Kind {
         match self {
             ControlError::ReplicaExists(_) => Kind::Exists,
-            ControlError::NoReplica(_) => Kind::NotFound,
+            ControlError::NoReplica(_) | ControlError::NoLink(..) => Kind::NotFound,
             ControlError::TooManyReplicas
             | ControlError::BaseStays(_)
             | ControlError::OneWriter => Kind::Invalid,
@@ -149,6 +157,7 @@ impl GlobalTable {
                 confirmed_version: 1,
                 message: None,
             }],
+            links: Vec::new(),
         }
     }
 
@@ -193,6 +202,7 @@ impl GlobalTable {
     /// Forgets a replica whose region has confirmed that it is out.
     pub fn remove(&mut self, region: &str) {
         self.replicas.retain(|replica| replica.region != region);
+        self.links.retain(|rule| rule.from != region && rule.to != region);
     }
 
     /// Allows or forbids writing in a region of a table of peers.

@@ -13,4 +13,6 @@
 //! assert_eq!(table.ships_to("r1").collect::<Vec<_>>(), ["r2"]);
 //! ```
 
+pub mod change;
 pub mod global_table;
+pub mod link_rule;

@@ -3,6 +3,7 @@
 //! Only the health of the process is told to anybody; all else asks for the signature of a known
 //! access key, made like that of the public API but over method, path and query.
 
+mod global_tables;
 mod jobs;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -44,6 +45,7 @@ impl AdminApi {
         let signed = Router::new()
             .route("/v1/status", get(status))
             .merge(jobs::routes())
+            .merge(global_tables::routes())
             .layer(from_fn_with_state(self.clone(), check_caller));
         let router = Router::new().route("/v1/health", get(health)).merge(signed).with_state(self);
         let stopped = async move {
@@ -72,6 +74,13 @@ async fn check_caller(State(api): State<AdminApi>, request: Request, next: Next)
 fn refusal(error: &ApiError) -> Response {
     let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
     (status, Json(json!({"code": error.code.as_str(), "message": error.message}))).into_response()
+}
+
+fn answer(told: Result<Value, ApiError>) -> Response {
+    match told {
+        Ok(told) => Json(told).into_response(),
+        Err(error) => refusal(&error),
+    }
 }
 
 async fn health() -> Json<serde_json::Value> {

@@ -3,6 +3,7 @@
 //! Control says what this region is to each table (`Record`); the node makes the store and the
 //! links obey it, and obeys again after every start. Nothing here touches a row.
 
+mod change;
 pub mod events;
 mod gauge;
 mod global_tables;

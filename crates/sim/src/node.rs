@@ -66,6 +66,8 @@ impl Life {
         let mut options = StoreOptions::new(origin_of(node));
         options.queue_bytes_max = nature.queue_bytes_max;
         options.log_tail_bytes_max = nature.log_tail_bytes_max;
+        // Few rows fit, so that rows are read as well as known.
+        options.parts_cache_bytes = 4096;
         let engine: Arc<dyn Engine> = disk.clone();
         let clock: Arc<dyn Clock> = clock.clone();
         let store = Store::open(engine, clock.clone(), options)?;

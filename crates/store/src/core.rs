@@ -5,7 +5,7 @@
 //! last: all answers that wait become "unknown", nothing is tried again, and the process must be
 //! started anew.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -66,6 +66,8 @@ pub(crate) struct Core {
     pub(crate) stamps: Stamps,
     pub(crate) tail: Tail,
     pub(crate) parts: Arc<PartsCache>,
+    /// Partitions whose digests may want upkeep.
+    pub(crate) digests_due: Mutex<BTreeSet<PartitionId>>,
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Bytes that wait or are being committed.
@@ -97,6 +99,7 @@ impl Core {
                 true => options.parts_cache_bytes,
                 false => 0,
             })),
+            digests_due: Mutex::default(),
             engine,
             clock,
             options,
@@ -340,6 +343,8 @@ impl Core {
         for group in &groups {
             self.tidy(group);
         }
+        let changed = groups.iter().filter(|group| group.changes_digest());
+        self.digests_due.lock().extend(changed.map(|group| group.partition.id));
         self.look_at_space();
     }
 

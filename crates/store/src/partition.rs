@@ -73,6 +73,13 @@ pub(crate) struct Group {
     pub(crate) spec: Option<Arc<TableSpec>>,
 }
 
+impl Group {
+    /// Whether anything of the partition's digest changes with it.
+    pub(crate) fn changes_digest(&self) -> bool {
+        !self.digest.is_empty() || self.part.digest_anew
+    }
+}
+
 /// Groups whose rows stay in the overlay after they are durable, so that rows read from the
 /// engine a moment before need not be read again.
 const GROUPS_KEPT_MAX: usize = 4;

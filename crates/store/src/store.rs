@@ -142,6 +142,7 @@ impl Store {
         }
         for table in tables.by_id.values() {
             table.begin_digest_if_missing();
+            core.digests_due.lock().insert(table.partition());
         }
         let ids = Ids { next: reserved, reserved, asked: reserved };
         let store =
@@ -433,14 +434,22 @@ impl Store {
         more
     }
 
-    /// Takes a bounded step of each digest's upkeep: building, splitting, checkpoints. Gives
-    /// whether there may be more to do right away.
+    /// Takes a bounded step of the upkeep of each digest that has changed: building, splitting,
+    /// checkpoints. Gives whether there may be more to do right away. A table that rests costs
+    /// nothing.
     pub fn digest_step(&self) -> bool {
+        let due: Vec<PartitionId> = self.core.digests_due.lock().iter().copied().collect();
         let mut more = false;
-        for table in self.tables() {
+        for partition in due {
+            // Taken out first, so that a change which comes meanwhile puts it in again.
+            self.core.digests_due.lock().remove(&partition);
+            let Some(table) = self.table_of_partition(partition) else { continue };
             match table.digest_step() {
                 Ok(left) => more |= left,
                 Err(error) => tracing::debug!(table = %table.id(), %error, "digest waits"),
+            }
+            if !table.digest_rests() {
+                self.core.digests_due.lock().insert(partition);
             }
         }
         more

@@ -114,7 +114,8 @@ pub(crate) fn rows(table: &Table) -> Vec<(EncodedKey, Row)> {
 }
 
 pub(crate) fn open(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, origin: Origin) -> Arc<Store> {
-    Store::open(engine, clock, StoreOptions::new(origin)).unwrap()
+    let options = StoreOptions { parts_cache_bytes: 4096, ..StoreOptions::new(origin) };
+    Store::open(engine, clock, options).unwrap()
 }
 
 pub(crate) fn schema() -> Schema {

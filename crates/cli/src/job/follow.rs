@@ -34,6 +34,8 @@ pub(crate) struct Started {
     region: String,
     /// Names it within the region.
     pub(crate) id: String,
+    /// Listens since before the job was asked for, so that no signal leaves it running.
+    stop: StopSignals,
 }
 
 /// The answer to starting one.
@@ -55,11 +57,30 @@ struct Progress {
 }
 
 impl Started {
-    /// Asks the region to begin.
+    /// Asks the region to begin. A signal meanwhile cancels what has begun.
     pub(crate) async fn start(place: &Place, wish: &Json) -> Result<Started, CliError> {
+        let mut stop = StopSignals::new()?;
         let admin = place.admin_client()?;
-        let id: Id = admin.post_json(JOBS, wish).await.map_err(refusal)?;
-        Ok(Started { admin, region: place.shown().to_owned(), id: id.id })
+        let asked = async {
+            let mut asked = std::pin::pin!(admin.post_json(JOBS, wish));
+            tokio::select! {
+                answer = &mut asked => Some((answer, false)),
+                () = stop.next() => {
+                    let answer = tokio::time::timeout(CANCEL_MAX, asked).await;
+                    answer.ok().map(|answer| (answer, true))
+                }
+            }
+        };
+        let Some((answer, is_stopped)) = asked.await else {
+            return Err(CliError::new(Exit::Stopped, "stopped, but a job may have begun")
+                .hint("`isthmus job list --running` tells"));
+        };
+        let Id { id } = answer.map_err(refusal)?;
+        let mut started = Started { admin, region: place.shown().to_owned(), id, stop };
+        match is_stopped {
+            false => Ok(started),
+            true => Err(started.cancel().await),
+        }
     }
 
     /// Says which job it is and leaves it to itself.
@@ -72,60 +93,62 @@ impl Started {
     }
 
     /// Waits until it has ended, whichever way.
-    pub(crate) async fn wait(&self, shown: bool) -> Result<Job, CliError> {
-        let mut stop = StopSignals::new()?;
+    pub(crate) async fn wait(&mut self, shown: bool) -> Result<Job, CliError> {
         let bar = Share::new(shown);
         let ended = tokio::select! {
-            ended = self.ended(&bar) => ended,
-            () = stop.next() => Err(self.cancel(&mut stop).await),
+            ended = ended(&self.admin, &self.region, &self.id, &bar) => Some(ended),
+            () = self.stop.next() => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => Err(self.cancel().await),
         };
         bar.clear();
         ended
     }
 
-    async fn ended(&self, bar: &Share) -> Result<Job, CliError> {
-        let mut wait = POLL_MIN;
-        let mut silent_since = None;
-        let mut rates = Rates::new();
-        loop {
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(POLL_MAX);
-            match self.admin.job(&self.id).await {
-                Ok(job) if is_over(&job.state) => return Ok(job),
-                Ok(job) => {
-                    silent_since = None;
-                    let progress = Progress::deserialize(&job.progress).unwrap_or_default();
-                    let rate = rates.next(progress.rows_done);
-                    bar.set(progress.fraction.unwrap_or(0.0), &text(&job.state, &progress, rate));
-                }
-                Err(AdminError::Http(error)) => {
-                    let since = *silent_since.get_or_insert_with(Instant::now);
-                    bar.set(0.0, &format!("{} does not answer, waiting", self.region));
-                    if since.elapsed() > SILENCE_MAX {
-                        return Err(CliError::from(AdminError::Http(error)).hint(format!(
-                            "job {} goes on once the region is back: `isthmus job show {}`",
-                            self.id, self.id
-                        )));
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
     /// Ends the job; what to tell about it. A second signal does not wait for the answer.
-    async fn cancel(&self, stop: &mut StopSignals) -> CliError {
+    async fn cancel(&mut self) -> CliError {
         let cancelled = tokio::select! {
             answer = tokio::time::timeout(CANCEL_MAX, self.admin.cancel_job(&self.id)) => {
                 matches!(answer, Ok(Ok(_)))
             }
-            () = stop.next() => false,
+            () = self.stop.next() => false,
         };
         if cancelled {
             return CliError::new(Exit::Stopped, format!("stopped, job {} is cancelled", self.id));
         }
         CliError::new(Exit::Stopped, format!("stopped, but job {} may go on", self.id))
             .hint(format!("`isthmus job cancel {}` ends it", self.id))
+    }
+}
+
+async fn ended(admin: &Admin, region: &str, id: &str, bar: &Share) -> Result<Job, CliError> {
+    let mut wait = POLL_MIN;
+    let mut silent_since = None;
+    let mut rates = Rates::new();
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(POLL_MAX);
+        match admin.job(id).await {
+            Ok(job) if is_over(&job.state) => return Ok(job),
+            Ok(job) => {
+                silent_since = None;
+                let progress = Progress::deserialize(&job.progress).unwrap_or_default();
+                let rate = rates.next(progress.rows_done);
+                bar.set(progress.fraction.unwrap_or(0.0), &text(&job.state, &progress, rate));
+            }
+            Err(AdminError::Http(error)) => {
+                let since = *silent_since.get_or_insert_with(Instant::now);
+                bar.set(0.0, &format!("{region} does not answer, waiting"));
+                if since.elapsed() > SILENCE_MAX {
+                    return Err(CliError::from(AdminError::Http(error)).hint(format!(
+                        "job {id} goes on once the region is back: `isthmus job show {id}`"
+                    )));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -6,10 +6,9 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{AdminApi, refusal};
-use crate::api_error::ApiError;
+use super::{AdminApi, answer, refusal};
 use crate::node::jobs::spec::Spec;
 
 /// The routes.
@@ -19,13 +18,6 @@ pub(super) fn routes() -> Router<AdminApi> {
         .route("/v1/jobs/{id}", get(one))
         .route("/v1/jobs/{id}/{act}", post(act))
         .route("/v1/events", get(events))
-}
-
-fn answer(told: Result<Value, ApiError>) -> Response {
-    match told {
-        Ok(told) => Json(told).into_response(),
-        Err(error) => refusal(&error),
-    }
 }
 
 async fn list(State(api): State<AdminApi>) -> Response {

@@ -337,6 +337,6 @@ fn serve_mode(serve: Serve) -> ServeMode {
     }
 }
 
-fn no_global_table() -> ApiError {
+pub(super) fn no_global_table() -> ApiError {
     ApiError::new(ErrorCode::ObjectNotExist, "Requested global table does not exist.")
 }

@@ -172,6 +172,7 @@ impl Node {
                 self.on_unassign(from, &unassign).await.map(|()| Bytes::new())
             }
             Question::Forward(forward) => self.on_forward(&forward.path, forward.body).await,
+            Question::Change(change) => self.on_change(&change).await,
             about_rows @ (Question::Compare(_)
             | Question::Scrub(_)
             | Question::Repair(_)

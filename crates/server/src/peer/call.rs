@@ -11,7 +11,7 @@ pub struct Call {
     #[prost(string, tag = "1")]
     pub from: String,
     /// What is asked.
-    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub question: Option<Question>,
 }
 
@@ -45,6 +45,9 @@ pub enum Question {
     /// Tell the roots of tables.
     #[prost(message, tag = "10")]
     Roots(Roots),
+    /// Change the record of a global table whose base is here.
+    #[prost(message, tag = "11")]
+    Change(Change),
 }
 
 /// The record of a global table, and the table where it does not exist yet.
@@ -78,6 +81,17 @@ pub struct Forward {
     /// Request body.
     #[prost(bytes = "bytes", tag = "2")]
     pub body: Bytes,
+}
+
+/// A change of a global table's record, asked for by a person whom the asking region knows.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Change {
+    /// Name of the table.
+    #[prost(string, tag = "1")]
+    pub table: String,
+    /// The change, as the control room writes it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub change: Bytes,
 }
 
 /// An answer.

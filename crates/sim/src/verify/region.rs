@@ -16,6 +16,9 @@ use crate::plant::Plant;
 use crate::verify::engine::Disk;
 use crate::verify::nature::{Nature, PARTITION, TABLE, origin_of};
 
+/// Few rows fit, so that rows are read as well as known.
+const PARTS_CACHE_BYTES: usize = 4096;
+
 /// By so much a planted bug takes the safe time for later than it is.
 const TOO_SAFE: u64 = 60_000 << 16;
 
@@ -106,7 +109,8 @@ impl Life {
         plant: Option<Plant>,
     ) -> Result<Life, StoreError> {
         let clock: Arc<dyn Clock> = clock.clone();
-        let options = StoreOptions::new(origin_of(place));
+        let mut options = StoreOptions::new(origin_of(place));
+        options.parts_cache_bytes = PARTS_CACHE_BYTES;
         let store = Store::open(disk.clone(), clock.clone(), options)?;
         let fatal = Arc::new(AtomicBool::new(false));
         let told = fatal.clone();

@@ -3,12 +3,12 @@
 //! The changes of the newest groups are kept beside it, so that a copy of the digest can be taken
 //! back to the moment of a snapshot, or to the moment at which another region stands.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_digest::{Change, Hasher, Lane, Tree};
+use isthmus_digest::{Change, Hasher, Tree};
 use isthmus_model::hlc::Stamp;
 use isthmus_model::ids::Lsn;
 use isthmus_model::key::EncodedKey;
@@ -53,8 +53,8 @@ const RING_BYTES_MAX: usize = 4 * 1024 * 1024;
 const RING_GROUPS_MAX: usize = 16 * 1024;
 /// A group that is durable is shown at once; waiting longer for it than this means a fault.
 const PUBLISH_WAIT: Duration = Duration::from_secs(5);
-/// Leaves that could not be split because what was read does not add up.
-const ODD_LEAVES_MAX: usize = 1024;
+/// Groups are kept about this long, at most twice as long.
+const RING_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// What is under the lock.
 pub(crate) struct Live {
@@ -68,12 +68,12 @@ pub(crate) struct Live {
     pub(crate) generation: u32,
     /// Bytes of redo records since the last checkpoint.
     pub(crate) redo_bytes: usize,
-    /// Leaves of which the rows read do not add up to the sum: for the scrub to look at.
-    pub(crate) odd: BTreeSet<(Lane, Vec<u8>)>,
     ring: VecDeque<Arc<RingGroup>>,
     ring_bytes: usize,
     /// Groups at or before this one are not in the ring any more.
     ring_start: u64,
+    /// When the ring was aged, on the monotonic clock, and the last group then.
+    aged: (Duration, u64),
 }
 
 /// The digest of a partition.
@@ -99,10 +99,10 @@ impl LiveDigest {
             generation: mark.map_or(0, |mark| mark.generation),
             mark,
             redo_bytes: 0,
-            odd: BTreeSet::new(),
             ring: VecDeque::new(),
             ring_bytes: 0,
             ring_start: group,
+            aged: (Duration::ZERO, group),
         };
         LiveDigest { hasher, inner: Mutex::new(live), shown: Condvar::new() }
     }
@@ -160,7 +160,6 @@ impl Live {
         self.mark = None;
         self.generation += 1;
         self.redo_bytes = 0;
-        self.odd.clear();
     }
 
     fn take(&mut self, hasher: &Hasher, group: u64, change: &Change) {
@@ -188,9 +187,7 @@ impl Live {
             bytes,
         }));
         while self.ring_bytes > RING_BYTES_MAX || self.ring.len() > RING_GROUPS_MAX {
-            let Some(oldest) = self.ring.pop_front() else { return };
-            self.ring_bytes -= oldest.bytes;
-            self.ring_start = oldest.group;
+            self.drop_oldest();
         }
     }
 
@@ -208,11 +205,23 @@ impl Live {
         self.ring.iter().rev().cloned().collect()
     }
 
-    /// Remembers a leaf whose rows do not add up to it, so that it is not read over and over.
-    pub(crate) fn note_odd(&mut self, lane: Lane, start: Vec<u8>) {
-        if self.odd.len() < ODD_LEAVES_MAX {
-            self.odd.insert((lane, start));
+    /// Forgets groups that have been known for a while; to be called now and then. Gives whether
+    /// none are left.
+    pub(crate) fn age_ring(&mut self, now: Duration) -> bool {
+        if now >= self.aged.0 + RING_AGE_MAX {
+            let through = self.aged.1;
+            while self.ring.front().is_some_and(|oldest| oldest.group <= through) {
+                self.drop_oldest();
+            }
+            self.aged = (now, self.group);
         }
+        self.ring.is_empty()
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(oldest) = self.ring.pop_front() else { return };
+        self.ring_bytes -= oldest.bytes;
+        self.ring_start = oldest.group;
     }
 }
 

@@ -58,7 +58,11 @@ impl LiveDigest {
             .map_err(StoreError::corrupt("mark of a digest"))
             .and_then(|mark| Ok((mark, load_tree(snapshot, partition, mark, &hasher)?)));
         match loaded {
-            Ok(loaded) => Ok(LiveDigest::new(hasher, group, Some(loaded))),
+            Ok((mark, (tree, redo_bytes))) => {
+                let digest = LiveDigest::new(hasher, group, Some((mark, tree)));
+                digest.lock().redo_bytes = redo_bytes;
+                Ok(digest)
+            }
             Err(StoreError::Engine(error)) => Err(StoreError::Engine(error)),
             Err(error) => {
                 tracing::error!(%partition, %error, "digest is damaged and is built anew");
@@ -86,12 +90,13 @@ impl LiveDigest {
     }
 }
 
+/// The digest, and the bytes of redo log that it took.
 fn load_tree(
     snapshot: &dyn Snapshot,
     partition: PartitionId,
     mark: Mark,
     hasher: &Hasher,
-) -> Result<Tree, StoreError> {
+) -> Result<(Tree, usize), StoreError> {
     let damaged = StoreError::corrupt;
     let (start, end) = keys::digest_page::range(partition, mark.generation);
     let mut pages: Vec<(Lane, Vec<u8>, Bytes)> = Vec::new();
@@ -102,17 +107,19 @@ fn load_tree(
     }
     let mut tree = Tree::load(pages.into_iter())
         .map_err(|error| damaged("page of a digest")(Corrupt { what: error.what }))?;
+    let mut redo_bytes = 0;
     let start = keys::digest_redo::encode_key(partition, mark.checkpoint.saturating_add(1));
     let end = keys::digest_redo::encode_key(partition, u64::MAX);
     for pair in snapshot.scan(Space::Log, &start, Some(&end), Direction::Forward) {
         let (key, record) = pair?;
         let (_, group) = keys::digest_redo::decode_key(&key).map_err(damaged("key of a digest"))?;
+        redo_bytes += record.len();
         let changes = keys::digest_redo::decode_value(&record);
         for change in changes.map_err(damaged("redo log of a digest"))? {
             tree.apply(hasher, group, &change);
         }
     }
-    Ok(tree)
+    Ok((tree, redo_bytes))
 }
 
 impl Table {
@@ -138,6 +145,21 @@ impl Table {
             DigestState::Ready => {
                 let split = self.split_step()?;
                 Ok(self.checkpoint_step() || split)
+            }
+        }
+    }
+
+    /// Whether there is nothing to do until a row changes. Forgets what has been known for long.
+    pub(crate) fn digest_rests(&self) -> bool {
+        let now = self.core.clock.monotonic();
+        let is_checkpointing = self.partition.checkpointing.lock().goal.is_some();
+        let mut live = self.partition.digest.lock();
+        match live.state {
+            DigestState::Off => true,
+            DigestState::Building { .. } => false,
+            DigestState::Ready => {
+                let is_stored = live.redo_bytes == 0 && live.mark.is_some() && !is_checkpointing;
+                live.age_ring(now) && is_stored && live.tree.wants_split().is_none()
             }
         }
     }
@@ -241,7 +263,6 @@ impl Table {
         let group = live.group;
         if !live.tree.split(wanted.lane, &wanted.start, group, &parts) {
             live.tree.skip_split(wanted.lane, &wanted.start);
-            live.note_odd(wanted.lane, wanted.start);
         }
         Ok(true)
     }

@@ -1,0 +1,85 @@
+//! Changes of global tables in use: asked for anywhere, decided in the base region.
+
+use bytes::Bytes;
+use isthmus_control::change::Change;
+use isthmus_model::ids::TableId;
+use isthmus_protocol::error_code::ErrorCode;
+use serde_json::{Value, json};
+
+use super::global_tables::no_global_table;
+use super::{Node, Record};
+use crate::api_error::ApiError;
+use crate::peer::call::{self, Question};
+
+impl Node {
+    /// The global tables that have a replica here.
+    pub fn global_tables_json(&self) -> Vec<Value> {
+        self.records.lock().values().map(|record| json!(record.table)).collect()
+    }
+
+    /// What is kept of a global table that has a replica here.
+    pub fn global_table_json(&self, name: &str) -> Result<Value, ApiError> {
+        self.record_named(name).map(|(_, record)| json!(record.table)).ok_or_else(no_global_table)
+    }
+
+    /// Changes the record of a global table here or where its base is. `change` is the JSON of a
+    /// `Change`. Tells the version of the record and whether anything is different.
+    pub async fn change_global_table(&self, name: &str, change: Bytes) -> Result<Value, ApiError> {
+        let damaged = || ApiError::new(ErrorCode::InternalServerError, "Internal server error.");
+        let own = &self.config.region.name;
+        let known_base = self.record_named(name).map(|(_, record)| record.table.base);
+        if known_base.as_ref() == Some(own) {
+            return self.decide_change(name, &change).await;
+        }
+        // It may have no replica here: whoever has one passes it on to the base.
+        let asked: Vec<&String> = match &known_base {
+            Some(base) => vec![base],
+            None => self.others.keys().collect(),
+        };
+        let mut outcome = Err(no_global_table());
+        for region in asked {
+            let question = call::Change { table: name.to_owned(), change: change.clone() };
+            match self.ask(region, Question::Change(question)).await {
+                Ok(told) => return serde_json::from_slice(&told).map_err(|_| damaged()),
+                Err(error) if error.code == ErrorCode::ObjectNotExist => {}
+                Err(error)
+                    if known_base.is_none() && error.code == ErrorCode::ServerUnavailable =>
+                {
+                    outcome = Err(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// Does what another region passed on. One step further at most: only the base decides.
+    pub(super) async fn on_change(&self, asked: &call::Change) -> Result<Bytes, ApiError> {
+        let (_, record) = self.record_named(&asked.table).ok_or_else(no_global_table)?;
+        if record.table.base == self.config.region.name {
+            let told = self.decide_change(&asked.table, &asked.change).await?;
+            return Ok(told.to_string().into());
+        }
+        let question = Question::Change(asked.clone());
+        self.ask(&record.table.base, question).await
+    }
+
+    async fn decide_change(&self, name: &str, change: &[u8]) -> Result<Value, ApiError> {
+        let change: Change = serde_json::from_slice(change)
+            .map_err(|error| ApiError::invalid(format!("The change cannot be read: {error}.")))?;
+        let _one_at_a_time = self.changing.lock().await;
+        let (id, mut record) = self.record_named(name).ok_or_else(no_global_table)?;
+        let is_changed = record.table.change(&change)?;
+        let version = record.table.version;
+        if is_changed {
+            self.save(id, record).await?;
+        }
+        Ok(json!({ "version": version, "changed": is_changed }))
+    }
+
+    pub(super) fn record_named(&self, name: &str) -> Option<(TableId, Record)> {
+        let records = self.records.lock();
+        let found = records.iter().find(|(_, record)| record.table.name == name);
+        found.map(|(id, record)| (*id, record.clone()))
+    }
+}
