@@ -48,7 +48,10 @@ impl Node {
             Question::Heal(heal) => self.on_heal(from, &heal)?.encode_to_vec(),
             Question::Rows(rows) => self.on_rows(from, &rows)?.encode_to_vec(),
             Question::Roots(roots) => self.on_roots(from, &roots)?.encode_to_vec(),
-            Question::Assign(_) | Question::Unassign(_) | Question::Forward(_) => {
+            Question::Assign(_)
+            | Question::Unassign(_)
+            | Question::Forward(_)
+            | Question::Change(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
             }
         };
