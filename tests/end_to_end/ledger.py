@@ -8,6 +8,7 @@ answer was lost may have happened, and both is right.
 import threading
 import time
 
+import cluster
 import wire
 
 KEY = [("w", 2), ("k", 1)]
@@ -107,3 +108,22 @@ def differing(regions, table, key_names=KEY_NAMES, max_versions=10):
         if any(one != shown[0] for one in shown[1:]):
             found.append(f"{key}: {shown}")
     return found[:10]
+
+
+def finish(running, table, writers):
+    """Stops the writers and checks what the suite promises."""
+    for writer in writers:
+        writer.stop()
+    for writer in writers:
+        assert writer.rows > 0, f"{writer.name} was never acknowledged: {writer.refusals[-3:]}"
+        assert writer.losses(writer.region) == [], f"lost in {writer.name}, which acknowledged it"
+    clients = [region.client() for region in running.regions]
+    cluster.await_alike(clients, clients, table, KEY_NAMES, filler)
+    for client in clients:
+        client.close()
+    cluster.wait_until(
+        lambda: not differing(running.regions, table), "all regions are alike", 60, 1
+    )
+    for writer in writers:
+        for region in running.regions:
+            assert writer.losses(region) == [], f"rows of {writer.name} lost in {region.name}"

@@ -25,25 +25,6 @@ def prepare(running, table):
     running.make_global(table, "peer-to-peer")
 
 
-def finish(running, table, writers):
-    """Stops the writers and checks what the suite promises."""
-    for writer in writers:
-        writer.stop()
-    for writer in writers:
-        assert writer.rows > 0, f"{writer.name} was never acknowledged: {writer.refusals[-3:]}"
-        assert writer.losses(writer.region) == [], f"lost in {writer.name}, which acknowledged it"
-    clients = [region.client() for region in running.regions]
-    cluster.await_alike(clients, clients, table, ledger.KEY_NAMES, ledger.filler)
-    for client in clients:
-        client.close()
-    cluster.wait_until(
-        lambda: not ledger.differing(running.regions, table), "all regions are alike", 60, 1
-    )
-    for writer in writers:
-        for region in running.regions:
-            assert writer.losses(region) == [], f"rows of {writer.name} lost in {region.name}"
-
-
 def test_kills_of_one_two_and_all_regions_lose_nothing(three):
     chance = random.Random(number("SEED", 20260102))
     prepare(three, "crash")
@@ -61,7 +42,7 @@ def test_kills_of_one_two_and_all_regions_lose_nothing(three):
         for region in victims:
             region.wait_serving()
     time.sleep(0.5)
-    finish(three, "crash", writers)
+    ledger.finish(three, "crash", writers)
 
 
 def test_the_load_command_survives_a_kill(three, folder):

@@ -160,10 +160,10 @@ class Region:
             self.process = None
         kill_pid(pid)
 
-    def start(self, wait=True, wrapper=(), **options):
+    def start(self, wait=True, wrapper=(), program=None, **options):
         """Brings a killed region back alone; returns the seconds until it served."""
         begun = time.monotonic()
-        command = [binary(), "serve", "--config", self.config]
+        command = [program or binary(), "serve", "--config", self.config]
         self.process = spawn(command, self.cluster.log, wrapper, stdout=subprocess.DEVNULL,
                              **options)
         self.pid = self.process.pid

@@ -292,6 +292,7 @@ mod tests {
                 state: RegionState::Unreachable,
                 since_ms: 1_000,
                 reason: "connection\u{1b} refused".into(),
+                format: None,
             }],
             tables: Vec::new(),
             links: vec![LinkStatus {

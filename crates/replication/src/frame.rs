@@ -4,12 +4,13 @@
 //! `Open`, `CopyBegin`, `CopyOffer`, `CopyChunk`, `Follow`, `Parcel`, `Promise`, `Close`; the
 //! replica answers `Welcome`, `Opened`, `CopyWant`, `CopyAck`, `Ack`, `Fault`, `Safe`. Unknown
 //! fields and messages are ignored, so that a newer region can talk to an older one; `Hello` and
-//! `Welcome` settle the format, the lower of the two. Format 2 has `CopyOffer` and `CopyWant`.
+//! `Welcome` settle the format, the lower of the two. What an older region would misread or miss
+//! has a `FORMAT_OF_..` below and is sent only where the settled format is at least that.
 
 use bytes::Bytes;
 
-/// The newest format this program speaks.
-pub const FORMAT: u32 = 2;
+/// The newest format this program speaks. What is new since format 2 comes with 3.
+pub const FORMAT: u32 = 3;
 /// The first format in which a copy can leave out what is alike.
 pub const FORMAT_OF_OFFERS: u32 = 2;
 
@@ -83,7 +84,7 @@ impl From<Body> for Frame {
 /// Who speaks, and how.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Hello {
-    /// Newest format understood.
+    /// Newest format that is offered; in a `Welcome` the settled one.
     #[prost(uint32, tag = "1")]
     pub format: u32,
     /// Region number.

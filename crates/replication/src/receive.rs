@@ -29,8 +29,8 @@ use crate::differential::{self, Remembered};
 use crate::error::ReplicationError;
 use crate::frame::{
     Ack, Body, CopiedRows, CopyAck, CopyBegin, CopyChunk, CopyOffer, CopyProgress, Counts,
-    ExpiredBefore, FORMAT, Fault, FaultKind, Follow, Frame, Hello, Open, Opened, Parcel, Promise,
-    Records, Safe,
+    ExpiredBefore, Fault, FaultKind, Follow, Frame, Hello, Open, Opened, Parcel, Promise, Records,
+    Safe,
 };
 use crate::limits::{
     OFFERS_MAX, PROMISE_EVERY, RECEIVE_BYTES_MAX, RECEIVE_FRAMES_MAX, SAFE_REPORTS_MAX,
@@ -136,6 +136,8 @@ pub struct Inbound {
     number: u64,
     openings: u64,
     origin: Option<(Origin, Newest)>,
+    /// What the two have settled on; 0: nothing yet.
+    format: u32,
     links: BTreeMap<PartitionId, Receiving>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
@@ -152,6 +154,7 @@ impl Inbound {
             assignments,
             openings: 0,
             origin: None,
+            format: 0,
             links: BTreeMap::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -163,6 +166,11 @@ impl Inbound {
     /// The peer, once it has named itself.
     pub fn origin(&self) -> Option<Origin> {
         self.origin.as_ref().map(|(origin, _)| *origin)
+    }
+
+    /// The format that was settled with the peer; 0: none, it has not named itself.
+    pub fn format(&self) -> u32 {
+        self.format
     }
 
     /// Whether as much waits for its sync as may.
@@ -286,8 +294,8 @@ impl Inbound {
             .claim(origin, self.number)
             .ok_or(ReplicationError::Protocol("a newer stream has taken its place"))?;
         self.origin = Some((origin, newest));
-        let format = hello.format.min(FORMAT);
-        let welcome = Hello { format, ..self.shared.hello.clone() };
+        self.format = hello.format.min(self.shared.hello.format);
+        let welcome = Hello { format: self.format, ..self.shared.hello.clone() };
         self.outgoing.push_back(Body::Welcome(welcome).into());
         Ok(())
     }

@@ -25,8 +25,8 @@ use crate::differential::{self, Picked};
 use crate::error::ReplicationError;
 use crate::frame::{
     Body, Close, CopiedRow, CopiedRows, CopyBegin, CopyChunk, CopyProgress, CopyWant,
-    ExpiredBefore, FORMAT, FORMAT_OF_OFFERS, FaultKind, Follow, Frame, Hello, Open, Parcel,
-    Promise, Records, Watermark,
+    ExpiredBefore, FORMAT_OF_OFFERS, FaultKind, Follow, Frame, Hello, Open, Parcel, Promise,
+    Records, Watermark,
 };
 use crate::horizon::SafeTimes;
 use crate::limits::{
@@ -49,7 +49,7 @@ pub struct Shared {
     pub packed: Arc<PackedLogs>,
     /// The newest stream from each peer.
     pub streams: Arc<Streams>,
-    /// How this node names itself.
+    /// How this node names itself, and the newest format that it speaks with others.
     pub hello: Hello,
     /// Log bytes in one parcel, before compression; one log record may be larger.
     pub parcel_bytes_max: usize,
@@ -127,7 +127,7 @@ pub struct Outbound {
     shared: Shared,
     peer: Origin,
     connected: bool,
-    /// What the two speak.
+    /// What the two have settled on; 0: nothing yet.
     format: u32,
     links: BTreeMap<PartitionId, Shipping>,
     ready: VecDeque<PartitionId>,
@@ -157,6 +157,11 @@ impl Outbound {
     /// The peer's region number.
     pub fn peer(&self) -> Origin {
         self.peer
+    }
+
+    /// The format that was settled with the peer; 0: none, it has not answered.
+    pub fn format(&self) -> u32 {
+        self.format
     }
 
     /// Adds the link of a partition; one that is there stays.
@@ -205,6 +210,7 @@ impl Outbound {
     /// The stream to the peer is gone.
     pub fn disconnected(&mut self, reason: &str) {
         self.connected = false;
+        self.format = 0;
         self.control.clear();
         self.all_links(|link| link.step(Event::Disconnected(reason.to_owned())));
         for shipping in self.links.values_mut() {
@@ -335,7 +341,7 @@ impl Outbound {
         if hello.region != u32::from(self.peer.0) {
             return Err(ReplicationError::Protocol("another region answers at this address"));
         }
-        if hello.format == 0 || hello.format > FORMAT {
+        if hello.format == 0 || hello.format > self.shared.hello.format {
             return Err(ReplicationError::Protocol("the peer chose a format that was not offered"));
         }
         self.format = hello.format;

@@ -232,6 +232,10 @@ pub struct PeerConfig {
     pub parcel_bytes_max: usize,
     /// Parcels on their way per link, 1 to 256. Default 8.
     pub window_parcels: usize,
+    /// The newest format spoken with other regions, 1 to the newest known. Default: the newest.
+    /// An older one is for the time of an upgrade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format_max: Option<u32>,
 }
 
 /// `[log]`: what is kept of change logs for replicas that need it.
@@ -374,6 +378,7 @@ impl Default for PeerConfig {
             clock_skew_max_ms: 500,
             parcel_bytes_max: MIB as usize,
             window_parcels: 8,
+            format_max: None,
         }
     }
 }

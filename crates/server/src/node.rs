@@ -111,7 +111,7 @@ impl Node {
             packed: Arc::new(PackedLogs::default()),
             streams: Arc::default(),
             hello: Hello {
-                format: FORMAT,
+                format: config.peer.format_max.unwrap_or(FORMAT),
                 region: u32::from(config.region.number),
                 name: config.region.name.clone(),
                 instance: config.instance.name.clone(),

@@ -57,6 +57,10 @@ pub struct RegionStatus {
     /// Why.
     #[serde(default)]
     pub reason: String,
+    /// The format spoken on the stream to it; of the region itself the newest that it speaks.
+    /// Absent: none is settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<u32>,
 }
 
 /// Whether a region is reached.

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use isthmus_model::clock::Clock;
 use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_replication::error::ReplicationError;
-use isthmus_replication::frame::{FORMAT, Frame, Hello};
+use isthmus_replication::frame::{Frame, Hello};
 use isthmus_replication::horizon::SafeTimes;
 use isthmus_replication::link::State;
 use isthmus_replication::pack::PackedLogs;
@@ -34,6 +34,8 @@ use crate::roles::{INSTANCE, Roles, origin_of, region_name};
 pub(crate) struct Node {
     pub(crate) clock: Arc<NodeClock>,
     pub(crate) disk: Arc<Disk>,
+    /// The newest format that it speaks when it starts.
+    pub(crate) format: u32,
     /// `None`: it is down.
     pub(crate) life: Option<Life>,
 }
@@ -62,6 +64,7 @@ impl Life {
         disk: &Arc<Disk>,
         clock: &Arc<NodeClock>,
         nature: &Nature,
+        format: u32,
     ) -> Result<Life, StoreError> {
         let mut options = StoreOptions::new(origin_of(node));
         options.queue_bytes_max = nature.queue_bytes_max;
@@ -79,7 +82,7 @@ impl Life {
             packed: Arc::new(PackedLogs::default()),
             streams: Arc::default(),
             hello: Hello {
-                format: FORMAT,
+                format,
                 region: node as u32 + 1,
                 name: region_name(node),
                 instance: INSTANCE.to_owned(),

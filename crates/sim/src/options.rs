@@ -6,6 +6,7 @@
 use isthmus_model::ids::{Epoch, Origin, PartitionId, SchemaNumber, TableId};
 use isthmus_model::key::KeyKind;
 use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
+use isthmus_replication::frame::FORMAT;
 use isthmus_replication::retention::Retention;
 use isthmus_store::{TableSpec, Writers, Writing};
 use rand::Rng;
@@ -140,6 +141,8 @@ pub(crate) struct Nature {
     pub(crate) retention: Option<Retention>,
     /// Rows of a range that is offered before it is copied.
     pub(crate) offer_rows: u64,
+    /// The newest format that each node speaks until it starts anew.
+    pub(crate) formats: [u32; REGIONS],
 }
 
 impl Nature {
@@ -180,9 +183,13 @@ impl Nature {
                 keep_millis: one_of(rng, &[700, 4_000, i64::MAX, i64::MAX]),
             }),
             offer_rows: one_of(rng, &[1, 1, 40, 16_384]),
+            formats: [FORMAT; REGIONS],
         };
         // Enough rows for several leaves.
         nature.keys += one_of(rng, &[0, 0, 0, 300]);
+        if rng.random_range(0..3) == 0 {
+            nature.formats = std::array::from_fn(|_| rng.random_range(1..=FORMAT));
+        }
         nature
     }
 }

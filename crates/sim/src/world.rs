@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isthmus_model::clock::Clock;
+use isthmus_replication::frame::FORMAT;
 use isthmus_store::Store;
 use parking_lot::Mutex;
 use rand::Rng;
@@ -123,6 +124,7 @@ impl World {
         let node = |place: usize| Node {
             clock: Arc::new(NodeClock::new(time.clone())),
             disk: Arc::new(Disk::new(place, seed, options.plant, observer.clone())),
+            format: nature.formats[place],
             life: None,
         };
         World {
@@ -255,8 +257,10 @@ impl World {
         let Some(place) = self.nodes.get_mut(node).filter(|place| place.life.is_none()) else {
             return;
         };
-        match Life::start(node, &place.disk, &place.clock, &self.nature) {
+        match Life::start(node, &place.disk, &place.clock, &self.nature, place.format) {
             Ok(life) => {
+                // Whoever starts again has been upgraded.
+                place.format = FORMAT;
                 let checked = acked::check_restart(&self.observer.lock(), node, &life.store);
                 self.observer.lock().judge(checked);
                 place.life = Some(life);

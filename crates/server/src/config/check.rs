@@ -11,6 +11,8 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use isthmus_replication::frame::FORMAT;
+
 use super::{Config, ConfigError, FILE_BYTES_MAX, Secret, UP_ACCESS_KEY_SECRET};
 
 const KIB: u64 = 1024;
@@ -135,7 +137,7 @@ fn check_names(config: &Config) -> Result<(), Finding> {
 fn check_ranges(config: &Config) -> Result<(), Finding> {
     let (storage, public, peer) = (&config.storage, &config.public, &config.peer);
     let (verify, scrub) = (&config.verify, &config.scrub);
-    let all: [(&str, u64, RangeInclusive<u64>); 16] = [
+    let all: [(&str, u64, RangeInclusive<u64>); 17] = [
         ("instance.table_quota", config.instance.table_quota.into(), 1..=1_000_000),
         ("storage.cache_bytes", storage.cache_bytes, 8 * MIB..=TIB),
         ("storage.write_buffer_bytes", storage.write_buffer_bytes, 8 * MIB..=64 * GIB),
@@ -147,6 +149,7 @@ fn check_ranges(config: &Config) -> Result<(), Finding> {
         ("peer.clock_skew_max_ms", peer.clock_skew_max_ms, 1..=3_600_000),
         ("peer.parcel_bytes_max", peer.parcel_bytes_max as u64, 64 * KIB..=16 * MIB),
         ("peer.window_parcels", peer.window_parcels as u64, 1..=256),
+        ("peer.format_max", peer.format_max.unwrap_or(FORMAT).into(), 1..=FORMAT.into()),
         ("log.keep_mib", config.log.keep_mib, 1..=16 * MIB),
         ("log.keep_hours", config.log.keep_hours.into(), 1..=8760),
         ("verify.auto_repair_rows_max", verify.auto_repair_rows_max, 1..=1_000_000),

@@ -81,6 +81,8 @@ fn what_is_wrong_is_told_with_line_and_key() {
         (format!("{SMALL}[peer]\nlisten = \"0.0.0.0:8111\""), ":13: peer.listen: 0.0.0.0:8111 is"),
         (format!("{SMALL}[peer]\nwindow_parcels = 0"), ":13: peer.window_parcels: is 0, it must"),
         (format!("{SMALL}[peer]\nwindow_parcels = -1"), ":13: peer.window_parcels: invalid"),
+        (format!("{SMALL}[peer]\nformat_max = 0"), ":13: peer.format_max: is 0, it must be in 1"),
+        (format!("{SMALL}[peer]\nformat_max = 99"), ":13: peer.format_max: is 99, it must"),
         (other(&format!("name = \"r1\"\nnumber = 2\n{end}")), ":14: regions[0].name: r1 is"),
         (other(&format!("name = \"r2\"\nnumber = 1\n{end}")), ":15: regions[0].number: 1 is"),
         (other(&format!("name = \"r2\"\nnumber = 2\n{end}")), ":1: peer.certificate: is missing"),

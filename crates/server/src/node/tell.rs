@@ -47,10 +47,12 @@ impl Node {
             state: RegionState::Itself,
             since_ms: self.serving_since_millis,
             reason: String::new(),
+            format: Some(self.shared.hello.format),
         }];
         for other in &self.config.regions {
             let Some(region) = self.others.get(&other.name) else { continue };
             let reached = region.reached();
+            let format = region.links().format();
             regions.push(RegionStatus {
                 name: other.name.clone(),
                 number: other.number,
@@ -61,6 +63,7 @@ impl Node {
                 },
                 since_ms: reached.since_millis,
                 reason: reached.reason,
+                format: (format > 0).then_some(format),
             });
         }
         regions
