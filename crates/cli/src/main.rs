@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod global_table;
 mod job;
+mod link;
 mod load;
 mod output;
 mod progress;
@@ -23,6 +24,7 @@ mod serve;
 mod status;
 mod table;
 mod target;
+mod units;
 mod up;
 mod verify;
 
@@ -77,6 +79,8 @@ enum Command {
     Row(row::RowArgs),
     /// Keep one table in several regions
     GlobalTable(global_table::GlobalTableArgs),
+    /// Show links, and say when and how fast they ship
+    Link(link::LinkArgs),
     /// Show regions, tables and links
     Status(status::StatusArgs),
     /// Load a CSV or JSON Lines file into a table
@@ -105,6 +109,7 @@ impl Command {
             Command::Table(args) => args.target.json,
             Command::Row(args) => args.target.json,
             Command::GlobalTable(args) => args.target.json,
+            Command::Link(args) => args.target.json,
             Command::Status(args) => args.target.json,
             Command::Load(args) => args.target.json,
             Command::Verify(args) => args.target.json,
@@ -126,6 +131,7 @@ impl Command {
             | Command::Table(_)
             | Command::Row(_)
             | Command::GlobalTable(_)
+            | Command::Link(_)
             | Command::Status(_)
             | Command::Repair(_)
             | Command::Scrub(_)
@@ -166,6 +172,7 @@ fn run(command: Command) -> Result<Exit, CliError> {
             Command::Table(args) => table::run(args).await.map(done),
             Command::Row(args) => row::run(args).await.map(done),
             Command::GlobalTable(args) => global_table::run(args).await.map(done),
+            Command::Link(args) => link::run(args).await.map(done),
             Command::Status(args) => status::run(args).await.map(done),
             Command::Load(args) => load::run(args).await.map(done),
             Command::Verify(args) => verify::run(args).await,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use isthmus_server::status::{DifferingStatus, DigestWord, LinkStatus, Status};
+use isthmus_server::status::{CopyStatus, DifferingStatus, DigestWord, LinkStatus, Status};
 use serde_json::json;
 
 use crate::error::{CliError, Exit};
@@ -48,7 +48,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 /// What one region answered.
-struct Told {
+pub(crate) struct Told {
     place: Place,
     status: Result<Status, CliError>,
 }
@@ -73,7 +73,7 @@ pub(crate) async fn run(args: StatusArgs) -> Result<(), CliError> {
     }
 }
 
-async fn ask(places: &[Place], table: Option<&str>) -> Result<Vec<Told>, CliError> {
+pub(crate) async fn ask(places: &[Place], table: Option<&str>) -> Result<Vec<Told>, CliError> {
     let mut waiting = Vec::with_capacity(places.len());
     for place in places {
         let admin = place.admin_client()?;
@@ -93,7 +93,7 @@ async fn ask(places: &[Place], table: Option<&str>) -> Result<Vec<Told>, CliErro
 }
 
 /// An error if no region answered at all.
-fn silent_error(told: Vec<Told>) -> Result<(), CliError> {
+pub(crate) fn silent_error(told: Vec<Told>) -> Result<(), CliError> {
     if told.iter().any(|told| told.status.is_ok()) {
         return Ok(());
     }
@@ -221,7 +221,7 @@ fn differing_text(all: &[DifferingStatus]) -> String {
 }
 
 /// Each link once, from the region it leaves where that one answered; with the teller's time.
-fn links(told: &[Told]) -> Vec<(&LinkStatus, i64)> {
+pub(crate) fn links(told: &[Told]) -> Vec<(&LinkStatus, i64)> {
     let answers = || told.iter().filter_map(|told| told.status.as_ref().ok());
     let origin_answers = |link: &LinkStatus| answers().any(|status| status.region == link.from);
     let mut all: Vec<(&LinkStatus, i64)> = Vec::new();
@@ -241,12 +241,58 @@ fn links(told: &[Told]) -> Vec<(&LinkStatus, i64)> {
     all
 }
 
-fn links_text(links: &[(&LinkStatus, i64)]) -> String {
+/// How far a copy is, such as `400 of 1000 rows, 100 rows/s, 5 MiB/s, 6 s left`.
+fn copy_text(copy: &CopyStatus) -> String {
+    let mut text = copy.rows_done.to_string();
+    if let Some(total) = copy.rows_total {
+        text += &format!(" of {total}");
+    }
+    text += " rows";
+    if copy.rows_per_second > 0.0 {
+        let bytes = output::bytes(copy.bytes_per_second as u64);
+        text += &format!(", {:.0} rows/s, {bytes}/s", copy.rows_per_second);
+    }
+    if let Some(left) = copy.left_ms {
+        text += &format!(", {} left", output::span(left));
+    }
+    text
+}
+
+/// Why a link stands as it does, and what is asked of it.
+fn reason_text(link: &LinkStatus, now: i64) -> String {
+    let mut parts = Vec::new();
+    if !link.reason.is_empty() {
+        parts.push(output::plain(&link.reason));
+    }
+    if link.direction != "push" {
+        parts.push(output::plain(&link.direction));
+    }
+    if let Some(timing) = &link.timing {
+        parts.push(output::plain(timing));
+    }
+    if let Some(next) = link.next_ms {
+        parts.push(format!("next in {}", output::span((next - now).max(0) as u64)));
+    }
+    if let Some(rate) = link.bytes_per_second {
+        parts.push(format!("at most {}/s", output::bytes(rate)));
+    }
+    if let Some(rate) = link.entries_per_second {
+        parts.push(format!("at most {rate} entries/s"));
+    }
+    if let Some(percent) = link.copy_cpu_percent {
+        parts.push(format!("copies take {percent} % of a processor"));
+    }
+    parts.join("; ")
+}
+
+pub(crate) fn links_text(links: &[(&LinkStatus, i64)]) -> String {
     let rows: Vec<Vec<String>> = links
         .iter()
         .map(|(link, now)| {
             let mut state = link.state.as_str().to_owned();
-            if let Some(rows) = link.copied_rows {
+            if let Some(copy) = &link.copy {
+                state += &format!(" {}", copy_text(copy));
+            } else if let Some(rows) = link.copied_rows {
                 state += &format!(" {rows} rows");
             }
             vec![
@@ -258,7 +304,7 @@ fn links_text(links: &[(&LinkStatus, i64)]) -> String {
                 link.lag_entries.to_string(),
                 output::span(link.lag_ms),
                 link.oldest_entry_ms.map_or_else(|| "-".to_owned(), |at| age(*now, at)),
-                output::plain(&link.reason),
+                reason_text(link, *now),
             ]
         })
         .collect();
@@ -312,6 +358,15 @@ mod tests {
                 alike_rows: None,
                 waiting_bytes: None,
                 log_budget_used: None,
+                direction: "push".into(),
+                timing: None,
+                next_ms: None,
+                bytes_per_second: None,
+                entries_per_second: None,
+                copy_cpu_percent: None,
+                copy: None,
+                sent_bytes: 0,
+                sent_entries: 0,
             }],
             memory_bytes: None,
             disk_bytes: None,

@@ -111,6 +111,9 @@ pub enum ControlError {
     /// Nothing is shipped that way.
     #[error("there is no link from region {0} to region {1}")]
     NoLink(String, String),
+    /// A figure or list that is not allowed.
+    #[error("{0}")]
+    OutOfRange(String),
     /// Too many.
     #[error("a global table has at most {REPLICAS_MAX} replicas")]
     TooManyReplicas,
@@ -132,6 +135,7 @@ impl ControlError {
             ControlError::ReplicaExists(_) => Kind::Exists,
             ControlError::NoReplica(_) | ControlError::NoLink(..) => Kind::NotFound,
             ControlError::TooManyReplicas
+            | ControlError::OutOfRange(_)
             | ControlError::BaseStays(_)
             | ControlError::OneWriter => Kind::Invalid,
         }

@@ -46,7 +46,7 @@ type Interval = (Vec<u8>, Option<Vec<u8>>);
 pub(crate) fn counts(rules: &Rules) -> Counts {
     Counts {
         time_lanes: rules.time_lanes,
-        base: rules.base.iter().map(crate::ship::expired_before).collect(),
+        base: rules.base.iter().map(crate::ship::copy::expired_before).collect(),
         floors: Some(Floors { time: rules.time_floor, kills: rules.kills_floor }),
     }
 }
@@ -87,6 +87,21 @@ fn pieces(tree: &Tree, lane: Lane, start: &[u8], end: Option<&[u8]>) -> Vec<Piec
 
 fn nothing(start: &[u8]) -> Piece {
     Piece { start: start.to_vec(), sum: Sum::default(), rows: 0, is_cut: false }
+}
+
+/// How many rows a table has, about, and how many of them from a key on; `None`: from the first.
+pub(crate) fn rows_after(view: &DigestView, key: Option<&[u8]>) -> (u64, u64) {
+    let (time, kills) = view.floors();
+    let floors = Floors { time, kills };
+    let lanes = view.tree().lanes();
+    let counted = lanes.iter().filter(|root| above(root.lane, &floors));
+    let Some(fullest) = counted.max_by_key(|root| root.rows) else { return (0, 0) };
+    let after = |key: &[u8]| -> u64 {
+        let leaves = view.tree().leaves(fullest.lane, key, None);
+        leaves.map(|leaf| u64::from(leaf.rows)).sum()
+    };
+    let left = key.filter(|key| !key.is_empty()).map_or(fullest.rows, after);
+    (fullest.rows, left.min(fullest.rows))
 }
 
 /// A range offered, and how many rows lie in it, about.

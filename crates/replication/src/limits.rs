@@ -34,3 +34,5 @@ pub const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(300);
 pub const PROMISE_EVERY: Duration = Duration::from_secs(1);
 /// Safe times reported at once.
 pub const SAFE_REPORTS_MAX: usize = 1024;
+/// Changes of state of the links to one peer that are kept until somebody asks for them.
+pub const CHANGES_KEPT_MAX: usize = 4096;

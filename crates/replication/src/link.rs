@@ -11,6 +11,7 @@ use isthmus_model::ids::{Epoch, Lsn};
 
 use crate::frame::{CopyProgress, FaultKind};
 use crate::limits::WINDOW_BYTES;
+use crate::terms::Wish;
 
 /// How a link stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub enum Event {
         copy: Option<CopyProgress>,
         /// Nothing but a copy makes the replica alike.
         must_copy: bool,
+        /// It cannot be read before it has what was there when the link opened.
+        incomplete: bool,
         /// Entries through this LSN are gone here.
         log_start: Lsn,
     },
@@ -113,6 +116,15 @@ pub enum Event {
     Faulted(FaultKind, String),
     /// It is time to try again.
     RetryDue,
+    /// A person says how it is to stand.
+    Asked(Wish),
+    /// By its timing it may ship so far.
+    Released {
+        /// Entries through this LSN.
+        through: Lsn,
+        /// Rows of a copy.
+        copies: bool,
+    },
 }
 
 /// What to do now.
@@ -154,13 +166,19 @@ struct InFlight {
 pub struct Link {
     /// Epoch under which entries are shipped.
     pub epoch: Epoch,
+    wish: Wish,
+    /// How it stands, or would without what a person asks.
     state: State,
     reason: String,
     connected: bool,
     offered: bool,
     told_follow: bool,
+    /// Entries through this LSN may be shipped, and whether rows of a copy may.
+    released: (Lsn, bool),
     /// A copy may have used snapshots up to here: before it the replica is a mixture.
     complete_at: Lsn,
+    /// The replica may be such a mixture.
+    incomplete: bool,
     appended: Lsn,
     shipped: Lsn,
     acked: Option<Lsn>,
@@ -204,12 +222,15 @@ impl Link {
     pub fn new(epoch: Epoch, appended: Lsn, window_parcels: usize) -> Link {
         Link {
             epoch,
+            wish: Wish::Run,
             state: State::Opening,
             reason: "not connected".to_owned(),
             connected: false,
             offered: false,
             told_follow: false,
+            released: (Lsn(u64::MAX), true),
             complete_at: Lsn(0),
+            incomplete: false,
             appended,
             shipped: Lsn(0),
             acked: None,
@@ -223,12 +244,26 @@ impl Link {
 
     /// How it stands.
     pub fn state(&self) -> State {
-        self.state
+        match (self.wish, self.state) {
+            (Wish::Stop, _) => State::Stopped,
+            // What needs a person is told, whatever else was asked.
+            (Wish::Pause, State::Fenced | State::Broken) | (Wish::Run, _) => self.state,
+            (Wish::Pause, _) => State::Paused,
+        }
     }
 
     /// Why, in words.
     pub fn reason(&self) -> &str {
-        &self.reason
+        match self.state() {
+            State::Paused => "a person paused it; the log is kept for it, within its budget",
+            State::Stopped => "a person stopped it; nothing is kept for it",
+            State::Opening
+            | State::Copying
+            | State::Following
+            | State::Gap
+            | State::Fenced
+            | State::Broken => &self.reason,
+        }
     }
 
     /// The replica holds everything through this LSN; `None`: not known yet.
@@ -271,7 +306,8 @@ impl Link {
                 self.connected = false;
                 self.reopen(&reason);
             }
-            Event::Opened { watermark, copy, must_copy, log_start } => {
+            Event::Opened { watermark, copy, must_copy, incomplete, log_start } => {
+                self.incomplete = incomplete;
                 self.on_opened(watermark, copy, must_copy, log_start);
             }
             Event::CopyBegan { progress, offers } => {
@@ -316,6 +352,13 @@ impl Link {
             }
             Event::Faulted(FaultKind::Fenced, reason) => self.stop(State::Fenced, &reason),
             Event::Faulted(FaultKind::Broken, reason) => self.stop(State::Broken, &reason),
+            Event::Asked(wish) => self.on_asked(wish),
+            Event::Released { through, copies } => {
+                let before = std::mem::replace(&mut self.released, (through, copies));
+                if before.1 != copies {
+                    self.reopen_copy();
+                }
+            }
             Event::RetryDue => {
                 if matches!(self.state, State::Opening | State::Broken) {
                     self.reopen("opening anew");
@@ -328,11 +371,14 @@ impl Link {
 
     /// What to do now, if anything.
     pub fn next(&self) -> Option<Action> {
-        if !self.connected {
+        if !self.connected || self.wish == Wish::Stop {
             return None;
         }
         match (self.state, &self.copy) {
+            // One that waits opens, too, so that it is known where the replica stands.
             (State::Opening, _) => (!self.offered).then_some(Action::Open),
+            _ if self.wish == Wish::Pause => None,
+            (State::Gap | State::Copying, _) if !self.released.1 => None,
             (State::Gap, _) => Some(Action::BeginCopy(None)),
             (State::Copying, Some(copy)) if !copy.began => {
                 let resumed = copy.progress.first_lsn > 0;
@@ -342,7 +388,7 @@ impl Link {
             (State::Following, _) if !self.told_follow && self.acked >= Some(self.complete_at) => {
                 Some(Action::Follow)
             }
-            (State::Following, _) if self.shipped < self.appended && self.has_room() => {
+            (State::Following, _) if self.shipped < self.ships_through() && self.has_room() => {
                 Some(Action::Send(self.shipped))
             }
             _ => None,
@@ -353,7 +399,10 @@ impl Link {
     pub fn done(&mut self, action: &Action) {
         match action {
             Action::Open => self.offered = true,
-            Action::Follow => self.told_follow = true,
+            Action::Follow => {
+                self.told_follow = true;
+                self.incomplete = false;
+            }
             Action::BeginCopy(_) => {
                 self.state = State::Copying;
                 self.reason = "copying a snapshot".to_owned();
@@ -363,6 +412,12 @@ impl Link {
             | Action::SendWanted { .. }
             | Action::Send(_) => {}
         }
+    }
+
+    /// Entries that make a copy complete are shipped whatever the timing.
+    fn ships_through(&self) -> Lsn {
+        let needed = if self.incomplete { self.complete_at } else { Lsn(0) };
+        self.released.0.max(needed).min(self.appended)
     }
 
     fn on_opened(
@@ -392,6 +447,24 @@ impl Link {
                     "the replica lacks entries that are not in the log; copying".to_owned();
                 self.copy = Some(Copy::from(CopyProgress::default()));
             }
+        }
+    }
+
+    fn on_asked(&mut self, wish: Wish) {
+        let before = std::mem::replace(&mut self.wish, wish);
+        match (before, wish) {
+            (Wish::Run, Wish::Run) | (Wish::Pause, Wish::Pause) | (Wish::Stop, Wish::Stop) => {}
+            // The replica forgets the link, or had forgotten it.
+            (Wish::Stop, _) | (_, Wish::Stop) => self.reopen("opening anew"),
+            (Wish::Run, Wish::Pause) | (Wish::Pause, Wish::Run) => self.reopen_copy(),
+        }
+    }
+
+    /// A copy halts or goes on: the snapshot is given up meanwhile, and the log may not reach
+    /// back to where it began.
+    fn reopen_copy(&mut self) {
+        if matches!(self.state, State::Copying | State::Gap) {
+            self.reopen("opening anew to go on with the copy");
         }
     }
 
@@ -446,6 +519,7 @@ impl Link {
             Some(next_key) => copy.progress.next_key = next_key,
             None => {
                 let first = Lsn(copy.progress.first_lsn);
+                self.incomplete = true;
                 self.follow_from(first);
             }
         }
@@ -463,7 +537,7 @@ impl Link {
 
     fn reopen(&mut self, reason: &str) {
         self.drop_in_flight();
-        if matches!(self.state, State::Paused | State::Stopped | State::Fenced) {
+        if self.state == State::Fenced {
             return;
         }
         self.state = State::Opening;
@@ -532,6 +606,7 @@ mod tests {
             watermark: Lsn(watermark),
             copy: None,
             must_copy: false,
+            incomplete: false,
             log_start: Lsn(log_start),
         });
     }
@@ -680,7 +755,13 @@ mod tests {
         link.done(&Action::Open);
         let progress = CopyProgress { first_lsn: 90, ..CopyProgress::default() };
         let (copy, log_start) = (Some(progress.clone()), Lsn(50));
-        link.step(Event::Opened { watermark: Lsn(3), copy, must_copy: false, log_start });
+        link.step(Event::Opened {
+            watermark: Lsn(3),
+            copy,
+            must_copy: false,
+            incomplete: false,
+            log_start,
+        });
         assert_eq!(link.next(), Some(Action::BeginCopy(Some(progress.clone()))));
         link.done(&Action::BeginCopy(None));
         link.step(Event::CopyBegan { progress, offers: true });
@@ -693,7 +774,13 @@ mod tests {
         link.step(Event::Connected);
         link.done(&Action::Open);
         let (watermark, log_start) = (Lsn(12), Lsn(0));
-        link.step(Event::Opened { watermark, copy: None, must_copy: true, log_start });
+        link.step(Event::Opened {
+            watermark,
+            copy: None,
+            must_copy: true,
+            incomplete: true,
+            log_start,
+        });
         assert_eq!((link.state(), link.next()), (State::Gap, Some(Action::BeginCopy(None))));
     }
 
@@ -711,6 +798,7 @@ mod tests {
             watermark: Lsn(0),
             copy: Some(progress.clone()),
             must_copy: true,
+            incomplete: true,
             log_start: Lsn(50),
         });
         assert_eq!(link.next(), Some(Action::BeginCopy(Some(progress))));
@@ -721,6 +809,112 @@ mod tests {
         let mut link = following(9);
         link.step(Event::Acked(Lsn(3)));
         assert_eq!((link.state(), link.next()), (State::Broken, None));
+    }
+
+    #[test]
+    fn paused_link_ships_nothing_and_goes_on_where_it_was() {
+        let mut link = following(9);
+        link.step(Event::Sent { to: Lsn(5), bytes: 10 });
+        link.step(Event::Asked(Wish::Pause));
+        assert_eq!((link.state(), link.next()), (State::Paused, None));
+        // What was under way arrives.
+        link.step(Event::Acked(Lsn(5)));
+        assert_eq!((link.acked(), link.needs_after()), (Some(Lsn(5)), Some(Lsn(5))));
+        assert!(!link.is_caught_up());
+        // A new stream tells where the replica stands, and no more.
+        link.step(Event::Disconnected(String::new()));
+        opened(&mut link, 5, 0);
+        assert_eq!((link.state(), link.next()), (State::Paused, None));
+        link.step(Event::Asked(Wish::Run));
+        assert_eq!((link.state(), link.next()), (State::Following, Some(Action::Send(Lsn(5)))));
+    }
+
+    #[test]
+    fn copy_that_is_paused_gives_up_its_snapshot_and_goes_on_from_another() {
+        let mut link = offering(3);
+        link.step(Event::Offered { number: 1, next_key: Some(key_of(1)) });
+        link.step(Event::Asked(Wish::Pause));
+        assert_eq!((link.state(), link.next()), (State::Paused, Some(Action::Open)));
+        link.done(&Action::Open);
+        let progress = CopyProgress { first_lsn: 90, ..CopyProgress::default() };
+        let (copy, log_start) = (Some(progress.clone()), Lsn(50));
+        let answer = Event::Opened {
+            watermark: Lsn(3),
+            copy,
+            must_copy: false,
+            incomplete: false,
+            log_start,
+        };
+        link.step(answer.clone());
+        assert_eq!((link.state(), link.next()), (State::Paused, None));
+        link.step(Event::Asked(Wish::Run));
+        assert_eq!(link.next(), Some(Action::Open));
+        link.done(&Action::Open);
+        link.step(answer);
+        assert_eq!(link.next(), Some(Action::BeginCopy(Some(progress))));
+    }
+
+    #[test]
+    fn no_more_is_shipped_than_is_released() {
+        let mut link = following(9);
+        link.step(Event::Released { through: Lsn(0), copies: true });
+        assert_eq!((link.state(), link.next()), (State::Following, None));
+        link.step(Event::Released { through: Lsn(4), copies: true });
+        assert_eq!(link.next(), Some(Action::Send(Lsn(0))));
+        link.step(Event::Sent { to: Lsn(4), bytes: 10 });
+        assert_eq!((link.next(), link.is_caught_up()), (None, false));
+    }
+
+    #[test]
+    fn what_makes_a_copy_complete_is_shipped_whatever_the_timing() {
+        let mut link = offering(3);
+        link.step(Event::Offered { number: 1, next_key: None });
+        link.step(Event::Wanted(1));
+        link.step(Event::ChunkSent { number: 1, bytes: 5, next_key: None, rows: 2 });
+        link.step(Event::Released { through: Lsn(0), copies: true });
+        link.step(Event::Appended(Lsn(95)));
+        link.step(Event::ChunkAcked(1));
+        assert_eq!(link.next(), Some(Action::Send(Lsn(90))));
+        link.step(Event::Sent { to: Lsn(95), bytes: 10 });
+        link.step(Event::Acked(Lsn(95)));
+        assert_eq!(link.next(), Some(Action::Follow));
+        link.done(&Action::Follow);
+        link.step(Event::Appended(Lsn(99)));
+        assert_eq!(link.next(), None);
+    }
+
+    #[test]
+    fn copy_waits_for_its_window() {
+        let mut link = offering(3);
+        link.step(Event::Released { through: Lsn(0), copies: false });
+        assert_eq!(link.next(), Some(Action::Open));
+        link.done(&Action::Open);
+        let log_start = Lsn(50);
+        let answer = Event::Opened {
+            watermark: Lsn(3),
+            copy: None,
+            must_copy: false,
+            incomplete: false,
+            log_start,
+        };
+        link.step(answer);
+        assert_eq!((link.state(), link.next()), (State::Gap, None));
+        link.step(Event::Released { through: Lsn(99), copies: true });
+        assert_eq!(link.next(), Some(Action::Open));
+    }
+
+    #[test]
+    fn stopped_link_opens_anew_when_it_runs_again() {
+        let mut link = following(9);
+        link.step(Event::Sent { to: Lsn(5), bytes: 10 });
+        link.step(Event::Asked(Wish::Stop));
+        assert_eq!((link.state(), link.next()), (State::Stopped, None));
+        link.step(Event::Disconnected(String::new()));
+        link.step(Event::Connected);
+        assert_eq!((link.state(), link.next()), (State::Stopped, None));
+        link.step(Event::Asked(Wish::Run));
+        opened(&mut link, 5, 7);
+        assert_eq!((link.state(), link.next()), (State::Gap, Some(Action::BeginCopy(None))));
     }
 
     #[test]

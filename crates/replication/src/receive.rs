@@ -38,7 +38,8 @@ use crate::limits::{
 };
 use crate::pack::unpack;
 use crate::ship::Shared;
-use crate::streams::{Newest, hold};
+use crate::streams::{Claims, Newest, hold};
+use crate::terms::Direction;
 
 /// What this region is to others: decided elsewhere, asked here.
 pub trait Assignments: Send + Sync {
@@ -104,6 +105,7 @@ struct Copying {
 
 enum Waiting {
     Applied {
+        opening: u64,
         partition: PartitionId,
         to: Lsn,
         bytes: usize,
@@ -128,10 +130,11 @@ enum Waiting {
     },
 }
 
-/// The replica's end of all links from one peer. One per stream; a new stream starts afresh and
-/// ends what came before it.
+/// The replica's end of the links from one peer that run on one stream; a new stream starts
+/// afresh and ends what came before it.
 pub struct Inbound {
     shared: Shared,
+    direction: Direction,
     assignments: Arc<dyn Assignments>,
     number: u64,
     openings: u64,
@@ -147,8 +150,9 @@ pub struct Inbound {
 
 impl Inbound {
     /// A stream on which nothing was said yet.
-    pub fn new(shared: Shared, assignments: Arc<dyn Assignments>) -> Inbound {
+    pub fn new(shared: Shared, assignments: Arc<dyn Assignments>, direction: Direction) -> Inbound {
         Inbound {
+            direction,
             number: shared.streams.accept(),
             shared,
             assignments,
@@ -189,10 +193,22 @@ impl Inbound {
             .origin
             .clone()
             .ok_or(ReplicationError::Protocol("a frame came before the greeting"))?;
-        let _newest = hold(&newest, self.number)
+        let mut claims = hold(&newest, self.direction, self.number)
             .ok_or(ReplicationError::Protocol("a newer stream has taken its place"))?;
+        // What was opened on the other stream since has ended here. The origin is told, because
+        // that opening may have been the older one and late.
+        if let Some(partition) = partition_of(&body)
+            && !claims.has(partition, self.number)
+            && self.links.remove(&partition).is_some()
+        {
+            let reason = "the link was opened on another stream".to_owned();
+            self.fault(partition, FaultKind::Retry, reason);
+        }
         match body {
-            Body::Open(open) => self.on_open(origin, &open),
+            Body::Open(open) => {
+                claims.open(PartitionId(open.partition), self.number);
+                self.on_open(origin, &open);
+            }
             Body::Follow(follow) => self.on_follow(origin, &follow),
             Body::Parcel(parcel) => {
                 let partition = PartitionId(parcel.partition);
@@ -210,7 +226,7 @@ impl Inbound {
                 let partition = PartitionId(chunk.partition);
                 self.on_link(partition, |inbound| inbound.on_copy_chunk(origin, chunk));
             }
-            Body::Promise(promise) => self.on_promise(&promise),
+            Body::Promise(promise) => self.on_promise(&promise, &claims),
             Body::Close(close) => {
                 self.links.remove(&PartitionId(close.partition));
             }
@@ -291,7 +307,7 @@ impl Inbound {
         let newest = self
             .shared
             .streams
-            .claim(origin, self.number)
+            .claim(origin, self.direction, self.number)
             .ok_or(ReplicationError::Protocol("a newer stream has taken its place"))?;
         self.origin = Some((origin, newest));
         self.format = hello.format.min(self.shared.hello.format);
@@ -379,8 +395,9 @@ impl Inbound {
         }
         let pending = receiving.table.apply(origin, Epoch(parcel.epoch), from, to, entries);
         let pending = unless_refused(pending)?;
-        self.waiting_bytes += bytes.len();
-        self.waiting.push_back(Waiting::Applied { partition, to, bytes: bytes.len(), pending });
+        let (opening, bytes) = (receiving.opening, bytes.len());
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(Waiting::Applied { opening, partition, to, bytes, pending });
         Ok(())
     }
 
@@ -499,8 +516,10 @@ impl Inbound {
         Ok(())
     }
 
-    fn on_promise(&mut self, promise: &Promise) {
-        let kept = |partition: &&PartitionId| !promise.behind.contains(&partition.0);
+    fn on_promise(&mut self, promise: &Promise, claims: &Claims) {
+        let kept = |partition: &&PartitionId| {
+            !promise.behind.contains(&partition.0) && claims.has(**partition, self.number)
+        };
         let partitions: Vec<PartitionId> = self
             .links
             .iter()
@@ -514,17 +533,15 @@ impl Inbound {
 
     fn on_settled(&mut self, settled: Waiting, result: Result<(), StoreError>) {
         match settled {
-            Waiting::Applied { partition, to, bytes, .. } => {
+            Waiting::Applied { opening, partition, to, bytes, .. } => {
                 self.waiting_bytes -= bytes;
                 let ack = Ack { partition: partition.0, held: to.0, applied: to.0 };
-                self.answer(partition, Body::Ack(ack), result);
+                self.answer((partition, opening), Body::Ack(ack), result);
             }
             Waiting::Copied { opening, partition, number, bytes, .. } => {
                 self.waiting_bytes -= bytes;
                 let ack = CopyAck { partition: partition.0, number };
-                if self.links.get(&partition).is_some_and(|link| link.opening == opening) {
-                    self.answer(partition, Body::CopyAck(ack), result);
-                }
+                self.answer((partition, opening), Body::CopyAck(ack), result);
             }
             Waiting::Offered { opening, offer, bytes, .. } => {
                 self.waiting_bytes -= bytes;
@@ -549,8 +566,14 @@ impl Inbound {
         }
     }
 
-    fn answer(&mut self, partition: PartitionId, ack: Body, result: Result<(), StoreError>) {
-        if !self.links.contains_key(&partition) {
+    fn answer(
+        &mut self,
+        (partition, opening): (PartitionId, u64),
+        ack: Body,
+        result: Result<(), StoreError>,
+    ) {
+        // An answer that belongs to an earlier opening of the link belongs to nobody.
+        if self.links.get(&partition).is_none_or(|link| link.opening != opening) {
             return;
         }
         match result {
@@ -609,6 +632,19 @@ impl Copying {
         let rest = self.gone.split_off(later);
         Ok(std::mem::replace(&mut self.gone, rest))
     }
+}
+
+/// The partition that a frame of an open link is about.
+fn partition_of(body: &Body) -> Option<PartitionId> {
+    let partition = match body {
+        Body::Follow(follow) => follow.partition,
+        Body::Parcel(parcel) => parcel.partition,
+        Body::CopyBegin(begin) => begin.partition,
+        Body::CopyOffer(offer) => offer.partition,
+        Body::CopyChunk(chunk) => chunk.partition,
+        _ => return None,
+    };
+    Some(PartitionId(partition))
 }
 
 fn check_inside(

@@ -1,40 +1,46 @@
 //! The origin's end of all links to one peer: which frame to send next.
 //!
+//! There are two streams to a peer, one that this region dials and one that the peer dials. Each
+//! link runs on one of them; nothing but that differs between push and pull.
+//!
 //! The links that may have something to do stand in a queue; an idle link costs nothing. `poll`
 //! gives one frame at a time and takes the links in turn, so that one busy table does not starve
-//! the others. Reading the log and snapshots happens here; deciding is `link.rs`.
+//! the others. Reading the log happens here, reading snapshots in `ship/copy.rs`; deciding is
+//! `link.rs`.
+
+pub(crate) mod copy;
+mod lane;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_model::change::Direction;
 use isthmus_model::clock::Clock;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, Origin, PartitionId};
-use isthmus_model::key::EncodedKey;
-use isthmus_model::row::Trim;
 use isthmus_store::codec::Corrupt;
-use isthmus_store::digest::DigestView;
 use isthmus_store::keys::log::{RecordBuilder, decode_head, decode_record};
-use isthmus_store::{LogSlice, Store, StoreError, Table, TableSnapshot, keys};
+use isthmus_store::{LogSlice, Store, StoreError, Table};
 use prost::Message;
 
-use crate::differential::{self, Picked};
 use crate::error::ReplicationError;
 use crate::frame::{
-    Body, Close, CopiedRow, CopiedRows, CopyBegin, CopyChunk, CopyProgress, CopyWant,
-    ExpiredBefore, FORMAT_OF_OFFERS, FaultKind, Follow, Frame, Hello, Open, Parcel, Promise,
-    Records, Watermark,
+    Body, Close, CopyWant, FORMAT_OF_OFFERS, FaultKind, Follow, Frame, Hello, Open, Parcel,
+    Promise, Records,
 };
 use crate::horizon::SafeTimes;
-use crate::limits::{
-    BROKEN_RETRY_AFTER, CHUNK_BYTES_MAX, PROMISE_EVERY, RETRY_AFTER, SNAPSHOT_AGE_MAX,
-};
+use crate::limits::{BROKEN_RETRY_AFTER, CHANGES_KEPT_MAX, PROMISE_EVERY, RETRY_AFTER};
 use crate::link::{Action, Event, Link, State};
 use crate::pack::{PackedLog, PackedLogs, pack, pack_as_is};
+use crate::progress::{CopyReport, Progress};
 use crate::streams::Streams;
+use crate::terms::{Direction, Terms, Wish};
+use crate::throttle::Brake;
+use crate::timing::{Gate, Moment, Timing};
+
+use self::copy::CopyScan;
+use self::lane::Lane;
 
 /// What all links of one node share.
 #[derive(Clone)]
@@ -93,48 +99,69 @@ pub struct LinkReport {
     pub waiting_bytes: u64,
     /// The peer's region knows nothing of the table.
     pub unassigned: bool,
+    /// Who dials.
+    pub direction: Direction,
+    /// The copy that is under way or halted.
+    pub copy: Option<CopyReport>,
+    /// When more may be shipped by its timing, milliseconds since the Unix epoch; `None`: now, or
+    /// nobody knows.
+    pub next_millis: Option<i64>,
+    /// Bytes of log records and rows that were sent, before compression, since the link was made.
+    pub sent_bytes: u64,
+    /// Entries and rows that were sent.
+    pub sent_entries: u64,
+}
+
+/// A link has come into another state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateChange {
+    /// Partition.
+    pub partition: PartitionId,
+    /// The state before.
+    pub from: State,
+    /// The state now.
+    pub to: State,
+    /// Why.
+    pub reason: String,
+    /// When, milliseconds since the Unix epoch.
+    pub at_millis: i64,
 }
 
 struct Shipping {
     link: Link,
     table: Arc<Table>,
+    terms: Terms,
+    gate: Gate,
+    brake: Brake,
+    next_millis: Option<i64>,
+    sent_bytes: u64,
+    sent_entries: u64,
     reported: (State, String),
     since_millis: i64,
     copy: Option<CopyScan>,
+    /// Of the copy that is under way, or was when the link halted.
+    progress: Option<Progress>,
+    /// Chunks under way: number, rows that they settle, bytes.
+    under_way: VecDeque<(u64, u64, u64)>,
     alike_rows: u64,
     /// The replica has a digest, too.
     offers: bool,
     unassigned: bool,
 }
 
-struct CopyScan {
-    snapshot: TableSnapshot,
-    /// The digest of that moment, if ranges are offered before they are sent.
-    view: Option<DigestView>,
-    taken_at: Duration,
-    chunks: u64,
-    offers: u64,
-    /// Rows in the ranges that are offered, by number.
-    offered_rows: BTreeMap<u64, u64>,
-    /// What the replica answered, by number.
-    wants: BTreeMap<u64, CopyWant>,
-    /// What is being sent of the range that was answered first.
-    picked: Option<Picked>,
-}
-
 /// The origin's end of all links to one peer.
 pub struct Outbound {
     shared: Shared,
     peer: Origin,
-    connected: bool,
-    /// What the two have settled on; 0: nothing yet.
-    format: u32,
+    push: Lane,
+    pull: Lane,
     links: BTreeMap<PartitionId, Shipping>,
-    ready: VecDeque<PartitionId>,
-    is_ready: BTreeSet<PartitionId>,
     retries: Vec<(Duration, PartitionId)>,
-    control: VecDeque<Frame>,
-    promised_at: Duration,
+    /// Links that wait because of their throttle, until when.
+    waits: BTreeMap<PartitionId, Duration>,
+    /// Links that do not ship at once.
+    timed: BTreeSet<PartitionId>,
+    changes: VecDeque<StateChange>,
 }
 
 impl Outbound {
@@ -143,14 +170,13 @@ impl Outbound {
         Outbound {
             shared,
             peer,
-            connected: false,
-            format: 0,
+            push: Lane::default(),
+            pull: Lane::default(),
             links: BTreeMap::new(),
-            ready: VecDeque::new(),
-            is_ready: BTreeSet::new(),
             retries: Vec::new(),
-            control: VecDeque::new(),
-            promised_at: Duration::ZERO,
+            waits: BTreeMap::new(),
+            timed: BTreeSet::new(),
+            changes: VecDeque::new(),
         }
     }
 
@@ -161,19 +187,28 @@ impl Outbound {
 
     /// The format that was settled with the peer; 0: none, it has not answered.
     pub fn format(&self) -> u32 {
-        self.format
+        self.push.format.max(self.pull.format)
     }
 
-    /// Adds the link of a partition; one that is there stays.
-    pub fn open(&mut self, partition: PartitionId, table: Arc<Table>) {
+    /// Adds the link of a partition, or changes what is asked of one that is there.
+    pub fn open(&mut self, partition: PartitionId, table: Arc<Table>, terms: &Terms) {
         if self.links.contains_key(&partition) {
-            return;
+            return self.ask(partition, terms);
         }
         let mut link = Link::new(table.epoch(), table.durable_lsn(), self.shared.window_parcels);
-        if self.connected {
+        if self.lane(terms.direction).connected {
             link.step(Event::Connected);
         }
+        link.step(Event::Asked(terms.wish));
         let shipping = Shipping {
+            gate: Gate::new(terms.timing.clone()),
+            brake: Brake::new(terms.throttle, self.shared.clock.monotonic()),
+            next_millis: None,
+            sent_bytes: 0,
+            sent_entries: 0,
+            progress: None,
+            under_way: VecDeque::new(),
+            terms: terms.clone(),
             reported: (link.state(), link.reason().to_owned()),
             link,
             table,
@@ -184,13 +219,102 @@ impl Outbound {
             unassigned: false,
         };
         self.links.insert(partition, shipping);
+        self.look_at_gate(partition);
         self.wake(partition);
+    }
+
+    fn ask(&mut self, partition: PartitionId, terms: &Terms) {
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        if shipping.terms == *terms {
+            return;
+        }
+        let before = std::mem::replace(&mut shipping.terms, terms.clone());
+        if before.direction != terms.direction {
+            shipping.copy = None;
+            let reason = "waiting for the other stream between the regions";
+            shipping.link.step(Event::Disconnected(reason.to_owned()));
+            if self.lane(terms.direction).connected {
+                self.step(partition, Event::Connected);
+            }
+            self.tell_closed(partition, before.direction);
+        }
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        if before.throttle != terms.throttle {
+            shipping.brake = Brake::new(terms.throttle, self.shared.clock.monotonic());
+            self.waits.remove(&partition);
+        }
+        if before.timing != terms.timing {
+            shipping.gate = Gate::new(terms.timing.clone());
+        }
+        if before.wish != terms.wish {
+            shipping.copy = None;
+            shipping.link.step(Event::Asked(terms.wish));
+            if terms.wish == Wish::Stop {
+                self.tell_closed(partition, terms.direction);
+            }
+        }
+        self.look_at_gate(partition);
+        self.note_state(partition);
+        self.wake(partition);
+    }
+
+    /// Ships what there is now, whatever the timing. Gives whether there is such a link.
+    pub fn trigger(&mut self, partition: PartitionId) -> bool {
+        let Some(shipping) = self.links.get_mut(&partition) else { return false };
+        shipping.gate.trigger(shipping.table.durable_lsn());
+        self.look_at_gate(partition);
+        self.wake(partition);
+        true
+    }
+
+    /// Asks the gate of a link what may be shipped now.
+    fn look_at_gate(&mut self, partition: PartitionId) {
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        match shipping.gate.is_always_open() {
+            true => self.timed.remove(&partition),
+            false => self.timed.insert(partition),
+        };
+        let shipped = shipping.link.shipped();
+        let leave = shipping.gate.look(&Moment {
+            now_millis: self.shared.clock.wall_millis(),
+            appended: shipping.table.durable_lsn(),
+            shipped,
+            waiting_bytes: match shipping.terms.timing {
+                Timing::Triggered { .. } => shipping.table.log_size_after(shipped).bytes,
+                _ => 0,
+            },
+        });
+        shipping.next_millis = leave.next_millis;
+        if !leave.copies {
+            shipping.copy = None;
+        }
+        let (through, copies) = (leave.through, leave.copies);
+        shipping.link.step(Event::Released { through, copies });
     }
 
     /// Ends the link of a partition.
     pub fn close(&mut self, partition: PartitionId) {
-        if self.links.remove(&partition).is_some() && self.connected {
-            self.control.push_back(Body::Close(Close { partition: partition.0 }).into());
+        if let Some(shipping) = self.links.remove(&partition) {
+            self.timed.remove(&partition);
+            self.waits.remove(&partition);
+            self.tell_closed(partition, shipping.terms.direction);
+        }
+    }
+
+    fn tell_closed(&mut self, partition: PartitionId, direction: Direction) {
+        self.lane(direction).tell(Body::Close(Close { partition: partition.0 }));
+    }
+
+    fn lane(&mut self, direction: Direction) -> &mut Lane {
+        match direction {
+            Direction::Push => &mut self.push,
+            Direction::Pull => &mut self.pull,
+        }
+    }
+
+    fn step(&mut self, partition: PartitionId, event: Event) {
+        if let Some(shipping) = self.links.get_mut(&partition) {
+            shipping.link.step(event);
         }
     }
 
@@ -199,41 +323,46 @@ impl Outbound {
         self.links.keys().copied()
     }
 
-    /// The stream to the peer is there. The first frame to send is the greeting.
-    pub fn connected(&mut self) {
-        self.connected = true;
-        self.control.clear();
-        self.control.push_back(Body::Hello(self.shared.hello.clone()).into());
-        self.all_links(|link| link.step(Event::Connected));
+    /// A stream to the peer is there. The first frame to send is the greeting.
+    pub fn connected(&mut self, direction: Direction) {
+        let greeting = Body::Hello(self.shared.hello.clone());
+        self.lane(direction).connect(greeting);
+        self.all_links(direction, |shipping| shipping.link.step(Event::Connected));
     }
 
-    /// The stream to the peer is gone.
-    pub fn disconnected(&mut self, reason: &str) {
-        self.connected = false;
-        self.format = 0;
-        self.control.clear();
-        self.all_links(|link| link.step(Event::Disconnected(reason.to_owned())));
-        for shipping in self.links.values_mut() {
+    /// A stream to the peer is gone.
+    pub fn disconnected(&mut self, direction: Direction, reason: &str) {
+        self.lane(direction).disconnect();
+        self.all_links(direction, |shipping| {
             shipping.copy = None;
-        }
+            shipping.link.step(Event::Disconnected(reason.to_owned()));
+        });
     }
 
     /// The log of a partition has grown.
     pub fn appended(&mut self, partition: PartitionId, lsn: Lsn) {
         if let Some(shipping) = self.links.get_mut(&partition) {
             shipping.link.step(Event::Appended(lsn));
+            if self.timed.contains(&partition) {
+                self.look_at_gate(partition);
+            }
             self.wake(partition);
         }
     }
 
-    /// Takes in what the peer said.
-    pub fn receive(&mut self, frame: Frame) -> Result<(), ReplicationError> {
+    /// Takes in what the peer said on one of the streams.
+    pub fn receive(&mut self, direction: Direction, frame: Frame) -> Result<(), ReplicationError> {
+        if partition_of(&frame).is_some_and(|partition| !self.runs_on(partition, direction)) {
+            // What was on its way when the link went over to the other stream belongs to nobody.
+            return Ok(());
+        }
         match frame.body {
-            Some(Body::Welcome(hello)) => self.on_welcome(&hello),
+            Some(Body::Welcome(hello)) => self.on_welcome(direction, &hello),
             Some(Body::Opened(opened)) => {
                 let peer = self.peer;
+                let offers = self.lane(direction).format >= FORMAT_OF_OFFERS;
                 if let Some(shipping) = self.links.get_mut(&PartitionId(opened.partition)) {
-                    shipping.offers = opened.has_digest && self.format >= FORMAT_OF_OFFERS;
+                    shipping.offers = opened.has_digest && offers;
                 }
                 self.on_link(opened.partition, |table, link| {
                     // Entries of the replica's own that are known here, though it has lost them.
@@ -244,6 +373,7 @@ impl Outbound {
                         watermark: Lsn(opened.watermark),
                         copy: opened.copy,
                         must_copy: opened.incomplete && (opened.has_past || was_known),
+                        incomplete: opened.incomplete,
                         log_start: table.log_start(),
                     });
                 });
@@ -258,6 +388,10 @@ impl Outbound {
                 Ok(())
             }
             Some(Body::CopyAck(ack)) => {
+                let now = self.shared.clock.monotonic();
+                if let Some(shipping) = self.links.get_mut(&PartitionId(ack.partition)) {
+                    shipping.chunk_acked(ack.number, now);
+                }
                 self.on_link(ack.partition, |_, link| link.step(Event::ChunkAcked(ack.number)));
                 Ok(())
             }
@@ -276,16 +410,19 @@ impl Outbound {
         }
     }
 
-    /// The next frame to send; `None`: nothing until something happens.
-    pub fn poll(&mut self) -> Option<Frame> {
-        if !self.connected {
+    /// The next frame to send on a stream; `None`: nothing until something happens.
+    pub fn poll(&mut self, direction: Direction) -> Option<Frame> {
+        if !self.lane(direction).connected {
             return None;
         }
-        if let Some(frame) = self.control.pop_front() {
+        if let Some(frame) = self.lane(direction).take_told() {
             return Some(frame);
         }
-        while let Some(partition) = self.ready.pop_front() {
-            self.is_ready.remove(&partition);
+        self.end_waits();
+        while let Some(partition) = self.lane(direction).take_ready() {
+            if !self.runs_on(partition, direction) {
+                continue;
+            }
             let frame = match self.work(partition) {
                 Ok(frame) => frame,
                 Err(error) => {
@@ -315,36 +452,75 @@ impl Outbound {
         for partition in due {
             self.on_link(partition.0, |_, link| link.step(Event::RetryDue));
         }
-        if self.connected && now >= self.promised_at + PROMISE_EVERY {
-            self.promised_at = now;
-            self.promise();
+        for partition in self.timed.clone() {
+            self.look_at_gate(partition);
+            self.note_state(partition);
+            self.wake(partition);
+        }
+        for direction in Direction::BOTH {
+            let lane = self.lane(direction);
+            if lane.connected && now >= lane.promised_at + PROMISE_EVERY {
+                lane.promised_at = now;
+                self.promise(direction);
+            }
+        }
+    }
+
+    /// How long until a link that waits because of its throttle may go on; `None`: none waits.
+    pub fn due_in(&self) -> Option<Duration> {
+        let now = self.shared.clock.monotonic();
+        self.waits.values().min().map(|due| due.saturating_sub(now))
+    }
+
+    fn end_waits(&mut self) {
+        let now = self.shared.clock.monotonic();
+        let over = |(_, due): &(&PartitionId, &Duration)| **due <= now;
+        let over: Vec<PartitionId> = self.waits.iter().filter(over).map(|(id, _)| *id).collect();
+        for partition in over {
+            self.waits.remove(&partition);
+            self.wake(partition);
         }
     }
 
     /// How every link stands.
     pub fn reports(&self) -> Vec<LinkReport> {
-        self.links.iter().map(|(partition, shipping)| shipping.report(*partition)).collect()
+        let now = self.shared.clock.monotonic();
+        let report = |(id, shipping): (&PartitionId, &Shipping)| shipping.report(*id, now);
+        self.links.iter().map(report).collect()
     }
 
     /// How one link stands.
     pub fn report(&self, partition: PartitionId) -> Option<LinkReport> {
-        self.links.get(&partition).map(|shipping| shipping.report(partition))
+        let now = self.shared.clock.monotonic();
+        self.links.get(&partition).map(|shipping| shipping.report(partition, now))
     }
 
     /// The log of the partition is needed after this LSN by this peer. The outer `None`: there
-    /// is no link; the inner: not known, so all of it.
+    /// is no link, or it is stopped; the inner: not known, so all of it.
     pub fn needs_after(&self, partition: PartitionId) -> Option<Option<Lsn>> {
-        self.links.get(&partition).map(|shipping| shipping.link.needs_after())
+        let shipping = self.links.get(&partition)?;
+        (shipping.terms.wish != Wish::Stop).then(|| shipping.link.needs_after())
     }
 
-    fn on_welcome(&mut self, hello: &Hello) -> Result<(), ReplicationError> {
+    /// Which links have come into another state since this was last asked, the oldest first; the
+    /// oldest are left out where there are very many.
+    pub fn take_changes(&mut self) -> VecDeque<StateChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    fn runs_on(&self, partition: PartitionId, direction: Direction) -> bool {
+        let shipping = self.links.get(&partition);
+        shipping.is_some_and(|shipping| shipping.terms.direction == direction)
+    }
+
+    fn on_welcome(&mut self, direction: Direction, hello: &Hello) -> Result<(), ReplicationError> {
         if hello.region != u32::from(self.peer.0) {
             return Err(ReplicationError::Protocol("another region answers at this address"));
         }
         if hello.format == 0 || hello.format > self.shared.hello.format {
             return Err(ReplicationError::Protocol("the peer chose a format that was not offered"));
         }
-        self.format = hello.format;
+        self.lane(direction).format = hello.format;
         Ok(())
     }
 
@@ -382,11 +558,14 @@ impl Outbound {
         self.note_state(partition);
     }
 
-    fn all_links(&mut self, act: impl Fn(&mut Link)) {
+    fn all_links(&mut self, direction: Direction, act: impl Fn(&mut Shipping)) {
         let partitions: Vec<PartitionId> = self.links.keys().copied().collect();
         for partition in partitions {
+            if !self.runs_on(partition, direction) {
+                continue;
+            }
             if let Some(shipping) = self.links.get_mut(&partition) {
-                act(&mut shipping.link);
+                act(shipping);
             }
             self.note_state(partition);
             self.wake(partition);
@@ -394,16 +573,29 @@ impl Outbound {
     }
 
     fn wake(&mut self, partition: PartitionId) {
-        if self.is_ready.insert(partition) {
-            self.ready.push_back(partition);
+        if let Some(shipping) = self.links.get(&partition) {
+            self.lane(shipping.terms.direction).wake(partition);
         }
     }
 
     fn note_state(&mut self, partition: PartitionId) {
         let Some(shipping) = self.links.get_mut(&partition) else { return };
         let now = (shipping.link.state(), shipping.link.reason().to_owned());
+        if now.0 == State::Following {
+            shipping.progress = None;
+        }
         if shipping.reported.0 != now.0 {
             shipping.since_millis = self.shared.clock.wall_millis();
+            if self.changes.len() >= CHANGES_KEPT_MAX {
+                self.changes.pop_front();
+            }
+            self.changes.push_back(StateChange {
+                partition,
+                from: shipping.reported.0,
+                to: now.0,
+                reason: now.1.clone(),
+                at_millis: shipping.since_millis,
+            });
             // What made no sense a while ago may make sense when the replica has moved on.
             if now.0 == State::Broken {
                 self.retries.push((self.shared.clock.monotonic() + BROKEN_RETRY_AFTER, partition));
@@ -415,6 +607,12 @@ impl Outbound {
     fn work(&mut self, partition: PartitionId) -> Result<Option<Frame>, ReplicationError> {
         let Some(shipping) = self.links.get_mut(&partition) else { return Ok(None) };
         let Some(action) = shipping.link.next() else { return Ok(None) };
+        let began = self.shared.clock.monotonic();
+        if let Some(due) = shipping.due(&action, began) {
+            self.waits.insert(partition, due);
+            return Ok(None);
+        }
+        let sent = (shipping.sent_bytes, shipping.sent_entries);
         let body = match &action {
             Action::Open => {
                 Some(Body::Open(Open { partition: partition.0, epoch: shipping.link.epoch.0 }))
@@ -422,11 +620,7 @@ impl Outbound {
             Action::Follow => Some(Body::Follow(Follow { partition: partition.0 })),
             Action::BeginCopy(resumed) => {
                 self.shared.safe_times.forget_report(partition, self.peer);
-                Some(shipping.begin_copy(
-                    partition,
-                    resumed.clone(),
-                    self.shared.clock.monotonic(),
-                )?)
+                Some(shipping.begin_copy(partition, resumed.clone(), began)?)
             }
             Action::SendChunk(key) => {
                 shipping.check_age(&self.shared)?;
@@ -443,11 +637,19 @@ impl Outbound {
             Action::Send(after) => shipping.send_log(partition, *after, &self.shared)?,
         };
         shipping.link.done(&action);
+        let now = self.shared.clock.monotonic();
+        let (bytes, entries) = (shipping.sent_bytes - sent.0, shipping.sent_entries - sent.1);
+        shipping.brake.shipped(bytes, entries, now);
+        if is_of_copy(&action) {
+            shipping.brake.copied(now.saturating_sub(began), now);
+        }
         Ok(body.map(Frame::from))
     }
 
-    fn promise(&mut self) {
-        let with_horizon = |shipping: &&Shipping| shipping.table.spec().writers.are_many();
+    fn promise(&mut self, direction: Direction) {
+        let with_horizon = |shipping: &&Shipping| {
+            shipping.terms.direction == direction && shipping.table.spec().writers.are_many()
+        };
         if !self.links.values().any(|shipping| with_horizon(&shipping)) {
             return;
         }
@@ -457,194 +659,39 @@ impl Outbound {
             let ahead = shipping.table.durable_lsn() > shipping.link.shipped();
             (ahead || !shipping.link.is_caught_up()).then_some(partition.0)
         };
-        let behind = self.links.iter().filter_map(behind).collect();
-        self.control.push_back(Body::Promise(Promise { hlc: hlc.0, behind }).into());
+        let runs =
+            |(_, shipping): &(&PartitionId, &Shipping)| shipping.terms.direction == direction;
+        let behind = self.links.iter().filter(runs).filter_map(behind).collect();
+        self.lane(direction).tell(Body::Promise(Promise { hlc: hlc.0, behind }));
     }
 }
 
+/// The partition that an answer is about.
+fn partition_of(answer: &Frame) -> Option<PartitionId> {
+    let partition = match answer.body.as_ref()? {
+        Body::Opened(opened) => opened.partition,
+        Body::Ack(ack) => ack.partition,
+        Body::CopyWant(want) => want.partition,
+        Body::CopyAck(ack) => ack.partition,
+        Body::Fault(fault) => fault.partition,
+        _ => return None,
+    };
+    Some(PartitionId(partition))
+}
+
+/// Whether it reads rows of a copy, or what is known of them.
+fn is_of_copy(action: &Action) -> bool {
+    matches!(action, Action::SendChunk(_) | Action::SendWanted { .. } | Action::Offer(_))
+}
+
 impl Shipping {
-    fn begin_copy(
-        &mut self,
-        partition: PartitionId,
-        resumed: Option<CopyProgress>,
-        now: Duration,
-    ) -> Result<Body, ReplicationError> {
-        let view = match self.offers.then(|| self.table.digest_view()) {
-            Some(Ok(view)) => Some(view),
-            // Without a digest at hand all is copied.
-            None | Some(Err(StoreError::NoDigest(_) | StoreError::Busy)) => None,
-            Some(Err(error)) => return Err(error.into()),
-        };
-        let snapshot = match &view {
-            Some(view) => view.snapshot().clone(),
-            None => self.table.snapshot()?,
-        };
-        let snapshot_lsn = snapshot.lsn();
-        let vector = watermarks(&snapshot);
-        let progress = resumed.unwrap_or_else(|| CopyProgress {
-            first_lsn: snapshot.lsn().0,
-            first_hlc: snapshot.hlc().0,
-            vector: vector.clone(),
-            next_key: Bytes::new(),
-        });
-        let table = keys::table::encode_value(snapshot.spec());
-        let expiry = snapshot.expiry().iter().map(expired_before).collect();
-        let (counts, offers) = (differential::counts(snapshot.rules()), view.is_some());
-        self.copy = Some(CopyScan {
-            snapshot,
-            view,
-            taken_at: now,
-            chunks: 0,
-            offers: 0,
-            offered_rows: BTreeMap::new(),
-            wants: BTreeMap::new(),
-            picked: None,
-        });
-        self.link.step(Event::Appended(snapshot_lsn));
-        self.link.step(Event::CopyBegan { progress: progress.clone(), offers });
-        Ok(Body::CopyBegin(CopyBegin {
-            partition: partition.0,
-            epoch: self.link.epoch.0,
-            progress: Some(progress),
-            vector,
-            table,
-            expiry,
-            counts: Some(counts),
-        }))
-    }
-
-    fn check_age(&self, shared: &Shared) -> Result<(), ReplicationError> {
-        let Some(copy) = &self.copy else {
-            return Err(ReplicationError::Refused("the snapshot of the copy is gone".to_owned()));
-        };
-        if shared.clock.monotonic() > copy.taken_at + SNAPSHOT_AGE_MAX {
-            // An old snapshot keeps what is overwritten on disk; opening anew takes a new one.
-            return Err(ReplicationError::Refused("taking a new snapshot for the copy".to_owned()));
+    /// When the throttle lets an action happen; `None`: now.
+    fn due(&self, action: &Action, now: Duration) -> Option<Duration> {
+        match action {
+            Action::Send(_) => self.brake.log_due(now),
+            of_copy if is_of_copy(of_copy) => self.brake.copy_due(now),
+            _ => None,
         }
-        Ok(())
-    }
-
-    fn send_offer(
-        &mut self,
-        partition: PartitionId,
-        key: &Bytes,
-        offer_rows: u64,
-    ) -> Result<Option<Body>, ReplicationError> {
-        let copy = self.copy.as_mut().and_then(|copy| Some((copy.view.take()?, copy)));
-        let Some((view, copy)) = copy else {
-            return Err(ReplicationError::Refused("the digest of the copy is gone".to_owned()));
-        };
-        copy.offers += 1;
-        let number = copy.offers;
-        let offered = differential::offer(&view, (partition.0, number), key, offer_rows);
-        copy.view = Some(view);
-        copy.offered_rows.insert(number, offered.rows);
-        self.link.step(Event::Offered { number, next_key: offered.end });
-        Ok(Some(Body::CopyOffer(offered.offer)))
-    }
-
-    /// Sends what the replica wants of a range, as much as fits a chunk.
-    fn send_wanted(
-        &mut self,
-        partition: PartitionId,
-        offer: u64,
-        start: &Bytes,
-        end: Option<&Bytes>,
-    ) -> Result<Option<Body>, ReplicationError> {
-        let gone_error = || ReplicationError::Refused("the digest of the copy is gone".to_owned());
-        let copy = self.copy.as_mut().ok_or_else(gone_error)?;
-        let range_rows = copy.offered_rows.get(&offer).copied().unwrap_or_default();
-        if copy.picked.is_none() {
-            let view = copy.view.as_ref().ok_or_else(gone_error)?;
-            let want = copy.wants.remove(&offer).ok_or_else(gone_error)?;
-            let picked = differential::pick(view, &want, range_rows)?;
-            if let Picked::Rows { rows, .. } = &picked {
-                self.alike_rows += range_rows.saturating_sub(rows.len() as u64);
-            }
-            copy.picked = Some(picked);
-        }
-        let Some(Picked::Rows { rows, gone }) = &mut copy.picked else {
-            return self.send_chunk(partition, start, end, offer);
-        };
-        let mut sent = CopiedRows { rows: Vec::new(), gone: std::mem::take(gone).into() };
-        let mut bytes = sent.gone.len();
-        let mut next_key = end.cloned();
-        while let Some((key, kept)) = rows.pop_front() {
-            if bytes >= CHUNK_BYTES_MAX {
-                next_key = Some(key.clone());
-                rows.push_front((key, kept));
-                break;
-            }
-            let key = EncodedKey(key);
-            let row = match kept {
-                Some(row) => row,
-                None => copy.snapshot.get_packed(&key)?.unwrap_or_default(),
-            };
-            bytes += key.0.len() + row.len();
-            sent.rows.push(CopiedRow { key: key.0, row });
-        }
-        copy.chunks += 1;
-        let (number, count) = (copy.chunks, sent.rows.len() as u64);
-        let chunk = CopyChunk {
-            partition: partition.0,
-            number,
-            start: start.clone(),
-            end: next_key.clone().unwrap_or_default(),
-            body: Some(pack(sent.encode_to_vec())),
-            rows: count,
-            offer,
-            scattered: true,
-        };
-        self.chunk_sent(number, bytes, next_key, count, end);
-        Ok(Some(Body::CopyChunk(chunk)))
-    }
-
-    /// Takes note of a chunk of a range that ends at `end`.
-    fn chunk_sent(
-        &mut self,
-        number: u64,
-        bytes: usize,
-        next_key: Option<Bytes>,
-        rows: u64,
-        end: Option<&Bytes>,
-    ) {
-        if let Some(copy) = self.copy.as_mut().filter(|_| next_key.as_ref() == end) {
-            copy.picked = None;
-        }
-        if next_key.is_none() {
-            self.copy = None;
-        }
-        self.link.step(Event::ChunkSent { number, bytes, next_key, rows });
-    }
-
-    fn send_chunk(
-        &mut self,
-        partition: PartitionId,
-        key: &Bytes,
-        end: Option<&Bytes>,
-        offer: u64,
-    ) -> Result<Option<Body>, ReplicationError> {
-        let Some(copy) = &mut self.copy else {
-            return Err(ReplicationError::Refused("the snapshot of the copy is gone".to_owned()));
-        };
-        let start = EncodedKey(key.clone());
-        let (rows, bytes, next_key) = read_chunk(&copy.snapshot, &start, end)?;
-        let next_key = next_key.or_else(|| end.cloned());
-        copy.chunks += 1;
-        let number = copy.chunks;
-        let count = rows.rows.len() as u64;
-        let chunk = CopyChunk {
-            partition: partition.0,
-            number,
-            start: key.clone(),
-            end: next_key.clone().unwrap_or_default(),
-            body: Some(pack(rows.encode_to_vec())),
-            rows: count,
-            offer,
-            scattered: false,
-        };
-        self.chunk_sent(number, bytes, next_key, count, end);
-        Ok(Some(Body::CopyChunk(chunk)))
     }
 
     fn send_log(
@@ -665,6 +712,8 @@ impl Shipping {
                 Err(error) => return Err(error),
             },
         };
+        self.sent_bytes += log.bytes as u64;
+        self.sent_entries += log.to.0 - after.0;
         self.link.step(Event::Sent { to: log.to, bytes: log.bytes });
         Ok(Some(Body::Parcel(Parcel {
             partition: partition.0,
@@ -681,7 +730,8 @@ impl Shipping {
         after: Lsn,
         shared: &Shared,
     ) -> Result<Option<PackedLog>, ReplicationError> {
-        let slice = self.table.read_log(after, shared.parcel_bytes_max)?;
+        let bytes_max = self.brake.parcel_bytes(shared.parcel_bytes_max);
+        let slice = self.table.read_log(after, bytes_max)?;
         if slice.to <= after {
             return Ok(None);
         }
@@ -702,7 +752,7 @@ impl Shipping {
         Ok(Some(log))
     }
 
-    fn report(&self, partition: PartitionId) -> LinkReport {
+    fn report(&self, partition: PartitionId, now: Duration) -> LinkReport {
         let appended = self.table.durable_lsn();
         let acked = self.link.acked();
         let behind = acked.is_some_and(|acked| acked < appended);
@@ -728,26 +778,12 @@ impl Shipping {
                 None => self.table.log_size().bytes,
             },
             unassigned: self.unassigned,
+            direction: self.terms.direction,
+            copy: self.progress.as_ref().map(|progress| progress.report(now)),
+            next_millis: self.next_millis,
+            sent_bytes: self.sent_bytes,
+            sent_entries: self.sent_entries,
         }
-    }
-}
-
-fn watermarks(snapshot: &TableSnapshot) -> Vec<Watermark> {
-    let vector = snapshot.vector().into_iter();
-    vector
-        .map(|mark| Watermark {
-            origin: u32::from(mark.origin.0),
-            lsn: mark.lsn.0,
-            hlc: mark.hlc.0,
-        })
-        .collect()
-}
-
-pub(crate) fn expired_before(trim: &Trim) -> ExpiredBefore {
-    ExpiredBefore {
-        below: trim.below.0,
-        hlc: trim.stamp.hlc.0,
-        origin: u32::from(trim.stamp.origin.0),
     }
 }
 
@@ -782,24 +818,4 @@ fn mostly_compressed(records: &[Bytes]) -> bool {
     };
     let compressed: usize = records.iter().filter(is_compressed).map(Bytes::len).sum();
     compressed * 2 > total
-}
-
-/// Rows from `start`, their size, and the first key after them before `end`, if there is one.
-fn read_chunk(
-    snapshot: &TableSnapshot,
-    start: &EncodedKey,
-    end: Option<&Bytes>,
-) -> Result<(CopiedRows, usize, Option<Bytes>), ReplicationError> {
-    let mut rows = CopiedRows::default();
-    let mut bytes = 0;
-    let end = end.map(|end| EncodedKey(end.clone()));
-    for row in snapshot.scan_packed(start, end.as_ref(), Direction::Forward) {
-        let (key, row) = row?;
-        if bytes >= CHUNK_BYTES_MAX {
-            return Ok((rows, bytes, Some(key.0)));
-        }
-        bytes += key.0.len() + row.len();
-        rows.rows.push(CopiedRow { key: key.0, row });
-    }
-    Ok((rows, bytes, None))
 }

@@ -5,6 +5,7 @@
 
 mod global_tables;
 mod jobs;
+mod links;
 
 use std::sync::Arc;
 
@@ -46,6 +47,7 @@ impl AdminApi {
             .route("/v1/status", get(status))
             .merge(jobs::routes())
             .merge(global_tables::routes())
+            .merge(links::routes())
             .layer(from_fn_with_state(self.clone(), check_caller));
         let router = Router::new().route("/v1/health", get(health)).merge(signed).with_state(self);
         let stopped = async move {

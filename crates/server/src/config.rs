@@ -256,8 +256,10 @@ pub struct OtherRegionConfig {
     pub name: String,
     /// Its number.
     pub number: u8,
-    /// `host:port` of its peer port.
-    pub peer: String,
+    /// `host:port` of its peer port. Absent: it cannot be dialled from here, so it dials, and
+    /// pulls what it gets from this region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
     /// URL of its public port.
     pub endpoint: String,
     /// Its instance. Default: the same as here.

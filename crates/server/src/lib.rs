@@ -111,7 +111,9 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
     node.spawn(node.clone().keep_scrubbed(stopped.clone()));
     node.spawn(node.clone().keep_gauge(stopped.clone()));
     for other in node.others().values() {
-        node.spawn(other.clone().run(stopped.clone()));
+        node.spawn(other.clone().keep_pushing(stopped.clone()));
+        node.spawn(other.clone().keep_pulling(node.clone(), stopped.clone()));
+        node.spawn(other.clone().keep_answering(node.clone(), stopped.clone()));
     }
     if let Some(tls) = tls {
         node.spawn(serve_peers(node.clone(), tls, ports.peer, stopped.clone()));

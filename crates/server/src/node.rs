@@ -8,6 +8,7 @@ pub mod events;
 mod gauge;
 mod global_tables;
 pub mod jobs;
+mod links;
 mod peers;
 mod reconcile;
 mod retention;
@@ -315,7 +316,7 @@ fn other_regions(
         let region = OtherRegion::new(
             &other.name,
             &config.region.name,
-            &other.peer,
+            other.peer.as_deref(),
             tls,
             outbound,
             Arc::new(move || clock.wall_millis()),

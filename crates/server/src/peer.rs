@@ -1,14 +1,17 @@
 //! Regions speak to each other here: gRPC over HTTP/2 with mutual TLS.
 //!
-//! `dial.rs` keeps one stream to each other region, on which this region ships as an origin;
-//! `accept.rs` serves the streams of the others, on which it receives as a replica; `call.rs` has
-//! the single questions of control, `verify.rs` those of comparing and repairing. What is said on
-//! the streams is the replication room's affair; here frames are only carried, with back-pressure
-//! both ways. No frame is read before the other side has shown a certificate of the common
-//! authority that bears its region's name.
+//! `dial.rs` keeps three streams to each other region that can be dialled: one on which this region
+//! ships as an origin, one on which it receives as a replica, and one on which it is asked.
+//! `accept.rs` serves those of the others. `call.rs` has the single questions of control,
+//! `verify.rs` those of comparing and repairing. What is said on the streams is the replication
+//! room's affair; here frames are only carried, with back-pressure both ways (`carry.rs`). No frame
+//! is read before the other side has shown a certificate of the common authority that bears its
+//! region's name.
 
 pub mod accept;
 pub mod call;
+pub mod callback;
+mod carry;
 pub mod dial;
 pub mod tls;
 pub mod verify;

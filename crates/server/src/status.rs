@@ -219,6 +219,57 @@ pub struct LinkStatus {
     /// and the link falls into a gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_budget_used: Option<f64>,
+    /// Who dials: `push` is the origin, `pull` the other region.
+    #[serde(default = "push")]
+    pub direction: String,
+    /// When it ships, in words; absent: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timing: Option<String>,
+    /// When it ships next, where entries wait for that and it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_ms: Option<i64>,
+    /// Bytes per second that it may ship; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// Entries per second that it may ship; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entries_per_second: Option<u64>,
+    /// Percent of a processor that a copy may take; absent: the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_cpu_percent: Option<u8>,
+    /// The copy that is under way or halted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyStatus>,
+    /// Bytes sent since the link was made, before compression.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// Entries and rows of copies sent since then.
+    #[serde(default)]
+    pub sent_entries: u64,
+}
+
+/// What older regions do.
+fn push() -> String {
+    "push".to_owned()
+}
+
+/// How a copy gets on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// Rows that are settled in the other region, alike ones included, about.
+    pub rows_done: u64,
+    /// Rows of the table, about; absent where no digest counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_total: Option<u64>,
+    /// Bytes of rows that are durable there since the copy began or went on.
+    pub bytes_done: u64,
+    /// Rows settled per second, lately.
+    pub rows_per_second: f64,
+    /// Bytes per second, lately.
+    pub bytes_per_second: f64,
+    /// The time left; absent where it is not known or the copy halts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
 }
 
 /// State of a link.

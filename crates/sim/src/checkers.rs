@@ -10,6 +10,7 @@ pub(crate) mod prefix;
 pub(crate) mod registers;
 pub(crate) mod replay;
 pub(crate) mod stamps;
+pub(crate) mod wishes;
 
 /// An invariant that did not hold.
 #[derive(Clone, Debug, thiserror::Error)]

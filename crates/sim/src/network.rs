@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use isthmus_model::ids::PartitionId;
 use isthmus_replication::frame::{Body, Frame};
+use isthmus_replication::terms::Direction;
 use prost::Message;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -20,7 +21,7 @@ pub(crate) type StreamId = u64;
 /// Which way a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// From the origin, which dialled.
+    /// From the origin.
     There,
     /// From the replica.
     Back,
@@ -29,10 +30,12 @@ pub(crate) enum Way {
 /// One stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    /// Index of the node that dialled.
+    /// Index of the node that ships.
     pub(crate) from: usize,
-    /// Index of the node that accepted.
+    /// Index of the node that receives.
     pub(crate) to: usize,
+    /// Which of the two dialled.
+    pub(crate) direction: Direction,
     /// New frames go nowhere.
     pub(crate) broken: bool,
     /// Until then nothing arrives: the rest of a broken stream may be late.
@@ -114,12 +117,13 @@ impl Network {
     }
 
     /// Opens a stream.
-    pub(crate) fn open(&mut self, from: usize, to: usize) -> StreamId {
+    pub(crate) fn open(&mut self, direction: Direction, from: usize, to: usize) -> StreamId {
         let id = self.next;
         self.next += 1;
         let stream = Stream {
             from,
             to,
+            direction,
             broken: false,
             stalled_until: 0,
             there: VecDeque::new(),

@@ -18,6 +18,7 @@ use isthmus_replication::pack::PackedLogs;
 use isthmus_replication::receive::{Assignments, Inbound};
 use isthmus_replication::retention::Retention;
 use isthmus_replication::ship::{Outbound, Shared};
+use isthmus_replication::terms::{Direction, Terms};
 use isthmus_store::engine::Engine;
 use isthmus_store::limits::FORGET_STEP;
 use isthmus_store::{Store, StoreError, StoreOptions, Table, TableSpec, Writing};
@@ -36,9 +37,14 @@ pub(crate) struct Node {
     pub(crate) disk: Arc<Disk>,
     /// The newest format that it speaks when it starts.
     pub(crate) format: u32,
+    /// What is at rest of what people ask of its links.
+    pub(crate) asked: Asked,
     /// `None`: it is down.
     pub(crate) life: Option<Life>,
 }
+
+/// What is asked of links, by peer and partition.
+pub(crate) type Asked = BTreeMap<(usize, PartitionId), Terms>;
 
 type Grown = Arc<Mutex<Vec<(PartitionId, Lsn)>>>;
 
@@ -49,30 +55,27 @@ pub(crate) struct Life {
     pub(crate) roles: Arc<Roles>,
     shared: Shared,
     pub(crate) outbound: BTreeMap<usize, Outbound>,
-    /// The stream to each peer that is thought to be there.
-    pub(crate) dialled: BTreeMap<usize, StreamId>,
+    /// The streams to each peer that are thought to be there, by who dialled.
+    pub(crate) shipping: BTreeMap<(usize, Direction), StreamId>,
+    /// The streams from each peer that this node has dialled.
+    pub(crate) pulling: BTreeMap<usize, StreamId>,
     pub(crate) inbound: BTreeMap<StreamId, Inbound>,
     grown: Grown,
     fatal: Arc<AtomicBool>,
     retention: Option<Retention>,
+    asked: Asked,
 }
 
 impl Life {
     /// Starts from what is on the disk.
-    pub(crate) fn start(
-        node: usize,
-        disk: &Arc<Disk>,
-        clock: &Arc<NodeClock>,
-        nature: &Nature,
-        format: u32,
-    ) -> Result<Life, StoreError> {
+    pub(crate) fn start(node: usize, place: &Node, nature: &Nature) -> Result<Life, StoreError> {
         let mut options = StoreOptions::new(origin_of(node));
         options.queue_bytes_max = nature.queue_bytes_max;
         options.log_tail_bytes_max = nature.log_tail_bytes_max;
         // Few rows fit, so that rows are read as well as known.
         options.parts_cache_bytes = 4096;
-        let engine: Arc<dyn Engine> = disk.clone();
-        let clock: Arc<dyn Clock> = clock.clone();
+        let engine: Arc<dyn Engine> = place.disk.clone();
+        let clock: Arc<dyn Clock> = place.clock.clone();
         let store = Store::open(engine, clock.clone(), options)?;
         let roles = Arc::new(Roles::read(node, store.clone(), &nature.tables)?);
         let shared = Shared {
@@ -82,7 +85,7 @@ impl Life {
             packed: Arc::new(PackedLogs::default()),
             streams: Arc::default(),
             hello: Hello {
-                format,
+                format: place.format,
                 region: node as u32 + 1,
                 name: region_name(node),
                 instance: INSTANCE.to_owned(),
@@ -100,11 +103,13 @@ impl Life {
             roles,
             shared,
             outbound,
-            dialled: BTreeMap::new(),
+            shipping: BTreeMap::new(),
+            pulling: BTreeMap::new(),
             inbound: BTreeMap::new(),
             grown: Grown::default(),
             fatal: Arc::new(AtomicBool::new(false)),
             retention: nature.retention,
+            asked: place.asked.clone(),
         };
         life.listen();
         life.obey_links();
@@ -131,21 +136,35 @@ impl Life {
             if !plan.is_writer(self.node) {
                 continue;
             }
-            for outbound in self.outbound.values_mut() {
-                outbound.open(plan.partition, table.clone());
+            for (peer, outbound) in &mut self.outbound {
+                let terms = self.asked.get(&(*peer, plan.partition)).cloned();
+                outbound.open(plan.partition, table.clone(), &terms.unwrap_or_default());
             }
         }
     }
 
+    /// People ask other things of links.
+    pub(crate) fn ask(&mut self, asked: &Asked) {
+        self.asked.clone_from(asked);
+        self.obey_links();
+    }
+
+    /// A link is to ship what waits.
+    pub(crate) fn trigger(&mut self, peer: usize, partition: PartitionId) {
+        if let Some(outbound) = self.outbound.get_mut(&peer) {
+            outbound.trigger(partition);
+        }
+    }
+
     /// What the links to a peer have to send now, if anything.
-    pub(crate) fn poll_outbound(&mut self, peer: usize) -> Option<Frame> {
+    pub(crate) fn poll_outbound(&mut self, peer: usize, direction: Direction) -> Option<Frame> {
         let grown = std::mem::take(&mut *self.grown.lock());
         for (partition, lsn) in grown {
             for outbound in self.outbound.values_mut() {
                 outbound.appended(partition, lsn);
             }
         }
-        self.outbound.get_mut(&peer)?.poll()
+        self.outbound.get_mut(&peer)?.poll(direction)
     }
 
     /// What a stream from a peer has to answer now, if anything.
@@ -157,36 +176,43 @@ impl Life {
         }
     }
 
-    /// A peer has dialled.
-    pub(crate) fn accept(&mut self, stream: StreamId) {
+    /// A stream on which this node receives.
+    pub(crate) fn receive_on(&mut self, direction: Direction, peer: usize, stream: StreamId) {
         let roles: Arc<dyn Assignments> = self.roles.clone();
-        self.inbound.insert(stream, Inbound::new(self.shared.clone(), roles));
-    }
-
-    /// A peer was reached.
-    pub(crate) fn reached(&mut self, peer: usize, stream: StreamId) {
-        self.dialled.insert(peer, stream);
-        if let Some(outbound) = self.outbound.get_mut(&peer) {
-            outbound.connected();
+        self.inbound.insert(stream, Inbound::new(self.shared.clone(), roles, direction));
+        if direction == Direction::Pull {
+            self.pulling.insert(peer, stream);
         }
     }
 
-    /// The stream to a peer is gone.
-    pub(crate) fn lost(&mut self, peer: usize, reason: &str) {
-        self.dialled.remove(&peer);
+    /// A stream on which this node ships; the one before it is over.
+    pub(crate) fn ship_on(&mut self, direction: Direction, peer: usize, stream: StreamId) {
+        if self.shipping.contains_key(&(peer, direction)) {
+            self.lost(direction, peer, "the other region has dialled anew");
+        }
+        self.shipping.insert((peer, direction), stream);
         if let Some(outbound) = self.outbound.get_mut(&peer) {
-            outbound.disconnected(reason);
+            outbound.connected(direction);
+        }
+    }
+
+    /// A stream to a peer is gone.
+    pub(crate) fn lost(&mut self, direction: Direction, peer: usize, reason: &str) {
+        self.shipping.remove(&(peer, direction));
+        if let Some(outbound) = self.outbound.get_mut(&peer) {
+            outbound.disconnected(direction, reason);
         }
     }
 
     /// Takes in what a replica answered.
     pub(crate) fn receive_outbound(
         &mut self,
+        direction: Direction,
         peer: usize,
         frame: Frame,
     ) -> Result<(), ReplicationError> {
         match self.outbound.get_mut(&peer) {
-            Some(outbound) => outbound.receive(frame),
+            Some(outbound) => outbound.receive(direction, frame),
             None => Ok(()),
         }
     }

@@ -143,6 +143,8 @@ pub(crate) struct Nature {
     pub(crate) offer_rows: u64,
     /// The newest format that each node speaks until it starts anew.
     pub(crate) formats: [u32; REGIONS],
+    /// How often something is asked of links.
+    pub(crate) ask_every: Option<u64>,
 }
 
 impl Nature {
@@ -184,12 +186,14 @@ impl Nature {
             }),
             offer_rows: one_of(rng, &[1, 1, 40, 16_384]),
             formats: [FORMAT; REGIONS],
+            ask_every: None,
         };
         // Enough rows for several leaves.
         nature.keys += one_of(rng, &[0, 0, 0, 300]);
         if rng.random_range(0..3) == 0 {
             nature.formats = std::array::from_fn(|_| rng.random_range(1..=FORMAT));
         }
+        nature.ask_every = half(rng, |rng| rng.random_range(100..2000) * MILLI);
         nature
     }
 }

@@ -34,6 +34,8 @@ pub enum Plant {
     RowsOfOneEntrySplit,
     /// A replica says of a range that it has all of it alike.
     DifferenceDenied,
+    /// What waits because of its timing or a pause is promised as if it were sent.
+    WaitingPromised,
     /// What a group changed in the digest is not written with it, now and then.
     RedoLeftOut,
     /// What is written of an overwritten row does not take all of its old part off.
@@ -54,7 +56,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 9] = [
+    pub const ALL: [Plant; 10] = [
         Plant::AnswerBeforeSync,
         Plant::EntryLeftOut,
         Plant::RowLeftOut,
@@ -64,6 +66,7 @@ impl Plant {
         Plant::CeilingForgotten,
         Plant::RowsOfOneEntrySplit,
         Plant::DifferenceDenied,
+        Plant::WaitingPromised,
     ];
 
     /// Those that spoil digests and what is made of them.

@@ -16,6 +16,8 @@ pub(crate) enum Purpose {
     Faults,
     /// What clients ask for.
     Clients,
+    /// What people ask of links.
+    Wishes,
     /// The disk of the node with this index.
     Disk(usize),
 }
@@ -28,6 +30,7 @@ pub(crate) fn split(seed: u64, purpose: Purpose) -> SmallRng {
         Purpose::Network => 3,
         Purpose::Faults => 4,
         Purpose::Clients => 5,
+        Purpose::Wishes => 6,
         Purpose::Disk(node) => 100 + node as u64,
     };
     SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)

@@ -8,12 +8,14 @@
 mod events;
 mod faults;
 mod links;
+mod wishes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isthmus_model::clock::Clock;
 use isthmus_replication::frame::FORMAT;
+use isthmus_replication::terms::Direction;
 use isthmus_store::Store;
 use parking_lot::Mutex;
 use rand::Rng;
@@ -24,7 +26,7 @@ use crate::clients::Clients;
 use crate::clock::{NodeClock, WorldTime};
 use crate::disk::Disk;
 use crate::network::Network;
-use crate::node::{Life, Node};
+use crate::node::{Asked, Life, Node};
 use crate::observer::Observer;
 use crate::options::{Nature, Options, REGIONS};
 use crate::rng::{Purpose, split};
@@ -110,6 +112,7 @@ struct World {
     clients: Clients,
     schedule: SmallRng,
     faults: SmallRng,
+    wishes: SmallRng,
     trace: Trace,
     crashes: u64,
     digests_checked: u64,
@@ -125,6 +128,7 @@ impl World {
             clock: Arc::new(NodeClock::new(time.clone())),
             disk: Arc::new(Disk::new(place, seed, options.plant, observer.clone())),
             format: nature.formats[place],
+            asked: Asked::new(),
             life: None,
         };
         World {
@@ -133,6 +137,7 @@ impl World {
             clients: Clients::new(split(seed, Purpose::Clients), nature.keys, nature.big_rows),
             schedule: split(seed, Purpose::Schedule),
             faults: split(seed, Purpose::Faults),
+            wishes: split(seed, Purpose::Wishes),
             options: options.clone(),
             phase: Phase::Chaos,
             queue: BTreeMap::new(),
@@ -257,7 +262,7 @@ impl World {
         let Some(place) = self.nodes.get_mut(node).filter(|place| place.life.is_none()) else {
             return;
         };
-        match Life::start(node, &place.disk, &place.clock, &self.nature, place.format) {
+        match Life::start(node, place, &self.nature) {
             Ok(life) => {
                 // Whoever starts again has been upgraded.
                 place.format = FORMAT;
@@ -267,7 +272,8 @@ impl World {
                 self.note(&format!("node {node} starts"));
                 self.check_digests(node);
                 for peer in (0..REGIONS).filter(|peer| *peer != node) {
-                    self.soon(20_000, Event::Dial(node, peer));
+                    self.soon(20_000, Event::Dial(Direction::Push, node, peer));
+                    self.soon(20_000, Event::Dial(Direction::Pull, peer, node));
                 }
             }
             Err(error) => {
@@ -283,6 +289,7 @@ impl World {
     fn heal(&mut self) {
         self.note("heal");
         self.phase = Phase::Drain;
+        self.withdraw_wishes();
         self.network.unblock_all();
         for place in &self.nodes {
             place.disk.set_odds(0, 0);

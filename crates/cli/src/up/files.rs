@@ -178,7 +178,7 @@ impl Layout {
                 .map(|other| OtherRegionConfig {
                     name: Layout::name(other),
                     number: other,
-                    peer: self.address(other, 2).to_string(),
+                    peer: Some(self.address(other, 2).to_string()),
                     endpoint: self.endpoint(other),
                     instance: None,
                 })
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(config.region, RegionConfig { name: "r2".into(), number: 2 });
         assert_eq!(config.public.listen.port(), 21_020);
         assert_eq!(config.admin.endpoint, "http://127.0.0.1:21021");
-        assert_eq!(config.other_region("r3").unwrap().peer, "127.0.0.1:21032");
+        assert_eq!(config.other_region("r3").unwrap().peer.as_deref(), Some("127.0.0.1:21032"));
         assert_eq!(config.storage.data, place.path().join("r2/data"));
         assert_eq!(config.instance.table_quota, 20_000);
         let mode = std::fs::metadata(layout.config_file(2)).unwrap().permissions().mode();

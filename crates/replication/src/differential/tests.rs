@@ -23,6 +23,9 @@ use crate::frame::{Body, FORMAT, Frame, Hello};
 use crate::link::State;
 use crate::receive::{Assignments, Inbound, Unfed};
 use crate::ship::{Outbound, Shared};
+use crate::terms::{Direction as Dialled, Terms};
+
+const PUSH: Dialled = Dialled::Push;
 
 const PARTITION: PartitionId = PartitionId(257);
 
@@ -188,13 +191,13 @@ impl Region {
 fn ship(from: &Region, to: &Region, format: u32, breaks_after: usize) -> (u64, usize) {
     let (mut rows, mut offers, mut chunks) = (0, 0, 0);
     let mut outbound = Outbound::new(from.shared(1, format), Origin(2));
-    outbound.open(PARTITION, from.table.clone());
-    let new = || Inbound::new(to.shared(2, FORMAT), Arc::new(Replica(to.table.clone())));
+    outbound.open(PARTITION, from.table.clone(), &Terms::default());
+    let new = || Inbound::new(to.shared(2, FORMAT), Arc::new(Replica(to.table.clone())), PUSH);
     let mut inbound = new();
-    outbound.connected();
+    outbound.connected(PUSH);
     loop {
         let mut moved = false;
-        while let Some(frame) = outbound.poll() {
+        while let Some(frame) = outbound.poll(PUSH) {
             moved = true;
             match &frame.body {
                 Some(Body::CopyChunk(chunk)) => {
@@ -209,13 +212,13 @@ fn ship(from: &Region, to: &Region, format: u32, breaks_after: usize) -> (u64, u
         moved |= to.store.commit_step();
         while let Poll::Ready(answer) = inbound.poll(&mut Context::from_waker(Waker::noop())) {
             moved = true;
-            outbound.receive(Frame::from(answer.body.unwrap())).unwrap();
+            outbound.receive(PUSH, Frame::from(answer.body.unwrap())).unwrap();
         }
         if chunks == breaks_after {
             chunks += 1;
-            outbound.disconnected("it broke");
+            outbound.disconnected(PUSH, "it broke");
             inbound = new();
-            outbound.connected();
+            outbound.connected(PUSH);
             moved = true;
         }
         if !moved {

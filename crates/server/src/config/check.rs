@@ -211,7 +211,7 @@ fn check_others(config: &Config) -> Result<(), Finding> {
             let message = format!("{} is the number of another region", region.number);
             return wrong(key("number"), message);
         }
-        if !is_host_and_port(&region.peer) {
+        if region.peer.as_ref().is_some_and(|peer| !is_host_and_port(peer)) {
             return wrong(key("peer"), "is no host:port");
         }
         if !is_url(&region.endpoint) {

@@ -67,6 +67,7 @@ impl Node {
     async fn decide_change(&self, name: &str, change: &[u8]) -> Result<Value, ApiError> {
         let change: Change = serde_json::from_slice(change)
             .map_err(|error| ApiError::invalid(format!("The change cannot be read: {error}.")))?;
+        super::links::check(&change)?;
         let _one_at_a_time = self.changing.lock().await;
         let (id, mut record) = self.record_named(name).ok_or_else(no_global_table)?;
         let is_changed = record.table.change(&change)?;

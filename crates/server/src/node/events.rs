@@ -23,6 +23,8 @@ pub enum EventKind {
     DiskHealed,
     /// Rows were repaired.
     RowsRepaired,
+    /// A link has come into another state.
+    LinkState,
 }
 
 /// One event.

@@ -173,6 +173,7 @@ impl Node {
             }
             Question::Forward(forward) => self.on_forward(&forward.path, forward.body).await,
             Question::Change(change) => self.on_change(&change).await,
+            Question::Trigger(trigger) => self.on_trigger(&trigger),
             about_rows @ (Question::Compare(_)
             | Question::Scrub(_)
             | Question::Repair(_)
@@ -286,17 +287,18 @@ impl Node {
             let wanted: Vec<_> = records
                 .iter()
                 .filter(|(_, record)| record.table.ships_to(own).any(|to| to == region))
-                .filter_map(|(id, _)| self.store.table(*id))
+                .filter_map(|(id, record)| {
+                    Some((self.store.table(*id)?, self.terms_of(&record.table, region)))
+                })
                 .collect();
             let mut links = other.links();
             let superfluous: Vec<_> = links
                 .partitions()
-                .filter(|partition| !wanted.iter().any(|t| t.partition() == *partition))
+                .filter(|partition| !wanted.iter().any(|(t, _)| t.partition() == *partition))
                 .collect();
             superfluous.into_iter().for_each(|partition| links.close(partition));
-            for table in wanted {
-                let partition = table.partition();
-                links.open(partition, table);
+            for (table, terms) in wanted {
+                links.open(table.partition(), table, &terms);
             }
             drop(links);
             other.wake();

@@ -1,15 +1,18 @@
 //! What the node tells of itself.
 
 use isthmus_control::global_table::Serve;
+use isthmus_control::link_rule::{LinkRule, TimingRule};
 use isthmus_replication::link::State;
+use isthmus_replication::progress::CopyReport;
 use isthmus_replication::ship::LinkReport;
 use isthmus_store::digest::DigestState;
 use isthmus_store::{Table, Writing};
 
 use super::Node;
+use super::links::timing_text;
 use crate::status::{
-    DigestStatus, DigestWord, LinkState, LinkStatus, RegionState, RegionStatus, ServeMode, Status,
-    TableStatus,
+    CopyStatus, DigestStatus, DigestWord, LinkState, LinkStatus, RegionState, RegionStatus,
+    ServeMode, Status, TableStatus,
 };
 
 impl Node {
@@ -125,6 +128,10 @@ impl Node {
 
     fn link_status(&self, to: &str, report: &LinkReport) -> LinkStatus {
         let table = self.table_of(report.partition);
+        let record = table.as_ref().and_then(|table| self.record(table.id()));
+        let own = &self.config.region.name;
+        let rule =
+            record.map_or_else(|| LinkRule::new(own, to), |record| record.table.link_rule(own, to));
         let now = self.clock.wall_millis();
         let acked = report.acked.unwrap_or_default();
         let lag_ms = report.oldest_millis.map_or(0, |oldest| (now - oldest).max(0) as u64);
@@ -154,7 +161,28 @@ impl Node {
             alike_rows: (report.alike_rows > 0).then_some(report.alike_rows),
             waiting_bytes: (report.waiting_bytes > 0).then_some(report.waiting_bytes),
             log_budget_used: self.link_budget_used(report),
+            direction: report.direction.as_str().to_owned(),
+            timing: (rule.timing != TimingRule::Immediate).then(|| timing_text(&rule.timing)),
+            next_ms: report.next_millis.filter(|_| report.state != State::Stopped),
+            bytes_per_second: rule.throttle.bytes_per_second,
+            entries_per_second: rule.throttle.entries_per_second,
+            copy_cpu_percent: rule.throttle.copy_cpu_percent,
+            copy: report.copy.map(|copy| copy_status(&copy, report.state)),
+            sent_bytes: report.sent_bytes,
+            sent_entries: report.sent_entries,
         }
+    }
+}
+
+fn copy_status(copy: &CopyReport, state: State) -> CopyStatus {
+    let runs = state == State::Copying;
+    CopyStatus {
+        rows_done: copy.rows_done,
+        rows_total: copy.rows_total,
+        bytes_done: copy.bytes_done,
+        rows_per_second: if runs { copy.rows_per_second } else { 0.0 },
+        bytes_per_second: if runs { copy.bytes_per_second } else { 0.0 },
+        left_ms: copy.left.filter(|_| runs).map(|left| left.as_millis() as u64),
     }
 }
 

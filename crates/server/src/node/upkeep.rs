@@ -32,6 +32,7 @@ impl Node {
             left.append(&mut self.grown.lock());
             left.retain(|partition| !self.look_after(*partition));
             self.keep_logs_within_budget();
+            self.tell_link_changes();
             rounds = rounds.wrapping_add(1);
             if rounds.is_multiple_of(EXPIRE_EVERY) {
                 self.store.expire_step();

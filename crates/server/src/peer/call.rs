@@ -11,7 +11,7 @@ pub struct Call {
     #[prost(string, tag = "1")]
     pub from: String,
     /// What is asked.
-    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20")]
     pub question: Option<Question>,
 }
 
@@ -48,6 +48,34 @@ pub enum Question {
     /// Change the record of a global table whose base is here.
     #[prost(message, tag = "11")]
     Change(Change),
+    /// Ship now what waits.
+    #[prost(message, tag = "20")]
+    Trigger(Trigger),
+}
+
+/// A question to a region that cannot be dialled, on a stream that it dials.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Asking {
+    /// Names the question on its stream.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// What is asked.
+    #[prost(message, optional, tag = "2")]
+    pub call: Option<Call>,
+}
+
+/// What such a region says on it: first who it is, then its answers.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Answering {
+    /// Its name, in the first message.
+    #[prost(string, tag = "1")]
+    pub from: String,
+    /// The question.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// The answer.
+    #[prost(message, optional, tag = "3")]
+    pub reply: Option<Reply>,
 }
 
 /// The record of a global table, and the table where it does not exist yet.
@@ -81,6 +109,17 @@ pub struct Forward {
     /// Request body.
     #[prost(bytes = "bytes", tag = "2")]
     pub body: Bytes,
+}
+
+/// The links of a table that leave the asked region ship what waits, whatever their timing.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Trigger {
+    /// Name of the table.
+    #[prost(string, tag = "1")]
+    pub table: String,
+    /// The region they end in; absent: each.
+    #[prost(string, optional, tag = "2")]
+    pub to: Option<String>,
 }
 
 /// A change of a global table's record, asked for by a person whom the asking region knows.

@@ -1,31 +1,43 @@
-//! Keeps the stream to one other region, on which this region ships as an origin.
+//! Keeps the streams to one other region: on one this region ships as an origin (push), on one it
+//! receives as a replica (pull), on one it is asked.
 //!
-//! The state of the links outlives the stream; a stream that breaks is dialled again with a
+//! The state of the links outlives the streams; a stream that breaks is dialled again with a
 //! growing pause. The committer only notes which logs have grown, under a lock of its own, so
-//! that it never waits for a link.
+//! that it never waits for a link. A region without an address is not dialled: it dials.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::ids::{Lsn, PartitionId};
-use isthmus_replication::frame::Frame;
+use isthmus_replication::frame::{Body, Frame};
+use isthmus_replication::receive::Inbound;
 use isthmus_replication::ship::Outbound;
+use isthmus_replication::terms::Direction;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
 
-use super::call::{Call, Question, Reply};
+use super::call::{Answering, Call, Question, Reply};
+use super::callback::Callbacks;
+use super::carry::{self, describe};
 use super::service::peer_client::PeerClient;
 use super::tls::PeerTls;
 use super::{
     CALL_TIMEOUT, FRAMES_WAITING_MAX, KEEP_ALIVE_EVERY, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
-    TICK_EVERY,
 };
+use crate::node::Node;
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Before a stream is dialled again that an older region does not know.
+const PAUSE_UNKNOWN: Duration = Duration::from_secs(30);
+/// Questions of one region that are worked on at once, of those that come over a stream dialled
+/// from here.
+const ANSWERING_MAX: usize = 16;
 
 /// Whether the region is reached, and since when.
 #[derive(Clone, Debug)]
@@ -42,50 +54,89 @@ pub struct Reached {
 pub struct OtherRegion {
     /// Its name.
     pub name: String,
+    /// Questions to it, where it cannot be dialled.
+    pub callbacks: Callbacks,
     /// This region's name.
     own_name: String,
-    channel: Channel,
+    /// `None`: it cannot be dialled.
+    channel: Option<Channel>,
     outbound: Mutex<Outbound>,
     grown: Mutex<BTreeMap<PartitionId, Lsn>>,
-    wake: Notify,
+    wake_push: Notify,
+    wake_pull: Notify,
+    /// Counts the streams on which the region has asked to pull; only the newest counts.
+    pulls: watch::Sender<u64>,
+    pulling: tokio::sync::Mutex<()>,
     reached: Mutex<Reached>,
     wall_millis: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
 
+/// How a stream ended.
+struct Ended {
+    reason: String,
+    /// Something was heard on it.
+    was_open: bool,
+    /// The other region knows no such stream.
+    is_unknown: bool,
+}
+
+impl Ended {
+    fn of(reason: String, was_open: bool) -> Ended {
+        Ended { reason, was_open, is_unknown: false }
+    }
+
+    fn refused(status: &Status) -> Ended {
+        let is_unknown = status.code() == Code::Unimplemented;
+        Ended { reason: describe(status), was_open: false, is_unknown }
+    }
+}
+
 impl OtherRegion {
-    /// Prepares to dial the region `name` at `address` (host and port).
+    /// Prepares to dial the region `name` at `address` (host and port); `None`: it will dial.
     pub fn new(
         name: &str,
         own_name: &str,
-        address: &str,
+        address: Option<&str>,
         tls: &PeerTls,
         outbound: Outbound,
         wall_millis: Arc<dyn Fn() -> i64 + Send + Sync>,
     ) -> Result<OtherRegion, tonic::transport::Error> {
-        let channel = Endpoint::from_shared(format!("https://{address}"))?
-            .tls_config(tls.client(name))?
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
-            .keep_alive_timeout(KEEP_ALIVE_EVERY)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(STREAM_WINDOW_BYTES)
-            .connect_lazy();
-        let reached = Reached {
-            connected: false,
-            since_millis: wall_millis(),
-            reason: "not dialled yet".to_owned(),
+        let channel = match address {
+            Some(address) => Some(
+                Endpoint::from_shared(format!("https://{address}"))?
+                    .tls_config(tls.client(name))?
+                    .connect_timeout(Duration::from_secs(5))
+                    .tcp_nodelay(true)
+                    .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
+                    .keep_alive_timeout(KEEP_ALIVE_EVERY)
+                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                    .initial_connection_window_size(STREAM_WINDOW_BYTES)
+                    .connect_lazy(),
+            ),
+            None => None,
         };
+        let reason = if channel.is_some() { "not dialled yet" } else { "it has not dialled yet" };
+        let reached =
+            Reached { connected: false, since_millis: wall_millis(), reason: reason.to_owned() };
         Ok(OtherRegion {
             name: name.to_owned(),
+            callbacks: Callbacks::default(),
             own_name: own_name.to_owned(),
             channel,
             outbound: Mutex::new(outbound),
             grown: Mutex::new(BTreeMap::new()),
-            wake: Notify::new(),
+            wake_push: Notify::new(),
+            wake_pull: Notify::new(),
+            pulls: watch::Sender::new(0),
+            pulling: tokio::sync::Mutex::new(()),
             reached: Mutex::new(reached),
             wall_millis,
         })
+    }
+
+    /// Whether it can be dialled.
+    pub fn is_dialled(&self) -> bool {
+        self.channel.is_some()
     }
 
     /// The links to the region. Wake it after changing them.
@@ -93,15 +144,24 @@ impl OtherRegion {
         self.outbound.lock()
     }
 
-    /// Lets the stream look whether there is something to send.
+    /// Lets the streams look whether there is something to send.
     pub fn wake(&self) {
-        self.wake.notify_one();
+        self.wake_push.notify_one();
+        self.wake_pull.notify_one();
+    }
+
+    /// Until a stream is to look whether there is something to send.
+    pub(super) async fn woken(&self, direction: Direction) {
+        match direction {
+            Direction::Push => self.wake_push.notified().await,
+            Direction::Pull => self.wake_pull.notified().await,
+        }
     }
 
     /// Notes that a log has grown. Called by the committer: takes no lock that waits for work.
     pub fn grown(&self, partition: PartitionId, lsn: Lsn) {
         self.grown.lock().insert(partition, lsn);
-        self.wake.notify_one();
+        self.wake();
     }
 
     /// Whether the region is reached.
@@ -110,7 +170,7 @@ impl OtherRegion {
     }
 
     /// Asks the region one question.
-    pub async fn ask(&self, question: Question) -> Result<Reply, tonic::Status> {
+    pub async fn ask(&self, question: Question) -> Result<Reply, Status> {
         self.ask_within(question, CALL_TIMEOUT).await
     }
 
@@ -119,28 +179,57 @@ impl OtherRegion {
         &self,
         question: Question,
         patience: Duration,
-    ) -> Result<Reply, tonic::Status> {
+    ) -> Result<Reply, Status> {
         let call = Call { from: self.own_name.clone(), question: Some(question) };
+        let Some(mut client) = self.client() else {
+            return self.callbacks.ask(call, patience).await;
+        };
         let mut request = tonic::Request::new(call);
         request.set_timeout(patience);
-        let answer = tokio::time::timeout(patience, self.client().call(request)).await;
+        let answer = tokio::time::timeout(patience, client.call(request)).await;
         match answer {
             Ok(answer) => answer.map(tonic::Response::into_inner),
-            Err(_) => Err(tonic::Status::deadline_exceeded("no answer in time")),
+            Err(_) => Err(Status::deadline_exceeded("no answer in time")),
         }
     }
 
     /// Dials, ships, dials again, until `stop` says so.
-    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+    pub async fn keep_pushing(self: Arc<Self>, stop: watch::Receiver<bool>) {
+        let push = || async {
+            let ended = self.push().await;
+            self.set_reached(false, &ended.reason);
+            self.links().disconnected(Direction::Push, &ended.reason);
+            ended
+        };
+        self.dial_again_and_again(stop, push).await;
+    }
+
+    /// Dials, receives what is to be pulled, dials again, until `stop` says so.
+    pub async fn keep_pulling(self: Arc<Self>, node: Arc<Node>, stop: watch::Receiver<bool>) {
+        self.dial_again_and_again(stop, || self.pull(&node)).await;
+    }
+
+    /// Dials, answers questions, dials again, until `stop` says so.
+    pub async fn keep_answering(self: Arc<Self>, node: Arc<Node>, stop: watch::Receiver<bool>) {
+        self.dial_again_and_again(stop, || self.answer(&node)).await;
+    }
+
+    async fn dial_again_and_again<F: Future<Output = Ended>>(
+        &self,
+        mut stop: watch::Receiver<bool>,
+        dial: impl Fn() -> F,
+    ) {
         let mut pause = PAUSE_MIN;
-        while !*stop.borrow() {
+        while self.is_dialled() && !*stop.borrow() {
             let ended = tokio::select! {
-                ended = self.ship() => ended,
+                ended = dial() => ended,
                 _ = stop.changed() => return,
             };
-            let was_connected = self.set_reached(false, &ended);
-            self.links().disconnected(&ended);
-            pause = if was_connected { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+            pause = match (ended.is_unknown, ended.was_open) {
+                (true, _) => PAUSE_UNKNOWN,
+                (false, true) => PAUSE_MIN,
+                (false, false) => (pause * 2).min(PAUSE_MAX),
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = stop.changed() => return,
@@ -148,62 +237,127 @@ impl OtherRegion {
         }
     }
 
-    fn client(&self) -> PeerClient<Channel> {
-        PeerClient::new(self.channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    fn client(&self) -> Option<PeerClient<Channel>> {
+        let client = PeerClient::new(self.channel.clone()?);
+        let client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    /// One stream, from greeting to end; returns why it ended.
-    async fn ship(&self) -> String {
-        let (sender, receiver) = mpsc::channel::<Frame>(FRAMES_WAITING_MAX);
-        let mut answers = match self.client().exchange(ReceiverStream::new(receiver)).await {
+    /// One stream on which this region ships.
+    async fn push(&self) -> Ended {
+        let Some(mut client) = self.client() else { return not_dialled() };
+        let (sender, receiver) = mpsc::channel::<Result<Frame, Status>>(FRAMES_WAITING_MAX);
+        let frames = ReceiverStream::new(receiver).filter_map(Result::ok);
+        let answers = match client.exchange(frames).await {
             Ok(response) => response.into_inner(),
-            Err(status) => return describe(&status),
+            Err(status) => return Ended::refused(&status),
         };
-        self.links().connected();
-        let mut tick = tokio::time::interval(TICK_EVERY);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut next = None;
+        let heard = || self.set_reached(true, "");
+        let reason = carry::ship(self, Direction::Push, sender, answers, heard).await;
+        Ended::of(reason, self.reached().connected)
+    }
+
+    /// One stream on which this region receives.
+    async fn pull(&self, node: &Arc<Node>) -> Ended {
+        let Some(mut client) = self.client() else { return not_dialled() };
+        let shared = node.shared();
+        let (sender, receiver) = mpsc::channel::<Result<Frame, Status>>(FRAMES_WAITING_MAX);
+        // By its greeting the other region knows who dials; the certificate proves it.
+        let greeting = Body::Hello(shared.hello.clone()).into();
+        if sender.send(Ok(greeting)).await.is_err() {
+            return Ended::of("the stream was closed".to_owned(), false);
+        }
+        let answers = ReceiverStream::new(receiver).filter_map(Result::ok);
+        let frames = match client.pull(answers).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return Ended::refused(&status),
+        };
+        let inbound = Inbound::new(shared, node.clone(), Direction::Pull);
+        let take = |inbound: &mut Inbound, frame: Frame| {
+            if let Some(Body::Hello(hello)) = &frame.body
+                && hello.name != self.name
+            {
+                return Err(Status::permission_denied("another region answers at this address"));
+            }
+            inbound.receive(frame).map_err(|error| Status::failed_precondition(error.to_string()))
+        };
+        let ended = carry::receive(inbound, frames, sender, take).await;
+        let reason = ended.map_or_else(String::new, |status| describe(&status));
+        Ended::of(reason, true)
+    }
+
+    /// One stream on which this region is asked.
+    async fn answer(&self, node: &Arc<Node>) -> Ended {
+        let Some(mut client) = self.client() else { return not_dialled() };
+        let (sender, receiver) = mpsc::channel::<Answering>(FRAMES_WAITING_MAX);
+        let greeting = Answering { from: self.own_name.clone(), ..Answering::default() };
+        if sender.send(greeting).await.is_err() {
+            return Ended::of("the stream was closed".to_owned(), false);
+        }
+        let mut questions = match client.answer(ReceiverStream::new(receiver)).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return Ended::refused(&status),
+        };
+        let few = Arc::new(Semaphore::new(ANSWERING_MAX));
         loop {
-            if next.is_none() {
-                next = self.next_frame();
-            }
-            tokio::select! {
-                permit = sender.reserve(), if next.is_some() => match (permit, next.take()) {
-                    (Ok(permit), Some(frame)) => permit.send(frame),
-                    _ => return "the stream was closed".to_owned(),
-                },
-                answer = answers.message() => match answer {
-                    Ok(Some(frame)) => {
-                        if let Err(error) = self.links().receive(frame) {
-                            return error.to_string();
-                        }
-                        self.set_reached(true, "");
-                    }
-                    Ok(None) => return "the other region ended the stream".to_owned(),
-                    Err(status) => return describe(&status),
-                },
-                () = self.wake.notified() => {}
-                _ = tick.tick() => self.links().tick(),
-            }
+            let Ok(one_of_few) = few.clone().acquire_owned().await else { return not_dialled() };
+            let asking = match questions.message().await {
+                Ok(Some(asking)) => asking,
+                Ok(None) => return Ended::of("the other region ended the stream".to_owned(), true),
+                Err(status) => return Ended::of(describe(&status), true),
+            };
+            let Some(question) = asking.call.and_then(|call| call.question) else { continue };
+            let (node, from, sender) = (node.clone(), self.name.clone(), sender.clone());
+            let number = asking.number;
+            node.clone().spawn(async move {
+                let reply = Some(node.answer(&from, question).await);
+                // If the stream is gone, whoever asked has given up.
+                let _ = sender.send(Answering { from: String::new(), number, reply }).await;
+                drop(one_of_few);
+            });
         }
     }
 
-    fn next_frame(&self) -> Option<Frame> {
+    /// Ships on a stream that the region has dialled, until it ends or there is a newer one.
+    pub(super) async fn serve_pull(&self, sender: carry::Sender, answers: Streaming<Frame>) {
+        let mut number = 0;
+        self.pulls.send_modify(|pulls| {
+            *pulls += 1;
+            number = *pulls;
+        });
+        let mut newest = self.pulls.subscribe();
+        let _one_at_a_time = self.pulling.lock().await;
+        if *newest.borrow() != number {
+            return;
+        }
+        let heard = || {
+            if !self.is_dialled() {
+                self.set_reached(true, "");
+            }
+        };
+        let reason = tokio::select! {
+            ended = carry::ship(self, Direction::Pull, sender, answers, heard) => ended,
+            _ = newest.wait_for(|newest| *newest != number) => "it has dialled anew".to_owned(),
+        };
+        self.links().disconnected(Direction::Pull, &reason);
+        if !self.is_dialled() {
+            self.set_reached(false, &reason);
+        }
+    }
+
+    /// The next frame to send on a stream.
+    pub(super) fn next_frame(&self, direction: Direction) -> Option<Frame> {
         let grown = std::mem::take(&mut *self.grown.lock());
         let mut links = self.links();
         for (partition, lsn) in grown {
             links.appended(partition, lsn);
         }
-        links.poll()
+        links.poll(direction)
     }
 
-    /// Returns what it was before.
-    fn set_reached(&self, connected: bool, reason: &str) -> bool {
+    fn set_reached(&self, connected: bool, reason: &str) {
         let mut reached = self.reached.lock();
-        let before = reached.connected;
-        if before != connected {
+        if reached.connected != connected {
             reached.since_millis = (self.wall_millis)();
             match connected {
                 true => tracing::info!(region = %self.name, "stream open"),
@@ -212,17 +366,9 @@ impl OtherRegion {
         }
         reached.connected = connected;
         reached.reason = reason.to_owned();
-        before
     }
 }
 
-fn describe(status: &tonic::Status) -> String {
-    let mut line = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(inner) = source {
-        line.push_str(": ");
-        line.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    line
+fn not_dialled() -> Ended {
+    Ended::of("the region cannot be dialled".to_owned(), false)
 }

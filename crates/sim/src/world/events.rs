@@ -1,5 +1,7 @@
 //! What can happen, and the steps that every node takes again and again.
 
+use isthmus_replication::terms::Direction;
+
 use crate::checkers::{acked, digest, prefix};
 use crate::network::{StreamId, Way};
 use crate::options::REGIONS;
@@ -29,8 +31,8 @@ pub(super) enum Event {
     Read,
     /// A frame arrives.
     Deliver(StreamId, Way),
-    /// A node dials another.
-    Dial(usize, usize),
+    /// A node dials another, so that the first can ship to the second.
+    Dial(Direction, usize, usize),
     /// One end sees that a stream has broken: the one that frames go there from, or the other.
     Notice(StreamId, Way),
     /// A node starts.
@@ -55,6 +57,8 @@ pub(super) enum Event {
     DiskFills,
     /// A disk has room.
     DiskFrees(usize),
+    /// A person asks something of a link somewhere.
+    AskSomewhere,
 }
 
 impl World {
@@ -107,10 +111,11 @@ impl World {
             Event::Client => self.client(),
             Event::Read => self.read(),
             Event::Deliver(stream, way) => self.deliver(stream, way),
-            Event::Dial(from, to) => self.dial(from, to),
+            Event::Dial(direction, from, to) => self.dial(direction, from, to),
             Event::Notice(stream, way) => self.notice(stream, way),
             Event::Start(node) => self.start(node),
             Event::End(node) => self.crash(node),
+            Event::AskSomewhere => self.ask_somewhere(),
             Event::CrashSomewhere
             | Event::BreakSomewhere
             | Event::Break(_)

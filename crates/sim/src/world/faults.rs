@@ -25,6 +25,9 @@ impl World {
                 self.next_fault(every, event);
             }
         }
+        if let Some(every) = self.nature.ask_every {
+            self.after(every, Event::AskSomewhere);
+        }
         for place in &self.nodes {
             place.disk.set_odds(commits, reads);
         }

@@ -3,6 +3,7 @@
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_replication::frame::{Ack, Body, Frame};
+use isthmus_replication::terms::Direction;
 use prost::Message;
 use rand::Rng;
 use xxhash_rust::xxh3::xxh3_64;
@@ -10,7 +11,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::checkers::bounds;
 use crate::network::{StreamId, Way};
 use crate::node::Life;
-use crate::options::REGIONS;
 use crate::plant::Plant;
 use crate::rng::happens;
 use crate::roles::origin_of;
@@ -26,57 +26,70 @@ impl World {
         self.nodes.get_mut(node)?.life.as_mut()
     }
 
-    pub(super) fn dial(&mut self, from: usize, to: usize) {
-        let Some(life) = self.life(from) else { return };
-        if life.dialled.contains_key(&to) {
+    pub(super) fn dial(&mut self, direction: Direction, from: usize, to: usize) {
+        let (dialler, accepter) = match direction {
+            Direction::Push => (from, to),
+            Direction::Pull => (to, from),
+        };
+        let Some(life) = self.life(dialler) else { return };
+        let is_there = match direction {
+            Direction::Push => life.shipping.contains_key(&(to, direction)),
+            Direction::Pull => life.pulling.contains_key(&from),
+        };
+        if is_there {
             return;
         }
         let cut = self.network.is_cut(from, to) || self.network.is_cut(to, from);
-        if cut || self.life(to).is_none() {
-            return self.soon(300_000, Event::Dial(from, to));
+        if cut || self.life(accepter).is_none() {
+            return self.soon(300_000, Event::Dial(direction, from, to));
         }
-        let stream = self.network.open(from, to);
-        self.note(&format!("stream {stream} from {from} to {to}"));
+        let stream = self.network.open(direction, from, to);
+        self.note(&format!("stream {stream} from {from} to {to}, {}", direction.as_str()));
         if let Some(life) = self.life(to) {
-            life.accept(stream);
+            life.receive_on(direction, from, stream);
         }
         if let Some(life) = self.life(from) {
-            life.reached(to, stream);
+            life.ship_on(direction, to, stream);
         }
     }
 
     /// One end sees that a stream is gone.
     pub(super) fn notice(&mut self, stream: StreamId, way: Way) {
-        let Some(ends) = self.network.stream(stream).map(|stream| (stream.from, stream.to)) else {
-            return;
-        };
-        let (from, to) = ends;
-        match way {
+        let Some(broken) = self.network.stream(stream) else { return };
+        let (from, to, direction) = (broken.from, broken.to, broken.direction);
+        let dials = match way {
             Way::There => {
                 let Some(life) = self.life(from) else { return };
-                if life.dialled.get(&to) == Some(&stream) {
-                    life.lost(to, "the stream broke");
-                    self.soon(150_000, Event::Dial(from, to));
+                let counts = life.shipping.get(&(to, direction)) == Some(&stream);
+                if counts {
+                    life.lost(direction, to, "the stream broke");
                 }
+                counts && direction == Direction::Push
             }
             Way::Back => {
-                if let Some(life) = self.life(to) {
-                    life.inbound.remove(&stream);
+                let Some(life) = self.life(to) else { return };
+                life.inbound.remove(&stream);
+                let counts = life.pulling.get(&from) == Some(&stream);
+                if counts {
+                    life.pulling.remove(&from);
                 }
+                counts
             }
+        };
+        if dials {
+            self.soon(150_000, Event::Dial(direction, from, to));
         }
     }
 
     /// A node's streams send some of what they have.
     pub(super) fn pump(&mut self, node: usize) {
-        for peer in (0..REGIONS).filter(|peer| *peer != node) {
-            let stream = self.life(node).and_then(|life| life.dialled.get(&peer).copied());
-            let Some(stream) = stream else { continue };
+        let shipping = self.life(node).map(|life| life.shipping.clone()).unwrap_or_default();
+        for ((peer, direction), stream) in shipping {
             for _ in 0..self.schedule.random_range(1..12) {
                 if self.is_full(stream, Way::There) {
                     break;
                 }
-                let frame = self.life(node).and_then(|life| life.poll_outbound(peer));
+                let frame = self.life(node).and_then(|life| life.poll_outbound(peer, direction));
                 let Some(frame) = frame else { break };
                 self.send(stream, Way::There, node, frame);
             }
@@ -107,6 +120,7 @@ impl World {
         {
             self.note("a planted bug strikes");
         }
+        self.watch_wishes(stream, way, &mut frame);
         self.watch_sent(stream, node, &frame);
         let corrupt = self.phase == Phase::Chaos
             && happens(&mut self.faults, self.nature.corrupt_per_million);
@@ -206,11 +220,14 @@ impl World {
             }
             _ => {}
         }
+        let Some(direction) = self.network.stream(stream).map(|stream| stream.direction) else {
+            return;
+        };
         let Some(life) = self.life(to) else { return };
-        if life.dialled.get(&peer) != Some(&stream) {
+        if life.shipping.get(&(peer, direction)) != Some(&stream) {
             return;
         }
-        if let Err(error) = life.receive_outbound(peer, frame) {
+        if let Err(error) = life.receive_outbound(direction, peer, frame) {
             self.note(&format!("node {to} ends stream {stream}: {error}"));
             self.break_stream(stream);
         }

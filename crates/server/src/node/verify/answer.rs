@@ -51,7 +51,8 @@ impl Node {
             Question::Assign(_)
             | Question::Unassign(_)
             | Question::Forward(_)
-            | Question::Change(_) => {
+            | Question::Change(_)
+            | Question::Trigger(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
             }
         };

@@ -1,0 +1,317 @@
+//! When a link may ship: at once, later, at intervals, in windows, or when it is triggered.
+//!
+//! A gate is asked now and then and says through which entry the log may be shipped and whether
+//! rows of a copy may. What it has released stays released. Intervals are counted from the epoch
+//! and windows follow from the time alone, so a restart changes neither. Copies begin at once
+//! under every timing but windows. Pure: time is handed in, as milliseconds since the Unix epoch.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use cronexpr::{Crontab, MakeTimestamp};
+use isthmus_model::ids::Lsn;
+
+/// Moments along the log that a delay is measured by.
+const MARKS: i64 = 128;
+
+/// When a link ships.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Timing {
+    /// Entries as they come.
+    #[default]
+    Immediate,
+    /// An entry when it is so old.
+    Delayed(Duration),
+    /// What there is, once in each interval.
+    Interval(Duration),
+    /// While one of the windows is open.
+    Windows(Vec<Window>),
+    /// What there is when a person or program asks for it, or when so much waits.
+    Triggered {
+        /// Entries that wait.
+        entries: Option<u64>,
+        /// Bytes of log records that wait.
+        bytes: Option<u64>,
+    },
+}
+
+/// A window that opens again and again.
+#[derive(Clone, Debug)]
+pub struct Window {
+    text: String,
+    opens: Crontab,
+    lasts: Duration,
+}
+
+impl PartialEq for Window {
+    fn eq(&self, other: &Window) -> bool {
+        (&self.text, self.lasts) == (&other.text, other.lasts)
+    }
+}
+
+impl Window {
+    /// A window that opens when a cron expression says so and stays open for a while. `cron` has
+    /// five fields and the name or offset of a time zone, such as `30 2 * * 1-5 Europe/Berlin`.
+    pub fn parse(cron: &str, lasts: Duration) -> Result<Window, String> {
+        let opens = cronexpr::parse_crontab(cron).map_err(|error| error.to_string())?;
+        let window = Window { text: cron.to_owned(), opens, lasts };
+        match window.next_after(0) {
+            Some(_) => Ok(window),
+            None => Err(format!("{cron}: never comes")),
+        }
+    }
+
+    fn next_after(&self, millis: i64) -> Option<i64> {
+        let after = MakeTimestamp::from_millisecond(millis).ok()?;
+        Some(self.opens.find_next(after).ok()?.timestamp().as_millisecond())
+    }
+
+    /// Whether it is open, and when that changes.
+    fn state(&self, now: i64) -> (bool, i64) {
+        let lasts = self.lasts.as_millis() as i64;
+        match self.next_after(now.saturating_sub(lasts)) {
+            Some(opens) if opens <= now => (true, opens + lasts),
+            Some(opens) => (false, opens),
+            None => (false, i64::MAX),
+        }
+    }
+}
+
+/// What a gate is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// The time.
+    pub now_millis: i64,
+    /// The end of the log.
+    pub appended: Lsn,
+    /// Shipped through.
+    pub shipped: Lsn,
+    /// Bytes of the log after that.
+    pub waiting_bytes: u64,
+}
+
+/// What may be shipped now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// Entries through this one.
+    pub through: Lsn,
+    /// Rows of a copy.
+    pub copies: bool,
+    /// When more may be, if that is known and there is something to wait for.
+    pub next_millis: Option<i64>,
+}
+
+/// Says what a link may ship by its timing.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    timing: Timing,
+    released: Lsn,
+    /// The interval that was last seen.
+    interval: Option<i64>,
+    /// Where the log ended when, for a delay.
+    marks: VecDeque<(i64, Lsn)>,
+    /// Whether a window is open, from when till when that holds.
+    window: Option<(bool, i64, i64)>,
+}
+
+impl Gate {
+    /// A gate that has released nothing so far.
+    pub fn new(timing: Timing) -> Gate {
+        let (marks, window) = (VecDeque::new(), None);
+        Gate { timing, released: Lsn(0), interval: None, marks, window }
+    }
+
+    /// Whether it lets everything pass and need not be asked again.
+    pub fn is_always_open(&self) -> bool {
+        self.timing == Timing::Immediate
+    }
+
+    /// Releases what there is, whatever the timing.
+    pub fn trigger(&mut self, appended: Lsn) {
+        self.released = self.released.max(appended);
+    }
+
+    /// What may be shipped now.
+    pub fn look(&mut self, moment: &Moment) -> Leave {
+        let (now, appended) = (moment.now_millis, moment.appended);
+        let next = match &self.timing {
+            Timing::Immediate => {
+                return Leave { through: Lsn(u64::MAX), copies: true, next_millis: None };
+            }
+            Timing::Delayed(by) => Some(self.pass_delayed(by.as_millis() as i64, now, appended)),
+            Timing::Interval(every) => {
+                let every = (every.as_millis() as i64).max(1);
+                let interval = now.div_euclid(every);
+                if self.interval.replace(interval).is_some_and(|before| before != interval) {
+                    self.released = appended;
+                }
+                Some((interval + 1) * every)
+            }
+            Timing::Windows(_) => {
+                let (open, until) = self.window(now);
+                if open {
+                    let (through, copies) = (Lsn(u64::MAX), true);
+                    return Leave { through, copies, next_millis: None };
+                }
+                let next_millis = (until < i64::MAX).then_some(until);
+                return Leave { through: self.released, copies: false, next_millis };
+            }
+            Timing::Triggered { entries, bytes } => {
+                let waits = appended.0.saturating_sub(moment.shipped.0);
+                let enough = entries.is_some_and(|least| waits >= least)
+                    || bytes.is_some_and(|least| moment.waiting_bytes >= least);
+                if enough && waits > 0 {
+                    self.released = appended;
+                }
+                None
+            }
+        };
+        let waits = appended > self.released.max(moment.shipped);
+        Leave { through: self.released, copies: true, next_millis: next.filter(|_| waits) }
+    }
+
+    /// Releases what is old enough; gives when more will be.
+    fn pass_delayed(&mut self, by: i64, now: i64, appended: Lsn) -> i64 {
+        let is_new = self.marks.back().is_none_or(|(_, lsn)| *lsn < appended);
+        let is_due = self.marks.back().is_none_or(|(at, _)| now >= at + by / MARKS || now < *at);
+        if is_new && is_due && appended > self.released {
+            self.marks.push_back((now, appended));
+        }
+        while let Some((at, lsn)) = self.marks.front().copied().filter(|(at, _)| at + by <= now) {
+            self.released = self.released.max(lsn);
+            self.marks.pop_front();
+            // Marks made before the clock was set back are as old as this one.
+            self.marks.iter_mut().for_each(|(later, _)| *later = (*later).max(at));
+        }
+        self.marks.front().map_or(now, |(at, _)| *at) + by
+    }
+
+    /// Whether a window is open, and until when that holds.
+    fn window(&mut self, now: i64) -> (bool, i64) {
+        if let Some((open, from, until)) = self.window
+            && (from..until).contains(&now)
+        {
+            return (open, until);
+        }
+        let Timing::Windows(windows) = &self.timing else { return (true, i64::MAX) };
+        let states: Vec<(bool, i64)> = windows.iter().map(|window| window.state(now)).collect();
+        let open = states.iter().any(|(open, _)| *open);
+        let changes = states.iter().filter(|(other, _)| *other == open).map(|(_, until)| *until);
+        let until = if open { changes.max() } else { changes.min() }.unwrap_or(i64::MAX);
+        self.window = Some((open, now, until));
+        (open, until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Lsn = Lsn(0);
+
+    fn moment(now_millis: i64, appended: u64, shipped: u64) -> Moment {
+        let waiting_bytes = (appended - shipped) * 100;
+        Moment { now_millis, appended: Lsn(appended), shipped: Lsn(shipped), waiting_bytes }
+    }
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn at_once_everything_passes() {
+        let mut gate = Gate::new(Timing::Immediate);
+        assert!(gate.is_always_open());
+        assert_eq!(gate.look(&moment(5, 9, 0)).through, Lsn(u64::MAX));
+    }
+
+    #[test]
+    fn what_is_delayed_passes_when_it_is_old_enough() {
+        let mut gate = Gate::new(Timing::Delayed(secs(10)));
+        let leave = gate.look(&moment(1_000, 5, 0));
+        assert_eq!((leave.through, leave.next_millis), (NONE, Some(11_000)));
+        assert_eq!(gate.look(&moment(4_000, 8, 0)).through, NONE);
+        assert_eq!(gate.look(&moment(10_999, 8, 0)).through, NONE);
+        let leave = gate.look(&moment(11_000, 9, 0));
+        assert_eq!((leave.through, leave.next_millis), (Lsn(5), Some(14_000)));
+        assert_eq!(gate.look(&moment(14_000, 9, 5)).through, Lsn(8));
+        let leave = gate.look(&moment(21_000, 9, 8));
+        assert_eq!((leave.through, leave.next_millis), (Lsn(9), None));
+    }
+
+    #[test]
+    fn marks_of_a_delay_stay_few() {
+        let mut gate = Gate::new(Timing::Delayed(secs(3600)));
+        for second in 0..10_000 {
+            gate.look(&moment(second * 1000, second as u64, 0));
+            assert!(gate.marks.len() as i64 <= MARKS + 2);
+        }
+    }
+
+    #[test]
+    fn an_interval_releases_what_there_is_once() {
+        let mut gate = Gate::new(Timing::Interval(secs(5)));
+        let leave = gate.look(&moment(12_000, 5, 0));
+        assert_eq!((leave.through, leave.next_millis), (NONE, Some(15_000)));
+        assert_eq!(gate.look(&moment(14_999, 7, 0)).through, NONE);
+        assert_eq!(gate.look(&moment(15_000, 8, 0)).through, Lsn(8));
+        assert_eq!(gate.look(&moment(16_000, 9, 8)).through, Lsn(8));
+        assert_eq!(gate.look(&moment(20_100, 9, 8)).through, Lsn(9));
+    }
+
+    #[test]
+    fn enough_that_waits_or_a_person_triggers() {
+        let (entries, bytes) = (Some(10), Some(500));
+        let mut gate = Gate::new(Timing::Triggered { entries, bytes });
+        assert_eq!(gate.look(&moment(1, 4, 0)).through, NONE);
+        assert_eq!(gate.look(&moment(2, 5, 0)).through, Lsn(5));
+        gate.trigger(Lsn(6));
+        assert_eq!(gate.look(&moment(3, 7, 5)).through, Lsn(6));
+        let mut gate = Gate::new(Timing::Triggered { entries, bytes: None });
+        assert_eq!(gate.look(&moment(1, 9, 0)).through, NONE);
+        assert_eq!(gate.look(&moment(1, 10, 0)).through, Lsn(10));
+    }
+
+    /// Milliseconds of a moment in UTC.
+    fn at(text: &str) -> i64 {
+        let moment: MakeTimestamp = text.parse().unwrap();
+        moment.0.as_millisecond()
+    }
+
+    #[test]
+    fn windows_open_by_the_clock_of_their_zone() {
+        // Berlin is an hour ahead of UTC in winter and two in summer.
+        let window = Window::parse("0 2 * * * Europe/Berlin", secs(7200)).unwrap();
+        let mut gate = Gate::new(Timing::Windows(vec![window]));
+        let mut opens = |text| {
+            let leave = gate.look(&moment(at(text), 5, 0));
+            (leave.copies, leave.next_millis)
+        };
+        assert_eq!(opens("2026-01-10T00:59:59Z"), (false, Some(at("2026-01-10T01:00:00Z"))));
+        assert_eq!(opens("2026-01-10T01:00:00Z"), (true, None));
+        assert_eq!(opens("2026-01-10T02:59:59Z"), (true, None));
+        assert_eq!(opens("2026-01-10T03:00:00Z"), (false, Some(at("2026-01-11T01:00:00Z"))));
+        assert_eq!(opens("2026-07-10T00:00:00Z"), (true, None));
+        // The clock may be set back.
+        assert_eq!(opens("2026-01-10T00:30:00Z"), (false, Some(at("2026-01-10T01:00:00Z"))));
+    }
+
+    #[test]
+    fn one_open_window_is_enough() {
+        let window = |cron| Window::parse(cron, secs(3600)).unwrap();
+        let both = vec![window("0 3 * * * UTC"), window("0 12 * * 6 +00:00")];
+        let mut gate = Gate::new(Timing::Windows(both));
+        assert!(gate.look(&moment(at("2026-11-28T12:30:00Z"), 1, 0)).copies);
+        assert!(!gate.look(&moment(at("2026-11-29T12:30:00Z"), 1, 0)).copies);
+        assert!(gate.look(&moment(at("2026-11-29T03:30:00Z"), 1, 0)).copies);
+    }
+
+    #[test]
+    fn wrong_windows_are_refused() {
+        for cron in
+            ["", "0 2 * * *", "61 2 * * * UTC", "0 2 * * * Europe/Nowhere", "0 0 30 2 * UTC"]
+        {
+            assert!(Window::parse(cron, secs(60)).is_err(), "{cron}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What people ask of links and what they are told of them.
+//!
+//! The record of a global table says what is asked of each link; here it is put as the replication
+//! room takes it. Each change of state of a link that leaves this region is an event.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use isthmus_control::change::Change;
+use isthmus_control::global_table::GlobalTable;
+use isthmus_control::link_rule::{
+    DirectionRule, LinkRule, SetLink, TimingRule, Wanted, WindowRule,
+};
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_replication::ship::StateChange;
+use isthmus_replication::terms::{Direction, Terms, Wish};
+use isthmus_replication::throttle::Throttle;
+use isthmus_replication::timing::{Timing, Window};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use super::Node;
+use super::events::{Event, EventKind};
+use super::global_tables::no_global_table;
+use crate::api_error::ApiError;
+use crate::peer::call::{Question, Trigger};
+
+/// Which links are to ship at once.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TriggerAsked {
+    table: String,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+/// More changes of one second, such as when a region is lost, are told together.
+const TOLD_ONE_BY_ONE_MAX: usize = 32;
+
+/// What is asked of a link, as the replication room takes it; an error tells what of it makes no
+/// sense.
+fn terms(rule: &LinkRule) -> Result<Terms, String> {
+    let default = Throttle::default();
+    Ok(Terms {
+        wish: match rule.wanted {
+            Wanted::Running => Wish::Run,
+            Wanted::Paused => Wish::Pause,
+            Wanted::Stopped => Wish::Stop,
+        },
+        timing: timing(&rule.timing)?,
+        direction: match rule.direction {
+            DirectionRule::Push => Direction::Push,
+            DirectionRule::Pull => Direction::Pull,
+        },
+        throttle: Throttle {
+            bytes_per_second: rule.throttle.bytes_per_second,
+            entries_per_second: rule.throttle.entries_per_second,
+            copy_cpu_percent: rule.throttle.copy_cpu_percent.unwrap_or(default.copy_cpu_percent),
+        },
+    })
+}
+
+fn timing(rule: &TimingRule) -> Result<Timing, String> {
+    Ok(match rule {
+        TimingRule::Immediate => Timing::Immediate,
+        TimingRule::Delayed { seconds } => Timing::Delayed(Duration::from_secs(*seconds)),
+        TimingRule::Interval { seconds } => Timing::Interval(Duration::from_secs(*seconds)),
+        TimingRule::Windows { windows } => {
+            let parse = |window: &WindowRule| {
+                Window::parse(&window.opens, Duration::from_secs(window.seconds))
+            };
+            Timing::Windows(windows.iter().map(parse).collect::<Result<_, _>>()?)
+        }
+        TimingRule::Triggered { entries, bytes } => {
+            Timing::Triggered { entries: *entries, bytes: *bytes }
+        }
+    })
+}
+
+/// Checks what only the replication room can tell of a change: whether windows make sense.
+pub(super) fn check(change: &Change) -> Result<(), ApiError> {
+    match change {
+        Change::SetLink(SetLink { timing: Some(rule), .. }) => timing(rule)
+            .map(drop)
+            .map_err(|error| ApiError::invalid(format!("The timing makes no sense: {error}."))),
+        Change::SetLink(_) => Ok(()),
+    }
+}
+
+/// The timing of a link in words.
+pub(super) fn timing_text(rule: &TimingRule) -> String {
+    match rule {
+        TimingRule::Immediate => "immediate".to_owned(),
+        TimingRule::Delayed { seconds } => format!("delayed by {seconds} s"),
+        TimingRule::Interval { seconds } => format!("every {seconds} s"),
+        TimingRule::Windows { windows } => {
+            let one = |window: &WindowRule| format!("{} for {} s", window.opens, window.seconds);
+            format!("windows {}", windows.iter().map(one).collect::<Vec<_>>().join(", "))
+        }
+        TimingRule::Triggered { entries, bytes } => {
+            let mut text = "triggered".to_owned();
+            if let Some(entries) = entries {
+                text += &format!(" at {entries} entries");
+            }
+            if let Some(bytes) = bytes {
+                text += &format!(" at {bytes} bytes");
+            }
+            text
+        }
+    }
+}
+
+impl Node {
+    /// What is asked of the link from here to a region.
+    pub(super) fn terms_of(&self, table: &GlobalTable, region: &str) -> Terms {
+        let rule = table.link_rule(&self.config.region.name, region);
+        let terms = terms(&rule).unwrap_or_else(|error| {
+            // The base has checked it; a newer one may know of more.
+            tracing::error!(table = %table.name, region, error, "what is asked of a link is wrong");
+            Terms::default()
+        });
+        match self.others.get(region).is_some_and(|other| other.is_dialled()) {
+            true => terms,
+            // Who cannot be dialled dials, whatever is asked.
+            false => Terms { direction: Direction::Pull, ..terms },
+        }
+    }
+
+    /// Lets links ship what waits, whatever their timing, here and in other regions. `body` names
+    /// the table and, where it is not all of them, the ends of the links.
+    pub async fn trigger_links(&self, body: &[u8]) -> Result<Json, ApiError> {
+        let asked: TriggerAsked = serde_json::from_slice(body)
+            .map_err(|error| ApiError::invalid(format!("The request cannot be read: {error}.")))?;
+        let (_, record) = self.record_named(&asked.table).ok_or_else(no_global_table)?;
+        let links = record.table.links_between(asked.from.as_deref(), asked.to.as_deref());
+        let own = &self.config.region.name;
+        let mut triggered = 0;
+        for origin in links.iter().map(|(from, _)| from).collect::<BTreeSet<_>>() {
+            let trigger = Trigger { table: asked.table.clone(), to: asked.to.clone() };
+            let told = match origin == own {
+                true => self.on_trigger(&trigger)?,
+                false => self.ask(origin, Question::Trigger(trigger)).await?,
+            };
+            triggered += std::str::from_utf8(&told).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+        }
+        match triggered {
+            0 => Err(ApiError::new(ErrorCode::ObjectNotExist, "There is no such link.")),
+            links => Ok(json!({ "triggered": links })),
+        }
+    }
+
+    /// The same for the links that leave this region; tells how many.
+    pub(super) fn on_trigger(&self, trigger: &Trigger) -> Result<Bytes, ApiError> {
+        let (id, record) = self.record_named(&trigger.table).ok_or_else(no_global_table)?;
+        let own = &self.config.region.name;
+        let links = record.table.links_between(Some(own), trigger.to.as_deref());
+        let is_delayed =
+            |to: &str| matches!(record.table.link_rule(own, to).timing, TimingRule::Delayed { .. });
+        if let Some((_, to)) = links.iter().find(|(_, to)| is_delayed(to)) {
+            return Err(ApiError::invalid(format!(
+                "The link from {own} to {to} is delayed on purpose; set its timing instead."
+            )));
+        }
+        let Some(partition) = self.partition_of(id) else { return Err(no_global_table()) };
+        let others = links.iter().filter_map(|(_, to)| self.others.get(to));
+        let triggered = others
+            .filter(|other| {
+                let is_there = other.links().trigger(partition);
+                other.wake();
+                is_there
+            })
+            .count();
+        Ok(triggered.to_string().into())
+    }
+
+    /// Makes events of what links have come into another state.
+    pub(super) fn tell_link_changes(&self) {
+        for (region, other) in &self.others {
+            let changes = other.links().take_changes();
+            if changes.len() <= TOLD_ONE_BY_ONE_MAX {
+                changes.iter().for_each(|change| self.tell_link_change(region, change));
+                continue;
+            }
+            let mut alike: BTreeMap<(&str, &str), Vec<&StateChange>> = BTreeMap::new();
+            for change in &changes {
+                alike.entry((change.to.as_str(), &change.reason)).or_default().push(change);
+            }
+            for together in alike.values() {
+                match together[..] {
+                    [change] => self.tell_link_change(region, change),
+                    _ => self.tell_together(region, together),
+                }
+            }
+        }
+    }
+
+    fn tell_link_change(&self, region: &str, change: &StateChange) {
+        let table = self.table_of(change.partition);
+        let table = table.map_or_else(String::new, |table| table.name().as_str().to_owned());
+        let (own, to) = (&self.config.region.name, change.to.as_str());
+        let mut text = format!("link from {own} to {region} is {to}");
+        if !change.reason.is_empty() {
+            text += &format!(": {}", change.reason);
+        }
+        self.verification.events.push(Event {
+            at_ms: change.at_millis,
+            kind: EventKind::LinkState,
+            table,
+            text,
+            detail: json!({
+                "from": own,
+                "to": region,
+                "partition": change.partition.0,
+                "state": to,
+                "before": change.from.as_str(),
+                "reason": change.reason,
+            }),
+        });
+    }
+
+    fn tell_together(&self, region: &str, changes: &[&StateChange]) {
+        let Some(last) = changes.last() else { return };
+        let (own, to, count) = (&self.config.region.name, last.to.as_str(), changes.len());
+        self.verification.events.push(Event {
+            at_ms: last.at_millis,
+            kind: EventKind::LinkState,
+            table: String::new(),
+            text: format!("{count} links from {own} to {region} are {to}: {}", last.reason),
+            detail: json!({
+                "from": own,
+                "to": region,
+                "links": count,
+                "state": to,
+                "reason": last.reason,
+            }),
+        });
+    }
+}
