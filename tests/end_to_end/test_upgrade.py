@@ -30,19 +30,19 @@ def restart(region, newest):
 
 
 def settled(running):
-    """{(region, other): format} as the regions that can tell it tell it."""
+    """{(region, other): format} as the regions tell it."""
     found = {}
-    for told in running.status()["regions"]:
-        for other in told["status"]["regions"]:
+    for status in running.statuses():
+        for other in status["regions"]:
             if other["state"] == "connected":
-                found[told["status"]["region"], other["name"]] = other.get("format")
+                found[status["region"], other["name"]] = other.get("format")
     return found
 
 
 def await_settled(running, old):
     """Waits until every two regions speak the lower of their formats; `old` are not upgraded."""
-    newest = max(other["format"] for told in running.status()["regions"]
-                 for other in told["status"]["regions"] if other["state"] == "self")
+    newest = max(other["format"] for status in running.statuses()
+                 for other in status["regions"] if other["state"] == "self")
     names = [region.name for region in running.regions]
     expected = {(one, other): OLD if {one, other} & old else newest
                 for one in names for other in names if one != other}

@@ -281,6 +281,11 @@ class Cluster:
         wait_until(holds, f"table {table} is in {region.name}", 60)
         client.close()
 
+    def statuses(self):
+        """What each region tells of itself."""
+        told = [self.run("status", "--json", config=one.config) for one in self.regions]
+        return [json.loads(done.stdout)["regions"][0]["status"] for done in told]
+
     def status(self):
         return json.loads(self.run("status", "--json").stdout)
 

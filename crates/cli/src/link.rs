@@ -6,6 +6,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use isthmus_connectors::admin::Admin;
+use isthmus_model::compression::Compression;
 use isthmus_server::status::LinkStatus;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -36,6 +37,7 @@ Examples:
   isthmus link set --table notes --timing immediate --bytes-per-second 10MiB
   isthmus link set --table notes --bytes-per-second 0 --copy-cpu-percent 10
   isthmus link set --table notes --from r1 --to r2 --direction pull
+  isthmus link set --table notes --to r3 --compression zstd:9
   isthmus link trigger --table notes --from r1 --to r2")]
 pub(crate) struct LinkArgs {
     #[command(subcommand)]
@@ -128,6 +130,9 @@ struct SetArgs {
     /// Who dials for them
     #[arg(long, value_name = "WHO")]
     direction: Option<Direction>,
+    /// How they compress: auto, zstd, zstd:LEVEL, lz4 or none
+    #[arg(long, value_name = "METHOD")]
+    compression: Option<Compression>,
     /// At most so much per second, before compression; 0: any
     #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
     bytes_per_second: Option<u64>,
@@ -149,6 +154,9 @@ impl SetArgs {
             None => {}
             Some(Direction::Push) => wish["direction"] = "push".into(),
             Some(Direction::Pull) => wish["direction"] = "pull".into(),
+        }
+        if let Some(compression) = self.compression {
+            wish["compression"] = compression.to_string().into();
         }
         let rates = [
             ("bytes_per_second", self.bytes_per_second),

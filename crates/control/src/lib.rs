@@ -13,6 +13,7 @@
 //! assert_eq!(table.ships_to("r1").collect::<Vec<_>>(), ["r2"]);
 //! ```
 
+mod as_text;
 pub mod change;
 pub mod global_table;
 pub mod link_rule;

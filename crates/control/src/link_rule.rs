@@ -4,8 +4,10 @@
 //! A rule belongs to a pair of regions. A change may name the pair, one end of it or neither, and
 //! then changes every link of the table that fits; a link that comes later has the default.
 
+use isthmus_model::compression::Compression;
 use serde::{Deserialize, Serialize};
 
+use crate::as_text;
 use crate::global_table::{ControlError, GlobalTable};
 
 /// How a link is to stand.
@@ -116,6 +118,9 @@ pub struct LinkRule {
     /// Who dials.
     #[serde(default, skip_serializing_if = "is_default")]
     pub direction: DirectionRule,
+    /// How what it ships is compressed.
+    #[serde(default, skip_serializing_if = "is_default", with = "as_text")]
+    pub compression: Compression,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -141,6 +146,9 @@ pub struct SetLink {
     /// Who dials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<DirectionRule>,
+    /// How they compress: `auto`, `zstd`, `zstd:LEVEL`, `lz4` or `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "as_text::optional")]
+    pub compression: Option<Compression>,
     /// Bytes per second; 0: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_per_second: Option<u64>,
@@ -162,6 +170,7 @@ impl LinkRule {
             timing: TimingRule::default(),
             throttle: ThrottleRule::default(),
             direction: DirectionRule::default(),
+            compression: Compression::default(),
         }
     }
 
@@ -213,6 +222,9 @@ impl SetLink {
         }
         if let Some(direction) = self.direction {
             rule.direction = direction;
+        }
+        if let Some(compression) = self.compression {
+            rule.compression = compression;
         }
         if let Some(rate) = self.bytes_per_second {
             rule.throttle.bytes_per_second = unless_zero(rate);
@@ -339,6 +351,23 @@ mod tests {
         assert_eq!(table.link_rule("r3", "r2").wanted, Wanted::Stopped);
         table.remove("r3");
         assert_eq!(table.links.len(), 2);
+    }
+
+    #[test]
+    fn compression_is_set_beside_the_rest() {
+        let mut table = table(Serve::PrimarySecondary);
+        table.change(&set_link(None, Some("r2"), Wanted::Paused)).unwrap();
+        let text = r#"{"change":"set-link","to":"r2","compression":"zstd"}"#;
+        let change: Change = serde_json::from_str(text).unwrap();
+        assert_eq!(table.change(&change), Ok(true));
+        assert_eq!(table.change(&change), Ok(false));
+        let rule = table.link_rule("r1", "r2");
+        assert_eq!((rule.wanted, rule.compression), (Wanted::Paused, Compression::Zstd(3)));
+        assert_eq!(table.link_rule("r1", "r3").compression, Compression::Auto);
+        assert_eq!(GlobalTable::from_json(&table.to_json()).unwrap(), table);
+        for bad in ["gzip", "zstd:0", "zstd:99", ""] {
+            assert!(serde_json::from_str::<Change>(&text.replace("zstd", bad)).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod capacity;
 pub mod change;
 pub mod check;
 pub mod clock;
+pub mod compression;
 pub mod diff;
 pub mod entry;
 pub mod error;

@@ -19,7 +19,7 @@ use crate::frame::{
     CopyOffer, CopyWant, Counts, Floors, OfferedLane, OfferedLanes, WantedRange, WantedRanges,
 };
 use crate::limits::{CHUNK_BYTES_MAX, OFFER_LEAVES_MAX, WANT_ROWS_MAX};
-use crate::pack::{pack, unpack};
+use crate::pack::{Method, pack, unpack};
 
 const SUM_BYTES: usize = 16;
 const FINGERPRINT_BYTES: usize = 8;
@@ -143,7 +143,7 @@ pub(crate) fn offer(
         number,
         start: start.clone(),
         end: end.clone().unwrap_or_default(),
-        body: Some(pack(body)),
+        body: Some(pack(body, Method::Plain)),
     };
     Offered { offer, end, rows }
 }
@@ -388,7 +388,8 @@ pub(crate) fn answer(
     match named(view, &floors, joined(ranges), room)? {
         Some((ranges, mut rows, bytes)) => {
             rows.sort_unstable();
-            let body = (!ranges.is_empty()).then(|| pack(WantedRanges { ranges }.encode_to_vec()));
+            let body = (!ranges.is_empty())
+                .then(|| pack(WantedRanges { ranges }.encode_to_vec(), Method::Plain));
             let (partition, number) = (offer.partition, offer.number);
             let want = CopyWant { partition, number, all: false, floors: Some(floors), body };
             Ok((want, Remembered { number, end: offer.end.clone(), rows, bytes }))

@@ -9,6 +9,9 @@ pub enum ReplicationError {
     /// What a peer sent is damaged.
     #[error("{0}")]
     Damaged(&'static str),
+    /// What a peer packed against is not here.
+    #[error("what the bytes were packed against is not here; to be sent whole")]
+    PriorMissing,
     /// What a peer sent does not fit what was said before: the stream must end.
     #[error("peer broke the protocol: {0}")]
     Protocol(&'static str),
@@ -25,6 +28,7 @@ impl ReplicationError {
     pub fn kind(&self) -> Kind {
         match self {
             ReplicationError::Damaged(_) => Kind::Corrupt,
+            ReplicationError::PriorMissing => Kind::NotFound,
             ReplicationError::Protocol(_) | ReplicationError::Refused(_) => Kind::Invalid,
             ReplicationError::Store(error) => error.kind(),
         }
@@ -34,9 +38,22 @@ impl ReplicationError {
     pub fn outcome(&self) -> Outcome {
         match self {
             ReplicationError::Damaged(_)
+            | ReplicationError::PriorMissing
             | ReplicationError::Protocol(_)
             | ReplicationError::Refused(_) => Outcome::NotApplied,
             ReplicationError::Store(error) => error.outcome(),
         }
     }
+}
+
+/// An error and its sources in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        line.push_str(": ");
+        line.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    line
 }

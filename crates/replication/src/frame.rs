@@ -1,8 +1,8 @@
 //! What two regions say to each other, as protobuf messages.
 //!
 //! One stream per pair of nodes and direction carries every link: the origin sends `Hello`,
-//! `Open`, `CopyBegin`, `CopyOffer`, `CopyChunk`, `Follow`, `Parcel`, `Promise`, `Close`; the
-//! replica answers `Welcome`, `Opened`, `CopyWant`, `CopyAck`, `Ack`, `Fault`, `Safe`. Unknown
+//! `Open`, `CopyBegin`, `CopyOffer`, `CopyChunk`, `Follow`, `Dictionary`, `Parcel`, `Promise`,
+//! `Close`; the replica answers `Welcome`, `Opened`, `CopyWant`, `CopyAck`, `Ack`, `Fault`, `Safe`. Unknown
 //! fields and messages are ignored, so that a newer region can talk to an older one; `Hello` and
 //! `Welcome` settle the format, the lower of the two. What an older region would misread or miss
 //! has a `FORMAT_OF_..` below and is sent only where the settled format is at least that.
@@ -13,12 +13,14 @@ use bytes::Bytes;
 pub const FORMAT: u32 = 3;
 /// The first format in which a copy can leave out what is alike.
 pub const FORMAT_OF_OFFERS: u32 = 2;
+/// The first format with LZ4, and with parcels packed against a dictionary or replaced values.
+pub const FORMAT_OF_CODECS: u32 = 3;
 
 /// One message of either side.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
     /// What it says.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
     pub body: Option<Body>,
 }
 
@@ -73,6 +75,9 @@ pub enum Body {
     /// The replica tells what of that range it has not alike.
     #[prost(message, tag = "16")]
     CopyWant(CopyWant),
+    /// The origin tells what it will pack parcels against.
+    #[prost(message, tag = "17")]
+    Dictionary(Dictionary),
 }
 
 impl From<Body> for Frame {
@@ -187,7 +192,7 @@ pub struct Parcel {
 /// Bytes that are compressed and checked.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Packed {
-    /// 0: as they are, 1: zstd.
+    /// 0: as they are, 1: zstd, 2: zstd with a dictionary, 3: zstd with priors, 4: LZ4.
     #[prost(uint32, tag = "1")]
     pub codec: u32,
     /// Length when unpacked.
@@ -197,6 +202,46 @@ pub struct Packed {
     #[prost(fixed64, tag = "3")]
     pub checksum: u64,
     /// The bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: Bytes,
+    /// Number of the dictionary, of codec 2.
+    #[prost(uint32, tag = "5")]
+    pub dictionary: u32,
+    /// What the bytes were packed against, one after the other, of codec 3.
+    #[prost(message, repeated, tag = "6")]
+    pub priors: Vec<Prior>,
+}
+
+/// A value that the replica has before the entries of a parcel.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Prior {
+    /// Encoded key of the row.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// Column.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub column: Bytes,
+    /// Its length.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// XXH3-64 of it.
+    #[prost(fixed64, tag = "4")]
+    pub checksum: u64,
+}
+
+/// Tells a dictionary, before anything is packed against it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Dictionary {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Its number.
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
+    /// XXH3-64 of it.
+    #[prost(fixed64, tag = "3")]
+    pub checksum: u64,
+    /// The dictionary, as zstd makes it.
     #[prost(bytes = "bytes", tag = "4")]
     pub data: Bytes,
 }
@@ -240,6 +285,8 @@ pub enum FaultKind {
     Broken = 2,
     /// The replica's region knows nothing of the table.
     Unassigned = 3,
+    /// What the bytes were packed against is not there: to be sent whole. From format 3 on.
+    PriorMissing = 4,
 }
 
 /// A copy begins, or goes on from another snapshot.

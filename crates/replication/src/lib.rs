@@ -8,6 +8,7 @@
 //! nothing that is not durable there; a link that cannot be given what it needs says so in its
 //! state and is healed by a copy.
 
+pub mod dictionary;
 mod differential;
 pub mod error;
 pub mod frame;
@@ -15,6 +16,7 @@ pub mod horizon;
 pub mod limits;
 pub mod link;
 pub mod pack;
+pub mod patch;
 pub mod progress;
 pub mod receive;
 pub mod retention;

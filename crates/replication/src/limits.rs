@@ -16,14 +16,37 @@ pub const WANT_ROWS_MAX: usize = 64 * 1024;
 pub const WANT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes that a parcel or chunk may unpack to.
 pub const UNPACKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Bytes of one link under way, before compression.
-pub const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// Ranges of one copy that are offered and not sent.
+pub const OFFERS_AHEAD: usize = 8;
+/// Bytes of one link under way, before compression: a way of 100 ms and back takes 300 MiB/s.
+pub const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 /// Frames from one peer that wait for their sync here.
 pub const RECEIVE_FRAMES_MAX: usize = 65_536;
-/// Bytes of all links from one peer that wait for their sync here.
-pub const RECEIVE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of all links from one peer that wait for their sync here. More is not read from the
+/// stream; it is less than what the store takes before it is busy.
+pub const RECEIVE_BYTES_MAX: usize = 24 * 1024 * 1024;
 /// Compressed parcels kept for the next link that needs the same.
 pub const PARCEL_CACHE_ENTRIES: usize = 64;
+/// Bytes of them, compressed.
+pub const PARCEL_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Tables of which small parcels are packed against a dictionary.
+pub const DICTIONARIES_MAX: usize = 128;
+/// Bytes of a dictionary.
+pub const DICTIONARY_BYTES_MAX: usize = 16 * 1024;
+/// A parcel of more bytes holds enough repetition in itself.
+pub const DICTIONARY_PARCEL_BYTES_MAX: usize = 32 * 1024;
+/// Parcels of which a dictionary is made, about, and the bytes taken of each and of all.
+pub const DICTIONARY_SAMPLES: usize = 256;
+/// See `DICTIONARY_SAMPLES`.
+pub const DICTIONARY_SAMPLE_BYTES: usize = 2 * 1024;
+/// See `DICTIONARY_SAMPLES`.
+pub const DICTIONARY_SAMPLES_BYTES_MAX: usize = 512 * 1024;
+/// Values that one parcel is packed against, and their bytes.
+pub const PRIORS_MAX: usize = 64;
+/// See `PRIORS_MAX`.
+pub const PRIORS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a link sends all values whole after a replica had others than were replaced here.
+pub const WHOLE_FOR: Duration = Duration::from_secs(10);
 /// How long a link that was refused waits before it opens anew.
 pub const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How long a link that broke waits before it opens anew.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use isthmus_model::ids::{Epoch, Lsn};
 
 use crate::frame::{CopyProgress, FaultKind};
-use crate::limits::WINDOW_BYTES;
+use crate::limits::{OFFERS_AHEAD, WINDOW_BYTES};
 use crate::terms::Wish;
 
 /// How a link stands.
@@ -345,7 +345,10 @@ impl Link {
                 self.reason = "entries it needs are trimmed here; copying heals it".to_owned();
                 self.copy = Some(Copy::from(CopyProgress::default()));
             }
-            Event::Faulted(FaultKind::Retry | FaultKind::Unassigned, reason) => {
+            Event::Faulted(
+                FaultKind::Retry | FaultKind::Unassigned | FaultKind::PriorMissing,
+                reason,
+            ) => {
                 self.reopen(&reason);
                 // Offered until the retry is due, so that it does not ask again at once.
                 self.offered = true;
@@ -476,7 +479,7 @@ impl Link {
         let next_key = copy.next_key.clone()?;
         match copy.offers {
             // Chunks of all that is offered must find room, too.
-            true if copy.offered.len() + self.in_flight.len() < self.window_parcels => {
+            true if copy.offered.len() + self.in_flight.len() < self.offers_max() => {
                 Some(Action::Offer(next_key))
             }
             true => None,
@@ -570,6 +573,10 @@ impl Link {
     fn drop_in_flight(&mut self) {
         self.in_flight.clear();
         self.in_flight_bytes = 0;
+    }
+
+    fn offers_max(&self) -> usize {
+        self.window_parcels.min(OFFERS_AHEAD)
     }
 
     fn has_room(&self) -> bool {

@@ -25,8 +25,9 @@ use isthmus_store::keys::log::decode_record;
 use isthmus_store::{Beside, CopyDone, Pending, StoreError, Table, Watermark, keys};
 use prost::Message;
 
+use crate::dictionary::ToldDictionaries;
 use crate::differential::{self, Remembered};
-use crate::error::ReplicationError;
+use crate::error::{ReplicationError, chain};
 use crate::frame::{
     Ack, Body, CopiedRows, CopyAck, CopyBegin, CopyChunk, CopyOffer, CopyProgress, Counts,
     ExpiredBefore, Fault, FaultKind, Follow, Frame, Hello, Open, Opened, Parcel, Promise, Records,
@@ -36,7 +37,8 @@ use crate::limits::{
     OFFERS_MAX, PROMISE_EVERY, RECEIVE_BYTES_MAX, RECEIVE_FRAMES_MAX, SAFE_REPORTS_MAX,
     WANT_BYTES_MAX,
 };
-use crate::pack::unpack;
+use crate::pack::{CODEC_ZSTD_DICTIONARY, CODEC_ZSTD_PATCH, unpack};
+use crate::patch::unpack_patch;
 use crate::ship::Shared;
 use crate::streams::{Claims, Newest, hold};
 use crate::terms::Direction;
@@ -142,6 +144,8 @@ pub struct Inbound {
     /// What the two have settled on; 0: nothing yet.
     format: u32,
     links: BTreeMap<PartitionId, Receiving>,
+    /// What the origin packs parcels against.
+    dictionaries: ToldDictionaries,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     outgoing: VecDeque<Frame>,
@@ -160,6 +164,7 @@ impl Inbound {
             origin: None,
             format: 0,
             links: BTreeMap::new(),
+            dictionaries: ToldDictionaries::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             outgoing: VecDeque::new(),
@@ -213,6 +218,10 @@ impl Inbound {
             Body::Parcel(parcel) => {
                 let partition = PartitionId(parcel.partition);
                 self.on_link(partition, |inbound| inbound.on_parcel(origin, parcel));
+            }
+            Body::Dictionary(told) => {
+                let partition = PartitionId(told.partition);
+                self.on_link(partition, |inbound| inbound.dictionaries.take(&told));
             }
             Body::CopyBegin(begin) => {
                 let partition = PartitionId(begin.partition);
@@ -387,7 +396,11 @@ impl Inbound {
         if to <= from {
             return Err(ReplicationError::Damaged("a parcel's range is empty"));
         }
-        let bytes = unpack(&packed)?;
+        let bytes = match packed.codec {
+            CODEC_ZSTD_DICTIONARY => self.dictionaries.unpack(parcel.partition, &packed)?,
+            CODEC_ZSTD_PATCH => unpack_patch(&packed, |key| receiving.table.accepted(key))?,
+            _ => unpack(&packed)?,
+        };
         let mut entries = decode_entries(bytes.clone(), partition)?;
         entries.retain(|entry| entry.origin_lsn > from);
         if entries.iter().any(|entry| entry.stamp.origin != origin || entry.origin_lsn > to) {
@@ -596,6 +609,8 @@ impl Inbound {
             | Kind::Unavailable
             | Kind::Internal => FaultKind::Retry,
         };
+        let is_prior_missing = matches!(error, ReplicationError::PriorMissing);
+        let kind = if is_prior_missing { FaultKind::PriorMissing } else { kind };
         self.fault(partition, kind, chain(error));
     }
 
@@ -751,16 +766,4 @@ fn decode_rows(bytes: bytes::Bytes) -> Result<(Rows, Bytes), ReplicationError> {
         rows.push((EncodedKey(row.key), decoded));
     }
     Ok((rows, copied.gone))
-}
-
-/// An error and its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        line.push_str(": ");
-        line.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    line
 }

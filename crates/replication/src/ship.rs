@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::clock::Clock;
+use isthmus_model::compression::Compression;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use isthmus_store::codec::Corrupt;
@@ -30,9 +31,10 @@ use crate::frame::{
     Promise, Records,
 };
 use crate::horizon::SafeTimes;
-use crate::limits::{BROKEN_RETRY_AFTER, CHANGES_KEPT_MAX, PROMISE_EVERY, RETRY_AFTER};
+use crate::limits::{BROKEN_RETRY_AFTER, CHANGES_KEPT_MAX, PROMISE_EVERY, RETRY_AFTER, WHOLE_FOR};
 use crate::link::{Action, Event, Link, State};
-use crate::pack::{PackedLog, PackedLogs, pack, pack_as_is};
+use crate::pack::{Method, PackedLog, PackedLogs, Stretch, pack_as_is};
+use crate::patch::pack_patch;
 use crate::progress::{CopyReport, Progress};
 use crate::streams::Streams;
 use crate::terms::{Direction, Terms, Wish};
@@ -110,6 +112,10 @@ pub struct LinkReport {
     pub sent_bytes: u64,
     /// Entries and rows that were sent.
     pub sent_entries: u64,
+    /// How it is asked to compress.
+    pub compression: Compression,
+    /// Bytes that went on the way for it, with all that frames them; before encryption.
+    pub wire_bytes: u64,
 }
 
 /// A link has come into another state.
@@ -147,7 +153,17 @@ struct Shipping {
     /// The replica has a digest, too.
     offers: bool,
     unassigned: bool,
+    /// How it packs for the peer at hand.
+    method: Method,
+    /// The dictionary that the replica was told last on this stream.
+    told_dictionary: u32,
+    /// Until then values are shipped whole.
+    whole_until: Duration,
+    wire_bytes: u64,
 }
+
+/// Before each message: whether it is compressed, and its length.
+const MESSAGE_HEAD_BYTES: usize = 5;
 
 /// The origin's end of all links to one peer.
 pub struct Outbound {
@@ -217,6 +233,10 @@ impl Outbound {
             alike_rows: 0,
             offers: false,
             unassigned: false,
+            method: Method::default(),
+            told_dictionary: 0,
+            whole_until: Duration::ZERO,
+            wire_bytes: 0,
         };
         self.links.insert(partition, shipping);
         self.look_at_gate(partition);
@@ -238,6 +258,7 @@ impl Outbound {
             }
             self.tell_closed(partition, before.direction);
         }
+        let format = self.lane(terms.direction).format;
         let Some(shipping) = self.links.get_mut(&partition) else { return };
         if before.throttle != terms.throttle {
             shipping.brake = Brake::new(terms.throttle, self.shared.clock.monotonic());
@@ -245,6 +266,9 @@ impl Outbound {
         }
         if before.timing != terms.timing {
             shipping.gate = Gate::new(terms.timing.clone());
+        }
+        if before.compression != terms.compression {
+            shipping.method = Method::agreed(terms.compression, format);
         }
         if before.wish != terms.wish {
             shipping.copy = None;
@@ -360,9 +384,11 @@ impl Outbound {
             Some(Body::Welcome(hello)) => self.on_welcome(direction, &hello),
             Some(Body::Opened(opened)) => {
                 let peer = self.peer;
-                let offers = self.lane(direction).format >= FORMAT_OF_OFFERS;
+                let format = self.lane(direction).format;
                 if let Some(shipping) = self.links.get_mut(&PartitionId(opened.partition)) {
-                    shipping.offers = opened.has_digest && offers;
+                    shipping.offers = opened.has_digest && format >= FORMAT_OF_OFFERS;
+                    shipping.method = Method::agreed(shipping.terms.compression, format);
+                    shipping.told_dictionary = 0;
                 }
                 self.on_link(opened.partition, |table, link| {
                     // Entries of the replica's own that are known here, though it has lost them.
@@ -549,6 +575,9 @@ impl Outbound {
         let Some(shipping) = self.links.get_mut(&partition) else { return };
         shipping.copy = None;
         shipping.unassigned = kind == FaultKind::Unassigned;
+        if kind == FaultKind::PriorMissing {
+            shipping.whole_until = self.shared.clock.monotonic() + WHOLE_FOR;
+        }
         shipping.link.step(Event::Faulted(kind, reason));
         if !matches!(kind, FaultKind::Fenced | FaultKind::Broken) {
             let at = self.shared.clock.monotonic() + RETRY_AFTER;
@@ -643,7 +672,10 @@ impl Outbound {
         if is_of_copy(&action) {
             shipping.brake.copied(now.saturating_sub(began), now);
         }
-        Ok(body.map(Frame::from))
+        let frame = body.map(Frame::from);
+        let on_the_way = |frame: &Frame| (frame.encoded_len() + MESSAGE_HEAD_BYTES) as u64;
+        shipping.wire_bytes += frame.as_ref().map_or(0, on_the_way);
+        Ok(frame)
     }
 
     fn promise(&mut self, direction: Direction) {
@@ -700,9 +732,10 @@ impl Shipping {
         after: Lsn,
         shared: &Shared,
     ) -> Result<Option<Body>, ReplicationError> {
-        let log = match shared.packed.get(partition, after) {
+        let stretch = Stretch { partition, after, method: self.method };
+        let log = match shared.packed.get(stretch).filter(|log| self.may_ship(log, shared)) {
             Some(log) => log,
-            None => match self.pack_log(partition, after, shared) {
+            None => match self.pack_log(stretch, shared) {
                 Ok(Some(log)) => log,
                 Ok(None) => return Ok(None),
                 Err(ReplicationError::Store(StoreError::LogTrimmed { .. })) => {
@@ -712,6 +745,12 @@ impl Shipping {
                 Err(error) => return Err(error),
             },
         };
+        if let Some(dictionary) = &log.dictionary
+            && self.told_dictionary != dictionary.number
+        {
+            self.told_dictionary = dictionary.number;
+            return Ok(Some(Body::Dictionary(dictionary.frame(partition))));
+        }
         self.sent_bytes += log.bytes as u64;
         self.sent_entries += log.to.0 - after.0;
         self.link.step(Event::Sent { to: log.to, bytes: log.bytes });
@@ -724,12 +763,21 @@ impl Shipping {
         })))
     }
 
+    /// Whether values may be shipped as what has changed in them.
+    fn patches(&self, shared: &Shared) -> bool {
+        self.method.level_with_priors().is_some() && shared.clock.monotonic() >= self.whole_until
+    }
+
+    fn may_ship(&self, log: &PackedLog, shared: &Shared) -> bool {
+        log.packed.priors.is_empty() || self.patches(shared)
+    }
+
     fn pack_log(
         &self,
-        partition: PartitionId,
-        after: Lsn,
+        stretch: Stretch,
         shared: &Shared,
     ) -> Result<Option<PackedLog>, ReplicationError> {
+        let Stretch { partition, after, method } = stretch;
         let bytes_max = self.brake.parcel_bytes(shared.parcel_bytes_max);
         let slice = self.table.read_log(after, bytes_max)?;
         if slice.to <= after {
@@ -743,12 +791,20 @@ impl Shipping {
         };
         let is_compressed = mostly_compressed(&records);
         let bytes = Records { records }.encode_to_vec();
-        let log = PackedLog {
-            to: slice.to,
-            bytes: bytes.len(),
-            packed: if is_compressed { pack_as_is(bytes) } else { pack(bytes) },
+        let size = bytes.len();
+        let patched = match method.level_with_priors() {
+            Some(level) if !is_compressed && self.patches(shared) => {
+                pack_patch(&bytes, &self.table.replaced(after, slice.to), level)
+            }
+            Some(_) | None => None,
         };
-        shared.packed.put(partition, after, log.clone());
+        let (packed, dictionary) = match patched {
+            Some(patched) => (patched, None),
+            None if is_compressed => (pack_as_is(bytes), None),
+            None => shared.packed.pack(partition, bytes, method),
+        };
+        let log = PackedLog { to: slice.to, bytes: size, packed, dictionary };
+        shared.packed.put(stretch, log.clone());
         Ok(Some(log))
     }
 
@@ -783,6 +839,8 @@ impl Shipping {
             next_millis: self.next_millis,
             sent_bytes: self.sent_bytes,
             sent_entries: self.sent_entries,
+            compression: self.terms.compression,
+            wire_bytes: self.wire_bytes,
         }
     }
 }
@@ -803,7 +861,8 @@ fn own_entries(
             .for_each(|entry| own.push(entry));
     }
     own.cover(slice.to);
-    Ok(own.finish(partition, true).bytes)
+    // The parcel is compressed as a whole.
+    Ok(own.finish(partition, false).bytes)
 }
 
 fn damaged_log(source: Corrupt) -> ReplicationError {

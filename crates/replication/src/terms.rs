@@ -1,7 +1,10 @@
-//! What is asked of a link: how it is to stand, when it ships, how fast and who dials.
+//! What is asked of a link: how it is to stand, when it ships, how fast, who dials, how it
+//! compresses.
 //!
 //! Decided elsewhere and handed in with the link; it may change while the link runs. What has its
 //! default asks for nothing.
+
+use isthmus_model::compression::Compression;
 
 use crate::throttle::Throttle;
 use crate::timing::Timing;
@@ -52,4 +55,6 @@ pub struct Terms {
     pub throttle: Throttle,
     /// Who dials.
     pub direction: Direction,
+    /// How it compresses.
+    pub compression: Compression,
 }

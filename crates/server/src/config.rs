@@ -230,7 +230,8 @@ pub struct PeerConfig {
     pub clock_skew_max_ms: u64,
     /// Bytes of a parcel before compression, 64 KiB to 16 MiB. Default 1 MiB.
     pub parcel_bytes_max: usize,
-    /// Parcels on their way per link, 1 to 256. Default 8.
+    /// Parcels on their way per link, 1 to 4096. Default 1024: single writes over a long way are many
+    /// small parcels.
     pub window_parcels: usize,
     /// The newest format spoken with other regions, 1 to the newest known. Default: the newest.
     /// An older one is for the time of an upgrade.
@@ -379,7 +380,7 @@ impl Default for PeerConfig {
             authority: None,
             clock_skew_max_ms: 500,
             parcel_bytes_max: MIB as usize,
-            window_parcels: 8,
+            window_parcels: 1024,
             format_max: None,
         }
     }

@@ -40,14 +40,11 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
 
 use crate::caller::Callers;
 use crate::config::Config;
 use crate::node::{Node, NodeError};
-use crate::peer::accept::PeerService;
-use crate::peer::service::peer_server::PeerServer;
-use crate::peer::tls::{PeerTls, TlsError};
+use crate::peer::tls::{PeerTls, TlsError, TlsFiles};
 
 /// How long requests in work may take when the process is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,9 +77,6 @@ pub enum ServerError {
         #[source]
         source: std::io::Error,
     },
-    /// The port for other regions cannot be served.
-    #[error("serve other regions")]
-    Peers(#[source] tonic::transport::Error),
     /// The system gives no randomness.
     #[error("the system gives no randomness")]
     Randomness,
@@ -99,7 +93,8 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
     let store = open_store(&config, clock.clone())?;
     let committer = start_committer(&store)?;
     let seed = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
-    let node = Node::start(config, store.clone(), clock, tls.as_ref(), seed)?;
+    let shown = tls.as_ref().map(|(_, current)| current.subscribe());
+    let node = Node::start(config, store.clone(), clock, shown, seed)?;
     let (stop, stopped) = watch::channel(false);
     let token_key = token_key(&store).await?;
     let boot = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
@@ -111,12 +106,15 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
     node.spawn(node.clone().keep_scrubbed(stopped.clone()));
     node.spawn(node.clone().keep_gauge(stopped.clone()));
     for other in node.others().values() {
+        node.spawn(other.clone().keep_fresh(stopped.clone()));
         node.spawn(other.clone().keep_pushing(stopped.clone()));
         node.spawn(other.clone().keep_pulling(node.clone(), stopped.clone()));
         node.spawn(other.clone().keep_answering(node.clone(), stopped.clone()));
     }
-    if let Some(tls) = tls {
-        node.spawn(serve_peers(node.clone(), tls, ports.peer, stopped.clone()));
+    if let Some((files, current)) = tls {
+        let shown = current.subscribe();
+        node.spawn(peer::serve::serve(node.clone(), shown, ports.peer, stopped.clone()));
+        node.spawn(peer::renew::keep_renewed(node.clone(), files, current, stopped.clone()));
     }
     node.spawn(admin::AdminApi::new(node.clone(), callers).serve(ports.admin, stopped.clone()));
     node.take_up_jobs();
@@ -164,14 +162,17 @@ async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListene
     })
 }
 
-fn read_tls(config: &Config) -> Result<Option<PeerTls>, ServerError> {
+/// Where the files for TLS are, and what they hold now.
+fn read_tls(config: &Config) -> Result<Option<(TlsFiles, watch::Sender<PeerTls>)>, ServerError> {
     let peer = &config.peer;
-    match (&peer.certificate, &peer.key, &peer.authority) {
-        (Some(certificate), Some(key), Some(authority)) => {
-            Ok(Some(PeerTls::read(certificate, key, authority)?))
-        }
-        _ => Ok(None),
-    }
+    let (Some(certificate), Some(key), Some(authority)) =
+        (peer.certificate.clone(), peer.key.clone(), peer.authority.clone())
+    else {
+        return Ok(None);
+    };
+    let files = TlsFiles { certificate, key, authority };
+    let tls = files.parse(files.read()?)?;
+    Ok(Some((files, watch::Sender::new(tls))))
 }
 
 fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Store>, ServerError> {
@@ -219,34 +220,4 @@ async fn token_key(store: &Store) -> Result<Vec<u8>, ServerError> {
     OsRng.try_fill_bytes(&mut key).map_err(|_| ServerError::Randomness)?;
     store.put_note(NOTE, &key).await?;
     Ok(key)
-}
-
-async fn serve_peers(
-    node: Arc<Node>,
-    tls: PeerTls,
-    listener: TcpListener,
-    mut stop: watch::Receiver<bool>,
-) {
-    let service = PeerServer::new(PeerService::new(node, stop.clone()))
-        .max_decoding_message_size(peer::MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(peer::MESSAGE_BYTES_MAX);
-    let server = tonic::transport::Server::builder().tls_config(tls.server()).map(|mut server| {
-        server = server
-            .initial_stream_window_size(peer::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(peer::STREAM_WINDOW_BYTES)
-            .http2_keepalive_interval(Some(peer::KEEP_ALIVE_EVERY))
-            .http2_keepalive_timeout(Some(peer::KEEP_ALIVE_EVERY));
-        server.add_service(service)
-    });
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = match server {
-        Ok(server) => tokio::select! {
-            served = server.serve_with_incoming(incoming) => served,
-            _ = stop.changed() => return,
-        },
-        Err(error) => Err(error),
-    };
-    if let Err(error) = served {
-        tracing::error!(%error, "port for other regions ended");
-    }
 }

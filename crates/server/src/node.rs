@@ -32,7 +32,7 @@ use isthmus_replication::ship::{Outbound, Shared};
 use isthmus_store::{Store, StoreError, Table, Writers};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::api_error::ApiError;
 use crate::config::Config;
@@ -102,7 +102,7 @@ impl Node {
         config: Config,
         store: Arc<Store>,
         clock: Arc<dyn Clock>,
-        tls: Option<&PeerTls>,
+        tls: Option<watch::Receiver<PeerTls>>,
         seed: u64,
     ) -> Result<Arc<Node>, NodeError> {
         let shared = Shared {
@@ -121,7 +121,7 @@ impl Node {
             window_parcels: config.peer.window_parcels,
             offer_rows: isthmus_replication::limits::OFFER_ROWS,
         };
-        let others = other_regions(&config, &clock, &shared, tls)?;
+        let others = other_regions(&config, &clock, &shared, tls.as_ref())?;
         let records = read_records(&store)?;
         let scrubs = Scrubs::read(&store)?;
         let jobs = Jobs::read(&store)?;
@@ -306,7 +306,7 @@ fn other_regions(
     config: &Config,
     clock: &Arc<dyn Clock>,
     shared: &Shared,
-    tls: Option<&PeerTls>,
+    tls: Option<&watch::Receiver<PeerTls>>,
 ) -> Result<BTreeMap<String, Arc<OtherRegion>>, NodeError> {
     let mut others = BTreeMap::new();
     for other in &config.regions {
@@ -317,7 +317,7 @@ fn other_regions(
             &other.name,
             &config.region.name,
             other.peer.as_deref(),
-            tls,
+            tls.clone(),
             outbound,
             Arc::new(move || clock.wall_millis()),
         )

@@ -2,7 +2,8 @@
 //!
 //! `dial.rs` keeps three streams to each other region that can be dialled: one on which this region
 //! ships as an origin, one on which it receives as a replica, and one on which it is asked.
-//! `accept.rs` serves those of the others. `call.rs` has the single questions of control,
+//! `serve.rs` has the port and `accept.rs` the streams of the others; `renew.rs` takes new
+//! certificates into use. `call.rs` has the single questions of control,
 //! `verify.rs` those of comparing and repairing. What is said on the streams is the replication
 //! room's affair; here frames are only carried, with back-pressure both ways (`carry.rs`). No frame
 //! is read before the other side has shown a certificate of the common authority that bears its
@@ -13,6 +14,8 @@ pub mod call;
 pub mod callback;
 mod carry;
 pub mod dial;
+pub mod renew;
+pub mod serve;
 pub mod tls;
 pub mod verify;
 
@@ -32,6 +35,9 @@ pub const FRAMES_WAITING_MAX: usize = 4;
 pub const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// A peer that does not answer a ping within twice this is gone.
 pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(2);
+/// A connection is made anew after so long, so that a certificate that has expired, or an authority
+/// that is not believed any more, does not live on in it.
+pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(3600);
 /// How often streams are asked what time alone brings.
 pub const TICK_EVERY: Duration = Duration::from_millis(250);
 /// How long a single question may take.

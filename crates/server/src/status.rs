@@ -246,6 +246,12 @@ pub struct LinkStatus {
     /// Entries and rows of copies sent since then.
     #[serde(default)]
     pub sent_entries: u64,
+    /// How it is asked to compress.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub compression: String,
+    /// Bytes that went on the way for it since the link was made, before encryption.
+    #[serde(default)]
+    pub wire_bytes: u64,
 }
 
 /// What older regions do.

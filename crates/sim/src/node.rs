@@ -82,7 +82,7 @@ impl Life {
             store: store.clone(),
             clock,
             safe_times: Arc::new(SafeTimes::default()),
-            packed: Arc::new(PackedLogs::default()),
+            packed: Arc::new(PackedLogs::learning_from(nature.dictionary_samples)),
             streams: Arc::default(),
             hello: Hello {
                 format: place.format,
@@ -121,6 +121,11 @@ impl Life {
         self.store.on_durable(Arc::new(move |partition, lsn| grown.lock().push((partition, lsn))));
         let fatal = self.fatal.clone();
         self.store.on_fatal(Arc::new(move |_| fatal.store(true, Ordering::Relaxed)));
+    }
+
+    /// Makes a dictionary of what small parcels have in common, if one is due.
+    pub(crate) fn learn_step(&self) {
+        self.shared.packed.dictionaries.learn_step();
     }
 
     /// Whether a commit has failed, so that it must stop.

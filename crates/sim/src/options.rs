@@ -141,6 +141,8 @@ pub(crate) struct Nature {
     pub(crate) retention: Option<Retention>,
     /// Rows of a range that is offered before it is copied.
     pub(crate) offer_rows: u64,
+    /// Parcels of which a dictionary is made.
+    pub(crate) dictionary_samples: usize,
     /// The newest format that each node speaks until it starts anew.
     pub(crate) formats: [u32; REGIONS],
     /// How often something is asked of links.
@@ -185,6 +187,7 @@ impl Nature {
                 keep_millis: one_of(rng, &[700, 4_000, i64::MAX, i64::MAX]),
             }),
             offer_rows: one_of(rng, &[1, 1, 40, 16_384]),
+            dictionary_samples: 256,
             formats: [FORMAT; REGIONS],
             ask_every: None,
         };
@@ -194,6 +197,7 @@ impl Nature {
             nature.formats = std::array::from_fn(|_| rng.random_range(1..=FORMAT));
         }
         nature.ask_every = half(rng, |rng| rng.random_range(100..2000) * MILLI);
+        nature.dictionary_samples = one_of(rng, &[8, 40, 256]);
         nature
     }
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use isthmus_model::ids::PartitionId;
 use isthmus_replication::frame::{Body, CopiedRows, Frame, Records};
-use isthmus_replication::pack::{pack, unpack};
+use isthmus_replication::pack::{Method, pack, unpack};
 use isthmus_store::keys::log::{RecordBuilder, decode_record};
 use prost::Message;
 
@@ -132,7 +132,7 @@ fn change_packed(
     let bytes = packed.as_ref().and_then(|packed| unpack(packed).ok());
     match bytes.and_then(change) {
         Some(changed) => {
-            *packed = Some(pack(changed));
+            *packed = Some(pack(changed, Method::Plain));
             true
         }
         None => false,

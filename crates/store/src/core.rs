@@ -21,8 +21,10 @@ use crate::forget::forget_step;
 use crate::keys;
 use crate::keys::node::NodeState;
 use crate::keys::partition::PartitionState;
+use crate::limits::REPLACED_BYTES_MAX;
 use crate::log_size::Mark;
 use crate::partition::{Finish, Group, Inner, Partition};
+use crate::replaced::Replaced;
 use crate::stamps::Stamps;
 use crate::store::StoreOptions;
 use crate::tail::{Tail, TailRecord};
@@ -65,6 +67,7 @@ pub(crate) struct Core {
     pub(crate) options: StoreOptions,
     pub(crate) stamps: Stamps,
     pub(crate) tail: Tail,
+    pub(crate) replaced: Replaced,
     pub(crate) parts: Arc<PartsCache>,
     /// Partitions whose digests may want upkeep.
     pub(crate) digests_due: Mutex<BTreeSet<PartitionId>>,
@@ -95,6 +98,7 @@ impl Core {
         Core {
             stamps: Stamps::new(options.origin, options.skew_max, node.ceiling),
             tail: Tail::new(options.log_tail_bytes_max),
+            replaced: Replaced::new(REPLACED_BYTES_MAX),
             parts: Arc::new(PartsCache::new(match options.digests {
                 true => options.parts_cache_bytes,
                 false => 0,

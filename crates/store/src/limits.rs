@@ -14,6 +14,10 @@ pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const LOG_TAIL_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What of rows written lately is in the digest, by default: half a million rows.
 pub const PARTS_CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// A value of so many bytes is shipped as what has changed in it, where that can be.
+pub const LARGE_VALUE_BYTES: usize = 16 * 1024;
+/// Large values that were replaced a moment ago, by default, over all partitions.
+pub const REPLACED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Room kept free on the disk, by default, so that trimming can still write.
 pub const SPACE_RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 /// How far an origin's clock may be ahead, by default.

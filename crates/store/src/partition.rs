@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use isthmus_digest::{Change, Hasher, Parts, changes_between};
@@ -169,6 +169,8 @@ pub(crate) struct Partition {
     pub(crate) forgotten: AtomicU64,
     pub(crate) sweep: Mutex<Sweep>,
     pub(crate) checkpointing: Mutex<Checkpointing>,
+    /// Large values that are replaced are asked for.
+    pub(crate) keeps_replaced: AtomicBool,
 }
 
 /// Which entry makes a change; `stamp` is `None` for what no entry makes.
@@ -212,6 +214,7 @@ impl Partition {
             forgotten: AtomicU64::new(0),
             sweep: Mutex::default(),
             checkpointing: Mutex::default(),
+            keeps_replaced: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 state,
                 spec,

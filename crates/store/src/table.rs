@@ -5,6 +5,7 @@
 //! b is the table at LSN a plus the entries between, cells that expired aside.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use isthmus_model::apply::Granularity;
@@ -22,8 +23,10 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::keys::partition::Watermark;
 use crate::partition::{Partition, vector_in, watermark_in};
+use crate::replaced::ReplacedValue;
 use crate::snapshot::TableSnapshot;
 use crate::spec::{TableSpec, Writers};
+use crate::table::prefetch::{Prefetched, Wanted};
 
 mod admin;
 mod apply;
@@ -146,6 +149,21 @@ impl Table {
     pub fn get_packed(&self, key: &EncodedKey) -> Result<Option<Bytes>, StoreError> {
         let key = keys::row::encode_key(self.partition.id, key);
         Ok(self.core.engine.get(Space::Rows, &key)?)
+    }
+
+    /// One row as it will be when all that is accepted is durable. May read the disk.
+    pub fn accepted(&self, key: &EncodedKey) -> Result<Option<Arc<Row>>, StoreError> {
+        let wanted = Wanted { key: key.clone(), decoded: true };
+        let read = Prefetched::read(&self.core, &self.partition, vec![wanted])?;
+        let inner = self.partition.inner.lock();
+        Ok(read.current(&self.core, &self.partition, &inner, key)?.row)
+    }
+
+    /// Large values that this region's own entries in `(after, to]` replaced, as far as they are
+    /// kept: from the first question on, a while, in memory.
+    pub fn replaced(&self, after: Lsn, to: Lsn) -> Vec<ReplacedValue> {
+        self.partition.keeps_replaced.store(true, Ordering::Relaxed);
+        self.core.replaced.between(self.partition.id, after, to)
     }
 
     /// Several rows, in the order of their keys.

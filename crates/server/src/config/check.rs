@@ -148,7 +148,7 @@ fn check_ranges(config: &Config) -> Result<(), Finding> {
         ("public.request_bytes_max", public.request_bytes_max as u64, 64 * KIB..=64 * MIB),
         ("peer.clock_skew_max_ms", peer.clock_skew_max_ms, 1..=3_600_000),
         ("peer.parcel_bytes_max", peer.parcel_bytes_max as u64, 64 * KIB..=16 * MIB),
-        ("peer.window_parcels", peer.window_parcels as u64, 1..=256),
+        ("peer.window_parcels", peer.window_parcels as u64, 1..=4096),
         ("peer.format_max", peer.format_max.unwrap_or(FORMAT).into(), 1..=FORMAT.into()),
         ("log.keep_mib", config.log.keep_mib, 1..=16 * MIB),
         ("log.keep_hours", config.log.keep_hours.into(), 1..=8760),

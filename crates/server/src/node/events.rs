@@ -23,6 +23,10 @@ pub enum EventKind {
     DiskHealed,
     /// Rows were repaired.
     RowsRepaired,
+    /// New certificates are in use between regions.
+    CertificatesRenewed,
+    /// Certificates cannot be used.
+    CertificatesRefused,
     /// A link has come into another state.
     LinkState,
 }

@@ -53,6 +53,7 @@ fn terms(rule: &LinkRule) -> Result<Terms, String> {
             DirectionRule::Push => Direction::Push,
             DirectionRule::Pull => Direction::Pull,
         },
+        compression: rule.compression,
         throttle: Throttle {
             bytes_per_second: rule.throttle.bytes_per_second,
             entries_per_second: rule.throttle.entries_per_second,

@@ -170,6 +170,8 @@ impl Node {
             copy: report.copy.map(|copy| copy_status(&copy, report.state)),
             sent_bytes: report.sent_bytes,
             sent_entries: report.sent_entries,
+            compression: report.compression.to_string(),
+            wire_bytes: report.wire_bytes,
         }
     }
 }

@@ -38,6 +38,12 @@ impl Node {
                 self.store.expire_step();
             }
             self.store.sweep_step();
+            let packed = self.shared.packed.clone();
+            let learned =
+                tokio::task::spawn_blocking(move || packed.dictionaries.learn_step()).await;
+            if let Err(error) = learned {
+                tracing::error!(%error, "learning what small parcels have in common broke");
+            }
             tokio::select! {
                 () = tokio::time::sleep(UPKEEP_EVERY) => {}
                 _ = stop.changed() => return,

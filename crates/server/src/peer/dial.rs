@@ -27,7 +27,8 @@ use super::carry::{self, describe};
 use super::service::peer_client::PeerClient;
 use super::tls::PeerTls;
 use super::{
-    CALL_TIMEOUT, FRAMES_WAITING_MAX, KEEP_ALIVE_EVERY, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    CALL_TIMEOUT, CONNECTION_AGE_MAX, FRAMES_WAITING_MAX, KEEP_ALIVE_EVERY, MESSAGE_BYTES_MAX,
+    STREAM_WINDOW_BYTES,
 };
 use crate::node::Node;
 
@@ -59,7 +60,12 @@ pub struct OtherRegion {
     /// This region's name.
     own_name: String,
     /// `None`: it cannot be dialled.
-    channel: Option<Channel>,
+    address: Option<String>,
+    tls: watch::Receiver<PeerTls>,
+    /// The way to it, if it can be dialled.
+    channel: Mutex<Option<Channel>>,
+    /// Counts the ways there were.
+    renewals: watch::Sender<u64>,
     outbound: Mutex<Outbound>,
     grown: Mutex<BTreeMap<PartitionId, Lsn>>,
     wake_push: Notify,
@@ -97,22 +103,12 @@ impl OtherRegion {
         name: &str,
         own_name: &str,
         address: Option<&str>,
-        tls: &PeerTls,
+        tls: watch::Receiver<PeerTls>,
         outbound: Outbound,
         wall_millis: Arc<dyn Fn() -> i64 + Send + Sync>,
     ) -> Result<OtherRegion, tonic::transport::Error> {
         let channel = match address {
-            Some(address) => Some(
-                Endpoint::from_shared(format!("https://{address}"))?
-                    .tls_config(tls.client(name))?
-                    .connect_timeout(Duration::from_secs(5))
-                    .tcp_nodelay(true)
-                    .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
-                    .keep_alive_timeout(KEEP_ALIVE_EVERY)
-                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                    .initial_connection_window_size(STREAM_WINDOW_BYTES)
-                    .connect_lazy(),
-            ),
+            Some(address) => Some(channel(name, address, &tls.borrow())?),
             None => None,
         };
         let reason = if channel.is_some() { "not dialled yet" } else { "it has not dialled yet" };
@@ -122,7 +118,10 @@ impl OtherRegion {
             name: name.to_owned(),
             callbacks: Callbacks::default(),
             own_name: own_name.to_owned(),
-            channel,
+            address: address.map(str::to_owned),
+            tls,
+            channel: Mutex::new(channel),
+            renewals: watch::Sender::new(0),
             outbound: Mutex::new(outbound),
             grown: Mutex::new(BTreeMap::new()),
             wake_push: Notify::new(),
@@ -136,7 +135,7 @@ impl OtherRegion {
 
     /// Whether it can be dialled.
     pub fn is_dialled(&self) -> bool {
-        self.channel.is_some()
+        self.address.is_some()
     }
 
     /// The links to the region. Wake it after changing them.
@@ -196,7 +195,7 @@ impl OtherRegion {
     /// Dials, ships, dials again, until `stop` says so.
     pub async fn keep_pushing(self: Arc<Self>, stop: watch::Receiver<bool>) {
         let push = || async {
-            let ended = self.push().await;
+            let ended = self.unless_renewed(self.push()).await;
             self.set_reached(false, &ended.reason);
             self.links().disconnected(Direction::Push, &ended.reason);
             ended
@@ -206,12 +205,42 @@ impl OtherRegion {
 
     /// Dials, receives what is to be pulled, dials again, until `stop` says so.
     pub async fn keep_pulling(self: Arc<Self>, node: Arc<Node>, stop: watch::Receiver<bool>) {
-        self.dial_again_and_again(stop, || self.pull(&node)).await;
+        self.dial_again_and_again(stop, || self.unless_renewed(self.pull(&node))).await;
     }
 
     /// Dials, answers questions, dials again, until `stop` says so.
     pub async fn keep_answering(self: Arc<Self>, node: Arc<Node>, stop: watch::Receiver<bool>) {
-        self.dial_again_and_again(stop, || self.answer(&node)).await;
+        self.dial_again_and_again(stop, || self.unless_renewed(self.answer(&node))).await;
+    }
+
+    /// Makes the connection anew when there are new certificates or it has reached its age, until
+    /// `stop` says so.
+    pub async fn keep_fresh(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let Some(address) = &self.address else { return };
+        let mut tls = self.tls.clone();
+        loop {
+            tokio::select! {
+                changed = tls.changed() => if changed.is_err() {
+                    return;
+                },
+                () = tokio::time::sleep(CONNECTION_AGE_MAX) => {}
+                _ = stop.changed() => return,
+            }
+            match channel(&self.name, address, &tls.borrow_and_update()) {
+                Ok(channel) => *self.channel.lock() = Some(channel),
+                Err(error) => tracing::error!(region = %self.name, %error, "no new connection"),
+            }
+            self.renewals.send_modify(|renewals| *renewals += 1);
+        }
+    }
+
+    /// Ends a stream when the connection is made anew.
+    async fn unless_renewed(&self, stream: impl Future<Output = Ended>) -> Ended {
+        let mut renewed = self.renewals.subscribe();
+        tokio::select! {
+            ended = stream => ended,
+            _ = renewed.changed() => Ended::of("the connection is made anew".to_owned(), true),
+        }
     }
 
     async fn dial_again_and_again<F: Future<Output = Ended>>(
@@ -238,7 +267,7 @@ impl OtherRegion {
     }
 
     fn client(&self) -> Option<PeerClient<Channel>> {
-        let client = PeerClient::new(self.channel.clone()?);
+        let client = PeerClient::new(self.channel.lock().clone()?);
         let client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
         Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
@@ -367,6 +396,19 @@ impl OtherRegion {
         reached.connected = connected;
         reached.reason = reason.to_owned();
     }
+}
+
+/// A way to the region, which is dialled when something is asked of it.
+fn channel(name: &str, address: &str, tls: &PeerTls) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("https://{address}"))?
+        .tls_config(tls.client(name))?
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
+        .keep_alive_timeout(KEEP_ALIVE_EVERY)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(STREAM_WINDOW_BYTES);
+    Ok(endpoint.connect_lazy())
 }
 
 fn not_dialled() -> Ended {

@@ -167,6 +167,7 @@ impl World {
         life.store.expire_step();
         life.store.sweep_step();
         life.store.digest_step();
+        life.learn_step();
     }
 
     fn digest(&mut self, node: usize) {

@@ -268,6 +268,7 @@ fn name_of(frame: &Frame) -> String {
         Some(Body::Safe(safe)) => format!("safe {} {}", safe.partition, Hlc(safe.hlc)),
         Some(Body::Close(close)) => format!("close {}", close.partition),
         Some(Body::Follow(follow)) => format!("follow {}", follow.partition),
+        Some(Body::Dictionary(told)) => format!("dictionary {} {}", told.partition, told.number),
         None => "nothing".to_owned(),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use isthmus_model::compression::Compression;
 use isthmus_model::ids::PartitionId;
 use isthmus_replication::frame::{Body, Frame};
 use isthmus_replication::terms::{Direction, Terms, Wish};
@@ -115,5 +116,7 @@ fn draw(rng: &mut SmallRng) -> Terms {
     let (bytes_per_second, entries_per_second) = (rate(rng, 100_000), rate(rng, 1000));
     let throttle = Throttle { bytes_per_second, entries_per_second, ..Throttle::default() };
     let direction = if rng.random_range(0..3) == 0 { Direction::Pull } else { Direction::Push };
-    Terms { wish, timing, throttle, direction }
+    let ways = [Compression::Auto, Compression::Zstd(2), Compression::Lz4, Compression::None];
+    let compression = ways[rng.random_range(0..ways.len())];
+    Terms { wish, timing, throttle, direction, compression }
 }

@@ -5,10 +5,12 @@
 //! accepted changes are answered then, and so are refusals that were judged by what is pending.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use isthmus_digest::Parts;
 use isthmus_model::apply::{ApplyContext, apply, needs_row};
-use isthmus_model::change::ShownCell;
+use isthmus_model::change::{RowAction, ShownCell};
 use isthmus_model::check::{CheckedChange, CheckedKey};
 use isthmus_model::entry::{Entry, EntryBody, RowDelta};
 use isthmus_model::hlc::{Hlc, Stamp};
@@ -20,6 +22,7 @@ use crate::error::StoreError;
 use crate::limits::WRITE_CHANGES_MAX;
 use crate::partition::{At, Inner};
 use crate::pending::Pending;
+use crate::replaced::is_large;
 use crate::spec::Writing;
 use crate::table::prefetch::{Prefetched, Wanted};
 use crate::table::{Table, granularity};
@@ -46,6 +49,8 @@ type Results = Vec<Result<Written, StoreError>>;
 struct Judged {
     key: PrimaryKey,
     encoded: EncodedKey,
+    /// The row before, if it is to be kept.
+    replaced: Option<Arc<Row>>,
     /// What of the row is in the digest.
     before: Parts,
     delta: Row,
@@ -92,7 +97,7 @@ impl Table {
         }
         let granularity = granularity(self.partition.durable().spec.writers);
         let wanted = changes.iter().zip(&keys).filter_map(|(change, key)| {
-            let decoded = needs_row(change, granularity);
+            let decoded = needs_row(change, granularity) || self.keeps_replaced_by(change);
             key.clone().map(|key| Wanted { key, decoded })
         });
         let wanted = wanted.collect();
@@ -115,6 +120,17 @@ impl Table {
         };
         let Call { begun, judged_by, .. } = call;
         Ok(self.answer(&mut inner, bytes_before, results, begun, judged_by))
+    }
+
+    /// Whether what the change replaces is kept for what is shipped.
+    fn keeps_replaced_by(&self, change: &CheckedChange) -> bool {
+        self.partition.keeps_replaced.load(Ordering::Relaxed)
+            && match &change.action {
+                RowAction::Put(cells) => cells.iter().any(|cell| is_large(&cell.value)),
+                // In row mode the entry carries all of the row, so it may be large anyhow.
+                RowAction::Update(_) => true,
+                RowAction::Delete => false,
+            }
     }
 
     /// Arranges the answer: with the open group if anything was accepted, else with the group that
@@ -230,16 +246,19 @@ impl Call<'_> {
         stamp: Stamp,
     ) -> Result<Judged, StoreError> {
         let granularity = granularity(self.inner.spec.writers);
-        let (encoded, row) = match encoded {
-            Some(encoded) if needs_row(&change, granularity) => {
-                let Table { core, partition, .. } = self.table;
-                let current = self.prefetched.current(core, partition, self.inner, &encoded)?;
+        let is_needed = needs_row(&change, granularity);
+        let is_kept = self.table.keeps_replaced_by(&change);
+        let (mut row, mut replaced) = (None, None);
+        // A key with a new number names a row that is not there.
+        if let Some(encoded) = encoded.as_ref().filter(|_| is_needed || is_kept) {
+            let Table { core, partition, .. } = self.table;
+            let current = self.prefetched.current(core, partition, self.inner, encoded)?;
+            replaced = current.row.clone().filter(|_| is_kept);
+            if is_needed {
                 self.judged_by = self.judged_by.max(current.pending);
-                (Some(encoded), current.row)
+                row = current.row;
             }
-            // A key with a new number names a row that is not there.
-            encoded => (encoded, None),
-        };
+        }
         let key = match &change.key {
             CheckedKey::Whole(key) => key.clone(),
             CheckedKey::AutoIncrement { .. } => change.key.clone().whole(|| self.next_number()),
@@ -262,7 +281,7 @@ impl Call<'_> {
         };
         let encoded = encoded.unwrap_or_else(|| key.encode());
         let isthmus_model::apply::Applied { delta, after, shown, read_bytes } = applied;
-        Ok(Judged { key, encoded, before, delta, after, shown, read_bytes })
+        Ok(Judged { key, encoded, replaced, before, delta, after, shown, read_bytes })
     }
 
     /// Makes one entry of changes that passed.
@@ -273,7 +292,11 @@ impl Call<'_> {
         let mut written = Vec::with_capacity(judged.len());
         let mut deltas = Vec::with_capacity(judged.len());
         for one in judged {
-            let Judged { key, encoded, before, delta, after, shown, read_bytes } = one;
+            let Judged { key, encoded, replaced, before, delta, after, shown, read_bytes } = one;
+            if let Some(replaced) = replaced {
+                let Table { core, partition, .. } = self.table;
+                core.replaced.keep((partition.id, lsn), &encoded, &replaced, &delta);
+            }
             deltas.push(RowDelta { key: encoded.clone(), delta });
             self.inner.put_row(encoded, before, after, horizon, at);
             written.push(Written { key, shown, read_bytes, stamp, lsn });

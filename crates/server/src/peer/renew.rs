@@ -1,0 +1,83 @@
+//! Takes new certificates into use while the region serves.
+//!
+//! The files are looked at every few seconds. What has changed and then stayed alike for one look
+//! is judged: files that another region would believe are used from then on, and all connections
+//! are made anew; others are reported once, and what was in use stays in use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_replication::error::chain;
+use serde_json::Value as Json;
+use tokio::sync::watch;
+
+use super::tls::{PeerTls, TlsBytes, TlsFiles};
+use crate::node::Node;
+use crate::node::events::EventKind;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What was seen of the files.
+struct Watched {
+    /// At the last look, or why not.
+    seen: Result<TlsBytes, String>,
+    /// What was judged last.
+    judged: Result<TlsBytes, String>,
+}
+
+/// Keeps the certificates in `current` those of the files, until `stop` says so.
+pub async fn keep_renewed(
+    node: Arc<Node>,
+    files: TlsFiles,
+    current: watch::Sender<PeerTls>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let in_use = current.borrow().bytes().clone();
+    let mut watched = Watched { seen: Ok(in_use.clone()), judged: Ok(in_use) };
+    let region = node.config().region.name.clone();
+    let now = || Duration::from_millis(node.clock().wall_millis().max(0) as u64);
+    if let Err(reason) = current.borrow().check(&region, now()) {
+        let text = format!("other regions will not believe this one: {reason}");
+        node.notice(EventKind::CertificatesRefused, "", text, Json::Null);
+    }
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = stop.changed() => return,
+        }
+        let files_now = files.clone();
+        let Ok(seen) = tokio::task::spawn_blocking(move || files_now.read()).await else { return };
+        let Some(news) = watched.look(seen.map_err(|error| chain(&error))) else { continue };
+        let judged = news.and_then(|bytes| {
+            let tls = files.parse(bytes).map_err(|error| chain(&error))?;
+            tls.check(&region, now())?;
+            Ok(tls)
+        });
+        match judged {
+            Ok(tls) => {
+                current.send_replace(tls);
+                let text = "new certificates are in use; connections are made anew".to_owned();
+                node.notice(EventKind::CertificatesRenewed, "", text, Json::Null);
+            }
+            Err(reason) => {
+                let text = format!("new certificates are not used, the old ones stay: {reason}");
+                node.notice(EventKind::CertificatesRefused, "", text, Json::Null);
+            }
+        }
+    }
+}
+
+impl Watched {
+    /// What is to be judged now, if anything.
+    fn look(&mut self, seen: Result<TlsBytes, String>) -> Option<Result<TlsBytes, String>> {
+        // Files are replaced one after the other, and some tools write them in place.
+        let is_still = seen == self.seen;
+        self.seen = seen;
+        if !is_still || self.seen == self.judged {
+            return None;
+        }
+        self.judged = self.seen.clone();
+        Some(self.seen.clone())
+    }
+}
