@@ -2,10 +2,11 @@
 //!
 //! One stream per pair of nodes and direction carries every link: the origin sends `Hello`,
 //! `Open`, `CopyBegin`, `CopyOffer`, `CopyChunk`, `Follow`, `Dictionary`, `Parcel`, `Promise`,
-//! `Close`; the replica answers `Welcome`, `Opened`, `CopyWant`, `CopyAck`, `Ack`, `Fault`, `Safe`. Unknown
-//! fields and messages are ignored, so that a newer region can talk to an older one; `Hello` and
-//! `Welcome` settle the format, the lower of the two. What an older region would misread or miss
-//! has a `FORMAT_OF_..` below and is sent only where the settled format is at least that.
+//! `Close`; the replica answers `Welcome`, `Opened`, `CopyWant`, `CopyAck`, `Ack`, `Fault`, `Safe`.
+//! Unknown fields and messages are ignored, so that a newer region can talk to an older one;
+//! `Hello` and `Welcome` settle the format, the lower of the two. What an older region would
+//! misread or miss has a `FORMAT_OF_..` below and is sent only where the settled format is at
+//! least that.
 
 use bytes::Bytes;
 

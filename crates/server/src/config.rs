@@ -230,8 +230,8 @@ pub struct PeerConfig {
     pub clock_skew_max_ms: u64,
     /// Bytes of a parcel before compression, 64 KiB to 16 MiB. Default 1 MiB.
     pub parcel_bytes_max: usize,
-    /// Parcels on their way per link, 1 to 4096. Default 1024: single writes over a long way are many
-    /// small parcels.
+    /// Parcels on their way per link, 1 to 4096. Default 1024: single writes over a long way are
+    /// many small parcels.
     pub window_parcels: usize,
     /// The newest format spoken with other regions, 1 to the newest known. Default: the newest.
     /// An older one is for the time of an upgrade.
