@@ -20,7 +20,7 @@ cargo xtask COMMAND
   check              format, lints, docs, licences, what must not be in the tree
   test [SUITE...]    all tests, or: rust python node bad-input end-to-end
   sim [ARGS]         the simulator with the given seed and options
-  bench NAME [ARGS]  a benchmark: write, read, lag, verify, digest-cost
+  bench NAME [ARGS]  a benchmark: write, read, lag, verify, digest-cost, replicate, isolation
   compat [--newest]  the SDK suites, with the pinned SDKs or with the newest ones
   fuzz TARGET [SECS] request_decoder or plainbuffer_decoder, 60 seconds by default
   soak               the long tests: ten million overwrites

@@ -4,6 +4,9 @@
 //! whatever happens here, `up` and its regions end. Sizes of memory are set in the files that
 //! `up` has written, between two runs.
 
+mod regions;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -24,6 +27,8 @@ use isthmus_protocol::response::GlobalTableStatus;
 use rustix::process::Signal;
 use serde::Deserialize;
 
+use self::regions::Started;
+pub(crate) use self::regions::{peer_address, route, set_number};
 use crate::Options;
 use crate::error::{BenchError, Result, Tried};
 use crate::load::{Access, Connection, Prepared, Target, runtime};
@@ -248,6 +253,8 @@ pub(crate) struct Cluster {
     spot: Spot,
     up: Up,
     child: Child,
+    /// Regions that were stopped and started again, by place.
+    started: BTreeMap<usize, Started>,
     /// Kept open: `up` must not find its reader gone.
     _answers: BufReader<ChildStdout>,
 }
@@ -315,7 +322,10 @@ impl Cluster {
             .spawn()
             .tried(|| format!("start {}", program.display()))?;
         match announced(&mut child) {
-            Ok((up, answers)) => Ok(Cluster { spot, up, child, _answers: answers }),
+            Ok((up, answers)) => {
+                let started = BTreeMap::new();
+                Ok(Cluster { spot, up, child, started, _answers: answers })
+            }
             Err(error) => {
                 end(&mut child, STOP);
                 Err(error)
@@ -359,13 +369,15 @@ impl Cluster {
 
     /// Makes the table in the first region.
     pub(crate) fn create_lone_table(&self) -> Result<()> {
+        let key = KeyColumn { name: KEY.into(), kind: KeyKind::String, auto_increment: false };
+        self.create_lone_table_of(vec![key])
+    }
+
+    /// The same with another key.
+    pub(crate) fn create_lone_table_of(&self, key_columns: Vec<KeyColumn>) -> Result<()> {
         let create = CreateTable {
             table: TABLE.into(),
-            key_columns: vec![KeyColumn {
-                name: KEY.into(),
-                kind: KeyKind::String,
-                auto_increment: false,
-            }],
+            key_columns,
             defined_columns: Vec::new(),
             options: OptionsChange {
                 time_to_live: Some(-1),

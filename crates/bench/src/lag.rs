@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::Options;
 use crate::cluster::{Cluster, Memory, Place};
 use crate::error::{BenchError, Result, Tried};
-use crate::lag::probe::{Probes, Sight};
+pub(crate) use crate::lag::probe::{Probes, Sight};
 use crate::load::{Check, Outcome, Plan, Prepared, Times, micros, run as run_load};
 use crate::report::{Line, Ratio, Report, table};
 use crate::rows::{ROW_BYTES, RowSet};

@@ -2,8 +2,9 @@
 //!
 //! `write` and `read` print rows per second of three real processes beside what the engine alone
 //! and the HTTP stack alone reach under the same load; `lag` prints how long a write takes to be
-//! visible in the other regions. Nothing is asserted about times. Every measurement has a bound,
-//! and every process that is started ends with this one, however it ends.
+//! visible in the other regions, `replicate` how fast a replica gets what it lacks, `isolation`
+//! what a dead and a slow peer cost the others. Nothing is asserted about times. Every measurement
+//! has a bound, and every process that is started ends with this one, however it ends.
 
 // Measuring is reading the clock and waiting.
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the machine's clock")]
@@ -12,11 +13,15 @@ mod cluster;
 mod digest_cost;
 mod echo;
 mod error;
+mod flights;
 mod floors;
+mod isolation;
 mod lag;
 mod load;
 mod process;
+mod proxy;
 mod read;
+mod replicate;
 mod report;
 mod rows;
 mod verify;
@@ -59,6 +64,12 @@ enum Command {
     DigestCost(digest_cost::DigestCostArgs),
     /// Comparing and repairing two regions by digests, beside a full scan of both
     Verify(verify::VerifyArgs),
+    /// Catch-up and copies beside loading directly, bytes on the way, and the same over a long way
+    Replicate(replicate::ReplicateArgs),
+    /// What a dead and a slow peer cost the others
+    Isolation(isolation::IsolationArgs),
+    /// Passes connections on, later and slower: stands for a long way
+    Proxy(proxy::ProxyArgs),
     /// Answers requests without doing anything: the floor of the HTTP stack
     #[command(hide = true)]
     Echo(echo::EchoArgs),
@@ -141,6 +152,9 @@ fn run(command: Command) -> Result<()> {
         Command::Lag(args) => lag::run(&args)?.print(args.options.json),
         Command::DigestCost(args) => digest_cost::run(&args)?.print(args.options.json),
         Command::Verify(args) => verify::run(&args)?.print(args.json),
+        Command::Replicate(args) => replicate::run(&args)?.print(args.json),
+        Command::Isolation(args) => isolation::run(&args)?.print(args.json),
+        Command::Proxy(args) => proxy::serve(&args),
         Command::Echo(args) => echo::serve(&args),
         Command::Guard(args) => process::become_guarded(&args),
     }

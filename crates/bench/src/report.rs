@@ -32,6 +32,10 @@ pub(crate) struct Report {
     digest_cost: Option<crate::digest_cost::DigestCost>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verify: Option<crate::verify::VerifyFound>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replicate: Option<crate::replicate::ReplicateFound>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolation: Option<crate::isolation::IsolationFound>,
 }
 
 /// One measurement.
@@ -164,6 +168,8 @@ impl Report {
             lag: None,
             digest_cost: None,
             verify: None,
+            replicate: None,
+            isolation: None,
         }
     }
 
@@ -209,6 +215,14 @@ impl Report {
 
     pub(crate) fn verify(&mut self, found: crate::verify::VerifyFound) {
         self.verify = Some(found);
+    }
+
+    pub(crate) fn replicate(&mut self, found: crate::replicate::ReplicateFound) {
+        self.replicate = Some(found);
+    }
+
+    pub(crate) fn isolation(&mut self, found: crate::isolation::IsolationFound) {
+        self.isolation = Some(found);
     }
 
     /// The measurement of that name, table and replicas.
@@ -286,6 +300,14 @@ impl Report {
             text += &found.text();
         }
         if let Some(found) = &self.verify {
+            text += "\n";
+            text += &found.text();
+        }
+        if let Some(found) = &self.replicate {
+            text += "\n";
+            text += &found.text();
+        }
+        if let Some(found) = &self.isolation {
             text += "\n";
             text += &found.text();
         }

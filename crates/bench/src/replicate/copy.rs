@@ -1,0 +1,96 @@
+//! A table with rows is copied to another region while the origin takes writes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Load, PATIENCE, Run};
+use crate::cluster::Cluster;
+use crate::error::{BenchError, Result};
+use crate::load::{Check, Outcome, Plan, Prepared, run as run_load};
+use crate::report::{Line, Ratio};
+use crate::rows::RowSet;
+use crate::write::PUT_CONNECTIONS;
+
+/// The share of what the origin can take that is in use.
+const SHARE: f64 = 0.2;
+/// Requests that are made ready.
+const PUTS_MAX: u64 = 50_000;
+
+pub(super) fn measure(run: &mut Run<'_>, rows: RowSet) -> Result<()> {
+    let cluster = run.cluster(2, |_| Ok(()))?;
+    let load = Load::Rows(rows);
+    load.create(&cluster)?;
+    load.send(&cluster)?;
+    let puts = Arc::new(RowSet::large(rows.count.min(PUTS_MAX)).puts(12));
+    let full = run_load(&plan(run, &cluster, &puts, None)?)?;
+    run.report.note_errors("PutRow", &full);
+    run.report.line(Line::of("PutRow, as many as go", "", Some(0), &full, 1));
+    let share = plan(run, &cluster, &puts, Some(full.rate() * SHARE))?;
+    let quiet = run_load(&share)?;
+    run.report.line(Line::of("PutRow at 20 %, quiet", "", Some(0), &quiet, 1));
+    let (copying, moved) = copy(run, &cluster, &share, &load)?;
+    run.report.note_errors("PutRow while copying", &copying);
+    run.report.line(Line::of("PutRow at 20 %, while copying", "", Some(1), &copying, 1));
+    run.report.ratio(Ratio {
+        what: "origin's p99 while copying".to_owned(),
+        value: copying.times.quantile(0.99) / quiet.times.quantile(0.99),
+        of: copying.times.quantile(0.99),
+        to: quiet.times.quantile(0.99),
+        floor: "the same load, quiet".to_owned(),
+        unit: "ms",
+        aim: Some("at most 2".to_owned()),
+    });
+    run.add(&moved);
+    Ok(())
+}
+
+/// Copies while the load goes on.
+fn copy(
+    run: &mut Run<'_>,
+    cluster: &Cluster,
+    share: &Plan,
+    load: &Load,
+) -> Result<(Outcome, super::Moved)> {
+    let start = Instant::now();
+    let limit = run.args.patience();
+    let (outcome, copied_in) = std::thread::scope(|scope| {
+        let copying = scope.spawn(|| cluster.create_replicas(limit).map(|()| start.elapsed()));
+        let outcome = run_load(share);
+        let was_copying = !copying.is_finished();
+        let copied_in =
+            copying.join().map_err(|_| BenchError::failed("the copy's watcher panicked"))??;
+        if !was_copying {
+            run.report.note(format!(
+                "the copy ended {:.1} s after it began, before the writes beside it: use more rows",
+                copied_in.as_secs_f64()
+            ));
+        }
+        Ok::<(Outcome, Duration), BenchError>((outcome?, copied_in))
+    })?;
+    let link = cluster.await_link(1, PATIENCE, |link| link.lag_entries == 0)?;
+    let shipped = (link.sent_bytes, link.wire_bytes);
+    let mut moved =
+        load.moved("1 KiB rows, copied while written", copied_in.as_secs_f64(), shipped);
+    moved.rows = link.copied_rows.unwrap_or(moved.rows);
+    Ok((outcome, moved))
+}
+
+/// Single rows, at a pace or as many as go.
+pub(super) fn plan(
+    run: &Run<'_>,
+    cluster: &Cluster,
+    puts: &Arc<Vec<Prepared>>,
+    pace: Option<f64>,
+) -> Result<Plan> {
+    Ok(Plan {
+        target: cluster.target(0)?,
+        path: "/PutRow",
+        requests: puts.clone(),
+        connections: PUT_CONNECTIONS,
+        check: Check::length(1),
+        warm_up: run.options.warm_up(),
+        measure: run.options.measure(),
+        pace,
+        processes: cluster.pids(),
+    })
+}
