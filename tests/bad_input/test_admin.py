@@ -44,6 +44,17 @@ def test_only_health_is_open(context, unharmed):
         assert found in expected, (method, target, found)
 
 
+@pytest.mark.parametrize("value", [
+    "Bearer", "Bearer ", "Bearer x", "bearer x", "Basic eDp4", "Bearer " + "a" * 40000, "Bearer \xff",
+])
+def test_a_wrong_token_opens_neither_the_metrics_nor_anything_else(context, unharmed, value):
+    where = urllib.parse.urlsplit(context.region.admin)
+    for target in ("/metrics", STATUS, "/v1/probes", "/v1/plans"):
+        data = raw.request(target, {"Authorization": value}, method="GET")
+        found = raw.send(f"http://{where.hostname}:{where.port}", data).status
+        assert found in (400, 403, 405, 431), (target, found)
+
+
 def test_a_request_of_the_public_api_means_nothing_here_nor_the_other_way(context, unharmed):
     assert ask(context, "/GetRow", method="POST", target="/GetRow") in (403, 404)
     data = raw.request("/GetRow", context.told.headers("POST /GetRow", b""))

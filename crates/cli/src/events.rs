@@ -68,6 +68,29 @@ struct Event {
     more: Map<String, Json>,
 }
 
+/// An event and the region that told it.
+pub(crate) struct Told {
+    region: String,
+    event: Event,
+}
+
+impl Told {
+    /// As it is shown in a table: when, where, what kind, which table, what.
+    pub(crate) fn cells(&self) -> Vec<String> {
+        row(&self.region, &self.event)
+    }
+}
+
+/// The newest events of all regions that answer, newest first.
+pub(crate) async fn newest(places: &[Place], limit: usize) -> Vec<Told> {
+    let found = ask(places, &mut Seen::default(), false).await.unwrap_or_default();
+    let mut all: Vec<Told> =
+        found.into_iter().map(|(region, event)| Told { region, event }).collect();
+    all.sort_by_key(|told| std::cmp::Reverse(told.event.at_ms));
+    all.truncate(limit);
+    all
+}
+
 /// Prints events.
 pub(crate) async fn run(args: EventsArgs) -> Result<(), CliError> {
     let places = args.target.places()?;

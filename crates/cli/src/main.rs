@@ -4,6 +4,7 @@
 //! administration API and nothing else; standard output carries answers, standard error the
 //! rest; exit codes mean the same in every command.
 
+mod advise;
 mod bench;
 mod cells;
 mod debug;
@@ -14,6 +15,7 @@ mod job;
 mod link;
 mod load;
 mod output;
+mod plan;
 mod progress;
 mod repair;
 mod report;
@@ -24,6 +26,7 @@ mod serve;
 mod status;
 mod table;
 mod target;
+mod top;
 mod units;
 mod up;
 mod verify;
@@ -83,6 +86,12 @@ enum Command {
     Link(link::LinkArgs),
     /// Show regions, tables and links
     Status(status::StatusArgs),
+    /// Show them, with events, on the whole terminal, again and again
+    Top(top::TopArgs),
+    /// Forecast how long a copy to another region takes
+    Plan(plan::PlanArgs),
+    /// Recommend how to keep a table in several regions
+    Advise(advise::AdviseArgs),
     /// Load a CSV or JSON Lines file into a table
     Load(load::LoadArgs),
     /// Find out whether replicas of a table are alike, and where not
@@ -111,6 +120,9 @@ impl Command {
             Command::GlobalTable(args) => args.target.json,
             Command::Link(args) => args.target.json,
             Command::Status(args) => args.target.json,
+            Command::Top(args) => args.target.json,
+            Command::Plan(args) => args.target.json,
+            Command::Advise(args) => args.target.json,
             Command::Load(args) => args.target.json,
             Command::Verify(args) => args.target.json,
             Command::Repair(args) => args.target.json,
@@ -133,6 +145,9 @@ impl Command {
             | Command::GlobalTable(_)
             | Command::Link(_)
             | Command::Status(_)
+            | Command::Top(_)
+            | Command::Plan(_)
+            | Command::Advise(_)
             | Command::Repair(_)
             | Command::Scrub(_)
             | Command::Job(_)
@@ -174,6 +189,9 @@ fn run(command: Command) -> Result<Exit, CliError> {
             Command::GlobalTable(args) => global_table::run(args).await.map(done),
             Command::Link(args) => link::run(args).await.map(done),
             Command::Status(args) => status::run(args).await.map(done),
+            Command::Top(args) => top::run(args).await.map(done),
+            Command::Plan(args) => plan::run(args).await.map(done),
+            Command::Advise(args) => advise::run(args).await.map(done),
             Command::Load(args) => load::run(args).await.map(done),
             Command::Verify(args) => verify::run(args).await,
             Command::Repair(args) => repair::run(args).await,

@@ -15,5 +15,6 @@
 
 mod as_text;
 pub mod change;
+pub mod forecast;
 pub mod global_table;
 pub mod link_rule;

@@ -10,6 +10,8 @@
 
 use bytes::Bytes;
 
+use crate::trace::TraceMark;
+
 /// The newest format this program speaks. What is new since format 2 comes with 3.
 pub const FORMAT: u32 = 3;
 /// The first format in which a copy can leave out what is alike.
@@ -188,6 +190,9 @@ pub struct Parcel {
     /// The entries.
     #[prost(message, optional, tag = "5")]
     pub body: Option<Packed>,
+    /// Which of the entries are followed by traces. A peer that knows none of it passes it over.
+    #[prost(message, repeated, tag = "15")]
+    pub traces: Vec<TraceMark>,
 }
 
 /// Bytes that are compressed and checked.

@@ -25,4 +25,6 @@ pub mod streams;
 pub mod terms;
 pub mod throttle;
 pub mod timing;
+pub mod trace;
+pub mod traffic;
 pub mod verify;

@@ -59,3 +59,5 @@ pub const PROMISE_EVERY: Duration = Duration::from_secs(1);
 pub const SAFE_REPORTS_MAX: usize = 1024;
 /// Changes of state of the links to one peer that are kept until somebody asks for them.
 pub const CHANGES_KEPT_MAX: usize = 4096;
+/// Log records looked through for the oldest entry that a replica lacks.
+pub const OLDEST_RECORDS_MAX: usize = 64;

@@ -42,6 +42,7 @@ use crate::patch::unpack_patch;
 use crate::ship::Shared;
 use crate::streams::{Claims, Newest, hold};
 use crate::terms::Direction;
+use crate::trace::{Context as Followed, MARKS_MAX, TraceMark};
 
 /// What this region is to others: decided elsewhere, asked here.
 pub trait Assignments: Send + Sync {
@@ -112,6 +113,8 @@ enum Waiting {
         to: Lsn,
         bytes: usize,
         pending: Option<Pending<()>>,
+        /// The shipping of what is followed, and when it was handed over.
+        traced: Vec<(Followed, u64)>,
     },
     Copied {
         opening: u64,
@@ -392,6 +395,7 @@ impl Inbound {
         let partition = PartitionId(parcel.partition);
         let Some(receiving) = self.links.get(&partition) else { return Ok(()) };
         let packed = parcel.body.ok_or(ReplicationError::Damaged("a parcel is empty"))?;
+        let received = self.shared.traces.now_nanos();
         let (from, to) = (Lsn(parcel.from), Lsn(parcel.to));
         if to <= from {
             return Err(ReplicationError::Damaged("a parcel's range is empty"));
@@ -408,10 +412,27 @@ impl Inbound {
         }
         let pending = receiving.table.apply(origin, Epoch(parcel.epoch), from, to, entries);
         let pending = unless_refused(pending)?;
+        let traced = self.received(&parcel.traces, received);
         let (opening, bytes) = (receiving.opening, bytes.len());
         self.waiting_bytes += bytes;
-        self.waiting.push_back(Waiting::Applied { opening, partition, to, bytes, pending });
+        let waiting = Waiting::Applied { opening, partition, to, bytes, pending, traced };
+        self.waiting.push_back(waiting);
         Ok(())
+    }
+
+    /// Notes of what is followed that it was received; gives what is to be noted when it is
+    /// durable.
+    fn received(&self, marks: &[TraceMark], began: u64) -> Vec<(Followed, u64)> {
+        let traces = &self.shared.traces;
+        if marks.is_empty() || !traces.is_on() {
+            return Vec::new();
+        }
+        let shippings = marks.iter().take(MARKS_MAX).filter_map(TraceMark::context);
+        let receive = |shipping: Followed| {
+            traces.ended(traces.below(shipping), shipping.span, "receive", began, Vec::new());
+            (shipping, traces.now_nanos())
+        };
+        shippings.map(receive).collect()
     }
 
     fn on_copy_begin(&mut self, origin: Origin, begin: CopyBegin) -> Result<(), ReplicationError> {
@@ -546,8 +567,13 @@ impl Inbound {
 
     fn on_settled(&mut self, settled: Waiting, result: Result<(), StoreError>) {
         match settled {
-            Waiting::Applied { opening, partition, to, bytes, .. } => {
+            Waiting::Applied { opening, partition, to, bytes, traced, .. } => {
                 self.waiting_bytes -= bytes;
+                let traces = &self.shared.traces;
+                for (shipping, began) in traced {
+                    let apply = traces.below(shipping);
+                    traces.ended(apply, shipping.span, "apply", began, Vec::new());
+                }
                 let ack = Ack { partition: partition.0, held: to.0, applied: to.0 };
                 self.answer((partition, opening), Body::Ack(ack), result);
             }

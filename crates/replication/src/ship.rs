@@ -27,11 +27,13 @@ use prost::Message;
 
 use crate::error::ReplicationError;
 use crate::frame::{
-    Body, Close, CopyWant, FORMAT_OF_OFFERS, FaultKind, Follow, Frame, Hello, Open, Parcel,
-    Promise, Records,
+    Body, Close, CopyChunk, CopyWant, FORMAT_OF_OFFERS, FaultKind, Follow, Frame, Hello, Open,
+    Packed, Parcel, Promise, Records,
 };
 use crate::horizon::SafeTimes;
-use crate::limits::{BROKEN_RETRY_AFTER, CHANGES_KEPT_MAX, PROMISE_EVERY, RETRY_AFTER, WHOLE_FOR};
+use crate::limits::{
+    BROKEN_RETRY_AFTER, CHANGES_KEPT_MAX, OLDEST_RECORDS_MAX, PROMISE_EVERY, RETRY_AFTER, WHOLE_FOR,
+};
 use crate::link::{Action, Event, Link, State};
 use crate::pack::{Method, PackedLog, PackedLogs, Stretch, pack_as_is};
 use crate::patch::pack_patch;
@@ -40,6 +42,8 @@ use crate::streams::Streams;
 use crate::terms::{Direction, Terms, Wish};
 use crate::throttle::Brake;
 use crate::timing::{Gate, Moment, Timing};
+use crate::trace::{MARKS_MAX, Shipped, Traces};
+use crate::traffic::{Rate, Traffic};
 
 use self::copy::CopyScan;
 use self::lane::Lane;
@@ -57,6 +61,8 @@ pub struct Shared {
     pub packed: Arc<PackedLogs>,
     /// The newest stream from each peer.
     pub streams: Arc<Streams>,
+    /// Requests that are followed.
+    pub traces: Arc<Traces>,
     /// How this node names itself, and the newest format that it speaks with others.
     pub hello: Hello,
     /// Log bytes in one parcel, before compression; one log record may be larger.
@@ -116,10 +122,14 @@ pub struct LinkReport {
     pub compression: Compression,
     /// Bytes that went on the way for it, with all that frames them; before encryption.
     pub wire_bytes: u64,
+    /// What it has carried.
+    pub traffic: Traffic,
+    /// How fast it was lately.
+    pub rate: Rate,
 }
 
 /// A link has come into another state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StateChange {
     /// Partition.
     pub partition: PartitionId,
@@ -131,6 +141,10 @@ pub struct StateChange {
     pub reason: String,
     /// When, milliseconds since the Unix epoch.
     pub at_millis: i64,
+    /// Rows copied by then since the link was made.
+    pub copied_rows: u64,
+    /// What it had carried by then.
+    pub traffic: Traffic,
 }
 
 struct Shipping {
@@ -160,6 +174,9 @@ struct Shipping {
     /// Until then values are shipped whole.
     whole_until: Duration,
     wire_bytes: u64,
+    traffic: Traffic,
+    /// Followed by traces and not acknowledged.
+    traced: VecDeque<Shipped>,
 }
 
 /// Before each message: whether it is compressed, and its length.
@@ -169,6 +186,8 @@ const MESSAGE_HEAD_BYTES: usize = 5;
 pub struct Outbound {
     shared: Shared,
     peer: Origin,
+    /// How the peer last named itself.
+    peer_name: String,
     push: Lane,
     pull: Lane,
     links: BTreeMap<PartitionId, Shipping>,
@@ -186,6 +205,7 @@ impl Outbound {
         Outbound {
             shared,
             peer,
+            peer_name: String::new(),
             push: Lane::default(),
             pull: Lane::default(),
             links: BTreeMap::new(),
@@ -237,6 +257,8 @@ impl Outbound {
             told_dictionary: 0,
             whole_until: Duration::ZERO,
             wire_bytes: 0,
+            traffic: Traffic::default(),
+            traced: VecDeque::new(),
         };
         self.links.insert(partition, shipping);
         self.look_at_gate(partition);
@@ -358,6 +380,7 @@ impl Outbound {
     pub fn disconnected(&mut self, direction: Direction, reason: &str) {
         self.lane(direction).disconnect();
         self.all_links(direction, |shipping| {
+            shipping.traffic.retries += u64::from(shipping.link.state() != State::Opening);
             shipping.copy = None;
             shipping.link.step(Event::Disconnected(reason.to_owned()));
         });
@@ -406,6 +429,7 @@ impl Outbound {
                 Ok(())
             }
             Some(Body::Ack(ack)) => {
+                self.count_acked(PartitionId(ack.partition), Lsn(ack.held));
                 self.on_link(ack.partition, |_, link| link.step(Event::Acked(Lsn(ack.held))));
                 Ok(())
             }
@@ -457,9 +481,11 @@ impl Outbound {
                 }
             };
             self.note_state(partition);
-            if frame.is_some() {
+            if let Some(mut frame) = frame {
+                self.count_sent(partition, &frame);
+                self.follow(partition, &mut frame);
                 self.wake(partition);
-                return frame;
+                return Some(frame);
             }
         }
         None
@@ -510,15 +536,13 @@ impl Outbound {
 
     /// How every link stands.
     pub fn reports(&self) -> Vec<LinkReport> {
-        let now = self.shared.clock.monotonic();
-        let report = |(id, shipping): (&PartitionId, &Shipping)| shipping.report(*id, now);
+        let report = |(id, shipping): (&PartitionId, &Shipping)| shipping.report(*id, &self.shared);
         self.links.iter().map(report).collect()
     }
 
     /// How one link stands.
     pub fn report(&self, partition: PartitionId) -> Option<LinkReport> {
-        let now = self.shared.clock.monotonic();
-        self.links.get(&partition).map(|shipping| shipping.report(partition, now))
+        self.links.get(&partition).map(|shipping| shipping.report(partition, &self.shared))
     }
 
     /// The log of the partition is needed after this LSN by this peer. The outer `None`: there
@@ -547,7 +571,49 @@ impl Outbound {
             return Err(ReplicationError::Protocol("the peer chose a format that was not offered"));
         }
         self.lane(direction).format = hello.format;
+        self.peer_name.clone_from(&hello.name);
         Ok(())
+    }
+
+    fn count_sent(&mut self, partition: PartitionId, frame: &Frame) {
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        let now = self.shared.clock.monotonic();
+        let sizes = |packed: &Packed| (packed.bytes_unpacked as usize, packed.data.len());
+        match &frame.body {
+            Some(Body::Parcel(Parcel { body: Some(packed), .. })) => {
+                let (bytes, wire_bytes) = sizes(packed);
+                shipping.traffic.parcel(bytes, wire_bytes, now);
+            }
+            Some(Body::CopyChunk(CopyChunk { body: Some(packed), .. })) => {
+                let (bytes, wire_bytes) = sizes(packed);
+                shipping.traffic.chunk(bytes, wire_bytes, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends the contexts of what is followed with a parcel.
+    fn follow(&mut self, partition: PartitionId, frame: &mut Frame) {
+        let Some(Body::Parcel(parcel)) = &mut frame.body else { return };
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        let range = (Lsn(parcel.from), Lsn(parcel.to));
+        for (mark, shipped) in self.shared.traces.ship(partition, range, &self.peer_name) {
+            parcel.traces.push(mark);
+            // What was sent on a stream that broke is never acknowledged.
+            if shipping.traced.len() >= MARKS_MAX {
+                shipping.traced.pop_front();
+            }
+            shipping.traced.push_back(shipped);
+        }
+    }
+
+    fn count_acked(&mut self, partition: PartitionId, held: Lsn) {
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        // What was never shipped is a fault of the peer and counts for nothing.
+        let held = held.min(shipping.link.shipped());
+        let more = held.0.saturating_sub(shipping.link.acked().unwrap_or(held).0);
+        shipping.traffic.acked(more, self.shared.clock.monotonic());
+        self.shared.traces.acked(&mut shipping.traced, held, &self.peer_name);
     }
 
     fn on_want(&mut self, want: CopyWant) {
@@ -578,6 +644,7 @@ impl Outbound {
         if kind == FaultKind::PriorMissing {
             shipping.whole_until = self.shared.clock.monotonic() + WHOLE_FOR;
         }
+        shipping.traffic.retries += 1;
         shipping.link.step(Event::Faulted(kind, reason));
         if !matches!(kind, FaultKind::Fenced | FaultKind::Broken) {
             let at = self.shared.clock.monotonic() + RETRY_AFTER;
@@ -624,6 +691,8 @@ impl Outbound {
                 to: now.0,
                 reason: now.1.clone(),
                 at_millis: shipping.since_millis,
+                copied_rows: shipping.link.copied_rows(),
+                traffic: shipping.traffic,
             });
             // What made no sense a while ago may make sense when the replica has moved on.
             if now.0 == State::Broken {
@@ -760,6 +829,7 @@ impl Shipping {
             from: after.0,
             to: log.to.0,
             body: Some(log.packed),
+            traces: Vec::new(),
         })))
     }
 
@@ -808,16 +878,12 @@ impl Shipping {
         Ok(Some(log))
     }
 
-    fn report(&self, partition: PartitionId, now: Duration) -> LinkReport {
+    fn report(&self, partition: PartitionId, shared: &Shared) -> LinkReport {
         let appended = self.table.durable_lsn();
         let acked = self.link.acked();
-        let behind = acked.is_some_and(|acked| acked < appended);
-        let oldest = || {
-            let slice = self.table.read_log(acked?, 1).ok()?;
-            let (_, entries) = decode_record(slice.records.first()?).ok()?;
-            let waits = entries.iter().find(|entry| Some(entry.lsn) > acked)?;
-            Some(waits.stamp.hlc.millis())
-        };
+        // Before the replica has said where it stands, all that is kept for it may be missing.
+        let held = acked.unwrap_or_else(|| self.table.log_start());
+        let now = shared.clock.monotonic();
         LinkReport {
             partition,
             state: self.link.state(),
@@ -826,7 +892,7 @@ impl Shipping {
             appended,
             shipped: self.link.shipped(),
             acked,
-            oldest_millis: if behind { oldest() } else { None },
+            oldest_millis: oldest_millis(&self.table, held, shared.origin()),
             copied_rows: self.link.copied_rows(),
             alike_rows: self.alike_rows,
             waiting_bytes: match acked {
@@ -841,8 +907,31 @@ impl Shipping {
             sent_entries: self.sent_entries,
             compression: self.terms.compression,
             wire_bytes: self.wire_bytes,
+            traffic: self.traffic,
+            rate: self.traffic.rate(now),
         }
     }
+}
+
+/// When the oldest entry after `held` was made that this region itself has accepted: what others
+/// have accepted reaches the replica from them, and is not waited for here. Looks through a
+/// bounded part of the log; where that holds nothing of its own, its end is told.
+fn oldest_millis(table: &Table, held: Lsn, own: Origin) -> Option<i64> {
+    let writers_are_many = table.spec().writers.are_many();
+    let (mut after, mut last) = (held, None);
+    for _ in 0..OLDEST_RECORDS_MAX {
+        let slice = table.read_log(after, 1).ok()?;
+        let (_, entries) = decode_record(slice.records.first()?).ok()?;
+        let waiting = entries.iter().filter(|entry| entry.lsn > held);
+        for entry in waiting {
+            last = Some(entry.stamp.hlc.millis());
+            if !writers_are_many || entry.stamp.origin == own {
+                return last;
+            }
+        }
+        after = slice.to;
+    }
+    last
 }
 
 /// One record with what this region itself has accepted.

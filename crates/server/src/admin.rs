@@ -1,7 +1,8 @@
 //! The administration port: one JSON API, described in `docs/openapi.json`.
 //!
 //! Only the health of the process is told to anybody; all else asks for the signature of a known
-//! access key, made like that of the public API but over method, path and query.
+//! access key, made like that of the public API but over method, path and query. The metrics are
+//! also given to who bears the token of the configuration, since Prometheus cannot sign.
 
 mod global_tables;
 mod jobs;
@@ -10,18 +11,22 @@ mod links;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use isthmus_protocol::error_code::ErrorCode;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api_error::ApiError;
 use crate::caller::Callers;
+use crate::metrics;
 use crate::node::Node;
 use crate::status::Status;
 
@@ -45,11 +50,17 @@ impl AdminApi {
     pub async fn serve(self, listener: TcpListener, mut stop: watch::Receiver<bool>) {
         let signed = Router::new()
             .route("/v1/status", get(status))
+            .route("/v1/probes", get(probes))
+            .route("/v1/plans", post(plan))
             .merge(jobs::routes())
             .merge(global_tables::routes())
             .merge(links::routes())
             .layer(from_fn_with_state(self.clone(), check_caller));
-        let router = Router::new().route("/v1/health", get(health)).merge(signed).with_state(self);
+        let scraped = Router::new()
+            .route("/metrics", get(scrape))
+            .layer(from_fn_with_state(self.clone(), check_scraper));
+        let open = Router::new().route("/v1/health", get(health));
+        let router = open.merge(scraped).merge(signed).with_state(self);
         let stopped = async move {
             let _ = stop.changed().await;
         };
@@ -73,6 +84,16 @@ async fn check_caller(State(api): State<AdminApi>, request: Request, next: Next)
     }
 }
 
+async fn check_scraper(State(api): State<AdminApi>, request: Request, next: Next) -> Response {
+    let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
+    match bearer {
+        None => check_caller(State(api), request, next).await,
+        Some(token) if api.callers.bears_token(token) => next.run(request).await,
+        Some(_) => refusal(&ApiError::new(ErrorCode::AuthFailed, "The token is not accepted.")),
+    }
+}
+
 fn refusal(error: &ApiError) -> Response {
     let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
     (status, Json(json!({"code": error.code.as_str(), "message": error.message}))).into_response()
@@ -87,6 +108,36 @@ fn answer(told: Result<Value, ApiError>) -> Response {
 
 async fn health() -> Json<serde_json::Value> {
     Json(json!({"status": "serving"}))
+}
+
+async fn probes(State(api): State<AdminApi>) -> Response {
+    let now = api.node.clock().wall_millis();
+    answer(Ok(json!({ "probes": api.node.probes().status(now) })))
+}
+
+/// What is asked to be forecast.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanWish {
+    to: String,
+    #[serde(default)]
+    table: Option<String>,
+}
+
+async fn plan(State(api): State<AdminApi>, body: Bytes) -> Response {
+    let wish: PlanWish = match serde_json::from_slice(&body) {
+        Ok(wish) => wish,
+        Err(error) => return refusal(&ApiError::invalid(format!("The wish is wrong: {error}."))),
+    };
+    answer(api.node.clone().plan(wish.table.as_deref(), &wish.to).await)
+}
+
+async fn scrape(State(api): State<AdminApi>) -> Response {
+    let node = api.node.clone();
+    match tokio::task::spawn_blocking(move || metrics::text(&node)).await {
+        Ok(Ok(text)) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(Err(_)) | Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn status(State(api): State<AdminApi>) -> Result<Json<Status>, StatusCode> {

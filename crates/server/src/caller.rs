@@ -9,6 +9,7 @@ use isthmus_protocol::signature::{
     AccessKey, ResponseKey, Secret, SignedHeaders, SignedRequest, SigningKeys, admin_path,
 };
 use parking_lot::Mutex;
+use subtle::ConstantTimeEq;
 
 use crate::api_error::ApiError;
 use crate::config::Config;
@@ -25,6 +26,8 @@ pub struct Callers {
     instance: String,
     known: HashMap<String, Known>,
     signing_keys: SigningKeys,
+    /// Bearers of it may read the metrics.
+    token: Option<crate::config::Secret>,
     /// The clock never goes back for those who replay old requests.
     latest_millis: Mutex<i64>,
 }
@@ -58,8 +61,16 @@ impl Callers {
             instance: config.instance.name.clone(),
             known: known.collect(),
             signing_keys: SigningKeys::new(),
+            token: config.metrics.token.clone(),
             latest_millis: Mutex::new(i64::MIN),
         }
+    }
+
+    /// Whether a token is that of the configuration; never where that has none. The time it takes
+    /// does not tell how much of it is right.
+    pub fn bears_token(&self, token: &str) -> bool {
+        let known = self.token.as_ref();
+        known.is_some_and(|known| known.expose().as_bytes().ct_eq(token.as_bytes()).into())
     }
 
     /// Checks who sends a request, that the body is the one it signed, and that it means this
@@ -152,6 +163,7 @@ mod tests {
             instance: "inst".to_owned(),
             known: HashMap::from([("id".to_owned(), known)]),
             signing_keys: SigningKeys::new(),
+            token: Some(crate::config::Secret::new("a token of metrics")),
             latest_millis: Mutex::new(i64::MIN),
         }
     }
@@ -219,6 +231,17 @@ mod tests {
         assert!(!ask("GET /v1/jobs?x=1", "POST", "/v1/jobs?x=1"));
         assert!(!ask("GET /v1/jobs?x=1", "GET", "/v1/jobs"));
         assert!(!ask("/v1/jobs", "GET", "/v1/jobs"));
+    }
+
+    #[test]
+    fn only_the_whole_token_is_taken() {
+        let mut callers = callers(known());
+        assert!(callers.bears_token("a token of metrics"));
+        for wrong in ["", "a token of metric", "a token of metrics ", "A token of metrics"] {
+            assert!(!callers.bears_token(wrong), "{wrong:?}");
+        }
+        callers.token = None;
+        assert!(!callers.bears_token(""));
     }
 
     #[test]

@@ -97,6 +97,15 @@ pub struct Config {
     /// How the disk is read again and again.
     #[serde(default, skip_serializing_if = "ScrubConfig::is_default")]
     pub scrub: ScrubConfig,
+    /// What is told to Prometheus, and to whom.
+    #[serde(default, skip_serializing_if = "MetricsConfig::is_default")]
+    pub metrics: MetricsConfig,
+    /// Where traces of requests are sent.
+    #[serde(default, skip_serializing_if = "TraceConfig::is_default")]
+    pub trace: TraceConfig,
+    /// How regions are probed.
+    #[serde(default, skip_serializing_if = "ProbeConfig::is_default")]
+    pub probe: ProbeConfig,
     /// The other regions, none by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<OtherRegionConfig>,
@@ -247,6 +256,41 @@ pub struct LogConfig {
     pub keep_mib: u64,
     /// Hours an entry is kept, 1 to 8760. Default 72.
     pub keep_hours: u32,
+}
+
+/// `[metrics]`: what `/metrics` on the administration port tells, and to whom.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Who bears this token may read them, and nothing else. Without it only who can sign.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// A file that holds the token; readable by its owner only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// Tables with series of their own, 0 to 10 000; the rest are summed. Default 100.
+    pub tables_max: usize,
+}
+
+/// `[trace]`: traces of requests, through all regions that have this.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TraceConfig {
+    /// URL of a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`. Without it
+    /// nothing is traced here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The share of requests that is traced from here on, 0 to 1. Default 0.01. What other
+    /// regions trace is followed here whatever this says.
+    pub sample: f64,
+}
+
+/// `[probe]`: how this region writes to and reads from each region, to see how they do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProbeConfig {
+    /// Seconds from one write and read of each region to the next, 0 to 3600; 0: none. Default 5.
+    pub every_seconds: u32,
 }
 
 /// `[[regions]]`: another region.
@@ -401,6 +445,42 @@ impl Default for LogConfig {
 impl LogConfig {
     fn is_default(&self) -> bool {
         *self == LogConfig::default()
+    }
+}
+
+impl Default for MetricsConfig {
+    fn default() -> MetricsConfig {
+        MetricsConfig { token: None, token_file: None, tables_max: 100 }
+    }
+}
+
+impl MetricsConfig {
+    fn is_default(&self) -> bool {
+        *self == MetricsConfig::default()
+    }
+}
+
+impl Default for ProbeConfig {
+    fn default() -> ProbeConfig {
+        ProbeConfig { every_seconds: 5 }
+    }
+}
+
+impl Default for TraceConfig {
+    fn default() -> TraceConfig {
+        TraceConfig { endpoint: None, sample: 0.01 }
+    }
+}
+
+impl TraceConfig {
+    fn is_default(&self) -> bool {
+        *self == TraceConfig::default()
+    }
+}
+
+impl ProbeConfig {
+    fn is_default(&self) -> bool {
+        *self == ProbeConfig::default()
     }
 }
 

@@ -35,11 +35,13 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::api_error::ApiError;
 use crate::caller::{Caller, Callers};
+use crate::metrics::Outcome;
 use crate::node::Node;
 use crate::refusals::Refusals;
 use crate::rows::Rows;
 use crate::slow_peer::{Patience, TimedStream};
 use crate::tables::Tables;
+use crate::trace;
 
 /// What a client is allowed.
 const PATIENCE: Patience = Patience {
@@ -163,7 +165,22 @@ impl PublicApi {
         let id = self.request_id();
         let path = request.uri().path().to_owned();
         let mut caller = None;
-        let answer = self.serve_request(from, request, &mut caller).await;
+        let began = self.node.clock().monotonic();
+        let traces = self.node.traces();
+        let serving = self.serve_request(from, request, &mut caller);
+        let (answer, followed) = trace::serve(traces, serving).await;
+        let outcome = match &answer {
+            Ok(_) => Outcome::Done,
+            Err(failure) => Outcome::of_code(failure.error.code),
+        };
+        let took = self.node.clock().monotonic().saturating_sub(began);
+        let operation = self.node.requests().note(&path, outcome, took);
+        // What nobody signed leaves no trace.
+        if let Some((context, began)) = followed.filter(|_| caller.is_some()) {
+            let outcome = ("isthmus.outcome", outcome.as_str().to_owned());
+            let request = ("isthmus.request", id.clone());
+            traces.ended(context, 0, operation, began, vec![outcome, request]);
+        }
         self.response(&id, &path, caller.as_ref(), answer)
     }
 

@@ -17,14 +17,17 @@ pub mod api_error;
 pub mod caller;
 pub mod config;
 pub mod http;
+pub mod metrics;
 pub mod node;
 pub mod peer;
 mod plant;
+pub mod probe;
 pub mod refusals;
 pub mod rows;
 pub mod slow_peer;
 pub mod status;
 pub mod tables;
+mod trace;
 
 pub use crate::plant::{PlantError, plant};
 
@@ -105,6 +108,8 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
     node.spawn(node.clone().keep_digests(stopped.clone()));
     node.spawn(node.clone().keep_scrubbed(stopped.clone()));
     node.spawn(node.clone().keep_gauge(stopped.clone()));
+    node.spawn(node.clone().keep_probing(stopped.clone()));
+    node.spawn(node.clone().keep_traces_exported(stopped.clone()));
     for other in node.others().values() {
         node.spawn(other.clone().keep_fresh(stopped.clone()));
         node.spawn(other.clone().keep_pushing(stopped.clone()));

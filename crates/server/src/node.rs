@@ -10,10 +10,12 @@ mod global_tables;
 pub mod jobs;
 mod links;
 mod peers;
+mod plan;
+mod reach;
 mod reconcile;
 mod retention;
 mod scrub;
-mod tell;
+pub(crate) mod tell;
 mod upkeep;
 pub(crate) mod verify;
 
@@ -29,6 +31,7 @@ use isthmus_replication::frame::{FORMAT, Hello};
 use isthmus_replication::horizon::SafeTimes;
 use isthmus_replication::pack::PackedLogs;
 use isthmus_replication::ship::{Outbound, Shared};
+use isthmus_replication::trace::Traces;
 use isthmus_store::{Store, StoreError, Table, Writers};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -36,10 +39,14 @@ use tokio::sync::{Notify, watch};
 
 use crate::api_error::ApiError;
 use crate::config::Config;
+use crate::metrics::Requests;
 use crate::peer::dial::OtherRegion;
 use crate::peer::tls::PeerTls;
+use crate::probe::{PROBE_TABLE, Probes};
 
+use self::events::Events;
 use self::jobs::Jobs;
+use self::plan::Copies;
 use self::retention::KeptLogs;
 use self::verify::Verification;
 use self::verify::scrubs::Scrubs;
@@ -71,6 +78,9 @@ pub struct Node {
     verification: Verification,
     jobs: Jobs,
     kept_logs: Mutex<KeptLogs>,
+    requests: Requests,
+    probes: Probes,
+    copies: Copies,
 }
 
 /// Why a node cannot start.
@@ -111,6 +121,11 @@ impl Node {
             safe_times: Arc::new(SafeTimes::default()),
             packed: Arc::new(PackedLogs::default()),
             streams: Arc::default(),
+            traces: Arc::new(Traces::new(
+                clock.clone(),
+                config.trace.endpoint.as_ref().map(|_| config.trace.sample),
+                seed,
+            )),
             hello: Hello {
                 format: config.peer.format_max.unwrap_or(FORMAT),
                 region: u32::from(config.region.number),
@@ -125,10 +140,23 @@ impl Node {
         let records = read_records(&store)?;
         let scrubs = Scrubs::read(&store)?;
         let jobs = Jobs::read(&store)?;
+        let events = Events::read(&store)?;
+        let probes = Probes::read(&store)?;
+        let copies = Copies::read(&store)?;
         let node = Arc::new_cyclic(|node| Node {
-            verification: Verification::new(node.clone(), &store, clock.clone(), scrubs, seed),
+            verification: Verification::new(
+                node.clone(),
+                &store,
+                clock.clone(),
+                scrubs,
+                events,
+                seed,
+            ),
             jobs,
             kept_logs: Mutex::default(),
+            requests: Requests::default(),
+            probes,
+            copies,
             serving_since_millis: clock.wall_millis(),
             config,
             store,
@@ -156,6 +184,29 @@ impl Node {
         &self.store
     }
 
+    /// What is counted of the requests of clients.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// What its prober has found.
+    pub fn probes(&self) -> &Probes {
+        &self.probes
+    }
+
+    /// The tables of its users, by number.
+    pub fn tables(&self) -> Vec<Arc<Table>> {
+        let mut tables = self.store.tables();
+        tables.retain(|table| table.name().as_str() != PROBE_TABLE);
+        tables
+    }
+
+    /// The user's table of that name, whether it can be read or not.
+    pub fn table_named(&self, name: &str) -> Result<Arc<Table>, ApiError> {
+        let table = self.store.table_by_name(name).filter(|_| name != PROBE_TABLE);
+        table.ok_or_else(ApiError::no_table)
+    }
+
     /// Tells time.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
@@ -164,6 +215,11 @@ impl Node {
     /// What links share.
     pub fn shared(&self) -> Shared {
         self.shared.clone()
+    }
+
+    /// The traces of requests.
+    pub fn traces(&self) -> &Traces {
+        &self.shared.traces
     }
 
     /// The other regions, by name.
@@ -227,6 +283,7 @@ impl Node {
 
     /// The table of that name, if its schema can be changed here.
     pub fn changeable(&self, name: &str) -> Result<Arc<Table>, ApiError> {
+        self.table_named(name)?;
         let table = self.readable(name)?;
         let records = self.records.lock();
         match records.get(&table.id()) {

@@ -27,6 +27,7 @@ use isthmus_store::{StoreError, Table, Written};
 
 use crate::api_error::ApiError;
 use crate::node::Node;
+use crate::trace::Followed;
 
 /// Rows looked at for one page of a range, also those that a filter hides.
 const PAGE_ROWS_READ_MAX: usize = 50_000;
@@ -54,7 +55,11 @@ impl Rows {
         let returned = write.change.returned.clone();
         let checked = check_change(&schema, write.change, self.now())?;
         let size = checked.size;
-        let written = table.write(vec![checked], false).await?;
+        let pending = table.write(vec![checked], false);
+        let followed = Followed::write(self.node.traces(), &table);
+        let written = pending.await;
+        followed.into_iter().for_each(Followed::committed);
+        let written = written?;
         let written = written.into_iter().next().unwrap_or(Err(StoreError::Unknown))?;
         let consumed = consumed_by_write(size, &written);
         let row = shown_row(&returned, written);
@@ -73,10 +78,14 @@ impl Rows {
             let part = BatchPart::check(&table.schema(), writes.rows, batch.atomic, self.now());
             under_way.push((writes.table, part.submit(table)));
         }
+        let traces = self.node.traces();
+        let followed: Vec<Followed<'_>> =
+            tables.iter().filter_map(|table| Followed::write(traces, table)).collect();
         let mut answers = Vec::with_capacity(under_way.len());
         for (table, part) in under_way {
             answers.push((table, part.answer().await));
         }
+        followed.into_iter().for_each(Followed::committed);
         Ok(encode_tables(&tables, &answers))
     }
 

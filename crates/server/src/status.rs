@@ -27,6 +27,9 @@ pub struct Status {
     pub tables: Vec<TableStatus>,
     /// The links that leave it or end in it.
     pub links: Vec<LinkStatus>,
+    /// What its prober finds, by region.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeStatus>,
     /// Memory the process holds, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
@@ -39,6 +42,44 @@ pub struct Status {
     /// Why it takes no writes; absent where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refuses_writes: Option<String>,
+}
+
+/// What the prober of the answering region finds of one region.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// The region that is written and read through its public port.
+    pub region: String,
+    /// Whether the last write and read were answered with success.
+    pub up: bool,
+    /// Since when that is so.
+    pub since_ms: i64,
+    /// When the last write and read were; absent before the first of this life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<i64>,
+    /// How long the write took; absent where it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_ms: Option<f64>,
+    /// How long the read took; absent where it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_ms: Option<f64>,
+    /// What went wrong last.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Up time over all time.
+    pub availability: Ratios,
+    /// Valid reads and valid writes over all.
+    pub consistency: Ratios,
+}
+
+/// A ratio, 0 to 1, over the last hour, day and 30 days; absent where nothing was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ratios {
+    /// Over the last hour.
+    pub hour: Option<f64>,
+    /// Over the last day.
+    pub day: Option<f64>,
+    /// Over the last 30 days.
+    pub days_30: Option<f64>,
 }
 
 /// A region as the answering one sees it.
@@ -252,6 +293,18 @@ pub struct LinkStatus {
     /// Bytes that went on the way for it since the link was made, before encryption.
     #[serde(default)]
     pub wire_bytes: u64,
+    /// Entries that the other region took, each second, over the last 5 to 10 seconds.
+    #[serde(default)]
+    pub entries_rate: f64,
+    /// Bytes sent, compressed, each second, over the same time.
+    #[serde(default)]
+    pub wire_bytes_rate: f64,
+    /// How often it had to begin anew since it was made.
+    #[serde(default)]
+    pub retries: u64,
+    /// The last copy that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_copy: Option<EndedCopy>,
 }
 
 /// What older regions do.
@@ -276,6 +329,34 @@ pub struct CopyStatus {
     /// The time left; absent where it is not known or the copy halts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_ms: Option<u64>,
+}
+
+/// A copy that has ended, beside what `plan` had said of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndedCopy {
+    /// When it began.
+    pub began_ms: i64,
+    /// When it ended.
+    pub ended_ms: i64,
+    /// Rows that were sent.
+    pub rows: u64,
+    /// Their bytes before compression.
+    pub bytes: u64,
+    /// Their bytes as they were sent.
+    pub wire_bytes: u64,
+    /// How long it should have taken; absent where nobody had asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast_seconds: Option<f64>,
+    /// What it should have sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast_wire_bytes: Option<u64>,
+}
+
+impl EndedCopy {
+    /// How long it took.
+    pub fn seconds(&self) -> f64 {
+        (self.ended_ms - self.began_ms).max(1) as f64 / 1e3
+    }
 }
 
 /// State of a link.

@@ -17,6 +17,7 @@ use isthmus_store::{TableSpec, Writers, Writing};
 
 use crate::api_error::ApiError;
 use crate::node::Node;
+use crate::probe::PROBE_TABLE;
 
 /// The least time to live. The public service asks for a day; nothing here needs that much.
 const TIME_TO_LIVE_SECONDS_MIN: u32 = 86_400;
@@ -47,11 +48,14 @@ impl Tables {
         check_schema(&schema)?;
         let _one_at_a_time = self.changing.lock().await;
         let store = self.node.store();
+        if create.table.as_str() == PROBE_TABLE {
+            return Err(ApiError::invalid(format!("The name {PROBE_TABLE} is reserved.")));
+        }
         if store.table_by_name(create.table.as_str()).is_some() {
             return Err(ApiError::table_exists());
         }
         let quota = self.node.config().instance.table_quota;
-        if store.tables().len() >= quota as usize {
+        if self.node.tables().len() >= quota as usize {
             return Err(ApiError::new(
                 ErrorCode::QuotaExhausted,
                 format!("Number of tables exceeds the quota:{quota}."),
@@ -76,16 +80,14 @@ impl Tables {
 
     /// ListTable.
     pub fn list(&self) -> Bytes {
-        let mut names: Vec<Text> =
-            self.node.store().tables().iter().map(|table| table.name()).collect();
+        let mut names: Vec<Text> = self.node.tables().iter().map(|table| table.name()).collect();
         names.sort();
         encode_list_table(names.iter().map(Text::as_str))
     }
 
     /// DescribeTable.
     pub fn describe(&self, name: &Text) -> Result<Bytes, ApiError> {
-        let table =
-            self.node.store().table_by_name(name.as_str()).ok_or_else(ApiError::no_table)?;
+        let table = self.node.table_named(name.as_str())?;
         let spec = table.spec();
         let record = self.node.record(spec.id);
         let ready = record.as_ref().is_none_or(|record| record.ready);
@@ -124,8 +126,7 @@ impl Tables {
     /// DeleteTable.
     pub async fn delete(&self, name: &Text) -> Result<Bytes, ApiError> {
         let _one_at_a_time = self.changing.lock().await;
-        let table =
-            self.node.store().table_by_name(name.as_str()).ok_or_else(ApiError::no_table)?;
+        let table = self.node.table_named(name.as_str())?;
         let id = table.id();
         if let Some(record) = self.node.record(id) {
             return Err(ApiError::invalid(format!(

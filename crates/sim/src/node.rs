@@ -19,6 +19,7 @@ use isthmus_replication::receive::{Assignments, Inbound};
 use isthmus_replication::retention::Retention;
 use isthmus_replication::ship::{Outbound, Shared};
 use isthmus_replication::terms::{Direction, Terms};
+use isthmus_replication::trace::Traces;
 use isthmus_store::engine::Engine;
 use isthmus_store::limits::FORGET_STEP;
 use isthmus_store::{Store, StoreError, StoreOptions, Table, TableSpec, Writing};
@@ -80,6 +81,7 @@ impl Life {
         let roles = Arc::new(Roles::read(node, store.clone(), &nature.tables)?);
         let shared = Shared {
             store: store.clone(),
+            traces: Arc::new(Traces::new(clock.clone(), None, 0)),
             clock,
             safe_times: Arc::new(SafeTimes::default()),
             packed: Arc::new(PackedLogs::learning_from(nature.dictionary_samples)),

@@ -14,6 +14,7 @@ use isthmus_model::clock::Clock;
 use isthmus_model::ids::{Lsn, PartitionId};
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::counters::Counters;
 use crate::digest::PartsCache;
 use crate::engine::{Batch, BatchWrite, Engine, EngineError, Space};
 use crate::error::StoreError;
@@ -69,6 +70,7 @@ pub(crate) struct Core {
     pub(crate) tail: Tail,
     pub(crate) replaced: Replaced,
     pub(crate) parts: Arc<PartsCache>,
+    pub(crate) counters: Counters,
     /// Partitions whose digests may want upkeep.
     pub(crate) digests_due: Mutex<BTreeSet<PartitionId>>,
     queue: Mutex<Queue>,
@@ -103,6 +105,7 @@ impl Core {
                 true => options.parts_cache_bytes,
                 false => 0,
             })),
+            counters: Counters::default(),
             digests_due: Mutex::default(),
             engine,
             clock,
@@ -152,6 +155,14 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Why nothing that needs room is accepted, if so.
+    pub(crate) fn refuses(&self) -> Option<StoreError> {
+        match self.check_alive() {
+            Ok(()) => self.full.load(Ordering::Acquire).then_some(StoreError::DiskFull),
+            Err(error) => Some(error),
+        }
     }
 
     /// Asks the engine whether there is more room than the reserve.
@@ -215,7 +226,7 @@ impl Core {
             return true;
         }
         let (batch, records, node) = self.make_batch(&mut committing, &groups, &work.loose);
-        let committed = if batch.is_empty() { Ok(()) } else { self.engine.commit(batch) };
+        let committed = if batch.is_empty() { Ok(()) } else { self.commit(batch) };
         match committed {
             Ok(()) => {
                 committing.node = node;
@@ -229,6 +240,14 @@ impl Core {
             }
         }
         true
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), EngineError> {
+        let began = self.clock.monotonic();
+        let committed = self.engine.commit(batch);
+        self.counters.commits.one();
+        self.counters.commit_time.note(self.clock.monotonic().saturating_sub(began));
+        committed
     }
 
     fn make_batch(
@@ -297,6 +316,10 @@ impl Core {
             records.push(TailRecord { first, last, bytes });
         }
         let appended = records.iter().map(|record| record.bytes.len() as u64).sum();
+        let entries = records.iter().map(|record| record.last.0 + 1 - record.first.0).sum();
+        self.counters.groups.one();
+        self.counters.entries.add(entries);
+        self.counters.log_bytes.add(appended);
         let state = keys::partition::encode_value(&with_log_size(group, appended));
         batch.put(Space::Meta, keys::partition::encode_key(id), state);
         records

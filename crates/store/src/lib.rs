@@ -48,6 +48,7 @@
 //! ```
 
 pub mod codec;
+pub mod counters;
 pub mod digest;
 pub mod engine;
 pub mod keys;

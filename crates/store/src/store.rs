@@ -19,6 +19,7 @@ use isthmus_model::value::Text;
 use parking_lot::{Mutex, RwLock};
 
 use crate::core::{Core, DurableHook, FatalHook};
+use crate::counters::Counters;
 use crate::digest::{LiveDigest, Rules};
 use crate::engine::{BatchWrite, Engine, EngineError, Snapshot, Space};
 use crate::error::StoreError;
@@ -341,6 +342,21 @@ impl Store {
             self.core.ask_for_ceiling();
         }
         promise
+    }
+
+    /// What was done since it was opened.
+    pub fn counters(&self) -> &Counters {
+        &self.core.counters
+    }
+
+    /// Why no writes are accepted at the moment; `None`: they are.
+    pub fn refuses_writes(&self) -> Option<StoreError> {
+        self.core.refuses()
+    }
+
+    /// Bytes that can still be written to its disk, the reserve included.
+    pub fn space_left(&self) -> Result<u64, StoreError> {
+        Ok(self.core.engine.space_left()?)
     }
 
     /// Keeps a small named record.

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/up.json              what runs, for client commands
 //! DIR/up.lock              held while `up` runs
+//! DIR/metrics.token        who bears it may read the metrics of all regions
 //! DIR/tls/                 authority and one certificate and key per region
 //! DIR/rN/isthmus.toml      the region's configuration
 //! DIR/rN/log.txt           its log
@@ -20,10 +21,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use isthmus_server::config::{
-    AdminConfig, Config, CredentialConfig, InstanceConfig, LogConfig, OtherRegionConfig,
-    PeerConfig, PublicConfig, RegionConfig, ScrubConfig, Secret, StorageConfig, UP_ACCESS_KEY_ID,
-    UP_ACCESS_KEY_SECRET, UP_INSTANCE, VerifyConfig,
+    AdminConfig, Config, CredentialConfig, InstanceConfig, LogConfig, MetricsConfig,
+    OtherRegionConfig, PeerConfig, ProbeConfig, PublicConfig, RegionConfig, ScrubConfig, Secret,
+    StorageConfig, TraceConfig, UP_ACCESS_KEY_ID, UP_ACCESS_KEY_SECRET, UP_INSTANCE, VerifyConfig,
 };
+
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 
 use crate::error::CliError;
 use crate::target::UP_FILE;
@@ -32,6 +36,7 @@ use crate::up::tls;
 pub(super) const CONFIG_FILE: &str = "isthmus.toml";
 pub(super) const LOG_FILE: &str = "log.txt";
 const LOCK_FILE: &str = "up.lock";
+const TOKEN_FILE: &str = "metrics.token";
 const DATA: &str = "data";
 const TLS: &str = "tls";
 const HEAD: &str = "\
@@ -105,7 +110,7 @@ impl Layout {
             let path = entry.path();
             let removed = if is_region_name(&name) || name == TLS {
                 std::fs::remove_dir_all(&path)
-            } else if name == UP_FILE {
+            } else if name == UP_FILE || name == TOKEN_FILE {
                 std::fs::remove_file(&path)
             } else {
                 Ok(())
@@ -119,6 +124,10 @@ impl Layout {
     pub(super) fn write(&self) -> Result<(), CliError> {
         let names: Vec<String> = (1..=self.regions).map(Layout::name).collect();
         tls::write(&self.directory.join(TLS), &names)?;
+        let token = self.directory.join(TOKEN_FILE);
+        if !token.exists() {
+            write_private(&token, &new_token()?)?;
+        }
         for number in 1..=self.regions {
             let directory = self.region_directory(number);
             std::fs::create_dir_all(&directory).map_err(|error| at(&directory, &error))?;
@@ -174,6 +183,12 @@ impl Layout {
             log: LogConfig::default(),
             verify: VerifyConfig::default(),
             scrub: ScrubConfig::default(),
+            probe: ProbeConfig::default(),
+            trace: TraceConfig::default(),
+            metrics: MetricsConfig {
+                token_file: Some(Path::new("..").join(TOKEN_FILE)),
+                ..MetricsConfig::default()
+            },
             regions: others
                 .map(|other| OtherRegionConfig {
                     name: Layout::name(other),
@@ -208,6 +223,15 @@ impl Layout {
         }
         Ok(())
     }
+}
+
+/// A token that nobody guesses.
+fn new_token() -> Result<String, CliError> {
+    let mut bytes = [0; 24];
+    OsRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(|error| CliError::failed(format!("the system gives no randomness: {error}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n")
 }
 
 /// `r` and a number.

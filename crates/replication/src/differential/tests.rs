@@ -24,6 +24,7 @@ use crate::link::State;
 use crate::receive::{Assignments, Inbound, Unfed};
 use crate::ship::{Outbound, Shared};
 use crate::terms::{Direction as Dialled, Terms};
+use crate::trace::Traces;
 
 const PUSH: Dialled = Dialled::Push;
 
@@ -167,6 +168,7 @@ impl Region {
             safe_times: Arc::default(),
             packed: Arc::default(),
             streams: Arc::default(),
+            traces: Arc::new(Traces::new(Arc::new(StoppedClock), None, 0)),
             hello: Hello {
                 format,
                 region: u32::from(origin),

@@ -13,12 +13,16 @@ use std::path::{Path, PathBuf};
 
 use isthmus_replication::frame::FORMAT;
 
-use super::{Config, ConfigError, FILE_BYTES_MAX, Secret, UP_ACCESS_KEY_SECRET};
+use super::{
+    Config, ConfigError, FILE_BYTES_MAX, MetricsConfig, Secret, TraceConfig, UP_ACCESS_KEY_SECRET,
+};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 const TIB: u64 = 1024 * GIB;
+/// Characters of the token of the metrics: enough that nobody guesses it.
+const TOKEN_BYTES: RangeInclusive<usize> = 16..=1024;
 /// Bytes of a file that holds one secret.
 const SECRET_BYTES_MAX: u64 = 4096;
 
@@ -59,7 +63,8 @@ fn read(file: &Path) -> Result<String, ConfigError> {
 fn resolve(config: &mut Config, directory: &Path) {
     let files = [&mut config.peer.certificate, &mut config.peer.key, &mut config.peer.authority];
     let secrets = config.credentials.iter_mut().map(|key| &mut key.access_key_secret_file);
-    for path in files.into_iter().chain(secrets).flatten() {
+    let token = [&mut config.metrics.token_file];
+    for path in files.into_iter().chain(secrets).chain(token).flatten() {
         *path = directory.join(&path);
     }
     config.storage.data = directory.join(&config.storage.data);
@@ -92,6 +97,17 @@ fn read_secrets(config: &mut Config) -> Result<(), Finding> {
             }
         }
     }
+    read_token(&mut config.metrics)
+}
+
+fn read_token(metrics: &mut MetricsConfig) -> Result<(), Finding> {
+    let Some(path) = metrics.token_file.take() else { return Ok(()) };
+    let key = "metrics.token_file";
+    if metrics.token.is_some() {
+        return wrong(key, "is given twice; leave token or this one out");
+    }
+    // From here on the value counts, wherever it came from.
+    metrics.token = Some(read_secret(&path).map_err(|message| (key.to_owned(), message))?);
     Ok(())
 }
 
@@ -115,6 +131,8 @@ fn check(config: &Config) -> Result<(), Finding> {
     check_addresses(config)?;
     check_others(config)?;
     check_peer_files(config)?;
+    check_token(&config.metrics)?;
+    check_trace(&config.trace)?;
     check_credentials(config)
 }
 
@@ -137,7 +155,7 @@ fn check_names(config: &Config) -> Result<(), Finding> {
 fn check_ranges(config: &Config) -> Result<(), Finding> {
     let (storage, public, peer) = (&config.storage, &config.public, &config.peer);
     let (verify, scrub) = (&config.verify, &config.scrub);
-    let all: [(&str, u64, RangeInclusive<u64>); 17] = [
+    let all: [(&str, u64, RangeInclusive<u64>); 19] = [
         ("instance.table_quota", config.instance.table_quota.into(), 1..=1_000_000),
         ("storage.cache_bytes", storage.cache_bytes, 8 * MIB..=TIB),
         ("storage.write_buffer_bytes", storage.write_buffer_bytes, 8 * MIB..=64 * GIB),
@@ -152,6 +170,8 @@ fn check_ranges(config: &Config) -> Result<(), Finding> {
         ("peer.format_max", peer.format_max.unwrap_or(FORMAT).into(), 1..=FORMAT.into()),
         ("log.keep_mib", config.log.keep_mib, 1..=16 * MIB),
         ("log.keep_hours", config.log.keep_hours.into(), 1..=8760),
+        ("metrics.tables_max", config.metrics.tables_max as u64, 0..=10_000),
+        ("probe.every_seconds", config.probe.every_seconds.into(), 0..=3600),
         ("verify.auto_repair_rows_max", verify.auto_repair_rows_max, 1..=1_000_000),
         ("scrub.mib_per_second", scrub.mib_per_second.into(), 0..=1024),
         ("scrub.every_hours", scrub.every_hours.into(), 1..=8760),
@@ -245,6 +265,27 @@ fn check_peer_files(config: &Config) -> Result<(), Finding> {
         Some(path) => owner_only(path).map_err(|message| ("peer.key".to_owned(), message)),
         None => Ok(()),
     }
+}
+
+fn check_token(metrics: &MetricsConfig) -> Result<(), Finding> {
+    let Some(token) = &metrics.token else { return Ok(()) };
+    let token = token.expose();
+    if !TOKEN_BYTES.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let (least, most) = TOKEN_BYTES.into_inner();
+        let message = format!("must be {least} to {most} visible ASCII characters");
+        return wrong("metrics.token", message);
+    }
+    Ok(())
+}
+
+fn check_trace(trace: &TraceConfig) -> Result<(), Finding> {
+    if trace.endpoint.as_deref().is_some_and(|url| !is_url(url) || url.starts_with("https")) {
+        return wrong("trace.endpoint", "must be a URL like http://host:port; https is not spoken");
+    }
+    if !(0.0..=1.0).contains(&trace.sample) {
+        return wrong("trace.sample", format!("is {}, it must be in 0 to 1", trace.sample));
+    }
+    Ok(())
 }
 
 fn check_credentials(config: &Config) -> Result<(), Finding> {

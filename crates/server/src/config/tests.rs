@@ -88,6 +88,11 @@ fn what_is_wrong_is_told_with_line_and_key() {
         (other(&format!("name = \"r2\"\nnumber = 2\n{end}")), ":1: peer.certificate: is missing"),
         (format!("{SMALL}[scrub]\nevery_hours = 0"), ":13: scrub.every_hours: is 0, it must"),
         (format!("{SMALL}[verify]\nauto_repair = \"on\""), ":13: verify.auto_repair: unknown"),
+        (format!("{SMALL}[metrics]\ntoken = \"short\""), ":13: metrics.token: must be 16 to"),
+        (format!("{SMALL}[metrics]\ntables_max = 10001"), ":13: metrics.tables_max: is 10001"),
+        (format!("{SMALL}[probe]\nevery_seconds = 3601"), ":13: probe.every_seconds: is 3601"),
+        (format!("{SMALL}[trace]\nendpoint = \"h:1\""), ":13: trace.endpoint: must be a URL"),
+        (format!("{SMALL}[trace]\nsample = 1.5"), ":13: trace.sample: is 1.5, it must"),
         (format!("{SMALL}expires = \"tomorrow\""), ":12: credentials[0].expires: is no time"),
         (
             format!("{SMALL}[[credentials]]\naccess_key_id = \"id\"\naccess_key_secret = \"b\""),
@@ -121,6 +126,21 @@ fn digests_rules_and_the_scrub_are_read() {
     assert_eq!(config.verify.auto_repair, super::AutoRepair::FromPrimary);
     assert_eq!((config.verify.auto_repair_rows_max, config.scrub.mib_per_second), (5, 0));
     assert_eq!(place.load(&config.to_toml()).unwrap(), config);
+}
+
+#[test]
+fn the_token_of_the_metrics_is_read_from_a_file_of_its_owner_and_never_shown() {
+    let place = Place::new("token");
+    let text = format!("{SMALL}[metrics]\ntoken_file = \"token\"\n");
+    place.write("token", "0123456789abcdef\n", 0o640);
+    assert!(place.load(&text).unwrap_err().contains("has mode 640"));
+    place.write("token", "0123456789abcdef\n", 0o600);
+    let config = place.load(&text).unwrap();
+    assert_eq!(config.metrics.token.as_ref().unwrap().expose(), "0123456789abcdef");
+    assert!(!format!("{config:?}").contains("0123456789"));
+    assert_eq!(place.load(&config.to_toml()).unwrap(), config);
+    let twice = format!("{text}token = \"0123456789abcdef\"\n");
+    assert!(place.load(&twice).unwrap_err().contains("metrics.token_file: is given twice"));
 }
 
 #[test]

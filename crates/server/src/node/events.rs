@@ -1,16 +1,21 @@
-//! What this region noticed lately, newest first: a bounded ring in memory.
+//! What this region noticed lately, newest first: a bounded ring, kept over restarts.
+//!
+//! Each event is a note of its own in the store, written behind: an event of the last moment
+//! before a crash may be lost, and none holds up what it tells of.
 
 use std::collections::VecDeque;
 
+use isthmus_store::{Store, StoreError};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 /// Events kept.
 const EVENTS_MAX: usize = 1000;
+const NOTES: &str = "event/";
 
 /// What kind of event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
     /// Two replicas differ, at equal watermarks.
@@ -29,58 +34,131 @@ pub enum EventKind {
     CertificatesRefused,
     /// A link has come into another state.
     LinkState,
+    /// Another region is reached.
+    RegionReached,
+    /// Another region is not reached any more.
+    RegionLost,
+}
+
+impl EventKind {
+    /// Whether somebody should look.
+    fn is_alarm(self) -> bool {
+        let is_news = matches!(
+            self,
+            EventKind::LinkState | EventKind::RegionReached | EventKind::CertificatesRenewed
+        );
+        !is_news
+    }
 }
 
 /// One event.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: i64,
     /// What kind.
     pub kind: EventKind,
-    /// Name of the table.
+    /// Name of the table; empty where it is about several or none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub table: String,
     /// In words.
     pub text: String,
     /// For programs.
+    #[serde(default)]
     pub detail: Json,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// With their numbers, newest first.
+    newest: VecDeque<(u64, Event)>,
+    next: u64,
 }
 
 /// The newest events.
 #[derive(Default)]
-pub struct Events(Mutex<VecDeque<Event>>);
+pub struct Events(Mutex<Kept>);
 
 impl Events {
-    /// Notes one; the oldest goes where there are too many.
-    pub fn push(&self, event: Event) {
-        tracing::warn!(table = %event.table, kind = ?event.kind, "{}", event.text);
-        let mut events = self.0.lock();
-        if events.len() >= EVENTS_MAX {
-            events.pop_back();
+    /// Those of earlier lives. One that this version does not know is passed over.
+    pub fn read(store: &Store) -> Result<Events, StoreError> {
+        let mut kept = Kept::default();
+        for (name, note) in store.notes(NOTES.as_bytes())? {
+            let digits = std::str::from_utf8(&name).ok().and_then(|name| name.strip_prefix(NOTES));
+            let number = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+            let Some(number) = number else { continue };
+            kept.next = number + 1;
+            match serde_json::from_slice(&note) {
+                Ok(event) => kept.newest.push_front((number, event)),
+                Err(error) => tracing::debug!(number, %error, "event passed over"),
+            }
         }
-        events.push_front(event);
+        Ok(Events(Mutex::new(kept)))
+    }
+
+    /// Notes one; the oldest goes where there are too many.
+    pub fn push(&self, event: Event, store: &Store) {
+        let (table, text) = (&event.table, &event.text);
+        match event.kind.is_alarm() {
+            true => tracing::warn!(%table, kind = ?event.kind, "{text}"),
+            false => tracing::info!(%table, kind = ?event.kind, "{text}"),
+        }
+        let mut kept = self.0.lock();
+        let number = kept.next;
+        kept.next += 1;
+        // Written in their order, since the lock is held; whether it arrives is not waited for.
+        if let Ok(note) = serde_json::to_vec(&event) {
+            drop(store.put_note(&note_name(number), &note));
+        }
+        kept.newest.push_front((number, event));
+        while kept.newest.len() > EVENTS_MAX
+            && let Some((oldest, _)) = kept.newest.pop_back()
+        {
+            drop(store.delete_note(&note_name(oldest)));
+        }
     }
 
     /// All, newest first.
     pub fn all(&self) -> Vec<Event> {
-        self.0.lock().iter().cloned().collect()
+        self.0.lock().newest.iter().map(|(_, event)| event.clone()).collect()
     }
+}
+
+fn note_name(number: u64) -> Vec<u8> {
+    format!("{NOTES}{number:016x}").into_bytes()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use isthmus_model::clock::SystemClock;
+    use isthmus_model::ids::Origin;
+    use isthmus_store::StoreOptions;
+    use isthmus_store::engine::memory::MemoryEngine;
+
     use super::*;
 
     #[test]
-    fn the_newest_come_first_and_the_oldest_go() {
-        let events = Events::default();
+    fn the_newest_come_first_the_oldest_go_and_a_restart_keeps_them() {
+        let engine = Arc::new(MemoryEngine::new());
+        let clock = Arc::new(SystemClock);
+        let store = Store::open(engine, clock, StoreOptions::new(Origin(1))).unwrap();
+        let events = Events::read(&store).unwrap();
         for at_ms in 0..EVENTS_MAX as i64 + 5 {
             let (kind, detail) = (EventKind::ReplicasDiffer, Json::Null);
-            events.push(Event { at_ms, kind, table: "t".into(), text: "x".into(), detail });
+            let event = Event { at_ms, kind, table: "t".into(), text: "x".into(), detail };
+            events.push(event, &store);
         }
+        while store.commit_step() {}
         let all = events.all();
         assert_eq!((all.len(), all[0].at_ms), (EVENTS_MAX, EVENTS_MAX as i64 + 4));
-        let json = serde_json::json!(all[0]);
-        assert_eq!(json["kind"], "replicas-differ");
+        assert_eq!(serde_json::json!(all[0])["kind"], "replicas-differ");
+        let again = Events::read(&store).unwrap();
+        assert_eq!(again.all(), all);
+        again.push(Event { at_ms: -1, ..all[0].clone() }, &store);
+        while store.commit_step() {}
+        let all = Events::read(&store).unwrap().all();
+        assert_eq!((all.len(), all[0].at_ms, all[1].at_ms), (EVENTS_MAX, -1, 1004));
     }
 }

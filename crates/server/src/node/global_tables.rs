@@ -132,7 +132,7 @@ impl Node {
 
     async fn create(&self, create: &CreateGlobalTable) -> Result<Bytes, ApiError> {
         self.check_place(&create.base.region, &create.base.instance)?;
-        let held = self.store.table_by_name(&create.base.table).ok_or_else(ApiError::no_table)?;
+        let held = self.table_named(&create.base.table)?;
         let id = held.id();
         if self.record(id).is_some() {
             return Err(ApiError::new(

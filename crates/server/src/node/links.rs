@@ -179,6 +179,7 @@ impl Node {
     pub(super) fn tell_link_changes(&self) {
         for (region, other) in &self.others {
             let changes = other.links().take_changes();
+            changes.iter().for_each(|change| self.copies.changed(&self.store, region, change));
             if changes.len() <= TOLD_ONE_BY_ONE_MAX {
                 changes.iter().for_each(|change| self.tell_link_change(region, change));
                 continue;
@@ -204,7 +205,7 @@ impl Node {
         if !change.reason.is_empty() {
             text += &format!(": {}", change.reason);
         }
-        self.verification.events.push(Event {
+        let event = Event {
             at_ms: change.at_millis,
             kind: EventKind::LinkState,
             table,
@@ -217,13 +218,14 @@ impl Node {
                 "before": change.from.as_str(),
                 "reason": change.reason,
             }),
-        });
+        };
+        self.verification.events.push(event, &self.store);
     }
 
     fn tell_together(&self, region: &str, changes: &[&StateChange]) {
         let Some(last) = changes.last() else { return };
         let (own, to, count) = (&self.config.region.name, last.to.as_str(), changes.len());
-        self.verification.events.push(Event {
+        let event = Event {
             at_ms: last.at_millis,
             kind: EventKind::LinkState,
             table: String::new(),
@@ -235,6 +237,7 @@ impl Node {
                 "state": to,
                 "reason": last.reason,
             }),
-        });
+        };
+        self.verification.events.push(event, &self.store);
     }
 }

@@ -174,6 +174,7 @@ impl Node {
             Question::Forward(forward) => self.on_forward(&forward.path, forward.body).await,
             Question::Change(change) => self.on_change(&change).await,
             Question::Trigger(trigger) => self.on_trigger(&trigger),
+            Question::Measure(measure) => self.on_measure(measure).await,
             about_rows @ (Question::Compare(_)
             | Question::Scrub(_)
             | Question::Repair(_)

@@ -2,6 +2,7 @@
 
 use isthmus_control::global_table::Serve;
 use isthmus_control::link_rule::{LinkRule, TimingRule};
+use isthmus_model::ids::TableId;
 use isthmus_replication::link::State;
 use isthmus_replication::progress::CopyReport;
 use isthmus_replication::ship::LinkReport;
@@ -11,8 +12,8 @@ use isthmus_store::{Table, Writing};
 use super::Node;
 use super::links::timing_text;
 use crate::status::{
-    CopyStatus, DigestStatus, DigestWord, LinkState, LinkStatus, RegionState, RegionStatus,
-    ServeMode, Status, TableStatus,
+    CopyStatus, DifferingStatus, DigestStatus, DigestWord, LinkState, LinkStatus, RegionState,
+    RegionStatus, ServeMode, Status, TableStatus,
 };
 
 impl Node {
@@ -35,10 +36,11 @@ impl Node {
             regions: self.region_statuses(),
             tables: self.table_statuses(),
             links,
+            probes: self.probes.status(self.clock.wall_millis()),
             memory_bytes: memory_bytes(),
             disk_bytes: Some(disk_bytes(&self.config.storage.data)),
-            disk_free_bytes: None,
-            refuses_writes: None,
+            disk_free_bytes: self.store.space_left().ok(),
+            refuses_writes: self.store.refuses_writes().map(|error| error.to_string()),
         }
     }
 
@@ -75,7 +77,6 @@ impl Node {
     fn table_statuses(&self) -> Vec<TableStatus> {
         let records = self.records.lock();
         let mut tables: Vec<TableStatus> = self
-            .store
             .tables()
             .iter()
             .map(|table| {
@@ -94,12 +95,17 @@ impl Node {
                     partitions: 1,
                     entries: table.durable_lsn().0,
                     digest: Some(self.digest_status(table)),
-                    differing: self.verification.gauge.of_table(spec.id, self.clock.monotonic()),
+                    differing: self.differing(spec.id),
                 }
             })
             .collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         tables
+    }
+
+    /// How the replicas of a table in other regions stand to that here.
+    pub(crate) fn differing(&self, table: TableId) -> Vec<DifferingStatus> {
+        self.verification.gauge.of_table(table, self.clock.monotonic())
     }
 
     fn digest_status(&self, table: &Table) -> DigestStatus {
@@ -172,6 +178,10 @@ impl Node {
             sent_entries: report.sent_entries,
             compression: report.compression.to_string(),
             wire_bytes: report.wire_bytes,
+            entries_rate: report.rate.entries,
+            wire_bytes_rate: report.rate.wire_bytes,
+            retries: report.traffic.retries,
+            last_copy: self.copies.last(report.partition, to),
         }
     }
 }
@@ -189,7 +199,7 @@ fn copy_status(copy: &CopyReport, state: State) -> CopyStatus {
 }
 
 /// Bytes of all files below a directory.
-fn disk_bytes(directory: &std::path::Path) -> u64 {
+pub(crate) fn disk_bytes(directory: &std::path::Path) -> u64 {
     let Ok(files) = std::fs::read_dir(directory) else { return 0 };
     let bytes = files.flatten().map(|file| match file.metadata() {
         Ok(data) if data.is_dir() => disk_bytes(&file.path()),
@@ -200,7 +210,7 @@ fn disk_bytes(directory: &std::path::Path) -> u64 {
 }
 
 /// Memory that the process holds, where the system tells.
-fn memory_bytes() -> Option<u64> {
+pub(crate) fn memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;

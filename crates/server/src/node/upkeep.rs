@@ -12,6 +12,7 @@ use isthmus_store::Table;
 use tokio::sync::watch;
 
 use super::Node;
+use super::reach::Reach;
 
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 const EXPIRE_EVERY: u32 = 60;
@@ -28,14 +29,18 @@ impl Node {
         let mut left: BTreeSet<PartitionId> =
             self.store.tables().iter().map(|table| table.partition()).collect();
         let mut rounds = 0u32;
+        let mut reach = Reach::default();
         while !*stop.borrow() {
             left.append(&mut self.grown.lock());
             left.retain(|partition| !self.look_after(*partition));
             self.keep_logs_within_budget();
             self.tell_link_changes();
+            reach.look(&self);
             rounds = rounds.wrapping_add(1);
             if rounds.is_multiple_of(EXPIRE_EVERY) {
                 self.store.expire_step();
+                let is_there = |partition| self.table_of(partition).is_some();
+                self.copies.forget_all_but(&self.store, is_there);
             }
             self.store.sweep_step();
             let packed = self.shared.packed.clone();

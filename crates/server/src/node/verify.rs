@@ -59,12 +59,13 @@ impl Verification {
         store: &Arc<Store>,
         clock: Arc<dyn Clock>,
         scrubs: Scrubs,
+        events: Events,
         seed: u64,
     ) -> Verification {
         Verification {
             sessions: Arc::new(Sessions::new(Arc::new(NodeViews::new(node, store.clone())), clock)),
             scrubs,
-            events: Events::default(),
+            events,
             gauge: Gauge::default(),
             calls: Semaphore::new(CALLS_MAX),
             passes: AtomicU64::new(seed),
@@ -97,7 +98,8 @@ impl Node {
     /// Notes what was noticed.
     pub(crate) fn notice(&self, kind: EventKind, table: &str, text: String, detail: Json) {
         let at_ms = self.clock.wall_millis();
-        self.verification.events.push(Event { at_ms, kind, table: table.to_owned(), text, detail });
+        let event = Event { at_ms, kind, table: table.to_owned(), text, detail };
+        self.verification.events.push(event, &self.store);
     }
 
     /// What was noticed lately, newest first.

@@ -1,6 +1,7 @@
 //! The single questions that regions ask each other.
 
 use bytes::Bytes;
+use isthmus_replication::frame::Packed;
 
 use super::verify::{Compare, Heal, Repair, Roots, Rows, Scrub};
 
@@ -11,7 +12,7 @@ pub struct Call {
     #[prost(string, tag = "1")]
     pub from: String,
     /// What is asked.
-    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20")]
+    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20, 30")]
     pub question: Option<Question>,
 }
 
@@ -51,6 +52,9 @@ pub enum Question {
     /// Ship now what waits.
     #[prost(message, tag = "20")]
     Trigger(Trigger),
+    /// Take bytes and rows, so that the way here is measured.
+    #[prost(message, tag = "30")]
+    Measure(Measure),
 }
 
 /// A question to a region that cannot be dialled, on a stream that it dials.
@@ -131,6 +135,18 @@ pub struct Change {
     /// The change, as the control room writes it.
     #[prost(bytes = "bytes", tag = "2")]
     pub change: Bytes,
+}
+
+/// Bytes of a measurement. The answer is how many nanoseconds the rows took: 8 bytes, big-endian;
+/// empty where there were none.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Measure {
+    /// To be thrown away.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub payload: Bytes,
+    /// Rows of a copy, to be unpacked and written to the disk, and to be forgotten.
+    #[prost(message, optional, tag = "2")]
+    pub rows: Option<Packed>,
 }
 
 /// An answer.

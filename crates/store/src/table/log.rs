@@ -88,6 +88,11 @@ impl Table {
         Ok(snapshot.scan(Space::Log, &first, Some(&end), Direction::Forward))
     }
 
+    /// The last entry that is accepted; it may not be durable yet.
+    pub fn accepted_lsn(&self) -> Lsn {
+        self.partition.inner.lock().state.lsn
+    }
+
     /// How much of the log is kept.
     pub fn log_size(&self) -> LogSize {
         let (start, end) = self.partition.log_sizes.lock().ends();

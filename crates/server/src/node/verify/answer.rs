@@ -52,7 +52,8 @@ impl Node {
             | Question::Unassign(_)
             | Question::Forward(_)
             | Question::Change(_)
-            | Question::Trigger(_) => {
+            | Question::Trigger(_)
+            | Question::Measure(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
             }
         };
