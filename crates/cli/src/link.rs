@@ -57,6 +57,7 @@ enum LinkCommand {
     /// Let links wait; their logs are kept
     Pause(Links),
     /// Let links ship that were paused or stopped
+    #[command(visible_alias = "start")]
     Resume(Links),
     /// Put links out of use; nothing is kept for them
     Stop(Links),

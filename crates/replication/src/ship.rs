@@ -8,6 +8,7 @@
 //! the others. Reading the log happens here, reading snapshots in `ship/copy.rs`; deciding is
 //! `link.rs`.
 
+mod asked;
 pub(crate) mod copy;
 mod lane;
 
@@ -41,10 +42,11 @@ use crate::progress::{CopyReport, Progress};
 use crate::streams::Streams;
 use crate::terms::{Direction, Terms, Wish};
 use crate::throttle::Brake;
-use crate::timing::{Gate, Moment, Timing};
+use crate::timing::Gate;
 use crate::trace::{MARKS_MAX, Shipped, Traces};
 use crate::traffic::{Rate, Traffic};
 
+use self::asked::is_of_copy;
 use self::copy::CopyScan;
 use self::lane::Lane;
 
@@ -265,79 +267,6 @@ impl Outbound {
         self.wake(partition);
     }
 
-    fn ask(&mut self, partition: PartitionId, terms: &Terms) {
-        let Some(shipping) = self.links.get_mut(&partition) else { return };
-        if shipping.terms == *terms {
-            return;
-        }
-        let before = std::mem::replace(&mut shipping.terms, terms.clone());
-        if before.direction != terms.direction {
-            shipping.copy = None;
-            let reason = "waiting for the other stream between the regions";
-            shipping.link.step(Event::Disconnected(reason.to_owned()));
-            if self.lane(terms.direction).connected {
-                self.step(partition, Event::Connected);
-            }
-            self.tell_closed(partition, before.direction);
-        }
-        let format = self.lane(terms.direction).format;
-        let Some(shipping) = self.links.get_mut(&partition) else { return };
-        if before.throttle != terms.throttle {
-            shipping.brake = Brake::new(terms.throttle, self.shared.clock.monotonic());
-            self.waits.remove(&partition);
-        }
-        if before.timing != terms.timing {
-            shipping.gate = Gate::new(terms.timing.clone());
-        }
-        if before.compression != terms.compression {
-            shipping.method = Method::agreed(terms.compression, format);
-        }
-        if before.wish != terms.wish {
-            shipping.copy = None;
-            shipping.link.step(Event::Asked(terms.wish));
-            if terms.wish == Wish::Stop {
-                self.tell_closed(partition, terms.direction);
-            }
-        }
-        self.look_at_gate(partition);
-        self.note_state(partition);
-        self.wake(partition);
-    }
-
-    /// Ships what there is now, whatever the timing. Gives whether there is such a link.
-    pub fn trigger(&mut self, partition: PartitionId) -> bool {
-        let Some(shipping) = self.links.get_mut(&partition) else { return false };
-        shipping.gate.trigger(shipping.table.durable_lsn());
-        self.look_at_gate(partition);
-        self.wake(partition);
-        true
-    }
-
-    /// Asks the gate of a link what may be shipped now.
-    fn look_at_gate(&mut self, partition: PartitionId) {
-        let Some(shipping) = self.links.get_mut(&partition) else { return };
-        match shipping.gate.is_always_open() {
-            true => self.timed.remove(&partition),
-            false => self.timed.insert(partition),
-        };
-        let shipped = shipping.link.shipped();
-        let leave = shipping.gate.look(&Moment {
-            now_millis: self.shared.clock.wall_millis(),
-            appended: shipping.table.durable_lsn(),
-            shipped,
-            waiting_bytes: match shipping.terms.timing {
-                Timing::Triggered { .. } => shipping.table.log_size_after(shipped).bytes,
-                _ => 0,
-            },
-        });
-        shipping.next_millis = leave.next_millis;
-        if !leave.copies {
-            shipping.copy = None;
-        }
-        let (through, copies) = (leave.through, leave.copies);
-        shipping.link.step(Event::Released { through, copies });
-    }
-
     /// Ends the link of a partition.
     pub fn close(&mut self, partition: PartitionId) {
         if let Some(shipping) = self.links.remove(&partition) {
@@ -412,6 +341,7 @@ impl Outbound {
                     shipping.offers = opened.has_digest && format >= FORMAT_OF_OFFERS;
                     shipping.method = Method::agreed(shipping.terms.compression, format);
                     shipping.told_dictionary = 0;
+                    shipping.unassigned = false;
                 }
                 self.on_link(opened.partition, |table, link| {
                     // Entries of the replica's own that are known here, though it has lost them.
@@ -515,22 +445,6 @@ impl Outbound {
                 lane.promised_at = now;
                 self.promise(direction);
             }
-        }
-    }
-
-    /// How long until a link that waits because of its throttle may go on; `None`: none waits.
-    pub fn due_in(&self) -> Option<Duration> {
-        let now = self.shared.clock.monotonic();
-        self.waits.values().min().map(|due| due.saturating_sub(now))
-    }
-
-    fn end_waits(&mut self) {
-        let now = self.shared.clock.monotonic();
-        let over = |(_, due): &(&PartitionId, &Duration)| **due <= now;
-        let over: Vec<PartitionId> = self.waits.iter().filter(over).map(|(id, _)| *id).collect();
-        for partition in over {
-            self.waits.remove(&partition);
-            self.wake(partition);
         }
     }
 
@@ -780,21 +694,7 @@ fn partition_of(answer: &Frame) -> Option<PartitionId> {
     Some(PartitionId(partition))
 }
 
-/// Whether it reads rows of a copy, or what is known of them.
-fn is_of_copy(action: &Action) -> bool {
-    matches!(action, Action::SendChunk(_) | Action::SendWanted { .. } | Action::Offer(_))
-}
-
 impl Shipping {
-    /// When the throttle lets an action happen; `None`: now.
-    fn due(&self, action: &Action, now: Duration) -> Option<Duration> {
-        match action {
-            Action::Send(_) => self.brake.log_due(now),
-            of_copy if is_of_copy(of_copy) => self.brake.copy_due(now),
-            _ => None,
-        }
-    }
-
     fn send_log(
         &mut self,
         partition: PartitionId,

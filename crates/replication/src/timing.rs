@@ -5,14 +5,13 @@
 //! and windows follow from the time alone, so a restart changes neither. Copies begin at once
 //! under every timing but windows. Pure: time is handed in, as milliseconds since the Unix epoch.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use cronexpr::{Crontab, MakeTimestamp};
 use isthmus_model::ids::Lsn;
 
-/// Moments along the log that a delay is measured by.
-const MARKS: i64 = 128;
+/// Log records that are looked at for a delay at once.
+const RECORDS_MAX: usize = 256;
 
 /// When a link ships.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -86,6 +85,8 @@ pub struct Moment {
     pub appended: Lsn,
     /// Shipped through.
     pub shipped: Lsn,
+    /// That is known: the link follows the log.
+    pub follows: bool,
     /// Bytes of the log after that.
     pub waiting_bytes: u64,
 }
@@ -108,8 +109,8 @@ pub struct Gate {
     released: Lsn,
     /// The interval that was last seen.
     interval: Option<i64>,
-    /// Where the log ended when, for a delay.
-    marks: VecDeque<(i64, Lsn)>,
+    /// When the next log record is old enough, for a delay; `None`: look at it.
+    due: Option<i64>,
     /// Whether a window is open, from when till when that holds.
     window: Option<(bool, i64, i64)>,
 }
@@ -117,8 +118,7 @@ pub struct Gate {
 impl Gate {
     /// A gate that has released nothing so far.
     pub fn new(timing: Timing) -> Gate {
-        let (marks, window) = (VecDeque::new(), None);
-        Gate { timing, released: Lsn(0), interval: None, marks, window }
+        Gate { timing, released: Lsn(0), interval: None, due: None, window: None }
     }
 
     /// Whether it lets everything pass and need not be asked again.
@@ -131,14 +131,22 @@ impl Gate {
         self.released = self.released.max(appended);
     }
 
-    /// What may be shipped now.
-    pub fn look(&mut self, moment: &Moment) -> Leave {
+    /// What may be shipped now. `record_after` tells of the log record after an entry: its last
+    /// entry, and when the newest was made; `None`: there is none.
+    pub fn look(
+        &mut self,
+        moment: &Moment,
+        record_after: impl FnMut(Lsn) -> Option<(Lsn, i64)>,
+    ) -> Leave {
         let (now, appended) = (moment.now_millis, moment.appended);
         let next = match &self.timing {
             Timing::Immediate => {
                 return Leave { through: Lsn(u64::MAX), copies: true, next_millis: None };
             }
-            Timing::Delayed(by) => Some(self.pass_delayed(by.as_millis() as i64, now, appended)),
+            Timing::Delayed(by) => {
+                self.pass_delayed(by.as_millis() as i64, moment, record_after);
+                self.due
+            }
             Timing::Interval(every) => {
                 let every = (every.as_millis() as i64).max(1);
                 let interval = now.div_euclid(every);
@@ -170,20 +178,27 @@ impl Gate {
         Leave { through: self.released, copies: true, next_millis: next.filter(|_| waits) }
     }
 
-    /// Releases what is old enough; gives when more will be.
-    fn pass_delayed(&mut self, by: i64, now: i64, appended: Lsn) -> i64 {
-        let is_new = self.marks.back().is_none_or(|(_, lsn)| *lsn < appended);
-        let is_due = self.marks.back().is_none_or(|(at, _)| now >= at + by / MARKS || now < *at);
-        if is_new && is_due && appended > self.released {
-            self.marks.push_back((now, appended));
+    /// Releases what is old enough. An entry's own time counts, so a restart changes nothing.
+    fn pass_delayed(
+        &mut self,
+        by: i64,
+        moment: &Moment,
+        mut record_after: impl FnMut(Lsn) -> Option<(Lsn, i64)>,
+    ) {
+        if !moment.follows || self.due.is_some_and(|due| moment.now_millis < due) {
+            return;
         }
-        while let Some((at, lsn)) = self.marks.front().copied().filter(|(at, _)| at + by <= now) {
-            self.released = self.released.max(lsn);
-            self.marks.pop_front();
-            // Marks made before the clock was set back are as old as this one.
-            self.marks.iter_mut().for_each(|(later, _)| *later = (*later).max(at));
+        self.due = None;
+        self.released = self.released.max(moment.shipped);
+        for _ in 0..RECORDS_MAX {
+            let Some((last, made)) = record_after(self.released) else { return };
+            let due = made.saturating_add(by);
+            if due > moment.now_millis {
+                self.due = Some(due);
+                return;
+            }
+            self.released = last;
         }
-        self.marks.front().map_or(now, |(at, _)| *at) + by
     }
 
     /// Whether a window is open, and until when that holds.
@@ -211,7 +226,12 @@ mod tests {
 
     fn moment(now_millis: i64, appended: u64, shipped: u64) -> Moment {
         let waiting_bytes = (appended - shipped) * 100;
-        Moment { now_millis, appended: Lsn(appended), shipped: Lsn(shipped), waiting_bytes }
+        let (appended, shipped) = (Lsn(appended), Lsn(shipped));
+        Moment { now_millis, appended, shipped, follows: true, waiting_bytes }
+    }
+
+    fn no_record(_: Lsn) -> Option<(Lsn, i64)> {
+        None
     }
 
     fn secs(seconds: u64) -> Duration {
@@ -222,54 +242,70 @@ mod tests {
     fn at_once_everything_passes() {
         let mut gate = Gate::new(Timing::Immediate);
         assert!(gate.is_always_open());
-        assert_eq!(gate.look(&moment(5, 9, 0)).through, Lsn(u64::MAX));
+        assert_eq!(gate.look(&moment(5, 9, 0), no_record).through, Lsn(u64::MAX));
     }
 
     #[test]
     fn what_is_delayed_passes_when_it_is_old_enough() {
+        // Records end at 5, 8 and 9.
+        let log = [(Lsn(5), 1_000), (Lsn(8), 4_000), (Lsn(9), 12_000)];
+        let after = |end: u64| {
+            move |lsn| log.into_iter().find(|(last, _)| *last > lsn && *last <= Lsn(end))
+        };
         let mut gate = Gate::new(Timing::Delayed(secs(10)));
-        let leave = gate.look(&moment(1_000, 5, 0));
+        let leave = gate.look(&moment(1_000, 5, 0), after(5));
         assert_eq!((leave.through, leave.next_millis), (NONE, Some(11_000)));
-        assert_eq!(gate.look(&moment(4_000, 8, 0)).through, NONE);
-        assert_eq!(gate.look(&moment(10_999, 8, 0)).through, NONE);
-        let leave = gate.look(&moment(11_000, 9, 0));
+        assert_eq!(gate.look(&moment(10_999, 8, 0), after(8)).through, NONE);
+        let leave = gate.look(&moment(11_000, 8, 0), after(8));
         assert_eq!((leave.through, leave.next_millis), (Lsn(5), Some(14_000)));
-        assert_eq!(gate.look(&moment(14_000, 9, 5)).through, Lsn(8));
-        let leave = gate.look(&moment(21_000, 9, 8));
+        let leave = gate.look(&moment(14_000, 9, 5), after(9));
+        assert_eq!((leave.through, leave.next_millis), (Lsn(8), Some(22_000)));
+        // One that begins later knows as much.
+        let mut gate = Gate::new(Timing::Delayed(secs(10)));
+        let leave = gate.look(&moment(21_000, 9, 0), after(9));
+        assert_eq!((leave.through, leave.next_millis), (Lsn(8), Some(22_000)));
+        let leave = gate.look(&moment(22_000, 9, 8), after(9));
         assert_eq!((leave.through, leave.next_millis), (Lsn(9), None));
     }
 
     #[test]
-    fn marks_of_a_delay_stay_few() {
-        let mut gate = Gate::new(Timing::Delayed(secs(3600)));
-        for second in 0..10_000 {
-            gate.look(&moment(second * 1000, second as u64, 0));
-            assert!(gate.marks.len() as i64 <= MARKS + 2);
-        }
+    fn nothing_delayed_passes_before_the_replica_has_said_where_it_stands() {
+        let mut gate = Gate::new(Timing::Delayed(secs(10)));
+        let opening = Moment { follows: false, ..moment(99_000, 9, 0) };
+        assert_eq!(gate.look(&opening, |_| Some((Lsn(9), 0))).through, NONE);
+    }
+
+    #[test]
+    fn much_that_is_old_enough_passes_in_steps() {
+        let mut gate = Gate::new(Timing::Delayed(secs(1)));
+        let each = |lsn: Lsn| (lsn < Lsn(1000)).then(|| (lsn.next(), 0));
+        let step = RECORDS_MAX as u64;
+        assert_eq!(gate.look(&moment(99_000, 1000, 0), each).through, Lsn(step));
+        assert_eq!(gate.look(&moment(99_001, 1000, 7), each).through, Lsn(2 * step));
     }
 
     #[test]
     fn an_interval_releases_what_there_is_once() {
         let mut gate = Gate::new(Timing::Interval(secs(5)));
-        let leave = gate.look(&moment(12_000, 5, 0));
+        let leave = gate.look(&moment(12_000, 5, 0), no_record);
         assert_eq!((leave.through, leave.next_millis), (NONE, Some(15_000)));
-        assert_eq!(gate.look(&moment(14_999, 7, 0)).through, NONE);
-        assert_eq!(gate.look(&moment(15_000, 8, 0)).through, Lsn(8));
-        assert_eq!(gate.look(&moment(16_000, 9, 8)).through, Lsn(8));
-        assert_eq!(gate.look(&moment(20_100, 9, 8)).through, Lsn(9));
+        assert_eq!(gate.look(&moment(14_999, 7, 0), no_record).through, NONE);
+        assert_eq!(gate.look(&moment(15_000, 8, 0), no_record).through, Lsn(8));
+        assert_eq!(gate.look(&moment(16_000, 9, 8), no_record).through, Lsn(8));
+        assert_eq!(gate.look(&moment(20_100, 9, 8), no_record).through, Lsn(9));
     }
 
     #[test]
     fn enough_that_waits_or_a_person_triggers() {
         let (entries, bytes) = (Some(10), Some(500));
         let mut gate = Gate::new(Timing::Triggered { entries, bytes });
-        assert_eq!(gate.look(&moment(1, 4, 0)).through, NONE);
-        assert_eq!(gate.look(&moment(2, 5, 0)).through, Lsn(5));
+        assert_eq!(gate.look(&moment(1, 4, 0), no_record).through, NONE);
+        assert_eq!(gate.look(&moment(2, 5, 0), no_record).through, Lsn(5));
         gate.trigger(Lsn(6));
-        assert_eq!(gate.look(&moment(3, 7, 5)).through, Lsn(6));
+        assert_eq!(gate.look(&moment(3, 7, 5), no_record).through, Lsn(6));
         let mut gate = Gate::new(Timing::Triggered { entries, bytes: None });
-        assert_eq!(gate.look(&moment(1, 9, 0)).through, NONE);
-        assert_eq!(gate.look(&moment(1, 10, 0)).through, Lsn(10));
+        assert_eq!(gate.look(&moment(1, 9, 0), no_record).through, NONE);
+        assert_eq!(gate.look(&moment(1, 10, 0), no_record).through, Lsn(10));
     }
 
     /// Milliseconds of a moment in UTC.
@@ -284,7 +320,7 @@ mod tests {
         let window = Window::parse("0 2 * * * Europe/Berlin", secs(7200)).unwrap();
         let mut gate = Gate::new(Timing::Windows(vec![window]));
         let mut opens = |text| {
-            let leave = gate.look(&moment(at(text), 5, 0));
+            let leave = gate.look(&moment(at(text), 5, 0), no_record);
             (leave.copies, leave.next_millis)
         };
         assert_eq!(opens("2026-01-10T00:59:59Z"), (false, Some(at("2026-01-10T01:00:00Z"))));
@@ -301,9 +337,9 @@ mod tests {
         let window = |cron| Window::parse(cron, secs(3600)).unwrap();
         let both = vec![window("0 3 * * * UTC"), window("0 12 * * 6 +00:00")];
         let mut gate = Gate::new(Timing::Windows(both));
-        assert!(gate.look(&moment(at("2026-11-28T12:30:00Z"), 1, 0)).copies);
-        assert!(!gate.look(&moment(at("2026-11-29T12:30:00Z"), 1, 0)).copies);
-        assert!(gate.look(&moment(at("2026-11-29T03:30:00Z"), 1, 0)).copies);
+        assert!(gate.look(&moment(at("2026-11-28T12:30:00Z"), 1, 0), no_record).copies);
+        assert!(!gate.look(&moment(at("2026-11-29T12:30:00Z"), 1, 0), no_record).copies);
+        assert!(gate.look(&moment(at("2026-11-29T03:30:00Z"), 1, 0), no_record).copies);
     }
 
     #[test]

@@ -111,7 +111,9 @@ impl Node {
     fn is_forgotten(&self, id: TableId, region: &str) -> bool {
         let Some(partition) = self.partition_of(id) else { return false };
         let report = self.others.get(region).and_then(|other| other.links().report(partition));
-        report.is_some_and(|report| report.unassigned && report.state == State::Opening)
+        // A paused link opens, too.
+        let opens = |state| matches!(state, State::Opening | State::Paused);
+        report.is_some_and(|report| report.unassigned && opens(report.state))
     }
 
     fn is_forgotten_somewhere(&self, id: TableId) -> bool {

@@ -166,7 +166,11 @@ impl Node {
             copied_rows: (report.copied_rows > 0).then_some(report.copied_rows),
             alike_rows: (report.alike_rows > 0).then_some(report.alike_rows),
             waiting_bytes: (report.waiting_bytes > 0).then_some(report.waiting_bytes),
-            log_budget_used: self.link_budget_used(report),
+            // Nothing is kept for a stopped one.
+            log_budget_used: match report.state {
+                State::Stopped => None,
+                _ => self.link_budget_used(report),
+            },
             direction: report.direction.as_str().to_owned(),
             timing: (rule.timing != TimingRule::Immediate).then(|| timing_text(&rule.timing)),
             next_ms: report.next_millis.filter(|_| report.state != State::Stopped),

@@ -36,6 +36,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Before a stream is dialled again that an older region does not know.
 const PAUSE_UNKNOWN: Duration = Duration::from_secs(30);
+/// A stream that lasted so long was refused by nobody.
+const LASTED_MIN: Duration = Duration::from_secs(1);
 /// Questions of one region that are worked on at once, of those that come over a stream dialled
 /// from here.
 const ANSWERING_MAX: usize = 16;
@@ -80,7 +82,7 @@ pub struct OtherRegion {
 /// How a stream ended.
 struct Ended {
     reason: String,
-    /// Something was heard on it.
+    /// It was in use for a while.
     was_open: bool,
     /// The other region knows no such stream.
     is_unknown: bool,
@@ -254,6 +256,7 @@ impl OtherRegion {
                 ended = dial() => ended,
                 _ = stop.changed() => return,
             };
+            tracing::debug!(region = %self.name, reason = ended.reason, "a dialled stream ended");
             pause = match (ended.is_unknown, ended.was_open) {
                 (true, _) => PAUSE_UNKNOWN,
                 (false, true) => PAUSE_MIN,
@@ -310,9 +313,10 @@ impl OtherRegion {
             }
             inbound.receive(frame).map_err(|error| Status::failed_precondition(error.to_string()))
         };
+        let began = node.clock().monotonic();
         let ended = carry::receive(inbound, frames, sender, take).await;
         let reason = ended.map_or_else(String::new, |status| describe(&status));
-        Ended::of(reason, true)
+        Ended::of(reason, node.clock().monotonic() > began + LASTED_MIN)
     }
 
     /// One stream on which this region is asked.
@@ -328,12 +332,14 @@ impl OtherRegion {
             Err(status) => return Ended::refused(&status),
         };
         let few = Arc::new(Semaphore::new(ANSWERING_MAX));
+        let began = node.clock().monotonic();
+        let ended = |reason| Ended::of(reason, node.clock().monotonic() > began + LASTED_MIN);
         loop {
             let Ok(one_of_few) = few.clone().acquire_owned().await else { return not_dialled() };
             let asking = match questions.message().await {
                 Ok(Some(asking)) => asking,
-                Ok(None) => return Ended::of("the other region ended the stream".to_owned(), true),
-                Err(status) => return Ended::of(describe(&status), true),
+                Ok(None) => return ended("the other region ended the stream".to_owned()),
+                Err(status) => return ended(describe(&status)),
             };
             let Some(question) = asking.call.and_then(|call| call.question) else { continue };
             let (node, from, sender) = (node.clone(), self.name.clone(), sender.clone());

@@ -1,0 +1,141 @@
+//! What is asked of links that run: changes of their terms, gates and brakes.
+//!
+//! A change of direction ends a link on one stream and begins it on the other, a stop ends it, and
+//! all else leaves it where it is. A link that its brake holds up is waited for apart from those
+//! that are ready, so that it holds up no other.
+
+use std::time::Duration;
+
+use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_store::Table;
+use isthmus_store::keys::log::decode_record;
+
+use super::{Outbound, Shipping};
+use crate::link::{Action, Event, State};
+use crate::pack::Method;
+use crate::terms::{Terms, Wish};
+use crate::throttle::Brake;
+use crate::timing::{Gate, Moment, Timing};
+
+/// Whether it reads rows of a copy, or what is known of them.
+pub(super) fn is_of_copy(action: &Action) -> bool {
+    matches!(action, Action::SendChunk(_) | Action::SendWanted { .. } | Action::Offer(_))
+}
+
+/// The last entry of the log record after an entry, and when the newest in it was made. What
+/// cannot be read is told as old: the link itself finds out and says what is wrong.
+fn record_after(table: &Table, after: Lsn) -> Option<(Lsn, i64)> {
+    let end = table.durable_lsn();
+    let unreadable = Some((end, i64::MIN)).filter(|_| end > after);
+    let Ok(slice) = table.read_log(after, 1) else { return unreadable };
+    let record = slice.records.first()?;
+    let Ok((head, entries)) = decode_record(record) else { return unreadable };
+    let newest = entries.iter().map(|entry| entry.stamp.hlc.millis()).max();
+    Some((head.last, newest.unwrap_or(i64::MIN)))
+}
+
+impl Outbound {
+    /// Something else is asked of a link that is there.
+    pub(super) fn ask(&mut self, partition: PartitionId, terms: &Terms) {
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        if shipping.terms == *terms {
+            return;
+        }
+        let before = std::mem::replace(&mut shipping.terms, terms.clone());
+        if before.direction != terms.direction {
+            shipping.copy = None;
+            let reason = "waiting for the other stream between the regions";
+            shipping.link.step(Event::Disconnected(reason.to_owned()));
+            if self.lane(terms.direction).connected {
+                self.step(partition, Event::Connected);
+            }
+            self.tell_closed(partition, before.direction);
+        }
+        let format = self.lane(terms.direction).format;
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        if before.throttle != terms.throttle {
+            shipping.brake = Brake::new(terms.throttle, self.shared.clock.monotonic());
+            self.waits.remove(&partition);
+        }
+        if before.timing != terms.timing {
+            shipping.gate = Gate::new(terms.timing.clone());
+        }
+        if before.compression != terms.compression {
+            shipping.method = Method::agreed(terms.compression, format);
+        }
+        if before.wish != terms.wish {
+            shipping.copy = None;
+            shipping.link.step(Event::Asked(terms.wish));
+            if terms.wish == Wish::Stop {
+                self.tell_closed(partition, terms.direction);
+            }
+        }
+        self.look_at_gate(partition);
+        self.note_state(partition);
+        self.wake(partition);
+    }
+
+    /// Ships what there is now, whatever the timing. Gives whether there is such a link.
+    pub fn trigger(&mut self, partition: PartitionId) -> bool {
+        let Some(shipping) = self.links.get_mut(&partition) else { return false };
+        shipping.gate.trigger(shipping.table.durable_lsn());
+        self.look_at_gate(partition);
+        self.wake(partition);
+        true
+    }
+
+    /// Asks the gate of a link what may be shipped now.
+    pub(super) fn look_at_gate(&mut self, partition: PartitionId) {
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        match shipping.gate.is_always_open() {
+            true => self.timed.remove(&partition),
+            false => self.timed.insert(partition),
+        };
+        let (shipped, table) = (shipping.link.shipped(), &shipping.table);
+        let moment = Moment {
+            now_millis: self.shared.clock.wall_millis(),
+            appended: table.durable_lsn(),
+            shipped,
+            follows: shipping.link.state() == State::Following,
+            waiting_bytes: match shipping.terms.timing {
+                Timing::Triggered { .. } => table.log_size_after(shipped).bytes,
+                _ => 0,
+            },
+        };
+        let leave = shipping.gate.look(&moment, |after| record_after(table, after));
+        shipping.next_millis = leave.next_millis;
+        if !leave.copies {
+            shipping.copy = None;
+        }
+        let (through, copies) = (leave.through, leave.copies);
+        shipping.link.step(Event::Released { through, copies });
+    }
+
+    /// How long until a link that waits because of its throttle may go on; `None`: none waits.
+    pub fn due_in(&self) -> Option<Duration> {
+        let now = self.shared.clock.monotonic();
+        self.waits.values().min().map(|due| due.saturating_sub(now))
+    }
+
+    /// Wakes links whose throttle lets them go on.
+    pub(super) fn end_waits(&mut self) {
+        let now = self.shared.clock.monotonic();
+        let over = |(_, due): &(&PartitionId, &Duration)| **due <= now;
+        let over: Vec<PartitionId> = self.waits.iter().filter(over).map(|(id, _)| *id).collect();
+        for partition in over {
+            self.waits.remove(&partition);
+            self.wake(partition);
+        }
+    }
+}
+
+impl Shipping {
+    /// When the throttle lets an action happen; `None`: now.
+    pub(super) fn due(&self, action: &Action, now: Duration) -> Option<Duration> {
+        match action {
+            Action::Send(_) => self.brake.log_due(now),
+            of_copy if is_of_copy(of_copy) => self.brake.copy_due(now),
+            _ => None,
+        }
+    }
+}
