@@ -392,6 +392,14 @@ class Client:
     def delete_table(self, name):
         self.call("DeleteTable", field(1, name))
 
+    def add_defined_column(self, name, columns):
+        """columns is [(name, type)] with type 1 INTEGER, 2 DOUBLE, 3 BOOLEAN, 4 STRING, 7 BINARY."""
+        added = b"".join(field(2, fields((1, column), (2, kind))) for column, kind in columns)
+        self.call("AddDefinedColumn", field(1, name) + added)
+
+    def delete_defined_column(self, name, columns):
+        self.call("DeleteDefinedColumn", fields((1, name), *((2, column) for column in columns)))
+
     def list_table(self):
         return sorted(n.decode() for n in read_message(self.call("ListTable")).get(1, []))
 

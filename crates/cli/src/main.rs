@@ -7,6 +7,7 @@
 mod advise;
 mod bench;
 mod cells;
+mod conflict;
 mod debug;
 mod error;
 mod events;
@@ -104,6 +105,8 @@ enum Command {
     Job(job::JobArgs),
     /// Show what regions noticed
     Events(events::EventsArgs),
+    /// Show what regions overwrote of each other unseen, and write losers back
+    Conflict(conflict::ConflictArgs),
     /// Measure a running region
     Bench(bench::BenchArgs),
     /// Plant faults, for tests and drills
@@ -129,6 +132,7 @@ impl Command {
             Command::Scrub(args) => args.target.json,
             Command::Job(args) => args.target.json,
             Command::Events(args) => args.target.json,
+            Command::Conflict(args) => args.target.json,
             Command::Bench(args) => args.target.json,
             Command::Debug(args) => args.json(),
         }
@@ -152,6 +156,7 @@ impl Command {
             | Command::Scrub(_)
             | Command::Job(_)
             | Command::Events(_)
+            | Command::Conflict(_)
             | Command::Debug(_) => false,
         }
     }
@@ -198,6 +203,7 @@ fn run(command: Command) -> Result<Exit, CliError> {
             Command::Scrub(args) => scrub::run(args).await,
             Command::Job(args) => job::run(args).await.map(done),
             Command::Events(args) => events::run(args).await.map(done),
+            Command::Conflict(args) => conflict::run(args).await.map(done),
             Command::Bench(args) => bench::run(args).await.map(done),
             Command::Debug(args) => debug::run(args).await.map(done),
         }

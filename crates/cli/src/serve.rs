@@ -5,9 +5,11 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use isthmus_model::clock::{Clock, SystemClock, WrongClock};
 use isthmus_server::config::Config;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -34,6 +36,9 @@ pub(crate) struct ServeArgs {
     /// error, warn, info, debug, trace or off, also per module: info,isthmus_store=debug
     #[arg(long, value_name = "LEVEL", env = "ISTHMUS_LOG", default_value = "info")]
     log: String,
+    /// For drills: run with a clock that is so many milliseconds ahead
+    #[arg(long, value_name = "MS", hide = true, allow_negative_numbers = true)]
+    clock_ahead_ms: Option<i64>,
     /// Stop when standard input closes
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -46,7 +51,11 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), CliError> {
     let mut signals = StopSignals::new()?;
     let mut input = args.stop_with_stdin.then(input_closed);
     let (stop, stopped) = oneshot::channel::<()>();
-    let mut serving = std::pin::pin!(isthmus_server::serve(config, async {
+    let clock: Arc<dyn Clock> = match args.clock_ahead_ms {
+        Some(ahead_millis) => Arc::new(WrongClock { ahead_millis }),
+        None => Arc::new(SystemClock),
+    };
+    let mut serving = std::pin::pin!(isthmus_server::serve(config, clock, async {
         // A sender that is gone is a reason to stop, too.
         let _ = stopped.await;
     }));

@@ -1,11 +1,16 @@
 //! `isthmus table`: make, list, describe, change and delete tables.
 
+mod rules;
+
 use clap::{Args, Subcommand};
 use isthmus_connectors::tablestore::ClientOptions;
 use isthmus_model::schema::{DefinedColumn, KeyColumn, Schema};
 use isthmus_model::value::Text;
 use isthmus_protocol::client::DescribedTable;
-use isthmus_protocol::request::{CreateTable, OptionsChange, ThroughputChange, UpdateTable};
+use isthmus_protocol::request::{
+    AddDefinedColumn, CreateTable, DeleteDefinedColumn, Operation, OptionsChange, ThroughputChange,
+    UpdateTable,
+};
 use serde_json::{Value as Json, json};
 
 use crate::error::CliError;
@@ -23,6 +28,8 @@ Examples:
   isthmus table list
   isthmus table describe events
   isthmus table update events --max-versions 5
+  isthmus table update events --add-column note:string --delete-column price
+  isthmus table rules stock --column count=counter --column tags=set --default last-writer
   isthmus table delete events")]
 pub(crate) struct TableArgs {
     #[command(subcommand)]
@@ -42,13 +49,21 @@ enum TableCommand {
         /// The table
         name: String,
     },
-    /// Change a table's options
+    /// Change a table's options and defined columns
     Update {
         /// The table
         name: String,
+        /// A defined column to add as NAME:TYPE; may be given again
+        #[arg(long = "add-column", value_name = "COLUMN", value_parser = defined_column)]
+        add: Vec<DefinedColumn>,
+        /// A defined column to take away, whose cells stay; may be given again
+        #[arg(long = "delete-column", value_name = "NAME")]
+        delete: Vec<String>,
         #[command(flatten)]
         options: OptionArgs,
     },
+    /// Show or set how conflicts between regions are decided
+    Rules(rules::RulesArgs),
     /// Delete a table and all its rows
     Delete {
         /// The table
@@ -123,7 +138,8 @@ pub(crate) fn plain_table(name: &str, key: Vec<KeyColumn>) -> CreateTable {
 
 /// Runs one of the commands.
 pub(crate) async fn run(args: TableArgs) -> Result<(), CliError> {
-    let client = args.target.place()?.client(ClientOptions::default())?;
+    let place = args.target.place()?;
+    let client = place.client(ClientOptions::default())?;
     let json = args.target.json;
     match args.command {
         TableCommand::Create(create) => {
@@ -150,17 +166,33 @@ pub(crate) async fn run(args: TableArgs) -> Result<(), CliError> {
             let info = client.describe_table(&name).await?;
             if json { output::json(&info_json(&info)) } else { output::line(&info_text(&info)) }
         }
-        TableCommand::Update { name, options } => {
+        TableCommand::Update { name, add, delete, options } => {
             let change = options.change();
-            if change == OptionsChange::default() {
-                return Err(CliError::usage("nothing to change is given")
-                    .hint("give --max-versions, --time-to-live, --deviation or --allow-update"));
+            let has_options = change != OptionsChange::default();
+            if !has_options && add.is_empty() && delete.is_empty() {
+                return Err(CliError::usage("nothing to change is given").hint(
+                    "give --max-versions, --time-to-live, --deviation, --allow-update, \
+                     --add-column or --delete-column",
+                ));
             }
             let table = Text::from(name.as_str());
-            let request = UpdateTable { table, reserved: None, options: Some(change) };
-            client.update_table(request).await?;
+            if has_options {
+                let (reserved, options) = (None, Some(change));
+                let request = UpdateTable { table: table.clone(), reserved, options };
+                client.update_table(request).await?;
+            }
+            if !delete.is_empty() {
+                let columns = delete.iter().map(|name| Text::from(name.as_str())).collect();
+                let change = DeleteDefinedColumn { table: table.clone(), columns };
+                client.change_defined_columns(Operation::DeleteDefinedColumn(change)).await?;
+            }
+            if !add.is_empty() {
+                let change = AddDefinedColumn { table, columns: add };
+                client.change_defined_columns(Operation::AddDefinedColumn(change)).await?;
+            }
             done(json, &name, "updated", &format!("table {name}"))
         }
+        TableCommand::Rules(args) => rules::run(args, &place, json).await,
         TableCommand::Delete { name } => {
             client.delete_table(&name).await?;
             done(json, &name, "deleted", &format!("table {name}"))

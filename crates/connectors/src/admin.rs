@@ -179,16 +179,21 @@ struct JobList {
     jobs: Vec<Job>,
 }
 
-/// The path of a job. What is no plain character is escaped, so that no id leads elsewhere.
 fn job_path(id: &str, act: &str) -> String {
-    let mut path = format!("{JOBS}/");
-    for byte in id.bytes() {
+    format!("{JOBS}/{}{act}", escaped(id))
+}
+
+/// A text as part of a path or query. What is no plain character is escaped, so that no name
+/// leads elsewhere.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
         match byte {
-            b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => path.push(char::from(byte)),
-            other => path.push_str(&format!("%{other:02X}")),
+            b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => out.push(char::from(byte)),
+            other => out.push_str(&format!("%{other:02X}")),
         }
     }
-    path + act
+    out
 }
 
 /// The text of a refusal: a JSON member if it has one, else the body, cut.

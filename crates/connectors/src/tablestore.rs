@@ -240,6 +240,11 @@ impl TableStore {
         self.read(Operation::UpdateTable(request), decode_update_table).await
     }
 
+    /// Adds defined columns to a table, or takes them away.
+    pub async fn change_defined_columns(&self, operation: Operation) -> Result<(), ClientError> {
+        self.call(&operation, false).await.map(drop)
+    }
+
     /// Deletes a table.
     pub async fn delete_table(&self, table: &str) -> Result<(), ClientError> {
         self.call(&Operation::DeleteTable(Text::from(table)), false).await.map(drop)

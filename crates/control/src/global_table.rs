@@ -120,6 +120,15 @@ pub enum ControlError {
     /// The base cannot go.
     #[error("region {0} is the base of the table and cannot be unbound")]
     BaseStays(String),
+    /// No rule is called so.
+    #[error("there is no rule {0}; the rules are last-writer, priority, max, min, counter, set")]
+    UnknownRule(String),
+    /// No region is called so.
+    #[error("region {0} is not configured")]
+    NoRegion(String),
+    /// The schema would make no sense.
+    #[error(transparent)]
+    Schema(#[from] isthmus_model::check::CheckError),
     /// Not while one region writes.
     #[error(
         "the writing region of a primary-secondary table cannot be changed by making a second \
@@ -136,6 +145,9 @@ impl ControlError {
             ControlError::NoReplica(_) | ControlError::NoLink(..) => Kind::NotFound,
             ControlError::TooManyReplicas
             | ControlError::OutOfRange(_)
+            | ControlError::UnknownRule(_)
+            | ControlError::NoRegion(_)
+            | ControlError::Schema(_)
             | ControlError::BaseStays(_)
             | ControlError::OneWriter => Kind::Invalid,
         }

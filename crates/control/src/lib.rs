@@ -15,6 +15,8 @@
 
 mod as_text;
 pub mod change;
+pub mod clocks;
 pub mod forecast;
 pub mod global_table;
 pub mod link_rule;
+pub mod schema_change;

@@ -6,6 +6,8 @@
 //!
 //! Trimming to max versions is part of the delta, never a side effect of reading or merging.
 
+use std::borrow::Cow;
+
 use crate::capacity::key_size;
 use crate::change::{CellChange, CellWrite, Condition, Existence, Returned, RowAction, ShownCell};
 use crate::check::CheckedChange;
@@ -25,6 +27,8 @@ use crate::view::Lens;
 pub enum Granularity {
     /// The change only: with one writer, or where columns are what conflicts.
     Change,
+    /// The same, and columns have rules: what is written under one is a share.
+    ByRule,
     /// The whole row as it is after the change: with several writers, where rows are what
     /// conflicts.
     WholeRow,
@@ -76,6 +80,18 @@ pub enum Refusal {
         /// Column.
         name: Text,
     },
+    /// What is put is no number.
+    #[error("The column is a counter and holds INTEGER only: '{name}'.")]
+    CounterOfNonInteger {
+        /// Column.
+        name: Text,
+    },
+    /// What is put is no set.
+    #[error("The column is a set and holds STRING that is a JSON array only: '{name}'.")]
+    NoSet {
+        /// Column.
+        name: Text,
+    },
     /// The table does not allow UpdateRow.
     #[error("UpdateRow is not allowed on this table.")]
     UpdateNotAllowed,
@@ -88,6 +104,8 @@ impl Refusal {
             Refusal::ConditionFailed => Kind::ConditionFailed,
             Refusal::IncrementOfNonInteger { .. }
             | Refusal::IncrementOverflow { .. }
+            | Refusal::CounterOfNonInteger { .. }
+            | Refusal::NoSet { .. }
             | Refusal::UpdateNotAllowed => Kind::Invalid,
         }
     }
@@ -102,13 +120,15 @@ impl Refusal {
 /// means "not looked at".
 ///
 /// A put or delete without a condition replaces all that has a lesser stamp, whatever it is. An
-/// update always needs the row: to trim versions, and to give the row after it. That holds for
-/// every granularity.
-pub fn needs_row(change: &CheckedChange, _granularity: Granularity) -> bool {
+/// update always needs the row: to trim versions, and to give the row after it. Where columns have
+/// rules every change does: it replaces the shares that it sees, and no others.
+pub fn needs_row(change: &CheckedChange, granularity: Granularity) -> bool {
     let Condition { existence, columns } = &change.condition;
     match change.action {
         RowAction::Put(_) | RowAction::Delete => {
-            *existence != Existence::Ignore || columns.is_some()
+            *existence != Existence::Ignore
+                || columns.is_some()
+                || granularity == Granularity::ByRule
         }
         RowAction::Update(_) => true,
     }
@@ -128,10 +148,13 @@ pub fn apply(
     let view = View::new(&context.schema.options, context.now_millis, context.expiry);
     let read_bytes = judge(context, &view, row, key, &change.condition)?;
     let (delta, after) = match &change.action {
-        RowAction::Put(cells) => replaced(put_delta(context, cells)),
         RowAction::Update(_) if !context.schema.options.allow_update => {
             return Err(Refusal::UpdateNotAllowed);
         }
+        action if context.granularity == Granularity::ByRule => {
+            by_rule::change(context, &view, row, action)?
+        }
+        RowAction::Put(cells) => replaced(put_delta(context, cells)),
         RowAction::Update(changes) => update(context, &view, row, changes)?,
         RowAction::Delete => replaced(Row { tombstone: Some(context.stamp), ..Row::default() }),
     };
@@ -208,17 +231,23 @@ fn update(
     row: Option<&Row>,
     changes: &[CellChange],
 ) -> Result<(Row, Row), Refusal> {
-    let mut delta = update_delta(context, view, row, changes)?;
+    let delta = update_delta(context, view, row, changes)?;
+    let (delta, after) = taken_in(context, row, delta);
+    Ok(match context.granularity {
+        Granularity::Change | Granularity::ByRule => (delta, after),
+        Granularity::WholeRow => replaced(image(context.stamp, view, &after)),
+    })
+}
+
+/// Trims what a delta writes, and gives the row after it.
+fn taken_in(context: &ApplyContext<'_>, row: Option<&Row>, mut delta: Row) -> (Row, Row) {
     let mut after = row.cloned().unwrap_or_default();
     after.merge(&delta);
     trim(context, &mut delta, &mut after);
     if let Some(expiry) = &context.expiry {
         after.expire(&expiry.of_whole_buckets());
     }
-    Ok(match context.granularity {
-        Granularity::Change => (delta, after),
-        Granularity::WholeRow => replaced(image(context.stamp, view, &after)),
-    })
+    (delta, after)
 }
 
 fn update_delta(
@@ -262,7 +291,7 @@ fn incremented(
 ) -> Result<Cell, Refusal> {
     let column = row.and_then(|row| row.column(name.as_bytes()));
     let newest = column.and_then(|column| view.versions(column).next());
-    let before = match newest.and_then(|cell| cell.value.as_ref()) {
+    let before = match newest.as_ref().and_then(|cell| cell.value.as_ref()) {
         None => 0,
         Some(Value::Integer(number)) => *number,
         Some(Value::Double(_) | Value::Boolean(_) | Value::String(_) | Value::Binary(_)) => {
@@ -300,7 +329,8 @@ fn oldest_kept(after: &Row, name: &Text, versions: usize) -> Option<Timestamp> {
 fn image(stamp: Stamp, view: &View, after: &Row) -> Row {
     let restamped = |column: &Column| {
         let mut anew = Column::new(column.name.clone());
-        anew.cells.extend(view.versions(column).map(|cell| Cell { stamp, ..cell.clone() }));
+        let versions = view.versions(column).map(Cow::into_owned);
+        anew.cells.extend(versions.map(|cell| Cell { stamp, ..cell }));
         anew
     };
     Row {
@@ -336,6 +366,8 @@ fn shown_after(view: &View, after: &Row, names: &[Text], action: &RowAction) -> 
     named.dedup();
     named.into_iter().filter_map(newest).collect()
 }
+
+mod by_rule;
 
 #[cfg(test)]
 mod tests;

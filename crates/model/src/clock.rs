@@ -31,3 +31,20 @@ impl Clock for SystemClock {
         START.get_or_init(std::time::Instant::now).elapsed()
     }
 }
+
+/// The machine's clocks, with the wall clock wrong by a fixed span: for drills.
+#[derive(Clone, Copy, Debug)]
+pub struct WrongClock {
+    /// How far it is ahead, in milliseconds.
+    pub ahead_millis: i64,
+}
+
+impl Clock for WrongClock {
+    fn wall_millis(&self) -> i64 {
+        SystemClock.wall_millis().saturating_add(self.ahead_millis)
+    }
+
+    fn monotonic(&self) -> Duration {
+        SystemClock.monotonic()
+    }
+}

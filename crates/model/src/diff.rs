@@ -43,6 +43,12 @@ pub enum Register {
     Trim(Text, Timestamp),
     /// A version of a column.
     Cell(Text, Timestamp),
+    /// A region's part of a counter.
+    Count(Text, Origin),
+    /// A region's write of a column under another rule.
+    Share(Text, Origin),
+    /// That writes of a column up to one of its origin are replaced.
+    Seen(Text, Stamp),
 }
 
 /// What a side has in a register.
@@ -99,6 +105,29 @@ impl Knowledge<'_> {
     }
 }
 
+impl Register {
+    /// Whether it is never shown and only removes what is.
+    pub fn is_kill(&self) -> bool {
+        match self {
+            Register::Tombstone
+            | Register::ColumnTombstone(_)
+            | Register::Trim(..)
+            | Register::Seen(..) => true,
+            Register::Marker | Register::Cell(..) | Register::Count(..) | Register::Share(..) => {
+                false
+            }
+        }
+    }
+
+    /// Whether what it holds removes something: a kill, or a deleted version.
+    pub fn kills(&self, held: &Held) -> bool {
+        match self {
+            Register::Cell(..) => held.value.is_none(),
+            _ => self.is_kill(),
+        }
+    }
+}
+
 impl Held {
     fn of_stamp(stamp: Stamp) -> Held {
         Held { stamp, value: None }
@@ -120,6 +149,17 @@ pub fn registers(row: &Row) -> Vec<(Register, Held)> {
         for cell in &column.cells {
             let held = Held { stamp: cell.stamp, value: cell.value.clone() };
             all.push((Register::Cell(name(), cell.timestamp), held));
+        }
+        for share in column.shares() {
+            let register = match share.is_counter() {
+                true => Register::Count(name(), share.origin()),
+                false => Register::Share(name(), share.origin()),
+            };
+            all.push((register, Held { stamp: share.stamp, value: Some(share.value.clone()) }));
+        }
+        for seen in column.shares.iter().flat_map(|shares| &shares.seen) {
+            let register = Register::Seen(name(), seen.until);
+            all.push((register, Held::of_stamp(seen.by)));
         }
     }
     all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -167,7 +207,7 @@ pub fn lagging(first: (&Row, Knowledge<'_>), second: (&Row, Knowledge<'_>)) -> F
         let verdict = match (has(in_a, &held), has(in_b, &held)) {
             (true, true) if in_a == in_b => Verdict::Alike,
             (true, true) => Verdict::Differs,
-            _ if is_kill(&name, &held) && held.stamp.hlc < floor => Verdict::Alike,
+            _ if name.kills(&held) && held.stamp.hlc < floor => Verdict::Alike,
             (false, _) => judge(&held, &first.1, &second.1),
             (true, false) => judge(&held, &second.1, &first.1),
         };
@@ -197,14 +237,6 @@ fn judge(held: &Held, lacks: &Knowledge<'_>, has: &Knowledge<'_>) -> Verdict {
     }
 }
 
-fn is_kill(name: &Register, held: &Held) -> bool {
-    match name {
-        Register::Tombstone | Register::ColumnTombstone(_) | Register::Trim(..) => true,
-        Register::Cell(..) => held.value.is_none(),
-        Register::Marker => false,
-    }
-}
-
 fn has(held: Option<&Held>, wanted: &Held) -> bool {
     held.is_some_and(|held| held.stamp == wanted.stamp)
 }
@@ -227,7 +259,9 @@ fn cell_diff(name: &Register, first: Option<&Held>, second: Option<&Held>) -> Ce
 
 /// Whether a reader could see the row, were nothing expired by the clock alone.
 pub fn lives(row: &Row) -> bool {
-    let has_cell = |column: &crate::row::Column| column.cells.iter().any(|c| c.value.is_some());
+    let has_cell = |column: &crate::row::Column| {
+        column.cells.iter().any(|cell| cell.value.is_some()) || !column.shares().is_empty()
+    };
     row.marker.is_some() || row.columns.iter().any(has_cell)
 }
 

@@ -19,6 +19,9 @@ pub struct Entry {
     pub origin_lsn: Lsn,
     /// The schema it was judged under.
     pub schema: SchemaNumber,
+    /// With several writers: what its origin had applied of each other origin when it made it.
+    /// `None`: it does not tell.
+    pub seen: Option<Vec<Stamp>>,
     /// What changed.
     pub body: EntryBody,
 }

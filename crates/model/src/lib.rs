@@ -24,6 +24,7 @@ pub mod change;
 pub mod check;
 pub mod clock;
 pub mod compression;
+pub mod conflict;
 pub mod diff;
 pub mod entry;
 pub mod error;
@@ -33,7 +34,9 @@ pub mod ids;
 pub mod key;
 pub mod limits;
 pub mod row;
+pub mod rule;
 pub mod schema;
+pub mod share;
 pub mod show;
 pub mod value;
 

@@ -18,6 +18,10 @@ pub const READ_COLUMNS_MAX: usize = 1024;
 pub const WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Defined columns of a table.
 pub const DEFINED_COLUMNS_MAX: usize = 32;
+/// Columns of a table that have a conflict rule of their own.
+pub const RULES_MAX: usize = 1024;
+/// Regions that have a priority in conflicts: as many as a table has replicas.
+pub const PRIORITY_REGIONS_MAX: usize = 10;
 /// Rows of one BatchGetRow.
 pub const BATCH_GET_ROWS_MAX: usize = 100;
 /// Rows of one BatchWriteRow.

@@ -8,10 +8,11 @@
 //!
 //! Trims of one column are kept as the set of those that no other trim covers: with "the latest
 //! trim wins" an older trim with a higher bound would be forgotten, and a late cell under it
-//! would live in one region only.
+//! would live in one region only. Columns with a rule hold shares beside (`share.rs`).
 
 use crate::hlc::{Hlc, Stamp};
 use crate::ids::Timestamp;
+use crate::share::{Share, Shares};
 use crate::value::{Text, Value};
 
 /// All that a region knows of one row.
@@ -36,6 +37,8 @@ pub struct Column {
     pub trims: Vec<Trim>,
     /// Versions, newest first, one per timestamp.
     pub cells: Vec<Cell>,
+    /// What was written under a rule of its own; never bare.
+    pub shares: Option<Box<Shares>>,
 }
 
 /// Kills the versions with a timestamp below its bound and a stamp at or below its own.
@@ -98,11 +101,35 @@ pub fn add_trim(trims: &mut Vec<Trim>, trim: Trim) {
 impl Column {
     /// A column of which nothing is known.
     pub fn new(name: Text) -> Column {
-        Column { name, tombstone: None, trims: Vec::new(), cells: Vec::new() }
+        Column { name, tombstone: None, trims: Vec::new(), cells: Vec::new(), shares: None }
     }
 
-    fn is_bare(&self) -> bool {
-        self.tombstone.is_none() && self.trims.is_empty() && self.cells.is_empty()
+    /// Whether nothing at all is known of it.
+    pub fn is_bare(&self) -> bool {
+        self.tombstone.is_none()
+            && self.trims.is_empty()
+            && self.cells.is_empty()
+            && self.shares.is_none()
+    }
+
+    /// Its shares, to add to.
+    pub fn shares_mut(&mut self) -> &mut Shares {
+        self.shares.get_or_insert_default()
+    }
+
+    /// Its living shares.
+    pub fn shares(&self) -> &[Share] {
+        self.shares.as_deref().map_or(&[], |shares| &shares.list)
+    }
+
+    /// Changes the shares, if there are any.
+    pub fn change_shares(&mut self, change: impl FnOnce(&mut Shares)) {
+        if let Some(shares) = &mut self.shares {
+            change(shares);
+            if shares.is_bare() {
+                self.shares = None;
+            }
+        }
     }
 
     /// Sets a version, unless a greater stamp has set it.
@@ -138,6 +165,9 @@ impl Column {
         for cell in &other.cells {
             self.set(cell.clone());
         }
+        if let Some(shares) = &other.shares {
+            self.shares_mut().merge(shares);
+        }
     }
 
     /// Removes what the kills cover.
@@ -150,6 +180,7 @@ impl Column {
             }
         }
         let floor = self.tombstone.max(row_tombstone);
+        self.change_shares(|shares| shares.settle(floor));
         let trims = &self.trims;
         self.cells.retain(|cell| {
             floor.is_none_or(|stamp| cell.stamp >= stamp)
@@ -225,6 +256,7 @@ impl Row {
         }
         for column in &mut self.columns {
             column.cells.retain(|cell| !expiry.kills(cell));
+            column.change_shares(|shares| shares.expire(expiry));
         }
         self.columns.retain(|column| !column.is_bare());
     }
@@ -238,6 +270,7 @@ impl Row {
             column.tombstone = column.tombstone.filter(|stamp| !old(*stamp));
             column.trims.retain(|trim| !old(trim.stamp));
             column.cells.retain(|cell| cell.value.is_some() || !old(cell.stamp));
+            column.change_shares(|shares| shares.purge(horizon));
         }
         self.columns.retain(|column| !column.is_bare());
     }
@@ -247,7 +280,8 @@ impl Row {
         let of_column = |column: &Column| {
             let trims = column.trims.iter().map(|trim| trim.stamp).max();
             let cells = column.cells.iter().map(|cell| cell.stamp).max();
-            column.tombstone.max(trims).max(cells)
+            let shares = column.shares.as_ref().and_then(|shares| shares.stamp_max());
+            column.tombstone.max(trims).max(cells).max(shares)
         };
         self.columns.iter().filter_map(of_column).max().max(self.tombstone).max(self.marker)
     }

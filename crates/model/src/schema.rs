@@ -2,6 +2,7 @@
 
 use crate::ids::SchemaNumber;
 use crate::key::KeyKind;
+use crate::rule::ConflictRules;
 use crate::value::{Text, ValueKind};
 
 /// A primary key column.
@@ -35,6 +36,9 @@ pub struct TableOptions {
     pub deviation_seconds: i64,
     /// Whether UpdateRow is allowed.
     pub allow_update: bool,
+    /// How conflicts are decided, where several regions write column by column. `None`: no rule
+    /// was ever set; once there are rules, rows may hold what was written under them.
+    pub rules: Option<ConflictRules>,
 }
 
 impl Default for TableOptions {
@@ -44,6 +48,7 @@ impl Default for TableOptions {
             max_versions: 1,
             deviation_seconds: 86_400,
             allow_update: true,
+            rules: None,
         }
     }
 }

@@ -143,7 +143,7 @@ fn walk_columns<'a>(
             continue;
         }
         found = true;
-        if taker.column(column) && !cells.all(|cell| taker.cell(column, cell)) {
+        if taker.column(column) && !cells.all(|cell| taker.cell(column, &cell)) {
             return true;
         }
     }

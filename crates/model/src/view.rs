@@ -3,6 +3,8 @@
 //! Expiry is judged by the clock that is handed in, and by what the partition has logged as
 //! expired: a longer time to live does not bring back what had expired.
 
+use std::borrow::Cow;
+
 use crate::change::Projection;
 use crate::filter::FilterCells;
 use crate::hlc::Stamp;
@@ -10,6 +12,7 @@ use crate::ids::Timestamp;
 use crate::key::{KeyValue, PrimaryKey};
 use crate::row::{Cell, Column, Row, Trim};
 use crate::schema::{Schema, TableOptions};
+use crate::share::Share;
 use crate::value::{Text, Value};
 
 /// Under which rules a row is looked at. Made once per request, used for every row.
@@ -37,16 +40,28 @@ impl View {
         }
     }
 
-    /// The live versions of a column, newest first, as many as the table keeps.
-    pub fn versions<'a>(&self, column: &'a Column) -> impl Iterator<Item = &'a Cell> + use<'a> {
+    /// The live versions of a column, newest first, as many as the table keeps. A column with
+    /// shares shows one, which its rule makes of them.
+    pub fn versions<'a>(
+        &self,
+        column: &'a Column,
+    ) -> impl Iterator<Item = Cow<'a, Cell>> + use<'a> {
         let view = *self;
-        column.cells.iter().filter(move |cell| view.lives(cell)).take(self.max_versions as usize)
+        let plain = column.cells.iter().filter(move |cell| view.lives(cell));
+        let shares = column.shares.as_deref();
+        let face =
+            shares.and_then(|shares| shares.face(plain.clone(), |share| view.share_lives(share)));
+        let plain_max = if face.is_some() { 0 } else { self.max_versions as usize };
+        face.map(Cow::Owned).into_iter().chain(plain.take(plain_max).map(Cow::Borrowed))
     }
 
     /// Whether a row exists: its marker or a cell lives.
     pub fn exists(&self, row: &Row) -> bool {
         row.marker.is_some_and(|marker| self.marker_lives(marker))
-            || row.columns.iter().any(|column| column.cells.iter().any(|cell| self.lives(cell)))
+            || row.columns.iter().any(|column| {
+                column.cells.iter().any(|cell| self.lives(cell))
+                    || column.shares().iter().any(|share| self.share_lives(share))
+            })
     }
 
     /// Whether no version is too old to be shown.
@@ -54,10 +69,16 @@ impl View {
         self.alive_from == Timestamp(i64::MIN) && self.expiry.is_none()
     }
 
-    fn lives(&self, cell: &Cell) -> bool {
+    pub(crate) fn lives(&self, cell: &Cell) -> bool {
         cell.value.is_some()
             && cell.timestamp >= self.alive_from
             && !self.expiry.is_some_and(|expiry| expiry.kills(cell))
+    }
+
+    /// A share counts as a cell whose timestamp is its moment.
+    pub(crate) fn share_lives(&self, share: &Share) -> bool {
+        share.stamp.hlc.timestamp() >= self.alive_from
+            && !self.expiry.is_some_and(|expiry| share.is_expired(&expiry))
     }
 
     /// The marker is a cell whose timestamp is its moment.
@@ -110,7 +131,7 @@ pub(crate) fn versions<'a>(
     view: &View,
     projection: Option<&Projection>,
     column: &'a Column,
-) -> impl Iterator<Item = &'a Cell> + use<'a> {
+) -> impl Iterator<Item = Cow<'a, Cell>> + use<'a> {
     let range = projection.and_then(|projection| projection.time_range);
     let bound = projection.and_then(|projection| projection.max_versions).unwrap_or(u32::MAX);
     view.versions(column).filter(move |cell| in_range(range, cell.timestamp)).take(bound as usize)

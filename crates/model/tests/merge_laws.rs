@@ -12,8 +12,10 @@ use isthmus_model::check::{CheckedChange, CheckedKey};
 use isthmus_model::hlc::{Hlc, HlcClock, Stamp};
 use isthmus_model::ids::{Origin, SchemaNumber, Timestamp};
 use isthmus_model::key::{KeyKind, KeyValue, PrimaryKey};
-use isthmus_model::row::{Cell, Row, Trim, add_trim};
+use isthmus_model::row::{Cell, Column, Row, Trim, add_trim};
+use isthmus_model::rule::{ConflictRules, Rule};
 use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
+use isthmus_model::share::{Seen, Share, ShareKind};
 use isthmus_model::show::View;
 use isthmus_model::value::{Text, Value};
 
@@ -148,8 +150,35 @@ fn any_delta(chance: &mut Chance, names: &Names, stamp: Stamp) -> Row {
         if chance.one_in(3) {
             add_trim(&mut column.trims, Trim { below: Timestamp(chance.below(7) as i64), stamp });
         }
+        if chance.one_in(2) {
+            any_shares(chance, column, stamp);
+        }
     }
     row
+}
+
+fn any_shares(chance: &mut Chance, column: &mut Column, stamp: Stamp) {
+    let kinds =
+        [ShareKind::Counter, ShareKind::Max, ShareKind::Priority(stamp.origin.0), ShareKind::Set];
+    let kind = kinds[chance.below(kinds.len())];
+    // A counter that goes on has begun where the one before it has, or later.
+    let first = match kind {
+        ShareKind::Counter => Stamp { hlc: Hlc(stamp.hlc.0 & !0xffff | 1), ..stamp },
+        _ => stamp,
+    };
+    let value = Value::Integer(stamp.hlc.0 as i64);
+    let timestamp = Timestamp(chance.below(6) as i64);
+    let shares = column.shares_mut();
+    shares.add(Share { kind, first, stamp, timestamp, value });
+    for _ in 0..chance.below(3) {
+        let moment = chance.below(12);
+        shares.see(Seen { until: case_stamp(moment as u64), by: stamp });
+    }
+}
+
+/// The moments of a case. They may be alike between origins, never within one.
+fn case_stamp(n: u64) -> Stamp {
+    Stamp { hlc: Hlc(1 + n / 3 + ((n / 6) << 16)), origin: Origin((n % 3) as u8) }
 }
 
 /// The state of a region that has seen some of the changes, in any order.
@@ -165,11 +194,9 @@ fn any_state(chance: &mut Chance, changes: &[State]) -> State {
 fn merge_is_commutative_associative_and_idempotent() {
     let names = Names::new();
     for_each_case(|chance| {
-        // One stamp per change: moments may be alike between origins, never within one.
+        // One stamp per change.
         let count = 2 + chance.below(5);
-        let mut stamps: Vec<Stamp> = (0..12u64)
-            .map(|n| Stamp { hlc: Hlc(1 + n / 3 + ((n / 6) << 16)), origin: Origin((n % 3) as u8) })
-            .collect();
+        let mut stamps: Vec<Stamp> = (0..12u64).map(case_stamp).collect();
         let changes: Vec<State> = (0..count)
             .map(|_| {
                 let stamp = stamps.swap_remove(chance.below(stamps.len()));
@@ -249,7 +276,10 @@ fn any_update(chance: &mut Chance, names: &Names, wall: i64) -> CellChange {
 }
 
 fn any_write(chance: &mut Chance, name: Text, timestamp: Timestamp) -> CellWrite {
-    let value = Value::Integer(chance.below(100) as i64);
+    let value = match chance.one_in(4) {
+        true => Value::String(Text::from(format!("[{}]", chance.below(9)))),
+        false => Value::Integer(chance.below(100) as i64),
+    };
     CellWrite { name, value, timestamp: chance.one_in(2).then_some(timestamp) }
 }
 
@@ -317,7 +347,12 @@ fn client_writes(
     let row = needs_row(&change, granularity).then_some(&region.row);
     let applied = match apply(&context, row, &key, &change) {
         Ok(applied) => applied,
-        Err(Refusal::ConditionFailed) => return None,
+        Err(
+            Refusal::ConditionFailed
+            | Refusal::NoSet { .. }
+            | Refusal::CounterOfNonInteger { .. }
+            | Refusal::IncrementOfNonInteger { .. },
+        ) => return None,
         Err(refusal) => panic!("{refusal}"),
     };
     let before = region.row.clone();
@@ -332,6 +367,13 @@ fn client_writes(
     Some(Entry::Row(stamp, applied.delta))
 }
 
+fn any_rules(chance: &mut Chance) -> ConflictRules {
+    let all = [Rule::LastWriter, Rule::Priority, Rule::Max, Rule::Min, Rule::Counter, Rule::Set];
+    let mut rule = || all[chance.below(all.len())];
+    let columns = COLUMNS.iter().map(|name| (Text::from(*name), rule())).collect();
+    ConflictRules { default: Rule::LastWriter, columns, priority: vec![Origin(2), Origin(3)] }
+}
+
 /// What the base region logs besides rows.
 fn base_writes(region: &mut Region, chance: &mut Chance, wall: i64) -> Option<Entry> {
     let stamp = region.stamp(wall);
@@ -339,7 +381,9 @@ fn base_writes(region: &mut Region, chance: &mut Chance, wall: i64) -> Option<En
         let next = region.schema.number.0 + 1;
         let max_versions = 1 + chance.below(3) as u32;
         let time_to_live = chance.one_in(2).then_some(1 + chance.below(2) as u32);
-        Entry::Schema(stamp, schema(next, max_versions, time_to_live))
+        let mut schema = schema(next, max_versions, time_to_live);
+        schema.options.rules = Some(any_rules(chance));
+        Entry::Schema(stamp, schema)
     } else {
         let below = Timestamp(wall - 3 + chance.below(4) as i64);
         if region.expiry.is_some_and(|known| known.below >= below) {
@@ -367,11 +411,15 @@ fn deliver(region: &mut Region, chance: &mut Chance, wall: i64) {
 #[test]
 fn regions_that_have_seen_the_same_entries_hold_the_same_rows() {
     let names = Names::new();
-    let schema = schema(1, 2, None);
     for_each_case(|chance| {
-        let granularity = match chance.one_in(2) {
-            true => Granularity::Change,
-            false => Granularity::WholeRow,
+        let mut schema = schema(1, 2, None);
+        let granularity = match chance.below(4) {
+            0 => Granularity::Change,
+            1 => Granularity::WholeRow,
+            _ => {
+                schema.options.rules = Some(any_rules(chance));
+                Granularity::ByRule
+            }
         };
         let mut wall = 1_000_000;
         let mut regions: Vec<Region> = (1..=REGIONS as u8)

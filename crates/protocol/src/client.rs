@@ -222,6 +222,7 @@ fn options(wire: &messages::TableOptions) -> Result<TableOptions> {
         max_versions: max_versions.map_err(|_| malformed())?.unwrap_or(default.max_versions),
         deviation_seconds: wire.deviation_cell_version_in_sec.unwrap_or(default.deviation_seconds),
         allow_update: wire.allow_update.unwrap_or(default.allow_update),
+        ..default
     })
 }
 

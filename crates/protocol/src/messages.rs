@@ -46,6 +46,22 @@ pub(crate) struct DefinedColumnSchema {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(crate) struct AddDefinedColumnRequest {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub(crate) table_name: Option<Bytes>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) columns: Vec<DefinedColumnSchema>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct DeleteDefinedColumnRequest {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub(crate) table_name: Option<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub(crate) columns: Vec<Bytes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(crate) struct TableMeta {
     #[prost(bytes = "bytes", optional, tag = "1")]
     pub(crate) table_name: Option<Bytes>,

@@ -38,6 +38,10 @@ pub enum Operation {
     UpdateTable(UpdateTable),
     /// Deletes the table of that name.
     DeleteTable(Text),
+    /// Adds columns to the schema.
+    AddDefinedColumn(AddDefinedColumn),
+    /// Takes columns out of the schema.
+    DeleteDefinedColumn(DeleteDefinedColumn),
     /// Reads a row.
     GetRow(GetRow),
     /// Replaces a row.
@@ -96,6 +100,24 @@ pub struct UpdateTable {
     pub reserved: Option<ThroughputChange>,
     /// Options, where they are to change.
     pub options: Option<OptionsChange>,
+}
+
+/// Adds columns to the schema of a table; at least one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AddDefinedColumn {
+    /// Name of the table.
+    pub table: Text,
+    /// The columns, each name once.
+    pub columns: Vec<DefinedColumn>,
+}
+
+/// Takes columns out of the schema of a table; at least one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeleteDefinedColumn {
+    /// Name of the table.
+    pub table: Text,
+    /// Names of the columns.
+    pub columns: Vec<Text>,
 }
 
 /// Reserved throughput: the parts that are to change.
@@ -339,7 +361,7 @@ pub enum ServeMode {
 }
 
 /// The path of each operation.
-pub const PATHS: [&str; 20] = [
+pub const PATHS: [&str; 22] = [
     "/GetRow",
     "/PutRow",
     "/UpdateRow",
@@ -352,6 +374,8 @@ pub const PATHS: [&str; 20] = [
     "/DescribeTable",
     "/UpdateTable",
     "/DeleteTable",
+    "/AddDefinedColumn",
+    "/DeleteDefinedColumn",
     "/CreateGlobalTable",
     "/BindGlobalTable",
     "/UnbindGlobalTable",
@@ -390,6 +414,8 @@ pub fn decode(path: &str, body: Bytes) -> Result<Operation, ProtocolError> {
         "/DescribeTable" => table::name(body).map(Operation::DescribeTable),
         "/UpdateTable" => table::update(body).map(Operation::UpdateTable),
         "/DeleteTable" => table::name(body).map(Operation::DeleteTable),
+        "/AddDefinedColumn" => table::add_columns(body).map(Operation::AddDefinedColumn),
+        "/DeleteDefinedColumn" => table::delete_columns(body).map(Operation::DeleteDefinedColumn),
         "/CreateGlobalTable" => global::create(body).map(Operation::CreateGlobalTable),
         "/BindGlobalTable" => global::bind(body).map(Operation::BindGlobalTable),
         "/UnbindGlobalTable" => global::unbind(body).map(Operation::UnbindGlobalTable),
@@ -411,6 +437,8 @@ impl Operation {
             Operation::DescribeTable(_) => "/DescribeTable",
             Operation::UpdateTable(_) => "/UpdateTable",
             Operation::DeleteTable(_) => "/DeleteTable",
+            Operation::AddDefinedColumn(_) => "/AddDefinedColumn",
+            Operation::DeleteDefinedColumn(_) => "/DeleteDefinedColumn",
             Operation::GetRow(_) => "/GetRow",
             Operation::PutRow(_) => "/PutRow",
             Operation::UpdateRow(_) => "/UpdateRow",

@@ -18,6 +18,8 @@ pub const FORMAT: u32 = 3;
 pub const FORMAT_OF_OFFERS: u32 = 2;
 /// The first format with LZ4, and with parcels packed against a dictionary or replaced values.
 pub const FORMAT_OF_CODECS: u32 = 3;
+/// The first format in which entries tell what their origin had seen, and rows hold shares.
+pub const FORMAT_OF_SEEN: u32 = 3;
 
 /// One message of either side.
 #[derive(Clone, PartialEq, prost::Message)]

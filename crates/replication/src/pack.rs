@@ -184,6 +184,8 @@ pub struct Stretch {
     pub after: Lsn,
     /// How.
     pub method: Method,
+    /// Whether entries tell what their origin had seen.
+    pub tells: bool,
 }
 
 /// The stretches packed last, shared by the links of all peers, and the dictionaries of tables.
@@ -317,8 +319,12 @@ mod tests {
     #[test]
     fn packed_stretches_are_kept_by_place_and_method_within_bounds() {
         let logs = PackedLogs::default();
-        let stretch =
-            |after: u64, method| Stretch { partition: PartitionId(1), after: Lsn(after), method };
+        let stretch = |after: u64, method| Stretch {
+            partition: PartitionId(1),
+            after: Lsn(after),
+            method,
+            tells: true,
+        };
         let log = |bytes: usize| PackedLog {
             to: Lsn(9),
             bytes,

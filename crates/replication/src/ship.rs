@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_model::clock::Clock;
 use isthmus_model::compression::Compression;
+use isthmus_model::entry::Entry;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use isthmus_store::codec::Corrupt;
@@ -28,8 +29,8 @@ use prost::Message;
 
 use crate::error::ReplicationError;
 use crate::frame::{
-    Body, Close, CopyChunk, CopyWant, FORMAT_OF_OFFERS, FaultKind, Follow, Frame, Hello, Open,
-    Packed, Parcel, Promise, Records,
+    Body, Close, CopyChunk, CopyWant, FORMAT_OF_OFFERS, FORMAT_OF_SEEN, FaultKind, Follow, Frame,
+    Hello, Open, Packed, Parcel, Promise, Records,
 };
 use crate::horizon::SafeTimes;
 use crate::limits::{
@@ -617,6 +618,7 @@ impl Outbound {
     }
 
     fn work(&mut self, partition: PartitionId) -> Result<Option<Frame>, ReplicationError> {
+        let format = self.format();
         let Some(shipping) = self.links.get_mut(&partition) else { return Ok(None) };
         let Some(action) = shipping.link.next() else { return Ok(None) };
         let began = self.shared.clock.monotonic();
@@ -646,7 +648,7 @@ impl Outbound {
                 shipping.check_age(&self.shared)?;
                 shipping.send_wanted(partition, *offer, start, end.as_ref())?
             }
-            Action::Send(after) => shipping.send_log(partition, *after, &self.shared)?,
+            Action::Send(after) => shipping.send_log(partition, *after, format, &self.shared)?,
         };
         shipping.link.done(&action);
         let now = self.shared.clock.monotonic();
@@ -699,9 +701,11 @@ impl Shipping {
         &mut self,
         partition: PartitionId,
         after: Lsn,
+        format: u32,
         shared: &Shared,
     ) -> Result<Option<Body>, ReplicationError> {
-        let stretch = Stretch { partition, after, method: self.method };
+        let tells = format >= FORMAT_OF_SEEN;
+        let stretch = Stretch { partition, after, method: self.method, tells };
         let log = match shared.packed.get(stretch).filter(|log| self.may_ship(log, shared)) {
             Some(log) => log,
             None => match self.pack_log(stretch, shared) {
@@ -747,14 +751,14 @@ impl Shipping {
         stretch: Stretch,
         shared: &Shared,
     ) -> Result<Option<PackedLog>, ReplicationError> {
-        let Stretch { partition, after, method } = stretch;
+        let Stretch { partition, after, method, tells } = stretch;
         let bytes_max = self.brake.parcel_bytes(shared.parcel_bytes_max);
         let slice = self.table.read_log(after, bytes_max)?;
         if slice.to <= after {
             return Ok(None);
         }
         let records = if self.table.spec().writers.are_many() {
-            vec![own_entries(partition, &slice, after, shared.origin())?]
+            vec![own_entries(partition, &slice, after, shared.origin(), tells)?]
         } else {
             // Every record is this region's own and goes as it is.
             slice.records
@@ -834,20 +838,23 @@ fn oldest_millis(table: &Table, held: Lsn, own: Origin) -> Option<i64> {
     last
 }
 
-/// One record with what this region itself has accepted.
+/// One record with what this region itself has accepted. With `tells` the entries tell what it had
+/// seen of others.
 fn own_entries(
     partition: PartitionId,
     slice: &LogSlice,
     after: Lsn,
     origin: Origin,
+    tells: bool,
 ) -> Result<Bytes, ReplicationError> {
     let mut own = RecordBuilder::new(after.next());
     for record in &slice.records {
         let (_, entries) = decode_record(record).map_err(damaged_log)?;
-        entries
-            .iter()
-            .filter(|entry| entry.stamp.origin == origin && entry.lsn > after)
-            .for_each(|entry| own.push(entry));
+        let of_own = |entry: &Entry| entry.stamp.origin == origin && entry.lsn > after;
+        for mut entry in entries.into_iter().filter(of_own) {
+            entry.seen = entry.seen.filter(|_| tells);
+            own.push(&entry);
+        }
     }
     own.cover(slice.to);
     // The parcel is compressed as a whole.

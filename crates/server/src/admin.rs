@@ -7,6 +7,7 @@
 mod global_tables;
 mod jobs;
 mod links;
+mod tables;
 
 use std::sync::Arc;
 
@@ -55,6 +56,7 @@ impl AdminApi {
             .merge(jobs::routes())
             .merge(global_tables::routes())
             .merge(links::routes())
+            .merge(tables::routes())
             .layer(from_fn_with_state(self.clone(), check_caller));
         let scraped = Router::new()
             .route("/metrics", get(scrape))

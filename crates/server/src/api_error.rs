@@ -31,6 +31,11 @@ impl ApiError {
         ApiError::new(ErrorCode::ParameterInvalid, message)
     }
 
+    /// Something here is broken.
+    pub fn internal() -> ApiError {
+        ApiError::new(ErrorCode::InternalServerError, "Internal server error.")
+    }
+
     /// The table is not there.
     pub fn no_table() -> ApiError {
         ApiError::new(ErrorCode::ObjectNotExist, "Requested table does not exist.")

@@ -308,6 +308,8 @@ impl PublicApi {
             Operation::DescribeTable(name) => self.tables.describe(&name),
             Operation::UpdateTable(update) => self.tables.update(update).await,
             Operation::DeleteTable(name) => self.tables.delete(&name).await,
+            Operation::AddDefinedColumn(add) => self.tables.add_columns(add).await,
+            Operation::DeleteDefinedColumn(delete) => self.tables.delete_columns(delete).await,
             Operation::CreateGlobalTable(_)
             | Operation::BindGlobalTable(_)
             | Operation::UnbindGlobalTable(_)

@@ -7,7 +7,8 @@
 //! ```no_run
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = isthmus_server::config::Config::load("r1/isthmus.toml".as_ref())?;
-//! isthmus_server::serve(config, std::future::pending()).await?;
+//! let clock = std::sync::Arc::new(isthmus_model::clock::SystemClock);
+//! isthmus_server::serve(config, clock, std::future::pending()).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -35,7 +36,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::clock::{Clock, SystemClock};
+use isthmus_model::clock::Clock;
 use isthmus_model::ids::Origin;
 use isthmus_store::engine::{EngineError, rocks};
 use isthmus_store::{Store, StoreError, StoreOptions};
@@ -89,8 +90,11 @@ pub enum ServerError {
 }
 
 /// Serves a region until `shutdown` is done; then lets requests in work end and closes the store.
-pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+pub async fn serve(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
     let tls = read_tls(&config)?;
     let ports = Ports::open(&config).await?;
     let store = open_store(&config, clock.clone())?;
@@ -106,6 +110,7 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
     node.spawn(node.clone().keep_reconciled(stopped.clone()));
     node.spawn(node.clone().keep_up(stopped.clone()));
     node.spawn(node.clone().keep_digests(stopped.clone()));
+    node.spawn(node.clone().watch_clocks(stopped.clone()));
     node.spawn(node.clone().keep_scrubbed(stopped.clone()));
     node.spawn(node.clone().keep_gauge(stopped.clone()));
     node.spawn(node.clone().keep_probing(stopped.clone()));

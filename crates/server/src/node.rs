@@ -4,6 +4,8 @@
 //! links obey it, and obeys again after every start. Nothing here touches a row.
 
 mod change;
+mod clocks;
+mod conflicts;
 pub mod events;
 mod gauge;
 mod global_tables;
@@ -14,6 +16,7 @@ mod plan;
 mod reach;
 mod reconcile;
 mod retention;
+mod schema;
 mod scrub;
 pub(crate) mod tell;
 mod upkeep;
@@ -23,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_control::clocks::Clocks;
 use isthmus_control::global_table::{GlobalTable, Serve, Sync};
 use isthmus_model::clock::Clock;
 use isthmus_model::ids::{Origin, PartitionId, TableId};
@@ -81,6 +85,7 @@ pub struct Node {
     requests: Requests,
     probes: Probes,
     copies: Copies,
+    clocks: Mutex<Clocks>,
 }
 
 /// Why a node cannot start.
@@ -157,6 +162,7 @@ impl Node {
             requests: Requests::default(),
             probes,
             copies,
+            clocks: Mutex::new(Clocks::new(config.peer.clock_skew_max_ms as i64)),
             serving_since_millis: clock.wall_millis(),
             config,
             store,
@@ -277,7 +283,8 @@ impl Node {
             Some(record) if !record.table.writes(&self.config.region.name) => {
                 Err(self.not_written_here(&record.table))
             }
-            _ => Ok(table),
+            Some(_) => self.check_clock().map(|()| table),
+            None => Ok(table),
         }
     }
 

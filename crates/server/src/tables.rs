@@ -8,12 +8,12 @@ use isthmus_model::ids::{Epoch, Origin, PartitionId, SchemaNumber, TableId};
 use isthmus_model::schema::{Schema, TableOptions};
 use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
-use isthmus_protocol::request::{CreateTable, UpdateTable};
+use isthmus_protocol::request::{AddDefinedColumn, CreateTable, DeleteDefinedColumn, UpdateTable};
 use isthmus_protocol::response::{
     TableDescription, TableStatus, Throughput, encode_describe_table, encode_empty,
     encode_list_table, encode_update_table,
 };
-use isthmus_store::{TableSpec, Writers, Writing};
+use isthmus_store::{StoreError, TableSpec, Writers, Writing};
 
 use crate::api_error::ApiError;
 use crate::node::Node;
@@ -121,6 +121,47 @@ impl Tables {
         }
         let spec = table.spec();
         Ok(encode_update_table(&spec.schema.options, no_throughput(&spec)))
+    }
+
+    /// AddDefinedColumn.
+    pub async fn add_columns(&self, add: AddDefinedColumn) -> Result<Bytes, ApiError> {
+        self.change_columns(&add.table, move |schema| {
+            let mut schema = schema.clone();
+            schema.defined_columns.extend(add.columns.iter().cloned());
+            check_schema(&schema)?;
+            Ok(schema)
+        })
+        .await
+    }
+
+    /// DeleteDefinedColumn. What rows hold in the column stays, as an attribute like any other.
+    pub async fn delete_columns(&self, delete: DeleteDefinedColumn) -> Result<Bytes, ApiError> {
+        self.change_columns(&delete.table, move |schema| {
+            let mut schema = schema.clone();
+            for name in &delete.columns {
+                let place = schema.defined_columns.iter().position(|known| known.name == *name);
+                let Some(place) = place else {
+                    let message = format!("The defined column does not exist: '{name}'.");
+                    return Err(ApiError::invalid(message));
+                };
+                schema.defined_columns.remove(place);
+            }
+            Ok(schema)
+        })
+        .await
+    }
+
+    async fn change_columns(
+        &self,
+        table: &Text,
+        change: impl Fn(&Schema) -> Result<Schema, ApiError>,
+    ) -> Result<Bytes, ApiError> {
+        let table = self.node.changeable(table.as_str())?;
+        // Judged before it is queued, so that a wrong one costs nothing, and again in its turn.
+        change(&table.schema())?;
+        let refused = |error: ApiError| StoreError::BadSchema(error.message);
+        table.change_schema(|schema| change(schema).map_err(refused)).await?;
+        Ok(encode_empty())
     }
 
     /// DeleteTable.

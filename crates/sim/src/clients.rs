@@ -10,10 +10,11 @@ use isthmus_model::change::{
 use isthmus_model::check::{CheckedChange, check_change};
 use isthmus_model::clock::Clock;
 use isthmus_model::error::Outcome;
-use isthmus_model::ids::{PartitionId, Timestamp};
+use isthmus_model::ids::{Origin, PartitionId, Timestamp};
 use isthmus_model::key::KeyValue;
-use isthmus_model::schema::Schema;
-use isthmus_model::value::Value;
+use isthmus_model::rule::{ConflictRules, Rule};
+use isthmus_model::schema::{DefinedColumn, Schema};
+use isthmus_model::value::{Text, Value, ValueKind};
 use isthmus_store::{Pending, StoreError, Table, Written};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -21,7 +22,7 @@ use rand::rngs::SmallRng;
 use crate::checkers::acked;
 use crate::node::Life;
 use crate::observer::Observer;
-use crate::options::TablePlan;
+use crate::options::{Nature, TablePlan};
 
 type Results = Vec<Result<Written, StoreError>>;
 
@@ -45,15 +46,20 @@ pub(crate) struct Clients {
     /// Numbers that servers gave.
     given: Vec<(PartitionId, i64)>,
     pub(crate) acknowledged: u64,
+    /// One in so many requests to a base changes a schema.
+    schema_one_in: u32,
+    pub(crate) schema_changes: u64,
 }
 
 impl Clients {
     /// Nobody has asked yet.
-    pub(crate) fn new(rng: SmallRng, keys: u32, big_rows: bool) -> Clients {
+    pub(crate) fn new(rng: SmallRng, nature: &Nature, schema_one_in: u32) -> Clients {
         Clients {
             rng,
-            keys,
-            big_rows,
+            keys: nature.keys,
+            big_rows: nature.big_rows,
+            schema_one_in,
+            schema_changes: 0,
             next: 1,
             open: Vec::new(),
             given: Vec::new(),
@@ -84,7 +90,7 @@ impl Clients {
         if !life.roles.is_ready(plan.partition) {
             return None;
         }
-        if plan.base == node && self.rng.random_range(0..40) == 0 {
+        if plan.base == node && self.rng.random_range(0..self.schema_one_in) == 0 {
             return Some(self.change_schema(&table));
         }
         let schema = table.schema();
@@ -111,10 +117,21 @@ impl Clients {
     }
 
     fn change_schema(&mut self, table: &Table) -> String {
+        self.schema_changes += 1;
         let versions = self.rng.random_range(1..4);
         let toggles = self.rng.random_range(0..3) == 0;
+        let rules = self.rng.random::<bool>().then(|| self.rules());
+        let column: Text = format!("c{}", self.rng.random_range(0..4)).into();
         drop(table.change_schema(|schema| {
             let mut schema = schema.clone();
+            if rules.is_some() {
+                schema.options.rules = rules;
+            }
+            let defined = &mut schema.defined_columns;
+            match defined.iter().position(|known| known.name == column) {
+                Some(place) => drop(defined.remove(place)),
+                None => defined.push(DefinedColumn { name: column, kind: ValueKind::String }),
+            }
             schema.options.max_versions = versions;
             if toggles {
                 schema.options.time_to_live_seconds = match schema.options.time_to_live_seconds {
@@ -125,6 +142,15 @@ impl Clients {
             Ok(schema)
         }));
         format!("schema of {} changed to {versions} versions, {toggles}", table.name())
+    }
+
+    fn rules(&mut self) -> ConflictRules {
+        let plain = [Rule::LastWriter, Rule::Priority, Rule::Max, Rule::Min];
+        let mut any = || plain[self.rng.random_range(0..plain.len())];
+        let columns =
+            vec![("c0".into(), any()), ("c1".into(), any()), ("n0".into(), Rule::Counter)];
+        let priority = vec![Origin(2), Origin(1)];
+        ConflictRules { default: any(), columns, priority }
     }
 
     /// Looks for answers and judges them; gives what came, in words.

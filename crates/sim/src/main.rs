@@ -58,6 +58,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     Some("links") => Scenario::Links,
                     Some("verify") => Scenario::Verify,
                     Some("crashes") => Scenario::Crashes,
+                    Some("schemas") => Scenario::Schemas,
                     other => return Err(format!("there is no scenario {other:?}; {USAGE}")),
                 };
             }
@@ -77,6 +78,7 @@ fn tell(options: &Options, failure: &Failure) {
         Scenario::Links => format!("--until {until}"),
         Scenario::Verify => "--scenario verify".to_owned(),
         Scenario::Crashes => "--scenario crashes".to_owned(),
+        Scenario::Schemas => format!("--scenario schemas --until {until}"),
     };
     println!("again: cargo xtask sim --seed {} {scenario} --dump", options.seed);
 }
@@ -135,7 +137,7 @@ fn main() -> ExitCode {
     println!(
         "{acknowledged} changes acknowledged, {crashes} crashes, {digests} digests held to rows"
     );
-    if arguments.scenario == Scenario::Verify {
+    if matches!(arguments.scenario, Scenario::Verify | Scenario::Schemas) {
         println!("{tally:?}");
     }
     println!("{passed} passed, {failed} failed");

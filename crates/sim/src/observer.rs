@@ -337,7 +337,10 @@ impl Observer {
             let what = format!("{mark} was refused, and is in {entry:?}");
             return Err(Violation::of("acknowledged is kept", what));
         }
+        let schema = self.schemas.get(&(partition, entry.schema)).cloned();
+        let has_rules = schema.as_ref().is_some_and(|schema| schema.options.rules.is_some());
         let granularity = match view.spec.writers {
+            Writers::ManyByColumn if has_rules => Granularity::ByRule,
             Writers::One | Writers::ManyByColumn => Granularity::Change,
             Writers::ManyByRow => Granularity::WholeRow,
         };
@@ -361,7 +364,7 @@ impl Observer {
             entry: entry.clone(),
             granularity,
             expiry: view.state.expiry.first().copied(),
-            schema: self.schemas.get(&(partition, entry.schema)).cloned(),
+            schema,
             before,
         };
         self.known.insert((partition, entry.stamp.origin, entry.origin_lsn), known);
@@ -445,8 +448,10 @@ fn keys_of(entry: &Entry) -> impl Iterator<Item = &EncodedKey> {
 /// Whether a change with this mark is in an entry.
 fn has_mark(entry: &Entry, mark: &str) -> bool {
     let EntryBody::Rows(rows) = &entry.body else { return false };
-    let cells = rows.iter().flat_map(|row| &row.delta.columns).flat_map(|column| &column.cells);
-    cells.filter_map(|cell| cell.value.as_ref()).any(|value| match value {
+    let columns = || rows.iter().flat_map(|row| &row.delta.columns);
+    let shared = columns().flat_map(|column| column.shares()).map(|share| &share.value);
+    let cells = columns().flat_map(|column| &column.cells);
+    cells.filter_map(|cell| cell.value.as_ref()).chain(shared).any(|value| match value {
         Value::String(text) => text.as_str() == mark,
         Value::Integer(_) | Value::Double(_) | Value::Boolean(_) | Value::Binary(_) => false,
     })

@@ -30,6 +30,8 @@ pub enum Scenario {
     Verify,
     /// Power fails again and again, and digests must be what the rows say.
     Crashes,
+    /// As `Links`, and schemas change all the time.
+    Schemas,
 }
 
 /// What to run.

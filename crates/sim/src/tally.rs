@@ -19,6 +19,8 @@ pub struct Tally {
     pub rot_found: u64,
     /// Rows that were repaired.
     pub repaired: u64,
+    /// Changes of schemas that were asked for.
+    pub schema_changes: u64,
 }
 
 impl Tally {
@@ -32,5 +34,6 @@ impl Tally {
         self.rows_named += other.rows_named;
         self.rot_found += other.rot_found;
         self.repaired += other.repaired;
+        self.schema_changes += other.schema_changes;
     }
 }

@@ -28,7 +28,7 @@ use crate::disk::Disk;
 use crate::network::Network;
 use crate::node::{Asked, Life, Node};
 use crate::observer::Observer;
-use crate::options::{Nature, Options, REGIONS};
+use crate::options::{Nature, Options, REGIONS, Scenario};
 use crate::rng::{Purpose, split};
 use crate::tally::Tally;
 use crate::trace::Trace;
@@ -82,7 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
             batches: world.observer.lock().batches(),
             crashes: world.crashes,
             digests_checked: world.digests_checked,
-            tally: Tally::default(),
+            tally: Tally { schema_changes: world.clients.schema_changes, ..Tally::default() },
         }),
         Err(violation) => Err(Box::new(Failure {
             violation,
@@ -122,6 +122,7 @@ impl World {
     fn new(options: &Options) -> World {
         let nature = Nature::draw(options);
         let seed = options.seed;
+        let schema_one_in = if options.scenario == Scenario::Schemas { 3 } else { 40 };
         let time = Arc::new(WorldTime::default());
         let observer = Arc::new(Mutex::new(Observer::new(REGIONS)));
         let node = |place: usize| Node {
@@ -134,7 +135,7 @@ impl World {
         World {
             nodes: (0..REGIONS).map(node).collect(),
             network: Network::new(split(seed, Purpose::Network), nature.latency),
-            clients: Clients::new(split(seed, Purpose::Clients), nature.keys, nature.big_rows),
+            clients: Clients::new(split(seed, Purpose::Clients), &nature, schema_one_in),
             schedule: split(seed, Purpose::Schedule),
             faults: split(seed, Purpose::Faults),
             wishes: split(seed, Purpose::Wishes),

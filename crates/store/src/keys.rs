@@ -9,6 +9,7 @@ use isthmus_model::ids::PartitionId;
 use crate::codec::{Corrupt, corrupt};
 use crate::engine::Space;
 
+pub mod conflict;
 pub mod digest_mark;
 pub mod digest_page;
 pub mod digest_redo;
@@ -30,6 +31,7 @@ const KIND_DROPPED: u8 = 0x07;
 const KIND_DIGEST_PAGE: u8 = 0x08;
 const KIND_DIGEST_REDO: u8 = 0x09;
 const KIND_DIGEST_MARK: u8 = 0x0a;
+const KIND_CONFLICT: u8 = 0x0b;
 
 /// One of the logs of a partition. Its records are trimmed from the front by their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,12 +72,13 @@ impl LogOf {
 }
 
 /// All keys which belong to a partition and can be many: start inclusive, end exclusive.
-pub fn ranges_of_partition(partition: PartitionId) -> [(Space, Bytes, Bytes); 4] {
+pub fn ranges_of_partition(partition: PartitionId) -> [(Space, Bytes, Bytes); 5] {
     [
         range_of(Space::Rows, KIND_ROW, partition),
         range_of(Space::Log, KIND_LOG, partition),
         range_of(Space::Log, KIND_DIGEST_REDO, partition),
         range_of(Space::Meta, KIND_DIGEST_PAGE, partition),
+        range_of(Space::Meta, KIND_CONFLICT, partition),
     ]
 }
 

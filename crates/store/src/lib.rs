@@ -70,6 +70,7 @@ mod tail;
 
 pub use crate::core::{DurableHook, FatalHook};
 pub use error::StoreError;
+pub use keys::conflict::Noticed;
 pub use keys::partition::Watermark;
 pub use log_size::LogSize;
 pub use pending::Pending;
@@ -77,7 +78,9 @@ pub use replaced::{ReplacedValue, bytes_of};
 pub use snapshot::TableSnapshot;
 pub use spec::{TableSpec, Writers, Writing};
 pub use store::{Store, StoreOptions};
-pub use table::{Beside, CopyDone, Healed, LogSlice, Plant, RepairRow, Repaired, Table, Written};
+pub use table::{
+    Beside, ConflictCounts, CopyDone, Healed, LogSlice, Plant, RepairRow, Repaired, Table, Written,
+};
 
 #[cfg(test)]
 mod tests;

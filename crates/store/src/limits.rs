@@ -34,6 +34,10 @@ pub const REPLACE_ROWS_MAX: usize = 100_000;
 pub const NOTE_NAME_BYTES_MAX: usize = 1024;
 /// Bytes of a note.
 pub const NOTE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Conflicts kept of one table.
+pub const CONFLICTS_MAX: usize = 10_000;
+/// Bytes of the conflicts kept of one table.
+pub const CONFLICT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The engine is told to forget log records in steps of this many entries.
 pub const FORGET_STEP: u64 = 1024;
 /// Rows looked at in one step of the sweep.

@@ -33,6 +33,7 @@ use crate::keys::partition::{PartitionState, Watermark};
 use crate::limits::LOG_RECORD_BYTES;
 use crate::log_size::{LogSizes, Mark};
 use crate::spec::TableSpec;
+use crate::table::ConflictLog;
 
 /// Told how a group ended.
 pub(crate) type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -122,6 +123,7 @@ pub(crate) struct Inner {
     kept: VecDeque<Kept>,
     /// First and last LSN of the log records being committed.
     pub(crate) in_flight: Vec<(Lsn, Lsn)>,
+    pub(crate) conflicts: ConflictLog,
     /// What to tell when a group is durable, in order of groups.
     finishes: Vec<(u64, Finish)>,
 }
@@ -150,6 +152,18 @@ pub(crate) struct Sweep {
     pub(crate) done: Option<((Option<Trim>, Hlc), std::time::Duration)>,
 }
 
+/// A horizon that has been passed once more. A counter's share says what its region has added
+/// since a moment long ago, and may come from a region that had not heard of a delete between:
+/// so in tables with rules a delete is forgotten only when all that any region had written before
+/// the horizon passed the delete is here too.
+#[derive(Default)]
+struct SettledHorizon {
+    horizon: Hlc,
+    /// Takes its place when the horizon has passed `after`.
+    next: Hlc,
+    after: Hlc,
+}
+
 /// A partition.
 pub(crate) struct Partition {
     pub(crate) id: PartitionId,
@@ -165,6 +179,7 @@ pub(crate) struct Partition {
     groups_finished: AtomicU64,
     /// With several writers: nothing older than this can come.
     horizon: AtomicU64,
+    settled_horizon: Mutex<SettledHorizon>,
     /// The engine was told to forget the log through this.
     pub(crate) forgotten: AtomicU64,
     pub(crate) sweep: Mutex<Sweep>,
@@ -196,6 +211,7 @@ impl Partition {
         state: PartitionState,
         digest: LiveDigest,
         cache: Arc<PartsCache>,
+        conflicts: ConflictLog,
     ) -> Partition {
         let schema = Arc::new(spec.schema.clone());
         let durable =
@@ -211,6 +227,7 @@ impl Partition {
             durable: RwLock::new(Arc::new(durable)),
             groups_finished: AtomicU64::new(0),
             horizon: AtomicU64::new(0),
+            settled_horizon: Mutex::default(),
             forgotten: AtomicU64::new(0),
             sweep: Mutex::default(),
             checkpointing: Mutex::default(),
@@ -230,6 +247,7 @@ impl Partition {
                 overlay: BTreeMap::new(),
                 kept: VecDeque::new(),
                 in_flight: Vec::new(),
+                conflicts,
                 finishes: Vec::new(),
             }),
         }
@@ -246,8 +264,14 @@ impl Partition {
         self.groups_finished.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_horizon(&self, horizon: Hlc) {
+    /// Raises the horizon; no region has given out a moment after `latest` yet.
+    pub(crate) fn set_horizon(&self, horizon: Hlc, latest: Hlc) {
         self.horizon.fetch_max(horizon.0, Ordering::AcqRel);
+        let mut settled = self.settled_horizon.lock();
+        if horizon > settled.after {
+            settled.horizon = settled.next;
+            (settled.next, settled.after) = (horizon, latest);
+        }
     }
 
     /// With several writers: nothing older than this can come.
@@ -259,6 +283,9 @@ impl Partition {
     /// With one writer the log's order alone decides, and nothing older can come.
     pub(crate) fn horizon(&self, spec: &TableSpec) -> Hlc {
         match spec.writers.are_many() {
+            true if spec.schema.options.rules.is_some() => {
+                start_of_kills_bucket(self.settled_horizon.lock().horizon)
+            }
             true => start_of_kills_bucket(self.exact_horizon()),
             false => Hlc::MAX,
         }

@@ -32,7 +32,7 @@ use crate::limits;
 use crate::partition::Partition;
 use crate::pending::Pending;
 use crate::spec::{TableSpec, Writers, Writing};
-use crate::table::Table;
+use crate::table::{ConflictLog, Table};
 
 /// How a store behaves.
 #[derive(Clone, Debug)]
@@ -220,8 +220,14 @@ impl Store {
             }
             false => LiveDigest::off(hasher_of(&spec)),
         };
-        let partition =
-            Arc::new(Partition::new(spec.clone(), state, digest, self.core.parts.clone()));
+        let partition = Partition::new(
+            spec.clone(),
+            state,
+            digest,
+            self.core.parts.clone(),
+            Default::default(),
+        );
+        let partition = Arc::new(partition);
         let table = Arc::new(Table::new(self.core.clone(), partition));
         let tables = self.tables.clone();
         let (answer, pending) = Pending::new();
@@ -524,7 +530,8 @@ fn read_tables(core: &Core, snapshot: &dyn Snapshot) -> Result<Vec<Partition>, S
         if state.groups == 0 && digest.lock().mark.is_none() {
             state.rules = Rules::of(&spec.schema, &state.expiry);
         }
-        partitions.push(Partition::new(spec, state, digest, core.parts.clone()));
+        let conflicts = ConflictLog::read(snapshot, spec.partition)?;
+        partitions.push(Partition::new(spec, state, digest, core.parts.clone(), conflicts));
     }
     Ok(partitions)
 }

@@ -30,6 +30,7 @@ use crate::table::prefetch::{Prefetched, Wanted};
 
 mod admin;
 mod apply;
+mod conflicts;
 mod log;
 mod plant;
 mod prefetch;
@@ -38,6 +39,8 @@ mod replace;
 mod sweep;
 mod write;
 
+pub use conflicts::ConflictCounts;
+pub(crate) use conflicts::ConflictLog;
 pub use log::LogSlice;
 pub use plant::Plant;
 pub use repair::{Healed, RepairRow, Repaired};
@@ -50,9 +53,10 @@ pub struct Table {
     pub(crate) partition: Arc<Partition>,
 }
 
-/// What a delta of this table's entries holds.
-fn granularity(writers: Writers) -> Granularity {
-    match writers {
+/// What a delta of a table's entries holds.
+fn granularity(spec: &TableSpec) -> Granularity {
+    match spec.writers {
+        Writers::ManyByColumn if spec.schema.options.rules.is_some() => Granularity::ByRule,
         Writers::One | Writers::ManyByColumn => Granularity::Change,
         Writers::ManyByRow => Granularity::WholeRow,
     }
@@ -90,7 +94,7 @@ impl Table {
 
     /// What a delta of its entries holds.
     pub fn granularity(&self) -> Granularity {
-        granularity(self.partition.durable().spec.writers)
+        granularity(&self.partition.durable().spec)
     }
 
     /// The newest epoch it has obeyed.
@@ -136,7 +140,8 @@ impl Table {
     /// Says that nothing older can come: tombstones below it are forgotten as rows are rewritten
     /// and swept. Never goes back. Without meaning for a table with one writer.
     pub fn set_horizon(&self, horizon: Hlc) {
-        self.partition.set_horizon(horizon);
+        let latest = self.core.wall_millis() + self.core.options.skew_max.as_millis() as i64;
+        self.partition.set_horizon(horizon, Hlc::from_millis(latest));
     }
 
     /// One row as it is durable, with its tombstones; what expired may still be in it.

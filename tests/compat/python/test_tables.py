@@ -2,6 +2,7 @@
 
 import pytest
 import tablestore
+import wire
 from steps import invalid, put, read, refused, update
 
 NONE = tablestore.ReservedThroughput(tablestore.CapacityUnit(0, 0))
@@ -228,3 +229,22 @@ def test_list_search_index_is_empty(client, table):
 def test_operations_not_built_are_refused_as_unsupported(client, table, name, call):
     with invalid(f"Unsupported operation: '{name}'."):
         call(client, table)
+
+
+def test_defined_columns_are_added_and_deleted(client, plain, make_table):
+    name = make_table(defined=[("x", "INTEGER")])
+    plain.add_defined_column(name, [("y", 2), ("z", 4)])
+    plain.delete_defined_column(name, ["x"])
+    found = client.describe_table(name).table_meta.defined_columns
+    assert [tuple(one) for one in found] == [("y", "DOUBLE"), ("z", "STRING")]
+
+
+@pytest.mark.parametrize("columns", [[("y", 1)], [("pk", 1)], [("n", 1), ("n", 2)], []])
+def test_defined_columns_that_cannot_be_are_refused(client, plain, make_table, columns):
+    name = make_table(key=[("pk", "STRING")], defined=[("y", "INTEGER")])
+    with pytest.raises(wire.Refused):
+        plain.add_defined_column(name, columns)
+    with pytest.raises(wire.Refused):
+        plain.delete_defined_column(name, ["not_there"])
+    found = client.describe_table(name).table_meta.defined_columns
+    assert [tuple(one) for one in found] == [("y", "INTEGER")]

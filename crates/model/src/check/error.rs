@@ -214,6 +214,18 @@ pub enum CheckError {
     /// Of a table.
     #[error("The maximum deviation must be in range [1, INT64_MAX/1000000].")]
     Deviation,
+    /// Of a table.
+    #[error("The number of columns with a conflict rule exceeds the limit: {limit}.")]
+    RuleCount { limit: usize },
+    /// A rule that is for single columns.
+    #[error("The conflict rule {rule} is for single columns and cannot be that of a table.")]
+    DefaultRule { rule: &'static str },
+    /// The column is defined with another type.
+    #[error("The conflict rule {rule} does not fit the type of column: '{name}'.")]
+    RuleOfColumn { name: Text, rule: &'static str },
+    /// Of a table.
+    #[error("The regions with a priority must be at most {limit}, each named once.")]
+    PriorityOfRegions { limit: usize },
 }
 
 impl CheckError {
@@ -276,7 +288,11 @@ impl CheckError {
             | CheckError::TimeToLive
             | CheckError::TimeToLiveShort
             | CheckError::MaxVersions
-            | CheckError::Deviation => CheckCode::ParameterInvalid,
+            | CheckError::Deviation
+            | CheckError::RuleCount { .. }
+            | CheckError::DefaultRule { .. }
+            | CheckError::RuleOfColumn { .. }
+            | CheckError::PriorityOfRegions { .. } => CheckCode::ParameterInvalid,
         }
     }
 

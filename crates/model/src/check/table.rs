@@ -3,8 +3,9 @@
 use crate::check::error::CheckError;
 use crate::key::KeyKind;
 use crate::limits;
+use crate::rule::Rule;
 use crate::schema::{Schema, TableOptions};
-use crate::value::Text;
+use crate::value::{Text, ValueKind};
 
 /// Checks a table's name.
 pub fn check_table_name(name: &str) -> Result<(), CheckError> {
@@ -51,6 +52,7 @@ pub fn check_schema(schema: &Schema) -> Result<(), CheckError> {
         return Err(CheckError::AutoIncrementCount);
     }
     check_defined_columns(schema)?;
+    check_rules(schema)?;
     check_options(&schema.options)
 }
 
@@ -67,6 +69,38 @@ fn check_defined_columns(schema: &Schema) -> Result<(), CheckError> {
         if defined.iter().take(place).any(|other| other.name == column.name) {
             return Err(CheckError::DefinedColumnTwice { name: column.name.clone() });
         }
+    }
+    Ok(())
+}
+
+fn check_rules(schema: &Schema) -> Result<(), CheckError> {
+    let Some(rules) = &schema.options.rules else { return Ok(()) };
+    if rules.columns.len() > limits::RULES_MAX {
+        return Err(CheckError::RuleCount { limit: limits::RULES_MAX });
+    }
+    // What adds up or unites is of one type, which not every column of a table has.
+    if matches!(rules.default, Rule::Counter | Rule::Set) {
+        return Err(CheckError::DefaultRule { rule: rules.default.as_str() });
+    }
+    for (name, rule) in &rules.columns {
+        check_column_name(name)?;
+        if schema.key_column(name).is_some() {
+            return Err(CheckError::ColumnNamedAsKey { name: name.clone() });
+        }
+        let defined = schema.defined_columns.iter().find(|column| column.name == *name);
+        let fits = match rule {
+            Rule::Counter => defined.is_none_or(|column| column.kind == ValueKind::Integer),
+            Rule::Set => defined.is_none_or(|column| column.kind == ValueKind::String),
+            Rule::LastWriter | Rule::Priority | Rule::Max | Rule::Min => true,
+        };
+        if !fits {
+            return Err(CheckError::RuleOfColumn { name: name.clone(), rule: rule.as_str() });
+        }
+    }
+    let regions = &rules.priority;
+    let is_twice = |place: usize| regions[..place].contains(&regions[place]);
+    if regions.len() > limits::PRIORITY_REGIONS_MAX || (0..regions.len()).any(is_twice) {
+        return Err(CheckError::PriorityOfRegions { limit: limits::PRIORITY_REGIONS_MAX });
     }
     Ok(())
 }

@@ -225,6 +225,14 @@ fn remove(row: &mut Row, register: &Register) {
         Register::Cell(name, timestamp) => {
             column(row, name, &|column| column.cells.retain(|cell| cell.timestamp != *timestamp));
         }
+        Register::Count(name, origin) | Register::Share(name, origin) => {
+            column(row, name, &|column| {
+                column.change_shares(|shares| shares.list.retain(|one| one.origin() != *origin));
+            });
+        }
+        Register::Seen(name, until) => column(row, name, &|column| {
+            column.change_shares(|shares| shares.seen.retain(|seen| seen.until != *until));
+        }),
     }
 }
 
@@ -251,7 +259,7 @@ fn lost(first: &Replica, second: &Replica, before: &Row) -> Vec<(Register, Class
             && second.knowledge().covers(held.stamp);
         was && find(&merged, name) == Some(held)
             && find(&now, name).is_none()
-            && !(is_kill(name, held) && held.stamp.hlc < floor)
+            && !(name.kills(held) && held.stamp.hlc < floor)
     };
     registers(&row).into_iter().filter(is_lost).map(|(name, _)| (name, Class::Missing)).collect()
 }
@@ -277,7 +285,7 @@ fn exactly_the_lost_registers_are_named() {
         }
         // A kill that only it had, and lost, brings back what the other side still has.
         let kept = |(name, held): &(Register, Held)| {
-            is_kill(name, held) && find(&registers(&first.row), name) != Some(held)
+            name.kills(held) && find(&registers(&first.row), name) != Some(held)
         };
         let gone = |entry: &&(Register, Held)| find(&registers(&second.row), &entry.0).is_none();
         if all.iter().filter(gone).any(kept) {

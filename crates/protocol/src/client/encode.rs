@@ -6,6 +6,7 @@ use isthmus_model::change::{
     RowChange, Transfer,
 };
 use isthmus_model::key::KeyValue;
+use isthmus_model::schema::DefinedColumn;
 use isthmus_model::value::{Text, Value};
 use prost::Message;
 
@@ -28,6 +29,14 @@ pub fn encode_request(operation: &Operation) -> Bytes {
         Operation::ListTable => Bytes::new(),
         Operation::DescribeTable(table) | Operation::DeleteTable(table) => table_name(Some(table)),
         Operation::UpdateTable(update) => bytes_of(&update_table(update)),
+        Operation::AddDefinedColumn(add) => bytes_of(&messages::AddDefinedColumnRequest {
+            table_name: Some(shared(&add.table)),
+            columns: add.columns.iter().map(defined_column).collect(),
+        }),
+        Operation::DeleteDefinedColumn(delete) => bytes_of(&messages::DeleteDefinedColumnRequest {
+            table_name: Some(shared(&delete.table)),
+            columns: delete.columns.iter().map(shared).collect(),
+        }),
         Operation::GetRow(get) => bytes_of(&get_row(get)),
         Operation::PutRow(write) | Operation::UpdateRow(write) | Operation::DeleteRow(write) => {
             bytes_of(&write_row(write))
@@ -68,10 +77,7 @@ fn create_table(create: &CreateTable) -> messages::CreateTableRequest {
         kind: Some(key_kind_number(column.kind)),
         option: column.auto_increment.then_some(1),
     });
-    let defined = create.defined_columns.iter().map(|column| messages::DefinedColumnSchema {
-        name: Some(shared(&column.name)),
-        kind: Some(value_kind_number(column.kind)),
-    });
+    let defined = create.defined_columns.iter().map(defined_column);
     messages::CreateTableRequest {
         table_meta: Some(messages::TableMeta {
             table_name: Some(shared(&create.table)),
@@ -83,6 +89,13 @@ fn create_table(create: &CreateTable) -> messages::CreateTableRequest {
         table_options: Some(options(create.options)),
         partitions: partitions(&create.split_points),
         ..messages::CreateTableRequest::default()
+    }
+}
+
+fn defined_column(column: &DefinedColumn) -> messages::DefinedColumnSchema {
+    messages::DefinedColumnSchema {
+        name: Some(shared(&column.name)),
+        kind: Some(value_kind_number(column.kind)),
     }
 }
 

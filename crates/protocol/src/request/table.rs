@@ -16,7 +16,10 @@ use crate::request::fields::{
     Result, is_name, message, non_empty, required, required_string, table_name,
 };
 use crate::request::shape::Field;
-use crate::request::{CreateTable, OptionsChange, ThroughputChange, UpdateTable};
+use crate::request::{
+    AddDefinedColumn, CreateTable, DeleteDefinedColumn, OptionsChange, ThroughputChange,
+    UpdateTable,
+};
 
 /// Pieces that a table may be split into when it is made.
 const PARTITIONS_MAX: usize = 1024;
@@ -64,6 +67,9 @@ const CREATE: &[Field] = &[
 ];
 const UPDATE: &[Field] =
     &[Field { number: 4, max: usize::MAX, over: too_many_stream_columns, inner: STREAM }];
+
+const COLUMNS: &[Field] =
+    &[Field { number: 2, max: DEFINED_COLUMNS_MAX, over: too_many_defined, inner: &[] }];
 
 pub(super) fn list(body: Bytes) -> Result<()> {
     message::<messages::Empty>(body, &[]).map(|_| ())
@@ -120,6 +126,31 @@ pub(super) fn update(body: Bytes) -> Result<UpdateTable> {
         reserved: wire.reserved_throughput.map(throughput).transpose()?,
         options: wire.table_options.map(options).transpose()?,
     })
+}
+
+pub(super) fn add_columns(body: Bytes) -> Result<AddDefinedColumn> {
+    let wire: messages::AddDefinedColumnRequest = message(body, COLUMNS)?;
+    let table = table_name(wire.table_name)?;
+    let columns = defined_columns(wire.columns, &[])?;
+    if columns.is_empty() {
+        return Err(no_defined_column());
+    }
+    Ok(AddDefinedColumn { table, columns })
+}
+
+pub(super) fn delete_columns(body: Bytes) -> Result<DeleteDefinedColumn> {
+    let wire: messages::DeleteDefinedColumnRequest = message(body, COLUMNS)?;
+    let table = table_name(wire.table_name)?;
+    let names = wire.columns.into_iter().map(|name| column_name(Some(name)));
+    let columns: Vec<Text> = names.collect::<Result<_>>()?;
+    if columns.is_empty() {
+        return Err(no_defined_column());
+    }
+    Ok(DeleteDefinedColumn { table, columns })
+}
+
+fn no_defined_column() -> ProtocolError {
+    ProtocolError::invalid("No defined column is specified.")
 }
 
 fn column_name(field: Option<Bytes>) -> Result<Text> {
@@ -261,7 +292,13 @@ pub(super) fn merged_options(
         }
     };
     let allow_update = change.allow_update.unwrap_or(base.allow_update);
-    Ok(TableOptions { time_to_live_seconds, max_versions, deviation_seconds, allow_update })
+    Ok(TableOptions {
+        time_to_live_seconds,
+        max_versions,
+        deviation_seconds,
+        allow_update,
+        ..base.clone()
+    })
 }
 
 fn no_stream(wire: Option<messages::StreamSpecification>) -> Result<()> {

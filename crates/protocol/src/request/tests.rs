@@ -130,6 +130,14 @@ fn operations() -> Vec<Operation> {
             options: Some(OptionsChange { max_versions: Some(5), ..OptionsChange::default() }),
         }),
         Operation::DeleteTable(text("t")),
+        Operation::AddDefinedColumn(AddDefinedColumn {
+            table: text("t"),
+            columns: vec![DefinedColumn { name: text("d"), kind: ValueKind::Binary }],
+        }),
+        Operation::DeleteDefinedColumn(DeleteDefinedColumn {
+            table: text("t"),
+            columns: vec![text("d"), text("e")],
+        }),
         Operation::GetRow(GetRow {
             table: text("t"),
             key: key(1),

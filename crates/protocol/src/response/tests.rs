@@ -22,6 +22,7 @@ fn schema() -> Schema {
             max_versions: 3,
             deviation_seconds: 60,
             allow_update: false,
+            ..TableOptions::default()
         },
     }
 }

@@ -12,6 +12,7 @@ use isthmus_model::hlc::Stamp;
 use isthmus_model::ids::Timestamp;
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::{Cell, Row, add_trim};
+use isthmus_model::share::{Seen, Share};
 use isthmus_model::value::{Text, Value};
 
 /// With one writer: a row that takes the place of another.
@@ -60,7 +61,7 @@ pub fn mend(
     cells: &[CellDiff],
     past: &dyn Fn(Stamp) -> bool,
 ) -> Option<Row> {
-    let mut plan = Plan { delta: Row::default(), past, must_wait: false };
+    let mut plan = Plan { delta: Row::default(), rows: [source, target], past, must_wait: false };
     for cell in cells {
         plan.keep_stamps(direction, cell);
     }
@@ -72,14 +73,25 @@ pub fn mend(
 
 struct Plan<'a> {
     delta: Row,
+    /// The source and the target.
+    rows: [&'a Row; 2],
     past: &'a dyn Fn(Stamp) -> bool,
     must_wait: bool,
 }
 
 impl Plan<'_> {
-    /// The least stamp above.
-    fn above(&mut self, stamp: Stamp) -> Stamp {
-        let above = Stamp { hlc: stamp.hlc.next(), origin: stamp.origin };
+    /// The least stamp above. A share stays that of its region.
+    fn above(&mut self, register: &Register, stamp: Stamp) -> Stamp {
+        let origin = match register {
+            Register::Count(_, origin) | Register::Share(_, origin) => *origin,
+            Register::Tombstone
+            | Register::Marker
+            | Register::ColumnTombstone(_)
+            | Register::Trim(..)
+            | Register::Cell(..)
+            | Register::Seen(..) => stamp.origin,
+        };
+        let above = Stamp { hlc: stamp.hlc.next(), origin };
         self.must_wait |= above == stamp || !(self.past)(above);
         above
     }
@@ -88,10 +100,7 @@ impl Plan<'_> {
     /// not be taken back.
     fn keep_stamps(&mut self, direction: Direction, cell: &CellDiff) {
         let (first, second) = (cell.first.as_ref(), cell.second.as_ref());
-        let is_kill = match &cell.register {
-            Register::Tombstone | Register::ColumnTombstone(_) | Register::Trim(..) => true,
-            Register::Marker | Register::Cell(..) => false,
-        };
+        let is_kill = cell.register.is_kill();
         let held = match (cell.class, direction) {
             (Class::Missing | Class::Older, _) => first,
             (Class::Extra | Class::Newer, Direction::Merge) => second,
@@ -99,16 +108,19 @@ impl Plan<'_> {
             (Class::Extra | Class::Newer, Direction::OneWay) => None,
             (Class::Different, Direction::Merge) => {
                 let Some(first) = first else { return };
-                let stamp = self.above(first.stamp);
-                let held = Held { stamp, value: first.value.clone() };
-                set(&mut self.delta, &cell.register, &held);
+                let stamp = self.above(&cell.register, first.stamp);
+                self.set(&cell.register, &Held { stamp, value: first.value.clone() });
                 None
             }
             (Class::Different, Direction::OneWay) => None,
         };
         if let Some(held) = held {
-            set(&mut self.delta, &cell.register, held);
+            self.set(&cell.register, held);
         }
+    }
+
+    fn set(&mut self, register: &Register, held: &Held) {
+        set(&mut self.delta, self.rows, register, held);
     }
 
     fn show_what_the_source_shows(&mut self, source: &Row, target: &Row, cells: &[CellDiff]) {
@@ -128,8 +140,19 @@ impl Plan<'_> {
         let Some(tombstone) = self.delta.tombstone else { return };
         merged.merge(&Row { tombstone: None, ..self.delta.clone() });
         for (register, held) in registers(&merged) {
-            if held.stamp < tombstone && is_data(&register) && holds(&held, &register) {
-                set(&mut self.delta, &register, &Held { stamp: tombstone, value: held.value });
+            match &register {
+                // A tombstone does not concern it.
+                Register::Share(..) => {}
+                Register::Count(..) => {
+                    let stamp = self.above(&register, held.stamp.max(tombstone));
+                    self.set(&register, &Held { stamp, value: held.value });
+                }
+                register
+                    if held.stamp < tombstone && is_data(register) && holds(&held, register) =>
+                {
+                    self.set(register, &Held { stamp: tombstone, value: held.value });
+                }
+                _ => {}
             }
         }
     }
@@ -140,7 +163,8 @@ impl Plan<'_> {
             .iter()
             .any(|(register, goal)| *register == Register::Marker && *goal == Goal::Nothing);
         if let Some(marker) = merged.marker.filter(|_| goes) {
-            let tombstone = self.above(marker.max(merged.tombstone.unwrap_or(marker)));
+            let tombstone =
+                self.above(&Register::Tombstone, marker.max(merged.tombstone.unwrap_or(marker)));
             self.delta.tombstone = self.delta.tombstone.max(Some(tombstone));
             merged.marker = None;
         }
@@ -153,23 +177,32 @@ impl Plan<'_> {
         let now = now.map(|(_, held)| held);
         match (goal, now) {
             (Goal::Rewritten(held), _) => {
-                let stamp = self.above(held.stamp);
-                set(&mut self.delta, register, &Held { stamp, value: held.value });
+                let stamp = self.above(register, held.stamp);
+                self.set(register, &Held { stamp, value: held.value });
             }
             (Goal::Nothing, None) => {}
-            (Goal::Nothing, Some(held)) => {
-                if let Register::Cell(..) = register {
-                    let stamp = self.above(held.stamp);
-                    set(&mut self.delta, register, &Held { stamp, value: None });
+            (Goal::Nothing, Some(held)) => match register {
+                Register::Cell(..) => {
+                    let stamp = self.above(register, held.stamp);
+                    self.set(register, &Held { stamp, value: None });
                 }
-            }
+                Register::Count(name, _) | Register::Share(name, _) => {
+                    let seen = Seen { until: held.stamp, by: self.above(register, held.stamp) };
+                    self.delta.column_mut(name).shares_mut().see(seen);
+                }
+                Register::Tombstone
+                | Register::Marker
+                | Register::ColumnTombstone(_)
+                | Register::Trim(..)
+                | Register::Seen(..) => {}
+            },
             (Goal::Shown(held), now) => {
                 if now.as_ref().is_some_and(|now| *now == held) {
                     return;
                 }
                 let below = now.map(|now| now.stamp).max(floor).max(Some(held.stamp));
-                let stamp = self.above(below.unwrap_or(held.stamp));
-                set(&mut self.delta, register, &Held { stamp, value: held.value });
+                let stamp = self.above(register, below.unwrap_or(held.stamp));
+                self.set(register, &Held { stamp, value: held.value });
             }
         }
     }
@@ -217,10 +250,7 @@ fn goals(source: &Row, merged: &Row, cells: &[CellDiff]) -> Vec<(Register, Goal)
 }
 
 fn is_data(register: &Register) -> bool {
-    match register {
-        Register::Marker | Register::Cell(..) => true,
-        Register::Tombstone | Register::ColumnTombstone(_) | Register::Trim(..) => false,
-    }
+    !register.is_kill()
 }
 
 /// Whether a reader sees it.
@@ -230,14 +260,28 @@ fn holds(held: &Held, register: &Register) -> bool {
 
 /// The greatest stamp that kills a register of data.
 fn killed_below(row: &Row, register: &Register) -> Option<Stamp> {
-    let Register::Cell(name, timestamp) = register else { return row.tombstone };
+    let (name, timestamp) = match register {
+        Register::Cell(name, timestamp) => (name, timestamp),
+        Register::Count(name, origin) | Register::Share(name, origin) => {
+            let column = row.column(name.as_bytes());
+            let seen = column.iter().filter_map(|column| column.shares.as_ref());
+            let seen = seen.flat_map(|shares| &shares.seen).map(|seen| seen.until);
+            let seen = seen.filter(|until| until.origin == *origin).max();
+            return row.tombstone.max(column.and_then(|column| column.tombstone)).max(seen);
+        }
+        Register::Tombstone
+        | Register::Marker
+        | Register::ColumnTombstone(_)
+        | Register::Trim(..)
+        | Register::Seen(..) => return row.tombstone,
+    };
     let column = row.column(name.as_bytes());
     let trims = column.into_iter().flat_map(|column| &column.trims);
     let trims = trims.filter(|trim| *timestamp < trim.below).map(|trim| trim.stamp).max();
     row.tombstone.max(column.and_then(|column| column.tombstone)).max(trims)
 }
 
-fn set(row: &mut Row, register: &Register, held: &Held) {
+fn set(row: &mut Row, known: [&Row; 2], register: &Register, held: &Held) {
     match register {
         Register::Tombstone => row.tombstone = row.tombstone.max(Some(held.stamp)),
         Register::Marker => row.marker = row.marker.max(Some(held.stamp)),
@@ -250,7 +294,33 @@ fn set(row: &mut Row, register: &Register, held: &Held) {
             add_trim(&mut row.column_mut(name).trims, trim);
         }
         Register::Cell(name, timestamp) => set_cell(row, name, *timestamp, held),
+        Register::Count(name, _) | Register::Share(name, _) => {
+            let mut shares = known.iter().filter_map(|row| share_of(row, register));
+            if let (Some(share), Some(value)) = (shares.next(), &held.value) {
+                let share = Share { value: value.clone(), ..share.clone() };
+                // Written anew it begins anew, so that no older kill takes it.
+                let share = match share.stamp == held.stamp {
+                    true => share,
+                    false => Share { first: held.stamp, stamp: held.stamp, ..share },
+                };
+                row.column_mut(name).shares_mut().add(share);
+            }
+        }
+        Register::Seen(name, until) => {
+            let seen = Seen { until: *until, by: held.stamp };
+            row.column_mut(name).shares_mut().see(seen);
+        }
     }
+}
+
+fn share_of<'a>(row: &'a Row, register: &Register) -> Option<&'a Share> {
+    let (name, origin, counts) = match register {
+        Register::Count(name, origin) => (name, origin, true),
+        Register::Share(name, origin) => (name, origin, false),
+        _ => return None,
+    };
+    let shares = row.column(name.as_bytes()).map_or(&[][..], |column| column.shares());
+    shares.iter().find(|share| share.origin() == *origin && share.is_counter() == counts)
 }
 
 fn set_cell(row: &mut Row, name: &Text, timestamp: Timestamp, held: &Held) {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use isthmus_control::change::Change;
+use isthmus_control::schema_change::SchemaChange;
 use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
 use serde_json::{Value, json};
@@ -10,6 +11,13 @@ use super::global_tables::no_global_table;
 use super::{Node, Record};
 use crate::api_error::ApiError;
 use crate::peer::call::{self, Question};
+
+/// The name of a change.
+#[derive(Default, serde::Deserialize)]
+struct Named {
+    #[serde(default)]
+    change: String,
+}
 
 impl Node {
     /// The global tables that have a replica here.
@@ -25,7 +33,6 @@ impl Node {
     /// Changes the record of a global table here or where its base is. `change` is the JSON of a
     /// `Change`. Tells the version of the record and whether anything is different.
     pub async fn change_global_table(&self, name: &str, change: Bytes) -> Result<Value, ApiError> {
-        let damaged = || ApiError::new(ErrorCode::InternalServerError, "Internal server error.");
         let own = &self.config.region.name;
         let known_base = self.record_named(name).map(|(_, record)| record.table.base);
         if known_base.as_ref() == Some(own) {
@@ -40,7 +47,7 @@ impl Node {
         for region in asked {
             let question = call::Change { table: name.to_owned(), change: change.clone() };
             match self.ask(region, Question::Change(question)).await {
-                Ok(told) => return serde_json::from_slice(&told).map_err(|_| damaged()),
+                Ok(told) => return serde_json::from_slice(&told).map_err(|_| ApiError::internal()),
                 Err(error) if error.code == ErrorCode::ObjectNotExist => {}
                 Err(error)
                     if known_base.is_none() && error.code == ErrorCode::ServerUnavailable =>
@@ -57,7 +64,11 @@ impl Node {
     pub(super) async fn on_change(&self, asked: &call::Change) -> Result<Bytes, ApiError> {
         let (_, record) = self.record_named(&asked.table).ok_or_else(no_global_table)?;
         if record.table.base == self.config.region.name {
-            let told = self.decide_change(&asked.table, &asked.change).await?;
+            let named: Named = serde_json::from_slice(&asked.change).unwrap_or_default();
+            let told = match SchemaChange::is_named(&named.change) {
+                true => self.decide_schema_change(&asked.table, &asked.change).await?,
+                false => self.decide_change(&asked.table, &asked.change).await?,
+            };
             return Ok(told.to_string().into());
         }
         let question = Question::Change(asked.clone());

@@ -38,6 +38,10 @@ pub enum EventKind {
     RegionReached,
     /// Another region is not reached any more.
     RegionLost,
+    /// The clock of this region differs from the others'; writes are refused.
+    ClockOff,
+    /// It agrees again.
+    ClockRight,
 }
 
 impl EventKind {
@@ -45,7 +49,10 @@ impl EventKind {
     fn is_alarm(self) -> bool {
         let is_news = matches!(
             self,
-            EventKind::LinkState | EventKind::RegionReached | EventKind::CertificatesRenewed
+            EventKind::LinkState
+                | EventKind::RegionReached
+                | EventKind::CertificatesRenewed
+                | EventKind::ClockRight
         );
         !is_news
     }

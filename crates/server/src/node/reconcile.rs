@@ -177,6 +177,7 @@ impl Node {
             Question::Change(change) => self.on_change(&change).await,
             Question::Trigger(trigger) => self.on_trigger(&trigger),
             Question::Measure(measure) => self.on_measure(measure).await,
+            Question::Time(_) => Ok(self.tell_time()),
             about_rows @ (Question::Compare(_)
             | Question::Scrub(_)
             | Question::Repair(_)

@@ -40,7 +40,11 @@ impl Node {
             memory_bytes: memory_bytes(),
             disk_bytes: Some(disk_bytes(&self.config.storage.data)),
             disk_free_bytes: self.store.space_left().ok(),
-            refuses_writes: self.store.refuses_writes().map(|error| error.to_string()),
+            refuses_writes: self
+                .store
+                .refuses_writes()
+                .map(|error| error.to_string())
+                .or_else(|| self.clock_is_off()),
         }
     }
 

@@ -7,7 +7,7 @@
 mod answer;
 mod compare;
 mod deep;
-mod json;
+pub(crate) mod json;
 mod mend;
 pub(crate) mod place;
 mod report;

@@ -12,7 +12,7 @@ pub struct Call {
     #[prost(string, tag = "1")]
     pub from: String,
     /// What is asked.
-    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20, 30")]
+    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 30")]
     pub question: Option<Question>,
 }
 
@@ -49,12 +49,27 @@ pub enum Question {
     /// Change the record of a global table whose base is here.
     #[prost(message, tag = "11")]
     Change(Change),
+    /// Tell what time it is there.
+    #[prost(message, tag = "15")]
+    Time(Time),
     /// Ship now what waits.
     #[prost(message, tag = "20")]
     Trigger(Trigger),
     /// Take bytes and rows, so that the way here is measured.
     #[prost(message, tag = "30")]
     Measure(Measure),
+}
+
+/// Asks for the time.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Time {}
+
+/// The time at a region.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct TimeTold {
+    /// Its wall clock, in milliseconds since the Unix epoch.
+    #[prost(sint64, tag = "1")]
+    pub wall_millis: i64,
 }
 
 /// A question to a region that cannot be dialled, on a stream that it dials.

@@ -87,7 +87,7 @@ impl Again<'_> {
 fn without_trims(row: &Row) -> Row {
     let mut row = row.clone();
     row.columns.iter_mut().for_each(|column| column.trims.clear());
-    row.columns.retain(|c| c.tombstone.is_some() || !c.cells.is_empty());
+    row.columns.retain(|column| !column.is_bare());
     row
 }
 

@@ -11,8 +11,9 @@ pub(crate) fn live(row: &Row, expiry: &[Trim]) -> Row {
         column.tombstone = None;
         column.trims.clear();
         column.cells.retain(|cell| cell.value.is_some());
+        column.change_shares(|shares| shares.seen.clear());
     }
-    live.columns.retain(|column| !column.cells.is_empty());
+    live.columns.retain(|column| !column.is_bare());
     live
 }
 
@@ -22,7 +23,8 @@ pub(crate) fn kills(row: &Row) -> Row {
     kills.marker = None;
     for column in &mut kills.columns {
         column.cells.retain(|cell| cell.value.is_none());
+        column.change_shares(|shares| shares.list.clear());
     }
-    kills.columns.retain(|c| c.tombstone.is_some() || !c.trims.is_empty() || !c.cells.is_empty());
+    kills.columns.retain(|column| !column.is_bare());
     kills
 }

@@ -154,7 +154,7 @@ impl World {
         let floor = a.max(b).unwrap_or_default();
         for row in report.rows.iter().filter(|row| !rotten.contains(&row.key)) {
             let seen = |held: &Option<Held>, register: &Register| {
-                held.clone().filter(|held| !(is_kill(register, held) && held.stamp.hlc < floor))
+                held.clone().filter(|held| !(register.kills(held) && held.stamp.hlc < floor))
             };
             let told: Vec<Differing> = row
                 .cells
@@ -171,14 +171,6 @@ impl World {
             }
         }
         Ok(())
-    }
-}
-
-fn is_kill(register: &Register, held: &Held) -> bool {
-    match register {
-        Register::Tombstone | Register::ColumnTombstone(_) | Register::Trim(..) => true,
-        Register::Cell(..) => held.value.is_none(),
-        Register::Marker => false,
     }
 }
 

@@ -11,9 +11,13 @@ use isthmus_model::row::Trim;
 
 use crate::codec::row::{decode_row, encode_row_into};
 use crate::codec::schema::{encode_schema_into, read_schema};
-use crate::codec::{Corrupt, Reader, corrupt, put_bytes, put_signed, put_stamp, put_varint};
+use crate::codec::{
+    Corrupt, Reader, STAMP_BYTES, corrupt, put_bytes, put_signed, put_stamp, put_varint,
+};
 
-const VERSION: u8 = 1;
+/// Does not tell what its origin had seen, and does.
+const VERSION_PLAIN: u8 = 1;
+const VERSION_SEEN: u8 = 2;
 
 const BODY_ROWS: u8 = 1;
 const BODY_SCHEMA: u8 = 2;
@@ -24,12 +28,16 @@ const DELTA_BYTES_MIN: usize = 6;
 
 /// Appends the packed form.
 pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
-    out.push(VERSION);
+    out.push(if entry.seen.is_some() { VERSION_SEEN } else { VERSION_PLAIN });
     put_varint(out, entry.lsn.0);
     put_varint(out, entry.epoch.0);
     put_stamp(out, entry.stamp);
     put_varint(out, entry.origin_lsn.0);
     put_varint(out, entry.schema.0);
+    if let Some(seen) = &entry.seen {
+        put_varint(out, seen.len() as u64);
+        seen.iter().for_each(|stamp| put_stamp(out, *stamp));
+    }
     match &entry.body {
         EntryBody::Rows(deltas) => {
             out.push(BODY_ROWS);
@@ -64,12 +72,23 @@ pub fn encode_entry(entry: &Entry) -> Bytes {
 /// Decodes what `encode_entry` made; texts and binaries share the buffer.
 pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
     let mut reader = Reader::new(bytes);
-    reader.version(VERSION)?;
+    let tells = match reader.byte()? {
+        VERSION_PLAIN => false,
+        VERSION_SEEN => true,
+        _ => return corrupt("unknown version of an entry"),
+    };
     let lsn = Lsn(reader.varint()?);
     let epoch = Epoch(reader.varint()?);
     let stamp = reader.stamp()?;
     let origin_lsn = Lsn(reader.varint()?);
     let schema = SchemaNumber(reader.varint()?);
+    let seen = match tells {
+        false => None,
+        true => {
+            let count = reader.count(STAMP_BYTES)?;
+            Some((0..count).map(|_| reader.stamp()).collect::<Result<_, _>>()?)
+        }
+    };
     let body = match reader.byte()? {
         BODY_ROWS => {
             let count = reader.count(DELTA_BYTES_MIN)?;
@@ -88,7 +107,7 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
         _ => return corrupt("unknown kind of entry"),
     };
     reader.end()?;
-    Ok(Entry { lsn, epoch, stamp, origin_lsn, schema, body })
+    Ok(Entry { lsn, epoch, stamp, origin_lsn, schema, seen, body })
 }
 
 #[cfg(test)]
@@ -118,13 +137,17 @@ pub(crate) mod tests {
     /// Any entry that can be stored.
     pub(crate) fn entries() -> impl Strategy<Value = Entry> {
         let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u8>(), any::<u64>());
-        (numbers, any::<u64>(), bodies()).prop_map(
-            |((lsn, epoch, hlc, origin, origin_lsn), schema, body)| Entry {
+        let seen = (any::<u64>(), any::<u8>());
+        let seen = seen.prop_map(|(hlc, origin)| Stamp { hlc: Hlc(hlc), origin: Origin(origin) });
+        let seen = proptest::option::of(proptest::collection::vec(seen, 0..3));
+        (numbers, any::<u64>(), seen, bodies()).prop_map(
+            |((lsn, epoch, hlc, origin, origin_lsn), schema, seen, body)| Entry {
                 lsn: Lsn(lsn),
                 epoch: Epoch(epoch),
                 stamp: Stamp { hlc: Hlc(hlc), origin: Origin(origin) },
                 origin_lsn: Lsn(origin_lsn),
                 schema: SchemaNumber(schema),
+                seen,
                 body,
             },
         )

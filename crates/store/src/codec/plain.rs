@@ -144,6 +144,7 @@ mod tests {
                     && column.trims.is_empty()
                     && column.cells.len() == 1
                     && column.cells[0].value.is_some()
+                    && column.shares.is_none()
             })
     }
 
@@ -165,6 +166,7 @@ mod tests {
                 for column in &mut row.columns {
                     column.tombstone = None;
                     column.trims.clear();
+                    column.shares = None;
                     column.cells.retain(|cell| cell.value.is_some());
                     column.cells.truncate(1);
                 }

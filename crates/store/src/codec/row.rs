@@ -4,12 +4,14 @@
 //! marker as places in it, then the columns by name, each with its tombstone, trims and cells. A
 //! cell starts with one byte: its kind, whether its timestamp is that of its stamp, and the place
 //! of its stamp if that is small. So a cell of a plain row costs two or three bytes beside its
-//! value. The order that `merge` relies on is checked when decoding.
+//! value. The order that `merge` relies on is checked when decoding. Columns that hold shares
+//! follow at the end, so that rows without any are as they always were.
 
 use bytes::Bytes;
 use isthmus_model::hlc::Stamp;
 use isthmus_model::ids::Timestamp;
 use isthmus_model::row::{Cell, Column, Row, Trim};
+use isthmus_model::share::{Seen, Share, ShareKind, Shares};
 use isthmus_model::value::{Text, Value};
 
 use crate::codec::{
@@ -22,7 +24,9 @@ pub(super) const ROW_TOMBSTONE: u8 = 1;
 pub(super) const ROW_MARKER: u8 = 2;
 /// Each column has one version, alive, and nothing else; there is at least one.
 pub(super) const ROW_PLAIN: u8 = 4;
-const ROW_FLAGS: u8 = ROW_TOMBSTONE | ROW_MARKER | ROW_PLAIN;
+/// Columns hold shares, which follow the columns.
+const ROW_SHARES: u8 = 8;
+const ROW_FLAGS: u8 = ROW_TOMBSTONE | ROW_MARKER | ROW_PLAIN | ROW_SHARES;
 
 const COLUMN_TOMBSTONE: u64 = 1;
 const COLUMN_TRIMS: u64 = 2;
@@ -48,6 +52,16 @@ const STAMPS_LOOKED_AT: usize = 32;
 /// Bytes of a column with a one-byte name and nothing in it, and of a trim.
 pub(super) const COLUMN_BYTES_MIN: usize = 2;
 const TRIM_BYTES_MIN: usize = 2;
+/// Bytes of the shares of a column, of one share, and of what one write has seen.
+const SHARES_BYTES_MIN: usize = 3;
+const SHARE_BYTES_MIN: usize = 2;
+const SEEN_BYTES_MIN: usize = 2;
+
+const SHARE_PRIORITY: u8 = 1;
+const SHARE_MAX: u8 = 2;
+const SHARE_MIN: u8 = 3;
+const SHARE_COUNTER: u8 = 4;
+const SHARE_SET: u8 = 5;
 
 #[derive(Default)]
 struct Stamps(Vec<Stamp>);
@@ -86,6 +100,10 @@ pub fn encode_row_into(row: &Row, out: &mut Vec<u8>) {
     for column in &row.columns {
         encode_column(column, &mut stamps, &mut body);
     }
+    if row.columns.iter().any(|column| column.shares.is_some()) {
+        flags |= ROW_SHARES;
+        encode_shares(row, &mut stamps, &mut body);
+    }
     out.reserve(body.len() + stamps.0.len() * STAMP_BYTES + 16);
     out.push(VERSION);
     out.push(flags);
@@ -102,7 +120,8 @@ pub fn encode_row_into(row: &Row, out: &mut Vec<u8>) {
 fn is_plain(row: &Row) -> bool {
     let plain = |column: &Column| {
         let one = matches!(&column.cells[..], [cell] if cell.value.is_some());
-        one && column.tombstone.is_none() && column.trims.is_empty()
+        let cells_only = column.tombstone.is_none() && column.trims.is_empty();
+        one && cells_only && column.shares.is_none()
     };
     !row.columns.is_empty() && row.columns.iter().all(plain)
 }
@@ -150,6 +169,40 @@ fn encode_column(column: &Column, stamps: &mut Stamps, out: &mut Vec<u8>) {
     for cell in &column.cells {
         encode_cell(cell, stamps, out);
     }
+}
+
+/// The columns that hold shares: their place, the shares, what is replaced.
+fn encode_shares(row: &Row, stamps: &mut Stamps, out: &mut Vec<u8>) {
+    let holding = row.columns.iter().enumerate();
+    let holding = holding.filter_map(|(place, column)| Some((place, column.shares.as_ref()?)));
+    put_varint(out, holding.clone().count() as u64);
+    for (place, shares) in holding {
+        put_varint(out, place as u64);
+        put_varint(out, shares.list.len() as u64);
+        for share in &shares.list {
+            encode_share(share, stamps, out);
+        }
+        put_varint(out, shares.seen.len() as u64);
+        for seen in &shares.seen {
+            put_varint(out, stamps.place(seen.until) as u64);
+            put_varint(out, stamps.place(seen.by) as u64);
+        }
+    }
+}
+
+fn encode_share(share: &Share, stamps: &mut Stamps, out: &mut Vec<u8>) {
+    match share.kind {
+        ShareKind::Priority(rank) => out.extend_from_slice(&[SHARE_PRIORITY, rank]),
+        ShareKind::Max => out.push(SHARE_MAX),
+        ShareKind::Min => out.push(SHARE_MIN),
+        ShareKind::Counter => {
+            out.push(SHARE_COUNTER);
+            put_varint(out, stamps.place(share.first) as u64);
+        }
+        ShareKind::Set => out.push(SHARE_SET),
+    }
+    let Share { timestamp, stamp, value, .. } = share.clone();
+    encode_cell(&Cell { timestamp, stamp, value: Some(value) }, stamps, out);
 }
 
 fn encode_cell(cell: &Cell, stamps: &mut Stamps, out: &mut Vec<u8>) {
@@ -242,7 +295,52 @@ fn read_row(reader: &mut Reader<'_>) -> Result<Row, Corrupt> {
         }
         columns.push(column);
     }
+    if flags & ROW_SHARES != 0 {
+        read_shares(reader, &stamps, &mut columns)?;
+    }
     Ok(Row { tombstone, marker, columns })
+}
+
+fn read_shares(
+    reader: &mut Reader<'_>,
+    stamps: &StampTable,
+    columns: &mut [Column],
+) -> Result<(), Corrupt> {
+    let mut next = 0;
+    for _ in 0..reader.count(SHARES_BYTES_MIN)? {
+        let place = reader.varint()? as usize;
+        let mut shares = Shares::default();
+        for _ in 0..reader.count(SHARE_BYTES_MIN)? {
+            shares.add(read_share(reader, stamps)?);
+        }
+        for _ in 0..reader.count(SEEN_BYTES_MIN)? {
+            let until = stamps.get(reader.varint()?)?;
+            shares.see(Seen { until, by: stamps.get(reader.varint()?)? });
+        }
+        let column = columns.get_mut(place).filter(|_| place >= next && !shares.is_bare());
+        let Some(column) = column else { return corrupt("place of a column with shares") };
+        column.shares = Some(Box::new(shares));
+        next = place + 1;
+    }
+    Ok(())
+}
+
+fn read_share(reader: &mut Reader<'_>, stamps: &StampTable) -> Result<Share, Corrupt> {
+    let mut first = None;
+    let kind = match reader.byte()? {
+        SHARE_PRIORITY => ShareKind::Priority(reader.byte()?),
+        SHARE_MAX => ShareKind::Max,
+        SHARE_MIN => ShareKind::Min,
+        SHARE_COUNTER => {
+            first = Some(stamps.get(reader.varint()?)?);
+            ShareKind::Counter
+        }
+        SHARE_SET => ShareKind::Set,
+        _ => return corrupt("unknown kind of share"),
+    };
+    let Cell { timestamp, stamp, value } = read_cell(reader, stamps)?;
+    let Some(value) = value else { return corrupt("share without a value") };
+    Ok(Share { kind, first: first.unwrap_or(stamp), stamp, timestamp, value })
 }
 
 fn read_column(reader: &mut Reader<'_>, stamps: &StampTable) -> Result<Column, Corrupt> {
@@ -271,7 +369,7 @@ fn read_column(reader: &mut Reader<'_>, stamps: &StampTable) -> Result<Column, C
         }
         cells.push(cell);
     }
-    Ok(Column { name, tombstone, trims, cells })
+    Ok(Column { name, tombstone, trims, cells, shares: None })
 }
 
 fn read_cell(reader: &mut Reader<'_>, stamps: &StampTable) -> Result<Cell, Corrupt> {

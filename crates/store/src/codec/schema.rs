@@ -1,21 +1,25 @@
 //! The stored form of a schema.
 
-use isthmus_model::ids::SchemaNumber;
+use isthmus_model::ids::{Origin, SchemaNumber};
 use isthmus_model::key::KeyKind;
 use isthmus_model::limits::{DEFINED_COLUMNS_MAX, KEY_COLUMNS_MAX};
+use isthmus_model::rule::{ConflictRules, Rule};
 use isthmus_model::schema::{DefinedColumn, KeyColumn, Schema, TableOptions};
-use isthmus_model::value::ValueKind;
+use isthmus_model::value::{Text, ValueKind};
 
 use crate::codec::{Corrupt, Reader, corrupt, put_bytes, put_signed, put_varint};
 
-const VERSION: u8 = 1;
+/// Without conflict rules, and with them.
+const VERSION_PLAIN: u8 = 1;
+const VERSION_RULES: u8 = 2;
 
 /// Bytes of a column with an empty name.
 const COLUMN_BYTES_MIN: usize = 2;
 const AUTO_INCREMENT: u8 = 0x80;
 
 pub(crate) fn encode_schema_into(schema: &Schema, out: &mut Vec<u8>) {
-    out.push(VERSION);
+    let rules = schema.options.rules.as_ref();
+    out.push(if rules.is_some() { VERSION_RULES } else { VERSION_PLAIN });
     put_varint(out, schema.number.0);
     put_varint(out, schema.key_columns.len() as u64);
     for column in &schema.key_columns {
@@ -33,10 +37,65 @@ pub(crate) fn encode_schema_into(schema: &Schema, out: &mut Vec<u8>) {
     put_varint(out, u64::from(options.max_versions));
     put_signed(out, options.deviation_seconds);
     out.push(u8::from(options.allow_update));
+    if let Some(rules) = rules {
+        encode_rules(rules, out);
+    }
+}
+
+fn encode_rules(rules: &ConflictRules, out: &mut Vec<u8>) {
+    out.push(rule_byte(rules.default));
+    put_varint(out, rules.columns.len() as u64);
+    for (name, rule) in &rules.columns {
+        put_bytes(out, name.as_bytes());
+        out.push(rule_byte(*rule));
+    }
+    let priority: Vec<u8> = rules.priority.iter().map(|origin| origin.0).collect();
+    put_bytes(out, &priority);
+}
+
+fn read_rules(reader: &mut Reader<'_>) -> Result<ConflictRules, Corrupt> {
+    let default = rule(reader.byte()?)?;
+    let mut columns: Vec<(Text, Rule)> = Vec::new();
+    for _ in 0..reader.count(COLUMN_BYTES_MIN)? {
+        let name = reader.text()?;
+        if columns.last().is_some_and(|(last, _)| *last >= name) {
+            return corrupt("rules out of order");
+        }
+        columns.push((name, rule(reader.byte()?)?));
+    }
+    let priority = reader.bytes()?.iter().map(|number| Origin(*number)).collect();
+    Ok(ConflictRules { default, columns, priority })
+}
+
+pub(crate) fn rule_byte(rule: Rule) -> u8 {
+    match rule {
+        Rule::LastWriter => 1,
+        Rule::Priority => 2,
+        Rule::Max => 3,
+        Rule::Min => 4,
+        Rule::Counter => 5,
+        Rule::Set => 6,
+    }
+}
+
+pub(crate) fn rule(byte: u8) -> Result<Rule, Corrupt> {
+    match byte {
+        1 => Ok(Rule::LastWriter),
+        2 => Ok(Rule::Priority),
+        3 => Ok(Rule::Max),
+        4 => Ok(Rule::Min),
+        5 => Ok(Rule::Counter),
+        6 => Ok(Rule::Set),
+        _ => corrupt("unknown rule"),
+    }
 }
 
 pub(crate) fn read_schema(reader: &mut Reader<'_>) -> Result<Schema, Corrupt> {
-    reader.version(VERSION)?;
+    let has_rules = match reader.byte()? {
+        VERSION_PLAIN => false,
+        VERSION_RULES => true,
+        _ => return corrupt("unknown version of a schema"),
+    };
     let number = SchemaNumber(reader.varint()?);
     let mut key_columns = Vec::new();
     for _ in 0..reader.count(COLUMN_BYTES_MIN)? {
@@ -56,7 +115,11 @@ pub(crate) fn read_schema(reader: &mut Reader<'_>) -> Result<Schema, Corrupt> {
     if defined_columns.len() > DEFINED_COLUMNS_MAX {
         return corrupt("number of defined columns");
     }
-    Ok(Schema { number, key_columns, defined_columns, options: read_options(reader)? })
+    let mut options = read_options(reader)?;
+    if has_rules {
+        options.rules = Some(read_rules(reader)?);
+    }
+    Ok(Schema { number, key_columns, defined_columns, options })
 }
 
 fn read_options(reader: &mut Reader<'_>) -> Result<TableOptions, Corrupt> {
@@ -73,7 +136,13 @@ fn read_options(reader: &mut Reader<'_>) -> Result<TableOptions, Corrupt> {
         1 => true,
         _ => return corrupt("neither yes nor no"),
     };
-    Ok(TableOptions { time_to_live_seconds, max_versions, deviation_seconds, allow_update })
+    Ok(TableOptions {
+        time_to_live_seconds,
+        max_versions,
+        deviation_seconds,
+        allow_update,
+        rules: None,
+    })
 }
 
 fn key_kind_byte(kind: KeyKind) -> u8 {
@@ -144,9 +213,20 @@ pub(crate) mod tests {
                             max_versions,
                             deviation_seconds,
                             allow_update,
+                            rules: None,
                         }
                     },
                 );
+        let rule = (1u8..7).prop_map(|byte| rule(byte).unwrap());
+        let columns = proptest::collection::btree_map("[a-z]{1,8}", rule.clone(), 0..4);
+        let rules = (rule, columns, proptest::collection::vec(any::<u8>(), 0..4));
+        let rules = rules.prop_map(|(default, columns, priority)| ConflictRules {
+            default,
+            columns: columns.into_iter().map(|(name, rule)| (name.into(), rule)).collect(),
+            priority: priority.into_iter().map(Origin).collect(),
+        });
+        let options = (options, proptest::option::of(rules))
+            .prop_map(|(options, rules)| TableOptions { rules, ..options });
         let keys = proptest::collection::vec(key, 1..=4);
         let columns = proptest::collection::vec(defined, 0..=32);
         (any::<u64>(), keys, columns, options).prop_map(

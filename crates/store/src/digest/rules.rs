@@ -167,6 +167,16 @@ impl Lanes<'_> {
             let lane = Lane::Kills(kills_bucket(trim.stamp.hlc));
             self.set_column(lane, name, |column| column.trims.push(*trim));
         }
+        for share in column.shares() {
+            if !self.rules.base.iter().any(|trim| share.is_expired(trim)) {
+                let lane = self.live(expiry_bucket(share.stamp.hlc.timestamp()));
+                self.set_column(lane, name, |column| column.shares_mut().add(share.clone()));
+            }
+        }
+        for seen in column.shares.iter().flat_map(|shares| &shares.seen) {
+            let lane = Lane::Kills(kills_bucket(seen.by.hlc));
+            self.set_column(lane, name, |column| column.shares_mut().see(*seen));
+        }
         for cell in &column.cells {
             if let Some(lane) = self.lane_of(cell) {
                 self.set_column(lane, name, |column| column.cells.push(cell.clone()));

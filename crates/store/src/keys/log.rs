@@ -280,6 +280,7 @@ mod tests {
             stamp: isthmus_model::hlc::Stamp::default(),
             origin_lsn: Lsn(lsn),
             schema: isthmus_model::ids::SchemaNumber(1),
+            seen: None,
             body: EntryBody::Rows(vec![RowDelta {
                 key: EncodedKey(Bytes::from(vec![7; 100])),
                 delta: isthmus_model::row::Row::default(),

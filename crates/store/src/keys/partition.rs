@@ -64,6 +64,12 @@ impl PartitionState {
         self.watermarks.iter().find(|known| known.origin == origin).copied()
     }
 
+    /// What is applied of each origin, by moment.
+    pub(crate) fn seen(&self) -> Vec<Stamp> {
+        let stamp = |known: &Watermark| Stamp { hlc: known.hlc, origin: known.origin };
+        self.watermarks.iter().map(stamp).collect()
+    }
+
     /// Sets the watermark of an origin; the moment never goes back.
     pub fn set_watermark(&mut self, new: Watermark) {
         match self.watermarks.iter_mut().find(|known| known.origin == new.origin) {

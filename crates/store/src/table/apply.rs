@@ -132,7 +132,7 @@ impl Table {
             let Entry { stamp, origin_lsn, .. } = entry;
             entry.lsn = if many { inner.next_lsn() } else { origin_lsn };
             let at = At { lsn: entry.lsn, stamp: Some(stamp) };
-            self.take_body(inner, prefetched, at, stamp, &entry.body)?;
+            self.take_body(inner, prefetched, at, &entry)?;
             inner.push_entry(&entry);
             inner.note_origin(stamp, origin_lsn);
         }
@@ -144,11 +144,10 @@ impl Table {
         inner: &mut Inner,
         prefetched: &Prefetched,
         at: At,
-        stamp: Stamp,
-        body: &EntryBody,
+        entry: &Entry,
     ) -> Result<(), StoreError> {
-        match body {
-            EntryBody::Rows(deltas) => self.merge_rows(inner, prefetched, at, stamp, deltas),
+        match &entry.body {
+            EntryBody::Rows(deltas) => self.merge_rows(inner, prefetched, at, entry, deltas),
             EntryBody::Schema(schema) => take_schema(inner, schema),
             EntryBody::Expiry(trim) => {
                 inner.expire(*trim, at);
@@ -163,17 +162,20 @@ impl Table {
         inner: &mut Inner,
         prefetched: &Prefetched,
         at: At,
-        stamp: Stamp,
+        entry: &Entry,
         deltas: &[RowDelta],
     ) -> Result<(), StoreError> {
         let many = inner.spec.writers.are_many();
         let mut merged = Vec::with_capacity(deltas.len());
+        let mut noticed = Vec::new();
         for RowDelta { key, delta } in deltas {
-            let mut row = if is_whole(delta, stamp, many) {
+            let mut row = if is_whole(delta, entry.stamp, many) {
                 delta.clone()
             } else {
                 let current = prefetched.current(&self.core, &self.partition, inner, key)?;
                 let mut row = current.row.map(std::sync::Arc::unwrap_or_clone).unwrap_or_default();
+                let seen = entry.seen.as_deref();
+                noticed.extend(self.conflicts_with(inner, seen, key, &row, delta));
                 row.merge(delta);
                 row
             };
@@ -187,6 +189,7 @@ impl Table {
         for (key, before, row) in merged {
             inner.put_row(key, before, row, horizon, at);
         }
+        noticed.iter().for_each(|one| self.keep_conflict(inner, one));
         Ok(())
     }
 }

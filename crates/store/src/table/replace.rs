@@ -374,7 +374,12 @@ impl Chunk<'_> {
             column.tombstone = column.tombstone.filter(new);
             column.trims.retain(|trim| new(&trim.stamp));
             column.cells.retain(|cell| new(&cell.stamp));
+            column.change_shares(|shares| {
+                shares.list.retain(|share| new(&share.stamp));
+                shares.seen.retain(|seen| new(&seen.by));
+            });
         }
+        row.columns.retain(|column| !column.is_bare());
         row
     }
 }

@@ -95,7 +95,7 @@ impl Table {
         if atomic {
             check_once_each(&keys)?;
         }
-        let granularity = granularity(self.partition.durable().spec.writers);
+        let granularity = granularity(&self.partition.durable().spec);
         let wanted = changes.iter().zip(&keys).filter_map(|(change, key)| {
             let decoded = needs_row(change, granularity) || self.keeps_replaced_by(change);
             key.clone().map(|key| Wanted { key, decoded })
@@ -245,7 +245,7 @@ impl Call<'_> {
         encoded: Option<EncodedKey>,
         stamp: Stamp,
     ) -> Result<Judged, StoreError> {
-        let granularity = granularity(self.inner.spec.writers);
+        let granularity = granularity(&self.inner.spec);
         let is_needed = needs_row(&change, granularity);
         let is_kept = self.table.keeps_replaced_by(&change);
         let (mut row, mut replaced) = (None, None);
@@ -315,6 +315,7 @@ impl Inner {
             stamp,
             origin_lsn: lsn,
             schema: self.schema.number,
+            seen: self.spec.writers.are_many().then(|| self.state.seen()),
             body,
         };
         self.push_entry(&entry);

@@ -53,7 +53,8 @@ impl Node {
             | Question::Forward(_)
             | Question::Change(_)
             | Question::Trigger(_)
-            | Question::Measure(_) => {
+            | Question::Measure(_)
+            | Question::Time(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
             }
         };

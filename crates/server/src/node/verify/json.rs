@@ -9,7 +9,7 @@ use isthmus_model::value::Value;
 use serde_json::{Value as Json, json};
 
 /// The JSON form of a value.
-pub(super) fn value_json(value: &Value) -> Json {
+pub(crate) fn value_json(value: &Value) -> Json {
     match value {
         Value::Integer(number) => (*number).into(),
         Value::Double(number) => match serde_json::Number::from_f64(*number) {

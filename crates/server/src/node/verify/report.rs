@@ -221,6 +221,9 @@ fn cell_json(pair: [&str; 2], cell: &CellDiff) -> Json {
         Register::ColumnTombstone(name) => ("column-tombstone", name.as_str(), None),
         Register::Trim(name, below) => ("trim", name.as_str(), Some(below.0)),
         Register::Cell(name, timestamp) => ("cell", name.as_str(), Some(timestamp.0)),
+        Register::Count(name, _) => ("count", name.as_str(), None),
+        Register::Share(name, _) => ("share", name.as_str(), None),
+        Register::Seen(name, _) => ("seen", name.as_str(), None),
     };
     let mut told = Map::new();
     told.insert("column".to_owned(), column.into());

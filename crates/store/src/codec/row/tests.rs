@@ -35,17 +35,41 @@ fn cells() -> impl Strategy<Value = Vec<Cell>> {
     })
 }
 
+fn shares() -> impl Strategy<Value = Option<Box<Shares>>> {
+    let kinds = prop_oneof![
+        any::<u8>().prop_map(ShareKind::Priority),
+        Just(ShareKind::Max),
+        Just(ShareKind::Min),
+        Just(ShareKind::Counter),
+        Just(ShareKind::Set),
+    ];
+    let share = (kinds, stamps(), stamps(), any::<i64>(), values());
+    let share = share.prop_map(|(kind, first, stamp, timestamp, value)| {
+        let first = if kind == ShareKind::Counter { first } else { stamp };
+        Share { kind, first, stamp, timestamp: Timestamp(timestamp), value }
+    });
+    let seen = (stamps(), stamps()).prop_map(|(until, by)| Seen { until, by });
+    let lists = (proptest::collection::vec(share, 0..4), proptest::collection::vec(seen, 0..3));
+    lists.prop_map(|(list, seen)| {
+        let mut shares = Shares::default();
+        list.into_iter().for_each(|share| shares.add(share));
+        seen.into_iter().for_each(|seen| shares.see(seen));
+        (!shares.is_bare()).then(|| Box::new(shares))
+    })
+}
+
 fn columns() -> impl Strategy<Value = Column> {
     let trims = proptest::collection::vec(
         (any::<i64>(), stamps()).prop_map(|(t, stamp)| Trim { below: Timestamp(t), stamp }),
         0..3,
     );
-    (".{0,6}", proptest::option::of(stamps()), trims, cells()).prop_map(
-        |(name, tombstone, trims, cells)| Column {
+    (".{0,6}", proptest::option::of(stamps()), trims, cells(), shares()).prop_map(
+        |(name, tombstone, trims, cells, shares)| Column {
             name: Text::from(name),
             tombstone,
             trims,
             cells,
+            shares,
         },
     )
 }
@@ -110,6 +134,7 @@ fn plain_row() -> Row {
         name: Text::from(format!("column{n}")),
         tombstone: None,
         trims: Vec::new(),
+        shares: None,
         cells: vec![Cell {
             timestamp: stamp.hlc.timestamp(),
             stamp,

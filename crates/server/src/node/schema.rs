@@ -1,0 +1,111 @@
+//! Changes of a table's schema over the administration port: asked for anywhere, made in the base
+//! region, whose log carries them to the others.
+
+use bytes::Bytes;
+use isthmus_control::schema_change::SchemaChange;
+use isthmus_model::ids::TableId;
+use isthmus_model::rule::ConflictRules;
+use isthmus_model::schema::Schema;
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_replication::frame::FORMAT_OF_SEEN;
+use isthmus_store::{StoreError, Writers};
+use serde_json::{Value, json};
+
+use super::Node;
+use crate::api_error::ApiError;
+use crate::peer::call::{self, Question};
+
+impl Node {
+    /// What of a table's schema the public API does not tell.
+    pub fn schema_json(&self, name: &str) -> Result<Value, ApiError> {
+        let table = self.store.table_by_name(name).ok_or_else(ApiError::no_table)?;
+        let schema = table.schema();
+        Ok(json!({
+            "table": name,
+            "schema": schema.number.0,
+            "rules": schema.options.rules.as_ref().map(|rules| self.rules_json(rules)),
+        }))
+    }
+
+    /// Changes the schema of a table here or where its base is. `change` is the JSON of a
+    /// `SchemaChange`. Tells the number of the schema.
+    pub async fn change_schema(&self, name: &str, change: Bytes) -> Result<Value, ApiError> {
+        let base = self.record_named(name).map(|(_, record)| record.table.base);
+        match base {
+            Some(base) if base != self.config.region.name => {
+                let question = call::Change { table: name.to_owned(), change };
+                let told = self.ask(&base, Question::Change(question)).await?;
+                serde_json::from_slice(&told).map_err(|_| ApiError::internal())
+            }
+            Some(_) | None => self.decide_schema_change(name, &change).await,
+        }
+    }
+
+    pub(super) async fn decide_schema_change(
+        &self,
+        name: &str,
+        change: &[u8],
+    ) -> Result<Value, ApiError> {
+        let change: SchemaChange = serde_json::from_slice(change)
+            .map_err(|error| ApiError::invalid(format!("The change cannot be read: {error}.")))?;
+        let table = self.changeable(name)?;
+        if table.spec().writers == Writers::ManyByRow {
+            let SchemaChange::SetRules { .. } = &change;
+            return Err(ApiError::invalid(
+                "Conflict rules are for tables whose regions write column by column; in this one \
+                 whole rows conflict and the last writer wins.",
+            ));
+        }
+        self.check_peers_know(table.id())?;
+        // Judged before it is queued, so that a wrong one costs nothing, and again on what is
+        // there when its turn comes.
+        let apply = |schema: &Schema| change.apply(schema, |region| self.number_of(region));
+        let before = table.schema();
+        if apply(&before)? == *before {
+            return Ok(json!({ "schema": before.number.0, "changed": false }));
+        }
+        let refused = |error: isthmus_control::global_table::ControlError| {
+            StoreError::BadSchema(error.to_string())
+        };
+        let schema = table.change_schema(|schema| apply(schema).map_err(refused)).await?;
+        Ok(json!({ "schema": schema.number.0, "changed": true }))
+    }
+
+    /// Whether every region that holds the table can read what is written under rules.
+    fn check_peers_know(&self, id: TableId) -> Result<(), ApiError> {
+        let Some(record) = self.record(id) else { return Ok(()) };
+        let others = record.table.replicas.iter().filter(|one| one.region != record.table.base);
+        for replica in others {
+            let format = self.others.get(&replica.region).map_or(0, |one| one.links().format());
+            if format < FORMAT_OF_SEEN {
+                let region = &replica.region;
+                return Err(ApiError::new(
+                    ErrorCode::ServerUnavailable,
+                    format!("Region {region} is not reached, or its version has no such rules."),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn rules_json(&self, rules: &ConflictRules) -> Value {
+        let columns = rules.columns.iter();
+        let columns: serde_json::Map<String, Value> =
+            columns.map(|(name, rule)| (name.to_string(), rule.as_str().into())).collect();
+        let priority = rules.priority.iter().map(|origin| self.name_of(*origin));
+        json!({
+            "default": rules.default.as_str(),
+            "columns": columns,
+            "priority": priority.collect::<Vec<_>>(),
+        })
+    }
+
+    /// The name of the region with that number, or the number where it is not configured.
+    pub(crate) fn name_of(&self, origin: isthmus_model::ids::Origin) -> String {
+        if origin.0 == self.config.region.number {
+            return self.config.region.name.clone();
+        }
+        let other = self.config.regions.iter().find(|other| other.number == origin.0);
+        other.map_or_else(|| origin.to_string(), |other| other.name.clone())
+    }
+}

@@ -1,0 +1,160 @@
+"""Two regions write the same rows, now in sight of each other and now not: rules decide as they say,
+what was overwritten unseen is told, nothing else is, and can be written back."""
+
+import json
+
+import cluster
+import flights
+import ledger
+import pytest
+import tablestore
+import verifying
+import wire
+from sizes import number
+
+OVERWRITES = number("CONFLICT_OVERWRITES", 40)
+TABLE = "stock"
+KEY = [("w", "a"), ("k", 1)]
+
+
+def sdk(running, region):
+    credentials = running.credentials
+    return flights.make_client(
+        (region.endpoint, credentials.key_id, credentials.secret, credentials.instance))
+
+
+def update(running, region, puts, increments=(), key=KEY):
+    columns = {"PUT": list(puts.items())}
+    if increments:
+        columns["INCREMENT"] = list(increments)
+    row = tablestore.Row(key, columns)
+    sdk(running, region).update_row(TABLE, row, tablestore.Condition("IGNORE"))
+
+
+def shown(running, region, key=KEY):
+    _, row, _ = sdk(running, region).get_row(TABLE, key, max_version=1)
+    return {name: value for name, value, _ in row.attribute_columns} if row else {}
+
+
+def conflicts(running, region=None, *arguments):
+    config = region and region.config
+    words = ["conflict", "list", TABLE, "--json", *arguments]
+    return json.loads(running.run(*words, config=config).stdout)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two regions and a table that both write, with rules that the second one was asked to set."""
+    with cluster.Cluster(regions=2, folder=tmp_path_factory.mktemp("conflicts")) as running:
+        client = running.regions[0].client()
+        client.create_table(TABLE, ledger.KEY)
+        client.close()
+        running.run("global-table", "create", TABLE, "--regions", "r1,r2",
+                    "--serve", "peer-to-peer", "--sync", "column")
+        second = running.regions[1].config
+        running.run("table", "rules", TABLE, "--column", "count=counter", "--column", "tags=set",
+                    "--column", "high=max", "--column", "boss=priority", "--priority", "r1,r2",
+                    config=second)
+        for region in running.regions:
+            cluster.wait_until(
+                lambda region=region: json.loads(running.run(
+                    "table", "rules", TABLE, "--json", config=region.config).stdout)["rules"],
+                f"rules are in {region.name}", 30)
+        yield running
+
+
+def test_rules_that_make_no_sense_are_refused_and_change_nothing(pair):
+    before = pair.run("table", "rules", TABLE).stdout
+    assert "counter" in before and "priority: r1, r2" in before
+    for words in (["--column", "k=counter"], ["--default", "set"], ["--priority", "r9"],
+                  ["--column", "high=best"]):
+        done = pair.run("table", "rules", TABLE, *words, check=False)
+        assert done.returncode in (1, 2) and done.stderr, words
+    assert pair.run("table", "rules", TABLE).stdout == before
+
+
+def test_writes_in_sight_of_each_other_are_no_conflict(pair):
+    for count in range(OVERWRITES):
+        here, there = pair.regions[count % 2], pair.regions[1 - count % 2]
+        update(pair, here, {"plain": count, "high": OVERWRITES - count})
+        cluster.wait_until(
+            lambda there=there, count=count: shown(pair, there).get("plain") == count,
+            "the other region has it", 30)
+    assert shown(pair, pair.regions[0])["high"] == 1, "what was seen may be lowered"
+    assert conflicts(pair)["noticed"] == 0
+
+
+def test_writes_out_of_sight_are_decided_by_rule_and_told(pair):
+    first, second = pair.regions
+    second.kill()
+    update(pair, first, {"tags": '["a"]', "high": 9, "boss": "one", "plain": "first"},
+           [("count", 5)])
+    first.kill()
+    second.start()
+    update(pair, second, {"tags": '["b"]', "high": 4, "boss": "two", "plain": "second"},
+           [("count", 3)])
+    first.start()
+    expected = {"tags": '["a","b"]', "high": 9, "boss": "one", "plain": "second", "count": 8}
+    for region in pair.regions:
+        cluster.wait_until(lambda region=region: shown(pair, region) == expected,
+                           f"{region.name} shows what the rules say", 60)
+    for region in pair.regions:
+        told = conflicts(pair, region)
+        by_column = {one["column"]: one for one in told["conflicts"]}
+        assert sorted(by_column) == ["boss", "high", "plain", "tags"] and told["noticed"] == 4
+        winners = {name: one["winner"] for name, one in by_column.items()}
+        assert winners == {"boss": "r1", "high": "r1", "plain": "r2", "tags": "both"}
+        changes = {one["region"]: one["value"] for one in by_column["plain"]["changes"]}
+        assert changes == {"r1": "first", "r2": "second"}
+        assert by_column["high"]["rule"] == "max"
+
+
+def test_a_loser_is_written_back_as_a_write_of_now(pair):
+    key = json.dumps(dict(KEY))
+    told = conflicts(pair, pair.regions[1], "--key", key)["conflicts"]
+    lost = next(one for one in told if one["column"] == "plain")
+    config = pair.regions[1].config
+    assert "first" in pair.run("conflict", "restore", TABLE, lost["id"], config=config).stdout
+    for region in pair.regions:
+        cluster.wait_until(lambda region=region: shown(pair, region)["plain"] == "first",
+                           f"{region.name} has it back", 30)
+    done = pair.run("conflict", "restore", TABLE, "r2-99999", config=config, check=False)
+    assert done.returncode == 1 and "r2-99999" in done.stderr
+    verifying.level(pair, TABLE, pair.regions)
+    verifying.verify(pair, TABLE, "--deep", expect=verifying.ALIKE)
+
+
+def test_a_region_whose_clock_is_off_refuses_writes_until_it_is_right(pair):
+    client = pair.regions[0].client()
+    client.create_table("alone", ledger.KEY)
+    client.close()
+    pair.regions[0].kill()
+    wrong = cluster.spawn(
+        [cluster.binary(), "serve", "--config", pair.regions[0].config, "--clock-ahead-ms", "5000"],
+        pair.log)
+    try:
+        pair.regions[0].wait_serving()
+        for region in pair.regions:
+            cluster.wait_until(lambda region=region: refused_by_clock(region), "it is noticed", 30)
+        client.put_row("alone", KEY, [("v", 1)])
+        assert shown(pair, pair.regions[0])["plain"] == "first", "reads go on"
+        events = json.loads(pair.run("events", "--json").stdout)["events"]
+        assert "clock-off" in [event["kind"] for event in events]
+    finally:
+        cluster.end(wrong)
+    pair.regions[0].start()
+    for region in pair.regions:
+        cluster.wait_until(lambda region=region: not refused_by_clock(region), "it is right", 30)
+    client.close()
+
+
+def refused_by_clock(region):
+    client = region.client()
+    try:
+        client.update_row(TABLE, KEY, [("probe", 1)])
+        return False
+    except (wire.Refused, wire.Unknown) as refusal:
+        assert "clock" in str(refusal), refusal
+        return True
+    finally:
+        client.close()
