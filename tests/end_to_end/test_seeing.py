@@ -107,6 +107,32 @@ def test_lag_and_rpo_agree_with_rows_that_are_looked_for(three):
     there.close()
 
 
+def test_lag_of_a_link_that_stays_behind_agrees_with_what_its_replica_shows(three):
+    r1, r2, _ = three.regions
+    make(three, "primary-secondary")
+    three.run("link", "set", "--table", TABLE, "--to", "r2", "--timing", "delayed", "--by", "2s")
+    there, marker = r2.client(), Marker(r1)
+    marker.put()
+    marker.start()
+    cluster.wait_until(lambda: link(status(three, r1), "r2")["lag_ms"] > 1500 and shown(there) > 0,
+                       "rows come to r2 two seconds late", 30)
+    lags = []
+    for _ in range(int(os.environ.get("LAG_LOOKS", "5"))):
+        before = shown(there)
+        told = status(three, r1)
+        after = shown(there)
+        # The oldest row that is not there is the one after what is shown, at one look or the other.
+        low = told["now_ms"] - marker.acked[after + 1]
+        high = told["now_ms"] - marker.sent[before + 1]
+        lag = link(told, "r2")["lag_ms"]
+        assert close_to(lag, low, high), (lag, low, high)
+        lags.append(lag)
+        time.sleep(0.3)
+    assert max(lags) > 1000, lags
+    marker.finish()
+    there.close()
+
+
 def scrape(region, token):
     request = urllib.request.Request(f"{region.admin}/metrics")
     if token is not None:
