@@ -28,7 +28,7 @@ use rustix::process::Signal;
 use serde::Deserialize;
 
 use self::regions::Started;
-pub(crate) use self::regions::{peer_address, route, set_number};
+pub(crate) use self::regions::set_number;
 use crate::Options;
 use crate::error::{BenchError, Result, Tried};
 use crate::load::{Access, Connection, Prepared, Target, runtime};

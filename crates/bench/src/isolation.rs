@@ -13,11 +13,11 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::Options;
-use crate::cluster::{Cluster, Memory, Place, peer_address, route, set_number};
+use crate::cluster::{Cluster, Memory, Place, set_number};
 use crate::error::{BenchError, Result};
 use crate::lag::Probes;
 use crate::load::{Check, Plan, Prepared, Times, micros, run as run_load};
-use crate::proxy::{Proxy, Way};
+use crate::proxy::Way;
 use crate::report::{Line, Ratio, Report, table};
 use crate::rows::RowSet;
 use crate::write::{PUT_CONNECTIONS, fill};
@@ -25,7 +25,6 @@ use crate::write::{PUT_CONNECTIONS, fill};
 /// The peer that is stopped and the one whose way is slowed, by place.
 const STOPPED: usize = 1;
 const SLOWED: usize = 2;
-const SLOWED_NAME: &str = "r3";
 const ORIGIN: usize = 0;
 /// The log is to be kept for those that are behind.
 const KEEP_MIB: i64 = 1 << 20;
@@ -129,17 +128,11 @@ pub(crate) fn run(args: &IsolationArgs) -> Result<Report> {
     let rows = RowSet::large(args.rows);
     let place = Place::take(&options)?;
     let mut report = Report::of("isthmus-bench isolation", &options, rows);
-    let mut proxy = None;
     let memory = Memory::holding(rows.count);
     let cluster = Cluster::fresh(&options, &place, args.peers + 1, memory)?;
-    let cluster = cluster.restart_after(memory, |files| {
-        set_number(&files[ORIGIN], "log", "keep_mib", KEEP_MIB)?;
-        let way = Proxy::start(peer_address(&files[SLOWED])?, Way::default())?;
-        route(&files[ORIGIN], SLOWED_NAME, way.address)?;
-        proxy = Some(way);
-        Ok(())
-    })?;
-    let proxy = proxy.ok_or_else(|| BenchError::failed("there is no proxy"))?;
+    let mut cluster = cluster
+        .restart_after(memory, |files| set_number(&files[ORIGIN], "log", "keep_mib", KEEP_MIB))?;
+    let proxy = cluster.route(ORIGIN, SLOWED, Way::default())?;
     fill(&cluster, &rows.batches_of_all(11))?;
     let puts = Arc::new(rows.puts(12));
     let full = run_load(&plan(&options, &cluster, &puts, None)?)?;

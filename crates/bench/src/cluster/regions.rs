@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::{Cluster, POLL, STOP, is_region, program};
 use crate::error::{BenchError, Result, Tried};
 use crate::process::{end, guarded, signal};
+use crate::proxy::{Proxy, Way};
 use crate::rows::TABLE;
 
 /// How long a region may take to serve.
@@ -136,10 +137,21 @@ impl Cluster {
         }
         Ok(())
     }
+
+    /// Makes one region reach another by a proxy. The region is started anew, not by `up`, which
+    /// would set its file right.
+    pub(crate) fn route(&mut self, from: usize, to: usize, way: Way) -> Result<Proxy> {
+        let name = self.region(to)?.name.clone();
+        let proxy = Proxy::start(peer_address(&self.region(to)?.config)?, way)?;
+        self.stop_region(from)?;
+        route(&self.region(from)?.config, &name, proxy.address)?;
+        self.start_region(from)?;
+        Ok(proxy)
+    }
 }
 
 /// Where the region of a configuration listens for others.
-pub(crate) fn peer_address(file: &Path) -> Result<SocketAddr> {
+fn peer_address(file: &Path) -> Result<SocketAddr> {
     let shown = file.display();
     let text = std::fs::read_to_string(file).tried(|| format!("read {shown}"))?;
     let config: Option<toml::Table> = text.parse().ok();
@@ -149,7 +161,7 @@ pub(crate) fn peer_address(file: &Path) -> Result<SocketAddr> {
 }
 
 /// Makes the region of a configuration reach another one at this address.
-pub(crate) fn route(file: &Path, region: &str, address: SocketAddr) -> Result<()> {
+fn route(file: &Path, region: &str, address: SocketAddr) -> Result<()> {
     edit(file, |config| {
         let regions = config.get_mut("regions")?.as_array_mut()?;
         let is_it =

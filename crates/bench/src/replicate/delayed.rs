@@ -1,6 +1,5 @@
 //! The same with and without a delay on the way between two regions.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,19 +7,16 @@ use serde::Serialize;
 
 use super::copy::plan;
 use super::{Load, Run, caught_up};
-use crate::cluster::{peer_address, route};
 use crate::error::{BenchError, Result};
 use crate::lag::{Probes, Sight};
 use crate::load::{Times, micros, run as run_load};
-use crate::proxy::{Proxy, Way};
+use crate::proxy::Way;
 use crate::report::{Line, Ratio, table};
 use crate::rows::RowSet;
 use crate::write::fill;
 
 /// Rows that are there, and that are overwritten.
 const ROWS_MAX: u64 = 36_000;
-/// Names of the two regions.
-const NAMES: [&str; 2] = ["r1", "r2"];
 
 /// What was found with one delay.
 #[derive(Clone, Debug, Serialize)]
@@ -96,9 +92,9 @@ pub(super) fn measure(run: &mut Run<'_>, rows: RowSet) -> Result<()> {
 
 /// Measures with one delay; lag at half of what goes, or at what is asked for.
 fn level(run: &mut Run<'_>, rows: RowSet, delay_ms: u64, asked: Option<f64>) -> Result<Level> {
-    let mut proxies = Vec::new();
     let way = Way { delay: Duration::from_millis(delay_ms), bytes_per_second: None };
-    let mut cluster = run.cluster(2, |files| through(files, way, &mut proxies))?;
+    let mut cluster = run.cluster(2, |_| Ok(()))?;
+    let _proxies = (cluster.route(0, 1, way)?, cluster.route(1, 0, way)?);
     let some = RowSet::large(rows.count.min(ROWS_MAX));
     fill(&cluster, &some.batches_of_all(11))?;
     let puts = Arc::new(some.puts(12));
@@ -142,14 +138,4 @@ fn level(run: &mut Run<'_>, rows: RowSet, delay_ms: u64, asked: Option<f64>) -> 
 
 fn times(sight: &Sight) -> Times {
     Times::new(sight.seen.iter().map(|(_, lag)| micros(*lag)).collect())
-}
-
-/// Makes both regions reach each other through proxies.
-fn through(files: &[PathBuf], way: Way, proxies: &mut Vec<Proxy>) -> Result<()> {
-    for (from, to) in [(0, 1), (1, 0)] {
-        let proxy = Proxy::start(peer_address(&files[to])?, way)?;
-        route(&files[from], NAMES[to], proxy.address)?;
-        proxies.push(proxy);
-    }
-    Ok(())
 }
