@@ -337,8 +337,9 @@ impl World {
 
     /// Lets horizons pass everything that was written, sweeps, and compares exactly.
     fn sweep_all(&mut self) -> Result<(), Violation> {
-        // The sweep pauses between passes; events wait where they are.
-        for _ in 0..2 {
+        // The sweep pauses between passes, and tables with rules forget a kill only when the
+        // horizon has passed once more; events wait where they are.
+        for _ in 0..3 {
             let later = self.now() + SWEEP_MICROS;
             let waiting = std::mem::take(&mut self.queue);
             let now = self.now();
