@@ -1,10 +1,15 @@
 """How large the runs are.
 
 FLIGHTS_ROWS, CRASHES, POWER_CUTS, LOAD_ROWS, INGEST_ROWS, RESTART_ROWS, EMPTY_TABLES and
-VERIFY_ROWS make a quick run; SEED repeats one; SOAK=1 adds the long tests, OVERWRITES sizes them.
+VERIFY_ROWS make a quick run; SEED repeats one; SOAK=1 adds the long tests, which OVERWRITES,
+SOAK_SECONDS and SOAK_WRITES_PER_SECOND size.
 """
 
 import os
+
+import pytest
+
+SOAK = pytest.mark.skipif(not os.environ.get("SOAK"), reason="long: cargo xtask soak")
 
 
 def number(name, default):

@@ -1,16 +1,14 @@
 """Restart time, memory and disk: reported, and held to bounds that do not depend on the machine."""
 
-import os
 import threading
 
 import cluster
 import ledger
 import pytest
 import wire
-from sizes import number
+from sizes import SOAK, number
 
 MIB = 1024 * 1024
-SOAK = pytest.mark.skipif(not os.environ.get("SOAK"), reason="long: cargo xtask soak")
 
 
 def fill(region, table, rows, writers=4, size=40):

@@ -23,7 +23,7 @@ cargo xtask COMMAND
   bench NAME [ARGS]  a benchmark: write, read, lag, verify, digest-cost, replicate, isolation
   compat [--newest]  the SDK suites, with the pinned SDKs or with the newest ones
   fuzz TARGET [SECS] request_decoder or plainbuffer_decoder, 60 seconds by default
-  soak               the long tests: ten million overwrites
+  soak [NAME]        the long tests: overwrites (ten million), peers (an hour); both by default
   setup              install what the commands above need
 
 Tests take their sizes from the environment, for a quick run:
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         "bench" => dev::bench(&rest),
         "compat" => compat::all(&rest),
         "fuzz" => dev::fuzz(&rest),
-        "soak" => test::soak(),
+        "soak" => test::soak(&rest),
         "setup" => dev::setup(),
         "" | "help" | "-h" | "--help" => {
             println!("{HELP}");

@@ -87,12 +87,18 @@ fn node(folder: &Path, totals: &mut Totals) -> Outcome {
     follow(tests.current_dir(folder), |line| add_node(totals, line))
 }
 
-/// The tests that take too long for every run.
-pub(crate) fn soak() -> Outcome {
+/// The tests that take too long for every run, all or one of them.
+pub(crate) fn soak(named: &[String]) -> Outcome {
+    let wanted = match named {
+        [] => "overwrites or never_rest",
+        [one] if one == "overwrites" => "overwrites",
+        [one] if one == "peers" => "never_rest",
+        _ => return Err("soak knows: overwrites, peers".to_owned()),
+    };
     dev::build()?;
     let python = install::python()?;
-    let arguments =
-        ["-B", "-m", "pytest", "end_to_end/test_size.py", "-v", "-s", "-k", "overwrites"];
+    let files = ["end_to_end/test_size.py", "end_to_end/test_soak.py"];
+    let arguments = [&["-B", "-m", "pytest"][..], &files, &["-v", "-s", "-k", wanted]].concat();
     let mut tests = command(python, &arguments);
     let folder = crate::run::root().join("tests");
     crate::run::run(tests.current_dir(folder).env("SOAK", "1"))
