@@ -40,9 +40,9 @@ impl World {
     }
 
     fn scrub_and_heal(&mut self, region: usize) -> Result<u64, Violation> {
-        let Some(table) = self.regions[region].table() else { return Ok(0) };
         let mut found = 0;
         for pass in 0..PASSES_MAX {
+            let Some(table) = self.regions[region].table() else { return Ok(0) };
             let bad = self.scrub(&table)?;
             if pass == 0 {
                 self.check_found(region, &bad)?;
@@ -52,6 +52,8 @@ impl World {
                 return Ok(found);
             }
             for range in &bad {
+                // Power may have failed since: then it is another store.
+                let Some(table) = self.regions[region].table() else { break };
                 self.heal(region, &table, range)?;
             }
         }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_model::diff::{Held, Register};
 use isthmus_model::entry::EntryBody;
+use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::Lsn;
 use isthmus_model::key::EncodedKey;
 use isthmus_replication::verify::report::{Report, Verdict};
@@ -96,7 +97,9 @@ impl World {
 
     /// Judges what was said while the world went on.
     pub(super) fn judge_report(&mut self, watch: &Watch, report: &Report) {
-        let checked = self.check_named(watch, report).and_then(|()| check_missed(watch, report));
+        let many = self.nature.writers.are_many();
+        let missed = || check_missed(watch, report, many);
+        let checked = self.check_named(watch, report).and_then(|()| missed());
         self.judge(checked);
     }
 
@@ -174,9 +177,15 @@ impl World {
     }
 }
 
-fn check_missed(watch: &Watch, report: &Report) -> Result<(), Violation> {
+fn check_missed(watch: &Watch, report: &Report, many: bool) -> Result<(), Violation> {
     let is_named = |key: &EncodedKey| report.rows.iter().any(|row| row.key == *key);
-    let missing: Vec<_> = watch.lasting.iter().filter(|(key, _)| !is_named(key)).collect();
+    // With several writers a report is about what was written up to the moment that it names.
+    let cut = report.compared.iter().flatten().map(|compared| Hlc(compared.hlc)).min();
+    let is_before =
+        |held: &Option<Held>| held.as_ref().is_some_and(|held| Some(held.stamp.hlc) <= cut);
+    let counts = |(_, first, second): &Differing| !many || is_before(first) || is_before(second);
+    let lasting = watch.lasting.iter().filter(|(_, differing)| differing.iter().any(counts));
+    let missing: Vec<_> = lasting.filter(|(key, _)| !is_named(key)).collect();
     let excused = match report.verdict {
         Verdict::Equal => 0,
         Verdict::Different => report.unsettled as usize,
