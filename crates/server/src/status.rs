@@ -212,10 +212,24 @@ pub struct DifferingStatus {
     pub rows: u64,
     /// Ranges that they lie in.
     pub ranges: u64,
+    /// These ranges; neighbours are taken together where they are many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<DifferingPlace>,
     /// Since when they differ, or are alike.
     pub since_ms: i64,
     /// How long ago that was looked at.
     pub checked_ms_ago: u64,
+}
+
+/// How many rows differ between two keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DifferingPlace {
+    /// The first that differs, as a report has it.
+    pub start: serde_json::Value,
+    /// The last that differs.
+    pub end: serde_json::Value,
+    /// How many.
+    pub rows: u64,
 }
 
 /// One link: what one region gives another of one partition.

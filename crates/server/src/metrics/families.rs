@@ -120,7 +120,7 @@ impl Figures {
         for table in &tables {
             let name = label(table.partition());
             *entries.entry(name.clone()).or_default() += table.durable_lsn().0;
-            for other in node.differing(table.id()) {
+            for other in node.differing(table.id(), &table.schema()) {
                 *differing.entry((name.clone(), other.region)).or_default() += other.rows;
             }
         }

@@ -10,12 +10,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use isthmus_control::global_table::Serve;
 use isthmus_model::ids::{Lsn, TableId};
+use isthmus_model::key::EncodedKey;
+use isthmus_model::schema::Schema;
 use isthmus_replication::verify::answer::{Answer, Opened, Tell};
 use isthmus_replication::verify::compare::{Detail, Options, Shell, compare};
 use isthmus_replication::verify::question::{Ask, Close, Cut, Open, Question};
-use isthmus_replication::verify::report::{Report, Verdict};
+use isthmus_replication::verify::report::{DifferingRange, Report, Verdict};
 use isthmus_store::Table;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -24,11 +27,12 @@ use tokio::sync::watch;
 
 use super::events::EventKind;
 use super::jobs::spec::{RepairMode, RepairSpec, Spec};
+use super::verify::key_told;
 use super::verify::place::Place;
 use super::{Node, Record};
 use crate::config::AutoRepair;
-use crate::peer::verify::{ROOTS_MAX, Roots, VerdictTold};
-use crate::status::DifferingStatus;
+use crate::peer::verify::{PlaceTold, ROOTS_MAX, Roots, VerdictTold};
+use crate::status::{DifferingPlace, DifferingStatus};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Tables found alike are looked at again after this, changed or not.
@@ -42,6 +46,8 @@ const REST_FACTOR: u32 = 20;
 /// A comparison of the gauge is cut short here.
 const COMPARE_MAX: Duration = Duration::from_secs(10);
 const ROWS_COUNTED_MAX: u64 = 100_000;
+/// Ranges that are told of a pair.
+const PLACES_MAX: usize = 16;
 /// How long it waits for a region that is behind.
 const WAIT: Duration = Duration::from_secs(1);
 /// Between two repairs by rule of one pair.
@@ -62,6 +68,7 @@ struct Pair {
     alike: Option<Alike>,
     rows: Option<u64>,
     ranges: u64,
+    places: Vec<PlaceTold>,
     since_millis: i64,
     checked: Duration,
     compare_after: Duration,
@@ -96,6 +103,7 @@ impl Gauge {
             let pair = inner.pairs.entry((id, from.to_owned())).or_default();
             pair.rows = Some(told.rows);
             pair.ranges = told.ranges;
+            pair.places = told.places.iter().take(PLACES_MAX).cloned().collect();
             pair.since_millis = told.since_millis;
             let ago = Duration::from_millis(told.checked_millis_ago);
             pair.checked = now.saturating_sub(ago);
@@ -103,7 +111,12 @@ impl Gauge {
     }
 
     /// How the replicas of a table stand, by region.
-    pub(crate) fn of_table(&self, table: TableId, now: Duration) -> Vec<DifferingStatus> {
+    pub(crate) fn of_table(
+        &self,
+        table: TableId,
+        schema: &Schema,
+        now: Duration,
+    ) -> Vec<DifferingStatus> {
         let inner = self.0.lock();
         let of_table = inner.pairs.iter().filter(|((id, _), _)| *id == table);
         let told = of_table.filter_map(|((_, region), pair)| {
@@ -111,6 +124,7 @@ impl Gauge {
                 region: region.clone(),
                 rows: pair.rows?,
                 ranges: pair.ranges,
+                places: pair.places.iter().map(|place| place_status(schema, place)).collect(),
                 since_ms: pair.since_millis,
                 checked_ms_ago: now.saturating_sub(pair.checked).as_millis() as u64,
             })
@@ -136,6 +150,7 @@ impl Gauge {
                 table: table.0,
                 rows: pair.rows?,
                 ranges: pair.ranges,
+                places: pair.places.clone(),
                 since_millis: pair.since_millis,
                 checked_millis_ago: now.saturating_sub(pair.checked).as_millis() as u64,
             })
@@ -154,23 +169,24 @@ impl Gauge {
     fn note(
         &self,
         key: (TableId, &str),
-        found: (u64, u64),
+        found: Differ,
         alike: Option<Alike>,
         now: (i64, Duration),
     ) -> Option<u64> {
         let mut inner = self.0.lock();
         let pair = inner.pairs.entry((key.0, key.1.to_owned())).or_default();
         let before = pair.rows;
-        if before != Some(found.0) {
+        let rows = found.rows;
+        if before != Some(rows) {
             let was_alike = before.unwrap_or(0) == 0;
-            if was_alike || found.0 == 0 {
+            if was_alike || rows == 0 {
                 pair.since_millis = now.0;
             }
         }
-        (pair.rows, pair.ranges) = (Some(found.0), found.1);
+        (pair.rows, pair.ranges, pair.places) = (Some(rows), found.ranges, found.places);
         pair.alike = alike;
         pair.checked = now.1;
-        if before != Some(found.0) {
+        if before != Some(rows) {
             inner.told.entry(key.1.to_owned()).or_default().1 = true;
         }
         before
@@ -181,6 +197,30 @@ impl Gauge {
         let pair = inner.pairs.entry((table, region.to_owned())).or_default();
         pair.compare_after = after;
     }
+}
+
+/// What is found to differ of a pair.
+#[derive(Clone, Debug, Default)]
+struct Differ {
+    rows: u64,
+    ranges: u64,
+    places: Vec<PlaceTold>,
+}
+
+/// A few ranges for any number: neighbours are taken together.
+fn places(ranges: &[DifferingRange]) -> Vec<PlaceTold> {
+    let each = ranges.len().div_ceil(PLACES_MAX).max(1);
+    let place = |chunk: &[DifferingRange]| PlaceTold {
+        first: chunk[0].first.0.clone(),
+        last: chunk[chunk.len() - 1].last.0.clone(),
+        rows: chunk.iter().map(|range| range.rows).sum(),
+    };
+    ranges.chunks(each).map(place).collect()
+}
+
+fn place_status(schema: &Schema, place: &PlaceTold) -> DifferingPlace {
+    let key = |key: &Bytes| key_told(schema, &EncodedKey(key.clone()));
+    DifferingPlace { start: key(&place.first), end: key(&place.last), rows: place.rows }
 }
 
 /// A table that may differ in another region.
@@ -328,7 +368,8 @@ impl Node {
         let alike = Alike { lsn: suspect.lsn, reached_since, at: now.1 };
         let (id, name) = (suspect.table.id(), suspect.table.name());
         let key = (id, place.region.as_str());
-        let before = self.verification.gauge.note(key, (0, 0), is_whole.then_some(alike), now);
+        let before =
+            self.verification.gauge.note(key, Differ::default(), is_whole.then_some(alike), now);
         self.verification.gauge.compare_after(id, &place.region, Duration::ZERO);
         if before.is_some_and(|rows| rows > 0) {
             let pair = [self.config.region.name.as_str(), place.region.as_str()];
@@ -411,7 +452,11 @@ impl Node {
         let now = (self.clock.wall_millis(), self.clock.monotonic());
         let (rows, ranges) = (report.rows_differing, report.ranges.len() as u64);
         let key = (suspect.table.id(), place.region.as_str());
-        let before = self.verification.gauge.note(key, (rows, ranges), None, now);
+        let found = Differ { rows, ranges, places: places(&report.ranges) };
+        let schema = suspect.table.schema();
+        let told: Vec<DifferingPlace> =
+            found.places.iter().map(|place| place_status(&schema, place)).collect();
+        let before = self.verification.gauge.note(key, found, None, now);
         if before == Some(rows) {
             return;
         }
@@ -419,7 +464,7 @@ impl Node {
         let name = suspect.table.name();
         let count = if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
         let text = format!("{count} of {} and {} differ", pair[0], pair[1]);
-        let detail = json!({ "regions": pair, "rows": rows, "ranges": ranges });
+        let detail = json!({ "regions": pair, "rows": rows, "ranges": ranges, "places": told });
         self.notice(EventKind::ReplicasDiffer, name.as_str(), text, detail);
     }
 
@@ -538,6 +583,10 @@ fn stand_of(first: &Opened, second: &Opened) -> Stand {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_model::ids::SchemaNumber;
+    use isthmus_model::key::KeyKind;
+    use isthmus_model::schema::{KeyColumn, TableOptions};
+
     use super::*;
 
     fn opened(lsn: u64, many_writers: bool, alike: bool) -> Opened {
@@ -568,19 +617,51 @@ mod tests {
         assert_eq!(of(AutoRepair::Merge, many, "c"), Some(("a", "b", RepairMode::Merge)));
     }
 
+    fn schema() -> Schema {
+        let column = KeyColumn { name: "k".into(), kind: KeyKind::Integer, auto_increment: false };
+        Schema {
+            number: SchemaNumber(1),
+            key_columns: vec![column],
+            defined_columns: Vec::new(),
+            options: TableOptions::default(),
+        }
+    }
+
     #[test]
     fn a_pair_remembers_since_when_it_differs() {
         let gauge = Gauge::default();
         let (table, second) = (TableId(1), Duration::from_secs(1));
-        assert_eq!(gauge.note((table, "b"), (3, 1), None, (10, second)), None);
-        assert_eq!(gauge.note((table, "b"), (4, 1), None, (20, second)), Some(3));
-        let told = gauge.of_table(table, second * 3);
+        let found = |rows| Differ { rows, ranges: 1, places: Vec::new() };
+        assert_eq!(gauge.note((table, "b"), found(3), None, (10, second)), None);
+        assert_eq!(gauge.note((table, "b"), found(4), None, (20, second)), Some(3));
+        let told = gauge.of_table(table, &schema(), second * 3);
         assert_eq!((told[0].rows, told[0].since_ms, told[0].checked_ms_ago), (4, 10, 2000));
-        assert_eq!(gauge.note((table, "b"), (0, 0), None, (30, second)), Some(4));
-        assert_eq!(gauge.of_table(table, second)[0].since_ms, 30);
+        assert_eq!(gauge.note((table, "b"), Differ::default(), None, (30, second)), Some(4));
+        assert_eq!(gauge.of_table(table, &schema(), second)[0].since_ms, 30);
         assert!(gauge.to_tell("b", second).is_some());
         assert!(gauge.to_tell("b", second).is_none());
         gauge.keep(|_, _| false);
-        assert!(gauge.of_table(table, second).is_empty());
+        assert!(gauge.of_table(table, &schema(), second).is_empty());
+    }
+
+    #[test]
+    fn places_are_few_and_hold_every_row() {
+        let key = |number: u64| EncodedKey(Bytes::from(number.to_be_bytes().to_vec()));
+        let range = |n: u64| DifferingRange { first: key(2 * n), last: key(2 * n + 1), rows: n };
+        for count in [0, 1, 16, 17, 64] {
+            let ranges: Vec<DifferingRange> = (0..count).map(range).collect();
+            let places = places(&ranges);
+            assert!(places.len() <= PLACES_MAX);
+            let rows: u64 = places.iter().map(|place| place.rows).sum();
+            assert_eq!(rows, ranges.iter().map(|range| range.rows).sum::<u64>());
+            assert_eq!(
+                places.first().map(|place| place.first.clone()),
+                ranges.first().map(|range| range.first.0.clone())
+            );
+            assert_eq!(
+                places.last().map(|place| place.last.clone()),
+                ranges.last().map(|range| range.last.0.clone())
+            );
+        }
     }
 }

@@ -3,6 +3,7 @@
 use isthmus_control::global_table::Serve;
 use isthmus_control::link_rule::{LinkRule, TimingRule};
 use isthmus_model::ids::TableId;
+use isthmus_model::schema::Schema;
 use isthmus_replication::link::State;
 use isthmus_replication::progress::CopyReport;
 use isthmus_replication::ship::LinkReport;
@@ -99,7 +100,7 @@ impl Node {
                     partitions: 1,
                     entries: table.durable_lsn().0,
                     digest: Some(self.digest_status(table)),
-                    differing: self.differing(spec.id),
+                    differing: self.differing(spec.id, &spec.schema),
                 }
             })
             .collect();
@@ -108,8 +109,8 @@ impl Node {
     }
 
     /// How the replicas of a table in other regions stand to that here.
-    pub(crate) fn differing(&self, table: TableId) -> Vec<DifferingStatus> {
-        self.verification.gauge.of_table(table, self.clock.monotonic())
+    pub(crate) fn differing(&self, table: TableId, schema: &Schema) -> Vec<DifferingStatus> {
+        self.verification.gauge.of_table(table, schema, self.clock.monotonic())
     }
 
     fn digest_status(&self, table: &Table) -> DigestStatus {

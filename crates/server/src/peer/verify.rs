@@ -257,8 +257,22 @@ pub struct RootsTold {
     pub answers: Vec<Bytes>,
 }
 
+/// How many rows differ between two keys.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PlaceTold {
+    /// The first that differs.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub first: Bytes,
+    /// The last that differs.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub last: Bytes,
+    /// How many.
+    #[prost(uint64, tag = "3")]
+    pub rows: u64,
+}
+
 /// How two replicas of a table stand, by the region that compares them.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct VerdictTold {
     /// Table.
     #[prost(uint64, tag = "1")]
@@ -275,6 +289,9 @@ pub struct VerdictTold {
     /// How long ago it was looked at.
     #[prost(uint64, tag = "5")]
     pub checked_millis_ago: u64,
+    /// Where the rows lie, a few ranges at most.
+    #[prost(message, repeated, tag = "6")]
+    pub places: Vec<PlaceTold>,
 }
 
 /// The bytes of a key that is an end of a range.
