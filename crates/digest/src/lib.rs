@@ -13,21 +13,25 @@
 mod change;
 mod codec;
 mod error;
+mod estimate;
 mod hasher;
 mod lane;
 mod parts;
 mod sketch;
 mod sum;
 mod tree;
+mod unlike;
 
 pub use change::{Change, changes_between, decode_changes, encode_changes};
 pub use error::Damaged;
+pub use estimate::Estimate;
 pub use hasher::Hasher;
 pub use lane::Lane;
 pub use parts::Parts;
-pub use sketch::{Decoder, Encoder, Symbol, decode_symbols, encode_symbols};
+pub use sketch::{Decoder, Encoder, Symbol, decode_symbols, encode_symbols, encode_symbols_short};
 pub use sum::Sum;
-pub use tree::{LaneRoot, Leaf, LeafPart, PageWrite, SplitWanted, Tree};
+pub use tree::{LaneRoot, Leaf, LeafPart, PageWrite, SplitWanted, Stretch, Tree};
+pub use unlike::{LeafTold, decode_leaves, encode_leaves, unlike_leaves};
 
 /// A row key starts a leaf if its hash ends in this many zero bits: one key of sixteen.
 pub const LEAF_ZERO_BITS: u32 = 4;

@@ -31,16 +31,33 @@ impl Symbol {
         self.count = self.count.wrapping_add(count);
     }
 
-    fn is_empty(&self) -> bool {
-        *self == Symbol::default()
+    /// This symbol of one set less that of another: what is left of either alone.
+    pub fn less(&self, other: &Symbol) -> Symbol {
+        Symbol {
+            sum: self.sum ^ other.sum,
+            check: self.check ^ other.check,
+            count: self.count.wrapping_sub(other.count),
+        }
     }
 
-    /// Whether this is a single element, of which side.
-    fn single(&self) -> Option<i64> {
-        let is_single = self.count.unsigned_abs() == 1 && self.check == check_of(self.sum);
+    /// Whether nothing maps to it, or what does is the same on both sides.
+    pub fn is_empty(&self) -> bool {
+        self.sum == 0 && self.count == 0 && self.check & CHECK_MASK == 0
+    }
+
+    /// Whether this is a single element, of which side. `place` is where the symbol stands.
+    fn single(&self, place: u64) -> Option<i64> {
+        let is_single = self.count.unsigned_abs() == 1
+            && (self.check ^ check_of(self.sum)) & CHECK_MASK == 0
+            && Mapped::new(self.sum).is_part_of(place);
         is_single.then_some(self.count)
     }
 }
+
+/// What of a check is sent, and compared. Together with the place, to which few elements map, that
+/// tells a single element; where it errs the sketch is not decoded and more symbols are asked for.
+const CHECK_BYTES: usize = 3;
+const CHECK_MASK: u64 = (1 << (8 * CHECK_BYTES)) - 1;
 
 /// The hash of an element that tells a single element from a mixture.
 fn check_of(element: u64) -> u64 {
@@ -75,6 +92,14 @@ impl Mapped {
         let jump = (self.next as f64 + 1.5) * (1.0 / chance.sqrt() - 1.0);
         // Rounded up; at least one. Beyond the greatest number it stays there.
         self.next = self.next.saturating_add(jump as u64).saturating_add(1);
+    }
+
+    /// Whether the element, not advanced yet, is part of the symbol at a place.
+    fn is_part_of(mut self, place: u64) -> bool {
+        while self.next < place {
+            self.advance();
+        }
+        self.next == place
     }
 
     /// Folds the element into its places before the end of `symbols`, the first being at `base`.
@@ -120,6 +145,11 @@ impl Encoder {
         std::mem::replace(&mut self.ahead, rest)
     }
 
+    /// How many elements the set has.
+    pub fn elements(&self) -> usize {
+        self.elements.len()
+    }
+
     /// Makes at least `count` symbols from `base` on, so many more that passes stay few.
     fn make(&mut self, count: usize) {
         let made = self.ahead.len();
@@ -162,9 +192,7 @@ impl Decoder {
         let from = self.remaining.len();
         let local = self.local.symbols(remote.len());
         for (remote, local) in remote.iter().zip(local) {
-            let mut symbol = *remote;
-            symbol.fold(local.sum, local.check, local.count.wrapping_neg());
-            self.remaining.push(symbol);
+            self.remaining.push(remote.less(&local));
         }
         for (element, side) in &mut self.known {
             let check = check_of(element.element);
@@ -180,7 +208,7 @@ impl Decoder {
     /// Takes single elements out of all symbols they are part of, which leaves more single ones.
     fn solve(&mut self, mut places: Vec<usize>) {
         while let Some(place) = places.pop() {
-            let Some(side) = self.remaining[place].single() else { continue };
+            let Some(side) = self.remaining[place].single(place as u64) else { continue };
             // Honest symbols never name more elements than there are symbols.
             if self.known.len() >= self.remaining.len() {
                 return;
@@ -224,8 +252,10 @@ impl Decoder {
 }
 
 const VERSION: u8 = 1;
+const SHORT: u8 = 2;
 const WHAT: &str = "symbols of a sketch";
 const SYMBOL_BYTES_MIN: usize = 17;
+const SHORT_BYTES_MIN: usize = 9 + CHECK_BYTES;
 
 /// The form of symbols on the wire.
 pub fn encode_symbols(symbols: &[Symbol]) -> Vec<u8> {
@@ -240,19 +270,62 @@ pub fn encode_symbols(symbols: &[Symbol]) -> Vec<u8> {
     out
 }
 
-/// The symbols that were encoded.
+/// The short form: of checks what is compared, of counts by how much they miss what is to be
+/// expected. The first symbol stands at place `from` of a sketch of so many elements.
+pub fn encode_symbols_short(symbols: &[Symbol], from: u64, elements: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(24 + (SHORT_BYTES_MIN + 1) * symbols.len());
+    out.push(SHORT);
+    put_number(&mut out, symbols.len() as u64);
+    put_number(&mut out, from);
+    put_number(&mut out, elements);
+    for (place, symbol) in (from..).zip(symbols) {
+        out.extend_from_slice(&symbol.sum.to_le_bytes());
+        out.extend_from_slice(&symbol.check.to_le_bytes()[..CHECK_BYTES]);
+        put_signed(&mut out, symbol.count.wrapping_sub(expected(place, elements)));
+    }
+    out
+}
+
+/// How many elements map to a place, about.
+fn expected(place: u64, elements: u64) -> i64 {
+    let expected = u128::from(elements) * 2 / (u128::from(place) + 2);
+    i64::try_from(expected).unwrap_or(i64::MAX)
+}
+
+/// The symbols that were encoded, in either form. Checks are told as far as they are compared.
 pub fn decode_symbols(bytes: &[u8]) -> Result<Vec<Symbol>, Damaged> {
     let mut reader = Reader::new(bytes, WHAT);
     let version = reader.byte()?;
-    reader.check(version == VERSION)?;
-    let count = reader.count(SYMBOL_BYTES_MIN)?;
-    let mut symbols = Vec::with_capacity(count);
-    for _ in 0..count {
-        let sum = u64::from_le_bytes(reader.array()?);
-        let check = u64::from_le_bytes(reader.array()?);
-        symbols.push(Symbol { sum, check, count: reader.signed()? });
-    }
+    let symbols = match version {
+        VERSION => {
+            let count = reader.count(SYMBOL_BYTES_MIN)?;
+            let mut symbols = Vec::with_capacity(count);
+            for _ in 0..count {
+                let sum = u64::from_le_bytes(reader.array()?);
+                let check = u64::from_le_bytes(reader.array()?) & CHECK_MASK;
+                symbols.push(Symbol { sum, check, count: reader.signed()? });
+            }
+            symbols
+        }
+        SHORT => decode_short(&mut reader)?,
+        _ => return reader.damaged(),
+    };
     reader.finish()?;
+    Ok(symbols)
+}
+
+fn decode_short(reader: &mut Reader<'_>) -> Result<Vec<Symbol>, Damaged> {
+    let count = reader.count(SHORT_BYTES_MIN)?;
+    let from = reader.number()?;
+    let elements = reader.number()?;
+    let mut symbols = Vec::with_capacity(count);
+    for place in (from..).take(count) {
+        let sum = u64::from_le_bytes(reader.array()?);
+        let mut check = [0; 8];
+        check[..CHECK_BYTES].copy_from_slice(&reader.array::<CHECK_BYTES>()?);
+        let count = reader.signed()?.wrapping_add(expected(place, elements));
+        symbols.push(Symbol { sum, check: u64::from_le_bytes(check), count });
+    }
     Ok(symbols)
 }
 

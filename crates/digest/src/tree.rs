@@ -11,6 +11,7 @@ mod codec;
 mod keys;
 mod lane;
 mod page;
+mod stretch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use bytes::Bytes;
 use self::checkpoint::Sweep;
 use self::lane::{Delta, LaneTree};
 use crate::{Change, Hasher, Lane, Sum};
+
+pub use self::stretch::Stretch;
 
 /// What a whole lane adds up to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -246,26 +249,6 @@ impl Tree {
         end: Option<&[u8]>,
     ) -> impl Iterator<Item = Leaf> + use<'a> {
         self.places(lane, start, end).map(|(tree, at, leaf)| tree.leaf(at, leaf))
-    }
-
-    /// The sketch elements of the leaves that overlap `[start, end)`, but for empty leaves: those
-    /// say nothing, and the other side may not have them.
-    pub fn fingerprints<'a>(
-        &'a self,
-        hasher: &'a Hasher,
-        lane: Lane,
-        start: &[u8],
-        end: Option<&[u8]>,
-    ) -> impl Iterator<Item = u64> + use<'a> {
-        let mut key = Vec::new();
-        let places = self.places(lane, start, end);
-        places.filter(|(tree, at, leaf)| !tree.slots[*at].page.is_empty_leaf(*leaf)).map(
-            move |(tree, at, leaf)| {
-                let page = &tree.slots[at].page;
-                page.keys.read(leaf, &mut key);
-                hasher.leaf_fingerprint(lane, &key, page.sums[leaf])
-            },
-        )
     }
 
     /// A leaf that has grown far beyond its mean and has boundaries that were not taken: what to

@@ -6,7 +6,9 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::{any, proptest};
 use proptest::{prop_assert, prop_assert_eq};
 
-use super::{Decoder, Encoder, Symbol, decode_symbols, encode_symbols, mix};
+use super::{
+    CHECK_MASK, Decoder, Encoder, Symbol, decode_symbols, encode_symbols, encode_symbols_short, mix,
+};
 
 /// Adds symbols one by one until the difference is known.
 fn reconcile(remote: &BTreeSet<u64>, local: &BTreeSet<u64>, symbols_max: usize) -> Decoder {
@@ -54,15 +56,20 @@ proptest! {
 
     #[test]
     fn symbols_round_trip_and_torn_ones_are_refused(
-        list in vec((any::<u64>(), any::<u64>(), any::<i64>()), 0..9), noise: Vec<u8>
+        list in vec((any::<u64>(), any::<u64>(), any::<i64>()), 0..9),
+        from: u32, elements: u64, noise: Vec<u8>
     ) {
-        let symbols: Vec<Symbol> =
-            list.into_iter().map(|(sum, check, count)| Symbol { sum, check, count }).collect();
-        let bytes = encode_symbols(&symbols);
-        for cut in 0..bytes.len() {
-            prop_assert!(decode_symbols(&bytes[..cut]).is_err());
+        let symbols: Vec<Symbol> = list
+            .into_iter()
+            .map(|(sum, check, count)| Symbol { sum, check: check & CHECK_MASK, count })
+            .collect();
+        let short = encode_symbols_short(&symbols, from.into(), elements);
+        for bytes in [encode_symbols(&symbols), short] {
+            for cut in 0..bytes.len() {
+                prop_assert!(decode_symbols(&bytes[..cut]).is_err());
+            }
+            prop_assert_eq!(decode_symbols(&bytes), Ok(symbols.clone()));
         }
-        prop_assert_eq!(decode_symbols(&bytes), Ok(symbols));
         let _ = decode_symbols(&noise);
     }
 
@@ -102,6 +109,25 @@ fn few_symbols_are_needed() {
         let each = total as f64 / (trials * differing) as f64;
         assert!(each <= symbols_per_element_max, "{differing}: {each}");
     }
+}
+
+#[test]
+fn short_symbols_are_short_and_name_the_difference() {
+    let both = 20_000u64;
+    let encoded = |own: std::ops::Range<u64>| {
+        let mut encoder = Encoder::new((0..both).chain(own).map(mix));
+        encode_symbols_short(&encoder.symbols(600), 0, encoder.elements() as u64)
+    };
+    let [first, second] = [encoded(both..both + 200), encoded(both + 200..both + 350)];
+    assert!(first.len() < 600 * 13, "{}", first.len());
+    let (first, second) = (decode_symbols(&first).unwrap(), decode_symbols(&second).unwrap());
+    let difference: Vec<Symbol> = first.iter().zip(&second).map(|(a, b)| a.less(b)).collect();
+    let mut decoder = Decoder::new(std::iter::empty());
+    decoder.add(&difference);
+    assert!(decoder.decoded());
+    let (only_first, only_second) = decoder.difference();
+    assert_eq!(sorted(only_first), sorted((both..both + 200).map(mix).collect()));
+    assert_eq!(sorted(only_second), sorted((both + 200..both + 350).map(mix).collect()));
 }
 
 #[test]

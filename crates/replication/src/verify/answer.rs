@@ -10,11 +10,12 @@ use isthmus_model::ids::{Origin, Timestamp};
 use isthmus_model::row::Trim;
 use prost::Message;
 
-use crate::frame::{ExpiredBefore, Watermark};
+use crate::frame::{ExpiredBefore, Packed, Watermark};
+use crate::pack::{Method, pack, unpack};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{
-    ANSWER_BYTES_MAX, COARSE_RANGES_MAX, FINGERPRINTS_MAX, KEY_BYTES_MAX, LANES_MAX, ORIGINS_MAX,
-    ROWS_MAX, WRONG_LEAVES_MAX,
+    ANSWER_BYTES_MAX, COARSE_RANGES_MAX, FINGERPRINTS_MAX, KEY_BYTES_MAX, LANES_MAX, LEAVES_MAX,
+    ORIGINS_MAX, ROWS_MAX, WRONG_LEAVES_MAX,
 };
 use crate::verify::question::FORMAT;
 
@@ -28,7 +29,7 @@ pub struct Answer {
     #[prost(uint64, tag = "1")]
     pub rows_read: u64,
     /// What is told.
-    #[prost(oneof = "Tell", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Tell", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub tell: Option<Tell>,
 }
 
@@ -65,6 +66,15 @@ pub enum Tell {
     /// It could not be answered.
     #[prost(message, tag = "11")]
     Failed(Failed),
+    /// A sketch of coarse ranges.
+    #[prost(message, tag = "12")]
+    Sketch(SketchTold),
+    /// Leaves; nothing: they are too many to be told.
+    #[prost(bytes = "bytes", tag = "13")]
+    Leaves(Bytes),
+    /// Leaves were laid beside those here.
+    #[prost(message, tag = "14")]
+    Laid(Laid),
 }
 
 /// A session is open.
@@ -121,6 +131,40 @@ pub struct Opened {
     /// What sums depend on besides the rows.
     #[prost(fixed64, tag = "17")]
     pub rules: u64,
+    /// A sketch of coarse ranges.
+    #[prost(message, optional, tag = "18")]
+    pub sketch: Option<SketchTold>,
+    /// What may be asked: 0: not for sketches of coarse ranges, nor for short symbols.
+    #[prost(uint32, tag = "19")]
+    pub skill: u32,
+}
+
+/// What may be asked of this version.
+pub(crate) const SKILL: u32 = 1;
+
+/// A sketch of the coarse ranges of all lanes.
+#[derive(Clone, PartialEq, Message)]
+pub struct SketchTold {
+    /// Symbols, in the short form.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub symbols: Bytes,
+    /// Tells about how many ranges differ, if the symbols do not name them.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub estimate: Bytes,
+    /// How many ranges there are.
+    #[prost(uint64, tag = "3")]
+    pub ranges: u64,
+}
+
+/// What came of laying leaves beside those here. What is unlike here is selected.
+#[derive(Clone, PartialEq, Message)]
+pub struct Laid {
+    /// Places of those that were told and are unlike.
+    #[prost(uint32, repeated, tag = "1")]
+    pub unlike: Vec<u32>,
+    /// What is told of the parts that are selected; of rows all, unless there are more.
+    #[prost(message, optional, tag = "2")]
+    pub parts: Option<SelectedParts>,
 }
 
 /// What one side has dropped: lanes of time and of kills below these.
@@ -240,6 +284,9 @@ pub struct SelectedParts {
     /// Those that were given and are not here.
     #[prost(fixed64, repeated, tag = "9")]
     pub lacking: Vec<u64>,
+    /// The rows that are unlike, packed.
+    #[prost(message, optional, tag = "10")]
+    pub packed: Option<Packed>,
 }
 
 /// A leaf whose sum is not that of its rows.
@@ -262,6 +309,9 @@ pub struct Rows {
     /// How many of what was asked for are answered.
     #[prost(uint32, tag = "2")]
     pub answered: u32,
+    /// The rows, packed.
+    #[prost(message, optional, tag = "3")]
+    pub packed: Option<Packed>,
 }
 
 /// One row.
@@ -447,6 +497,41 @@ impl Answer {
         }
     }
 
+    /// Rows in it, and where they go when they are packed.
+    fn rows(&mut self) -> Option<(&mut Vec<RowAnswer>, &mut Option<Packed>)> {
+        match &mut self.tell {
+            Some(Tell::Rows(told)) => Some((&mut told.rows, &mut told.packed)),
+            Some(Tell::Parts(parts)) => Some((&mut parts.unlike, &mut parts.packed)),
+            Some(Tell::Laid(laid)) => {
+                laid.parts.as_mut().map(|parts| (&mut parts.unlike, &mut parts.packed))
+            }
+            Some(_) | None => None,
+        }
+    }
+
+    /// Packs the rows in it: they are much alike.
+    pub fn pack_rows(&mut self) {
+        let Some((rows, packed)) = self.rows() else { return };
+        if !rows.is_empty() {
+            let rows = Rows { rows: std::mem::take(rows), ..Rows::default() };
+            *packed = Some(pack(rows.encode_to_vec(), Method::Plain));
+        }
+    }
+
+    /// With the rows that were packed.
+    pub fn unpacked(mut self) -> Result<Answer, VerifyError> {
+        let damaged = |_| VerifyError::Damaged("rows cannot be unpacked");
+        if let Some((rows, packed)) = self.rows()
+            && let Some(packed) = packed.take()
+        {
+            let bytes = unpack(&packed).map_err(damaged)?;
+            let told = Rows::decode(bytes);
+            rows.extend(told.map_err(|_| VerifyError::Damaged("rows cannot be read"))?.rows);
+        }
+        self.check()?;
+        Ok(self)
+    }
+
     /// The bytes that travel.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(1 + self.encoded_len());
@@ -476,6 +561,13 @@ impl Answer {
         let next = |next: &Option<Bytes>| next.as_ref().is_none_or(key);
         let rows =
             |rows: &[RowAnswer]| rows.len() <= ROWS_MAX && rows.iter().all(|row| key(&row.key));
+        let parts = |parts: &SelectedParts| {
+            parts.fingerprints.len() <= FINGERPRINTS_MAX
+                && parts.lacking.len() <= FINGERPRINTS_MAX
+                && parts.wrong.len() <= WRONG_LEAVES_MAX
+                && next(&parts.next)
+                && rows(&parts.unlike)
+        };
         let fits = match &self.tell {
             None => return Err(VerifyError::Damaged("answer tells nothing")),
             Some(Tell::Opened(opened)) => {
@@ -488,12 +580,9 @@ impl Answer {
                     && coarse.ranges.iter().all(|range| key(&range.start))
                     && next(&coarse.next)
             }
-            Some(Tell::Parts(parts)) => {
-                parts.fingerprints.len() <= FINGERPRINTS_MAX
-                    && parts.lacking.len() <= FINGERPRINTS_MAX
-                    && parts.wrong.len() <= WRONG_LEAVES_MAX
-                    && next(&parts.next)
-                    && rows(&parts.unlike)
+            Some(Tell::Parts(told)) => parts(told),
+            Some(Tell::Laid(laid)) => {
+                laid.unlike.len() <= LEAVES_MAX && laid.parts.as_ref().is_none_or(parts)
             }
             Some(Tell::Rows(told)) => rows(&told.rows),
             Some(
@@ -502,7 +591,9 @@ impl Answer {
                 | Tell::NoTable(_)
                 | Tell::Symbols(_)
                 | Tell::Closed(_)
-                | Tell::Failed(_),
+                | Tell::Failed(_)
+                | Tell::Sketch(_)
+                | Tell::Leaves(_),
             ) => true,
         };
         fits.then_some(()).ok_or(VerifyError::Damaged("answer breaks a bound"))

@@ -1,11 +1,12 @@
 //! Compares two sides: roots, leaves, rows, cells.
 //!
-//! Blocking code that only asks; time, waiting and the user's patience are handed in. Where few
-//! leaves differ a sketch names them in one exchange, or a few; else the table is walked in the
-//! order of its keys, window by window, and can be resumed at any. With one writer both sides are
-//! looked at after the same entry. A row that changed since is looked at again under a new cut;
-//! what will not settle is told, not guessed. With several writers each side's own vector says
-//! whether it lacks what it has had.
+//! Blocking code that only asks; time, waiting and the user's patience are handed in. A sketch of
+//! coarse ranges comes with the roots; where it names those that differ, their leaves are told and
+//! rows come in one exchange more. Else a sketch of all leaves names those that differ; and where
+//! too many do, the table is walked in the order of its keys, window by window, and can be resumed
+//! at any. With one writer both sides are looked at after the same entry. A row that changed since
+//! is looked at again under a new cut; what will not settle is told, not guessed. With several
+//! writers each side's own vector says whether it lacks what it has had.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
@@ -20,8 +21,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::verify::answer::Opened;
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{
-    AGAIN_MAX, COARSE_RANGES_MAX, CUT_AGE_MAX, FEW_LEAVES, RANGE_ROWS, ROUNDS_MAX,
-    ROWS_COUNTED_MAX, SYMBOLS_MAX, WHOLE_SYMBOLS_MAX, WINDOW_LEAVES,
+    AGAIN_MAX, COARSE_RANGES_MAX, CUT_AGE_MAX, FEW_LEAVES, FEW_RANGES, MANY_LEAVES, RANGE_ROWS,
+    ROUNDS_MAX, ROWS_COUNTED_MAX, SYMBOLS_MAX, WHOLE_SYMBOLS_MAX, WINDOW_LEAVES,
 };
 use crate::verify::question::{Ask, Close, Cut};
 use crate::verify::report::{Compared, FoundRow, Ranges, Report, RowDiff, Verdict, WrongTree};
@@ -70,7 +71,9 @@ pub struct Options {
 /// How much is done at once; tests make it less.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tuning {
+    pub(crate) few_ranges: usize,
     pub(crate) few_leaves: usize,
+    pub(crate) many_leaves: usize,
     pub(crate) whole_symbols_max: usize,
     pub(crate) window_symbols_max: usize,
     pub(crate) window_leaves: u64,
@@ -82,7 +85,9 @@ pub(crate) struct Tuning {
 impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
+            few_ranges: FEW_RANGES,
             few_leaves: FEW_LEAVES,
+            many_leaves: MANY_LEAVES,
             whole_symbols_max: WHOLE_SYMBOLS_MAX,
             window_symbols_max: SYMBOLS_MAX,
             window_leaves: WINDOW_LEAVES,
@@ -276,7 +281,7 @@ impl Run<'_, '_> {
     fn close(&mut self) {
         let Some(pair) = self.pair.take() else { return };
         for (side, head) in self.sides.iter_mut().zip(&pair.heads) {
-            drop(side.ask(Ask::Close(Close { session: head.session })));
+            side.leave(Ask::Close(Close { session: head.session }));
         }
     }
 
@@ -319,8 +324,12 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn note_compared(&mut self, heads: &[Opened; 2]) {
-        self.compared = [Some(Compared::of(&heads[0])), Some(Compared::of(&heads[1]))];
+    /// What is said holds as of the first cut: later ones are for single rows or the rest of a
+    /// walk. Unless all is alike in the end, and nothing was found before.
+    fn note_compared(&mut self, heads: &[Opened; 2], all_alike: bool) {
+        if self.compared[0].is_none() || (all_alike && self.counted.is_empty()) {
+            self.compared = [Some(Compared::of(&heads[0])), Some(Compared::of(&heads[1]))];
+        }
     }
 
     fn verdict(&self, end: End) -> Verdict {

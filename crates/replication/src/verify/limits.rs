@@ -18,8 +18,18 @@ pub const ANSWER_ROW_BYTES: usize = 4 * 1024 * 1024;
 pub const SYMBOLS_MAX: usize = 32_768;
 /// Places of symbols and fingerprints that can be asked for.
 pub const FROM_MAX: u32 = 1 << 20;
-/// Symbols that come with the opening.
+/// Symbols over leaves that are asked for first.
 pub const FIRST_SYMBOLS: u32 = 64;
+/// Symbols over coarse ranges that come with the opening.
+pub const COARSE_SYMBOLS: u32 = 64;
+/// Leaves that are told one by one.
+pub const LEAVES_TOLD_MAX: usize = 4096;
+/// Bytes of their keys.
+pub const LEAVES_TOLD_KEY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Rows that are told at once where leaves were laid beside each other.
+pub const LAID_ROWS_MAX: u64 = 256;
+/// Bytes of rows that were selected and are kept, so that they need not be read again.
+pub const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Leaves in one question.
 pub const LEAVES_MAX: usize = 32_768;
 /// Fingerprints of rows in one question or answer.
@@ -39,8 +49,12 @@ pub const KEY_BYTES_MAX: usize = 16 * 1024;
 /// Regions in a vector.
 pub const ORIGINS_MAX: usize = 256;
 
-/// Leaves of either side that differ, up to which their rows are asked for at once.
-pub const FEW_LEAVES: usize = 16;
+/// Coarse ranges of either side that differ, up to which their leaves are told one by one.
+pub const FEW_RANGES: usize = 2;
+/// Leaves of either side that differ, up to which they are told one by one.
+pub const FEW_LEAVES: usize = 32;
+/// Leaves that differ, from which on both sides read their rows at one time.
+pub const MANY_LEAVES: usize = 2048;
 /// Symbols tried over the whole table, before it is walked range by range.
 pub const WHOLE_SYMBOLS_MAX: usize = 16_384;
 /// Leaves compared at once in a walk.

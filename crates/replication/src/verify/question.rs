@@ -19,8 +19,11 @@ pub(crate) const FORMAT: u8 = 1;
 #[derive(Clone, PartialEq, Message)]
 pub struct Question {
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13")]
     pub ask: Option<Ask>,
+    /// Rows of the answer may come packed.
+    #[prost(bool, tag = "10")]
+    pub packs: bool,
 }
 
 /// What is asked.
@@ -53,6 +56,15 @@ pub enum Ask {
     /// The session ends.
     #[prost(message, tag = "9")]
     Close(Close),
+    /// A sketch of the coarse ranges of all lanes.
+    #[prost(message, tag = "11")]
+    Sketch(Sketch),
+    /// Leaves, one by one.
+    #[prost(message, tag = "12")]
+    Leaves(Named),
+    /// Lays leaves beside those of the other side, and selects what is unlike.
+    #[prost(message, tag = "13")]
+    Lay(Lay),
 }
 
 /// Opens a session.
@@ -73,6 +85,9 @@ pub struct Open {
     /// Symbols over all leaves that are to come at once.
     #[prost(uint32, tag = "5")]
     pub first_symbols: u32,
+    /// Symbols over coarse ranges that are to come at once, unless the roots are alike.
+    #[prost(uint32, tag = "6")]
+    pub coarse_symbols: u32,
 }
 
 /// A cut, as it is sent.
@@ -110,6 +125,57 @@ pub struct Raise {
     pub floors: Option<Floors>,
 }
 
+/// A sketch of the coarse ranges of all lanes.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Sketch {
+    /// Session.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// Symbols.
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+}
+
+/// Leaves by their fingerprints: those in some coarse ranges, or single ones.
+#[derive(Clone, PartialEq, Message)]
+pub struct Named {
+    /// Session.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// Coarse ranges, by fingerprint. Without leaves.
+    #[prost(fixed64, repeated, tag = "2")]
+    pub coarse: Vec<u64>,
+    /// Leaves, by fingerprint. Without coarse ranges.
+    #[prost(fixed64, repeated, tag = "3")]
+    pub leaves: Vec<u64>,
+}
+
+impl Named {
+    /// Those in coarse ranges. Without a session.
+    pub(crate) fn coarse(coarse: Vec<u64>) -> Named {
+        Named { coarse, ..Named::default() }
+    }
+
+    /// Single ones. Without a session.
+    pub(crate) fn leaves(leaves: Vec<u64>) -> Named {
+        Named { leaves, ..Named::default() }
+    }
+}
+
+/// Lays leaves beside those of the other side.
+#[derive(Clone, PartialEq, Message)]
+pub struct Lay {
+    /// The leaves here.
+    #[prost(message, optional, tag = "1")]
+    pub named: Option<Named>,
+    /// The leaves there, as told.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub told: Bytes,
+    /// Whether rows come with what is in them.
+    #[prost(bool, tag = "3")]
+    pub contents: bool,
+}
+
 /// Symbols over the leaves that start in a range.
 #[derive(Clone, PartialEq, Message)]
 pub struct LeafSymbols {
@@ -128,6 +194,15 @@ pub struct LeafSymbols {
     /// How many.
     #[prost(uint32, tag = "5")]
     pub count: u32,
+    /// In the short form.
+    #[prost(bool, tag = "6")]
+    pub short: bool,
+    /// Only leaves in some coarse ranges.
+    #[prost(bool, tag = "7")]
+    pub in_coarse: bool,
+    /// These, by fingerprint.
+    #[prost(fixed64, repeated, tag = "8")]
+    pub coarse: Vec<u64>,
 }
 
 /// Sums of the coarse ranges from a key on.
@@ -162,6 +237,9 @@ pub struct Select {
     /// What to tell of them.
     #[prost(message, optional, tag = "4")]
     pub want: Option<Want>,
+    /// Leaves, by their places among those that were told last. Without a range.
+    #[prost(uint32, repeated, tag = "5")]
+    pub places: Vec<u32>,
 }
 
 /// A range of keys.
@@ -181,7 +259,8 @@ pub struct Range {
 /// What to tell of the parts that are selected.
 #[derive(Clone, PartialEq, Message)]
 pub struct Want {
-    /// 0: nothing, 1: fingerprints, 2: symbols, 3: rows unlike.
+    /// 0: nothing, 1: fingerprints, 2: symbols, 3: rows unlike those of a list, 4: rows unlike
+    /// those of a sketch.
     #[prost(uint32, tag = "1")]
     pub kind: u32,
     /// The first fingerprint or symbol.
@@ -197,6 +276,12 @@ pub struct Want {
     /// Whether rows come with what is in them.
     #[prost(bool, tag = "5")]
     pub contents: bool,
+    /// Symbols over what the other side has, from the first on.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub sketch: Bytes,
+    /// Symbols in the short form.
+    #[prost(bool, tag = "7")]
+    pub short: bool,
 }
 
 impl Want {
@@ -208,6 +293,8 @@ impl Want {
     pub const SYMBOLS: u32 = 2;
     /// Rows that are unlike those of the other side.
     pub const UNLIKE: u32 = 3;
+    /// Rows that are unlike those of the other side, of which a sketch is given.
+    pub const UNLIKE_SKETCH: u32 = 4;
 }
 
 /// More about what was selected.
@@ -259,7 +346,7 @@ pub struct Close {
 
 impl From<Ask> for Question {
     fn from(ask: Ask) -> Question {
-        Question { ask: Some(ask) }
+        Question { ask: Some(ask), packs: false }
     }
 }
 
@@ -320,23 +407,33 @@ impl Question {
             want.as_ref()
                 .is_none_or(|want| want.like.len() <= FINGERPRINTS_MAX && want.from <= FROM_MAX)
         };
+        let named =
+            |named: &Named| named.coarse.len() <= LEAVES_MAX && named.leaves.len() <= LEAVES_MAX;
         let fits = match &self.ask {
             None => return Err(VerifyError::Damaged("question asks nothing")),
             Some(Ask::Open(open)) => {
                 open.roots.as_ref().is_none_or(|roots| roots.lanes.len() <= LANES_MAX)
             }
-            Some(Ask::LeafSymbols(ask)) => key(&ask.start) && end(&ask.end) && ask.from <= FROM_MAX,
+            Some(Ask::LeafSymbols(ask)) => {
+                key(&ask.start)
+                    && end(&ask.end)
+                    && ask.from <= FROM_MAX
+                    && ask.coarse.len() <= LEAVES_MAX
+            }
             Some(Ask::CoarseRanges(ask)) => key(&ask.start) && end(&ask.end),
             Some(Ask::Select(ask)) => {
                 let range = |range: &Range| key(&range.start) && end(&range.end);
                 ask.leaves.len() <= LEAVES_MAX
+                    && ask.places.len() <= LEAVES_MAX
                     && ask.range.as_ref().is_none_or(range)
                     && want(&ask.want)
             }
             Some(Ask::Selected(ask)) => want(&ask.want),
             Some(Ask::RowsByFingerprint(ask)) => ask.fingerprints.len() <= FINGERPRINTS_MAX,
             Some(Ask::RowsByKey(ask)) => ask.keys.len() <= ROWS_MAX && ask.keys.iter().all(key),
-            Some(Ask::Raise(_) | Ask::Close(_)) => true,
+            Some(Ask::Leaves(ask)) => named(ask),
+            Some(Ask::Lay(ask)) => ask.named.as_ref().is_none_or(named),
+            Some(Ask::Raise(_) | Ask::Close(_) | Ask::Sketch(_)) => true,
         };
         fits.then_some(()).ok_or(VerifyError::Damaged("question breaks a bound"))
     }

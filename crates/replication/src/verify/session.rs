@@ -9,23 +9,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_digest::LeafTold;
 use isthmus_model::clock::Clock;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, TableId};
 use parking_lot::Mutex;
 
 use crate::frame::ExpiredBefore;
-use crate::verify::answer::{Answer, Floors, NotYet, Opened, Roots, Tell};
+use crate::verify::answer::{Answer, Floors, NotYet, Opened, Roots, SKILL, Tell};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{SAFE_AGE_MAX, SELECTED_MAX, SESSION_IDLE_MAX, SESSIONS_MAX};
 use crate::verify::question::{Ask, Cut, Open, Question};
 use crate::verify::side::Side;
 use crate::verify::view::{View, Viewed, Views};
 
+mod laid;
 mod leaves;
 mod selected;
 
-use leaves::Window;
+use leaves::{At, NamedRange, Window};
 use selected::Selection;
 
 /// One view that is asked about.
@@ -35,6 +37,9 @@ struct Session {
     floors: Floors,
     cut: (Lsn, Hlc),
     window: Option<Window>,
+    coarse: Option<Arc<[NamedRange]>>,
+    /// Leaves that were told last.
+    told: Vec<LeafTold>,
     selection: Selection,
     /// Parts selected at once.
     selected_max: usize,
@@ -73,8 +78,13 @@ impl Sessions {
 
     /// Answers a question. Errors become answers, too.
     pub fn answer(&self, question: Question) -> Answer {
+        let packs = question.packs;
         let answer = question.check().and_then(|()| self.try_answer(question));
-        answer.unwrap_or_else(|error| Answer::failed(&error))
+        let mut answer = answer.unwrap_or_else(|error| Answer::failed(&error));
+        if packs {
+            answer.pack_rows();
+        }
+        answer
     }
 
     /// Ends sessions that nobody asks. To be called now and then; opening one does it, too.
@@ -112,6 +122,9 @@ impl Sessions {
             Ask::Selected(ask) => ask.session,
             Ask::RowsByFingerprint(ask) => ask.session,
             Ask::RowsByKey(ask) => ask.session,
+            Ask::Sketch(ask) => ask.session,
+            Ask::Leaves(ask) => ask.session,
+            Ask::Lay(ask) => ask.named.as_ref().map_or(0, |named| named.session),
         };
         let session = self.session(number)?;
         let answer = session.lock().answer(number, ask);
@@ -155,17 +168,29 @@ impl Sessions {
             }
         };
         let floors = view.floors().joined(open.floors.unwrap_or(Floors::NONE));
-        let selection = Selection::default();
-        let selected_max = self.selected_max;
-        let mut session = Session { view, floors, cut, window: None, selection, selected_max };
+        let mut session = Session {
+            view,
+            floors,
+            cut,
+            window: None,
+            coarse: None,
+            told: Vec::new(),
+            selection: Selection::default(),
+            selected_max: self.selected_max,
+        };
         let mut opened = session.opened(0);
         opened.alike = session.is_alike(open.roots.as_ref())?;
-        match opened.alike {
-            true => opened.roots = None,
-            false if open.first_symbols > 0 => {
-                opened.symbols = session.leaf_symbols((Bytes::new(), None), 0, open.first_symbols);
-            }
-            false => {}
+        if opened.alike {
+            // Nothing more will be asked.
+            opened.roots = None;
+            return Ok(Answer::new(0, Tell::Opened(opened)));
+        }
+        if open.first_symbols > 0 {
+            let all = At::Keys((Bytes::new(), None));
+            opened.symbols = session.leaf_symbols(all, 0, open.first_symbols, false);
+        }
+        if open.coarse_symbols > 0 {
+            opened.sketch = Some(session.sketch(open.coarse_symbols));
         }
         opened.session = self.keep(session)?;
         Ok(Answer::new(0, Tell::Opened(opened)))
@@ -236,20 +261,27 @@ impl Session {
                 let floors = ask.floors.unwrap_or(Floors::NONE).joined(self.floors);
                 if floors != self.floors {
                     self.floors = floors;
-                    self.window = None;
+                    (self.window, self.coarse) = (None, None);
+                    self.told = Vec::new();
                     self.selection = Selection::default();
                 }
                 told(Tell::Opened(self.opened(number)))
             }
             Ask::LeafSymbols(ask) => {
-                let symbols = self.leaf_symbols((ask.start, ask.end), ask.from, ask.count);
-                told(Tell::Symbols(symbols))
+                let at = match ask.in_coarse {
+                    true => At::Coarse(ask.coarse),
+                    false => At::Keys((ask.start, ask.end)),
+                };
+                told(Tell::Symbols(self.leaf_symbols(at, ask.from, ask.count, ask.short)))
             }
             Ask::CoarseRanges(ask) => told(Tell::Coarse(self.coarse(&ask))),
             Ask::Select(ask) => self.select(&ask),
             Ask::Selected(ask) => self.more_selected(ask.want.as_ref(), 0),
             Ask::RowsByFingerprint(ask) => self.rows_by_fingerprint(&ask),
             Ask::RowsByKey(ask) => self.rows_by_key(&ask),
+            Ask::Sketch(ask) => told(Tell::Sketch(self.sketch(ask.count))),
+            Ask::Leaves(ask) => told(Tell::Leaves(self.tell_leaves(&ask))),
+            Ask::Lay(ask) => self.lay(&ask),
             Ask::Open(_) | Ask::Close(_) => Err(VerifyError::Damaged("not about a session")),
         }
     }
@@ -289,6 +321,8 @@ impl Session {
             symbols: Bytes::new(),
             scrubbed_since_millis: head.scrubbed_since_millis,
             rules: head.rules,
+            sketch: None,
+            skill: SKILL,
         }
     }
 }

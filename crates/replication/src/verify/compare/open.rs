@@ -6,15 +6,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use isthmus_digest::{Lane, Sum};
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::Origin;
 
-use crate::verify::answer::{Floors, LaneSum, NotYet, Opened, Roots, Tell};
+use crate::verify::answer::{Floors, LaneSum, NotYet, Opened, Roots, SKILL, SketchTold, Tell};
 use crate::verify::compare::Run;
 use crate::verify::error::VerifyError;
-use crate::verify::limits::FIRST_SYMBOLS;
+use crate::verify::limits::COARSE_SYMBOLS;
 use crate::verify::question::{Ask, Close, Cut, Open, Raise};
 
 /// Two views that can be compared.
@@ -23,8 +22,10 @@ pub(super) struct Pair {
     pub(super) many: bool,
     /// Every row has at most one part.
     pub(super) only_data: bool,
-    /// The first symbols over all leaves of the second side.
-    pub(super) symbols: Option<Bytes>,
+    /// Both sides know sketches of coarse ranges and short symbols.
+    pub(super) skilled: bool,
+    /// That of the second side.
+    pub(super) sketch: Option<SketchTold>,
     pub(super) opened_at: Duration,
 }
 
@@ -87,13 +88,13 @@ impl Run<'_, '_> {
         for _ in 0..2 {
             match self.fit(first.clone(), second.clone())? {
                 Fit::Alike => {
-                    self.note_compared(&[first.clone(), second.clone()]);
+                    self.note_compared(&[first.clone(), second.clone()], true);
                     self.end(0, &first);
                     self.end(1, &second);
                     return Ok(Ok(true));
                 }
                 Fit::Differ(pair) => {
-                    self.note_compared(&pair.heads);
+                    self.note_compared(&pair.heads, false);
                     self.pair = Some(*pair);
                     return Ok(Ok(false));
                 }
@@ -179,7 +180,8 @@ impl Run<'_, '_> {
             cut: Some(cut.into()),
             floors: other.map(Opened::floors),
             roots: other.and_then(|other| other.roots.clone()),
-            first_symbols: if other.is_some() { FIRST_SYMBOLS } else { 0 },
+            first_symbols: 0,
+            coarse_symbols: if other.is_some() { COARSE_SYMBOLS } else { 0 },
         };
         let name = self.names()[side].to_owned();
         let later = |why| Ok(Ok(Opening::Later(why)));
@@ -195,7 +197,10 @@ impl Run<'_, '_> {
     }
 
     fn end(&mut self, side: usize, opened: &Opened) {
-        drop(self.sides[side].ask(Ask::Close(Close { session: opened.session })));
+        // One that is alike was not kept open.
+        if !opened.alike {
+            self.sides[side].leave(Ask::Close(Close { session: opened.session }));
+        }
     }
 
     /// Looks how two open views stand to each other, and levels what they leave out.
@@ -225,7 +230,7 @@ impl Run<'_, '_> {
             return Ok(Fit::BringFirst(Cut::Hlc(second.cut_hlc)));
         }
         let floors = first.floors().joined(second.floors());
-        let mut symbols = Some(second.symbols.clone());
+        let mut sketch = second.sketch.take();
         if first.floors() != floors {
             first.roots = self.raised(0, first.session, floors)?;
             first.floors = Some(floors);
@@ -233,7 +238,7 @@ impl Run<'_, '_> {
         if second.floors() != floors {
             second.roots = self.raised(1, second.session, floors)?;
             second.floors = Some(floors);
-            symbols = None;
+            sketch = None;
         }
         let heads = [first, second];
         if total(&heads[0], floors)? == total(&heads[1], floors)? {
@@ -241,7 +246,8 @@ impl Run<'_, '_> {
         }
         let only_data = heads.iter().all(has_only_data);
         let opened_at = self.shell.clock.monotonic();
-        Ok(Fit::Differ(Box::new(Pair { heads, many, only_data, symbols, opened_at })))
+        let skilled = heads.iter().all(|head| head.skill >= SKILL);
+        Ok(Fit::Differ(Box::new(Pair { heads, many, only_data, skilled, sketch, opened_at })))
     }
 
     /// With several writers: whether a side lacks too much of what the other one has had.

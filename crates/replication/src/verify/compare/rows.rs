@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, HashSet};
 use bytes::Bytes;
 use isthmus_model::key::EncodedKey;
 
-use crate::verify::answer::{RowAnswer, SelectedParts, Tell};
+use crate::verify::answer::{RowAnswer, SelectedParts, Tell, WrongLeaf};
 use crate::verify::compare::leaves::{Difference, OnlyIn};
 use crate::verify::compare::{Detail, Run};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{
     CHUNK_ROWS, FINGERPRINTS_MAX, FROM_MAX, LEAVES_MAX, ROWS_MAX, SYMBOLS_MAX,
 };
-use crate::verify::question::{Ask, Range, RowsByFingerprint, RowsByKey, Select, Selected, Want};
+use crate::verify::question::{
+    Ask, Lay, Named, Range, RowsByFingerprint, RowsByKey, Select, Selected, Want,
+};
 use crate::verify::report::WrongTree;
 
 /// What both sides say of rows, as far as it is known.
@@ -25,6 +27,8 @@ pub(super) type Candidates = BTreeMap<Bytes, [Option<RowAnswer>; 2]>;
 const SYMBOL_BYTES: usize = 20;
 /// Bytes of a fingerprint on the wire.
 const FINGERPRINT_BYTES: usize = 8;
+/// Symbols that are tried first where leaves are few.
+const GUESS_FEW: usize = 64;
 /// Wrong ranges that are told.
 const WRONG_MAX: usize = 1000;
 
@@ -40,24 +44,49 @@ impl Run<'_, '_> {
         many || (self.options.detail == Detail::Cells && listed)
     }
 
-    /// Few leaves: all in one exchange. False: there was more in them than that is good for.
-    pub(super) fn few_leaves(&mut self, only_in: &OnlyIn) -> Result<bool, VerifyError> {
+    /// Few leaves, or coarse ranges, of either side: all in one exchange. False: there was more in
+    /// them than that is good for.
+    pub(super) fn few_leaves(&mut self, named: [Named; 2]) -> Result<bool, VerifyError> {
         let contents = self.wants_contents();
-        let want = wants(Want::FINGERPRINTS, 0, ROWS_MAX);
-        let first = self.select(0, leaves(&only_in[0], want))?;
-        if first.too_many || first.count > ROWS_MAX as u64 {
+        let [first, second] = named;
+        let first = Named { session: self.session(0)?, ..first };
+        let Tell::Leaves(told) = self.sides[0].ask(Ask::Leaves(first))? else {
+            return Err(VerifyError::Protocol("another answer than leaves"));
+        };
+        if told.is_empty() {
             return Ok(false);
         }
-        let like = first.fingerprints;
-        let want = Want { kind: Want::UNLIKE, like, contents, ..Want::default() };
-        let second = self.select(1, leaves(&only_in[1], want))?;
-        if second.too_many || second.more {
+        let second = Named { session: self.session(1)?, ..second };
+        let Tell::Laid(laid) =
+            self.sides[1].ask(Ask::Lay(Lay { named: Some(second), told, contents }))?
+        else {
+            return Err(VerifyError::Protocol("another answer than to laying leaves"));
+        };
+        let second = laid.parts.unwrap_or_default();
+        if second.too_many {
             return Ok(false);
+        }
+        self.note_wrong(1, &second.wrong);
+        let kind = if second.more { Want::NOTHING } else { Want::UNLIKE };
+        let want = Want { kind, contents, ..Want::default() };
+        let select = Select { want: Some(want), places: laid.unlike, ..Select::default() };
+        // Without places it would be about leaves that are named; none are.
+        let first = self.select(0, select)?;
+        if first.too_many {
+            return Ok(false);
+        }
+        if first.more || second.more {
+            let counts = [first.count as usize, second.count as usize];
+            self.rows_of_selections(counts, GUESS_FEW)?;
+            return Ok(true);
         }
         let mut candidates = Candidates::new();
+        put(&mut candidates, 0, first.unlike);
         put(&mut candidates, 1, second.unlike);
-        let rows = self.rows_by_fingerprint(0, &second.lacking, contents)?;
-        put(&mut candidates, 0, rows);
+        candidates.retain(|_, rows| match rows {
+            [Some(first), Some(second)] => first.fingerprint != second.fingerprint,
+            _ => true,
+        });
         self.judge_keys(candidates)?;
         Ok(true)
     }
@@ -68,18 +97,54 @@ impl Run<'_, '_> {
             return Ok(false);
         }
         // Mostly one row of a leaf differs.
-        let leaves_differing = only_in[0].len() + only_in[1].len();
-        let guess = leaves_differing + leaves_differing / 2 + 32;
-        let mut counts = [0, 0];
-        for side in [0, 1] {
-            let told = self.select(side, leaves(&only_in[side], Want::default()))?;
-            if told.too_many {
-                return Ok(false);
+        let differing = only_in[0].len() + only_in[1].len();
+        let guess = differing + differing / 5 * 2 + 16;
+        let skilled = self.is_skilled();
+        let [first, second] = only_in;
+        let (own, theirs) =
+            (Want { short: skilled, ..wants(Want::SYMBOLS, 0, guess) }, Want::default());
+        let mut told = if skilled && differing < self.options.tuning.many_leaves {
+            let first = self.select(0, leaves(&first, own))?;
+            let second = leaves(&second, self.unlike_sketch(first.symbols.clone()));
+            [first, self.select(1, second)?]
+        } else {
+            // Both read at one time; the sketch is laid beside later.
+            let asks = [
+                Select { session: self.session(0)?, ..leaves(&first, own) },
+                Select { session: self.session(1)?, ..leaves(&second, theirs) },
+            ];
+            let [first, second] = self.ask_both(asks.map(Ask::Select))?;
+            let told = [self.note_selected(0, first)?, self.note_selected(1, second)?];
+            match skilled && told.iter().all(|told| !told.too_many) {
+                true => {
+                    let want = self.unlike_sketch(told[0].symbols.clone());
+                    let [first, _] = told;
+                    [first, self.selected(1, want)?]
+                }
+                false => told,
             }
-            counts[side] = told.count as usize;
+        };
+        if told.iter().any(|told| told.too_many) {
+            return Ok(false);
         }
-        self.rows_of_selections(counts, guess)?;
+        let counts = [told[0].count as usize, told[1].count as usize];
+        if !skilled || told[1].more {
+            self.rows_of_selections(counts, guess)?;
+            return Ok(true);
+        }
+        let mut candidates = Candidates::new();
+        put(&mut candidates, 1, std::mem::take(&mut told[1].unlike));
+        let contents = self.wants_contents();
+        let rows = self.rows_by_fingerprint(0, &told[1].lacking, contents)?;
+        put(&mut candidates, 0, rows);
+        self.judge_keys(candidates)?;
         Ok(true)
+    }
+
+    /// Wants the rows that are unlike those of a sketch.
+    fn unlike_sketch(&self, sketch: Bytes) -> Want {
+        let contents = self.wants_contents();
+        Want { kind: Want::UNLIKE_SKETCH, sketch, contents, ..Want::default() }
     }
 
     /// All rows of a range, at most about `limit` parts. Gives where it ended, if before its end.
@@ -111,8 +176,18 @@ impl Run<'_, '_> {
 
     fn select(&mut self, side: usize, select: Select) -> Result<SelectedParts, VerifyError> {
         let select = Select { session: self.session(side)?, ..select };
-        let told = parts(self.sides[side].ask(Ask::Select(select))?)?;
-        for leaf in &told.wrong {
+        let told = self.sides[side].ask(Ask::Select(select))?;
+        self.note_selected(side, told)
+    }
+
+    fn note_selected(&mut self, side: usize, told: Tell) -> Result<SelectedParts, VerifyError> {
+        let told = parts(told)?;
+        self.note_wrong(side, &told.wrong);
+        Ok(told)
+    }
+
+    fn note_wrong(&mut self, side: usize, wrong: &[WrongLeaf]) {
+        for leaf in wrong {
             let wrong = WrongTree {
                 side,
                 start: EncodedKey(leaf.start.clone()),
@@ -122,7 +197,6 @@ impl Run<'_, '_> {
                 self.tree_wrong.push(wrong);
             }
         }
-        Ok(told)
     }
 
     fn selected(&mut self, side: usize, want: Want) -> Result<SelectedParts, VerifyError> {
@@ -157,7 +231,8 @@ impl Run<'_, '_> {
         let mut next = guess.clamp(1, symbols_max);
         while difference.taken < symbols_max {
             let count = (next - difference.taken).min(SYMBOLS_MAX);
-            let want = || wants(Want::SYMBOLS, difference.taken, count);
+            let short = self.is_skilled();
+            let want = || Want { short, ..wants(Want::SYMBOLS, difference.taken, count) };
             let (first, second) = (want(), want());
             let first = self.selected(0, first)?.symbols;
             let second = self.selected(1, second)?.symbols;

@@ -10,7 +10,7 @@ use isthmus_model::key::EncodedKey;
 
 use crate::verify::answer::{Coarse, Tell, read_sum};
 use crate::verify::compare::Run;
-use crate::verify::compare::leaves::KeyRange;
+use crate::verify::compare::leaves::{At, KeyRange};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::COARSE_RANGES_MAX;
 use crate::verify::question::{Ask, CoarseRanges, Cut};
@@ -113,9 +113,9 @@ impl Run<'_, '_> {
         end: Option<&Bytes>,
         first_symbols: &mut usize,
     ) -> Result<(), VerifyError> {
-        let range: KeyRange = (start.clone(), end.cloned());
+        let place = At::keys((start.clone(), end.cloned()));
         let symbols_max = self.options.tuning.window_symbols_max;
-        let found = self.leaves_that_differ(&range, None, *first_symbols, symbols_max)?;
+        let found = self.leaves_that_differ(&place, *first_symbols, symbols_max)?;
         if let Some(only_in) = found {
             // The next window is probably like this one.
             let differing = only_in[0].len() + only_in[1].len();

@@ -8,15 +8,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
-use isthmus_digest::{Encoder, Lane, Parts, Sum, encode_symbols};
+use isthmus_digest::{
+    Decoder, Encoder, Lane, Leaf, Parts, Sum, decode_symbols, encode_symbols, encode_symbols_short,
+};
 
 use crate::verify::answer::{Answer, RowAnswer, Rows, SelectedParts, Tell, WrongLeaf};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{
-    ANSWER_ROW_BYTES, FINGERPRINTS_MAX, ROWS_MAX, SYMBOLS_MAX, WRONG_LEAVES_MAX,
+    ANSWER_ROW_BYTES, FINGERPRINTS_MAX, KEPT_BYTES_MAX, ROWS_MAX, SYMBOLS_MAX, WRONG_LEAVES_MAX,
 };
 use crate::verify::question::{Range, RowsByFingerprint, RowsByKey, Select, Want};
 use crate::verify::session::Session;
+use crate::verify::session::leaves::LaneRange;
 use crate::verify::view::{ViewRow, fingerprint_of};
 
 /// What is selected.
@@ -25,11 +28,14 @@ pub(super) struct Selection {
     /// Fingerprint of each part, with the row's key; by rising key.
     parts: Vec<(u64, Bytes)>,
     by_fingerprint: HashMap<u64, u32>,
+    /// Rows as they were read, as far as there is room for them.
+    kept: HashMap<Bytes, ViewRow>,
+    kept_bytes: usize,
     sketch: Option<(Encoder, u32)>,
 }
 
 /// A leaf that is read.
-struct Chosen {
+pub(super) struct Chosen {
     start: Vec<u8>,
     end: Option<Vec<u8>>,
     sum: Sum,
@@ -38,7 +44,14 @@ struct Chosen {
     found_rows: u32,
 }
 
-type ChosenLeaves = BTreeMap<Lane, Vec<Chosen>>;
+pub(super) type ChosenLeaves = BTreeMap<Lane, Vec<Chosen>>;
+
+/// Adds a leaf to those that are read. Leaves of a lane come by rising key.
+pub(super) fn choose(chosen: &mut ChosenLeaves, lane: Lane, leaf: Leaf) {
+    let (found, found_rows) = (Sum::default(), 0);
+    let Leaf { start, end, sum, rows, .. } = leaf;
+    chosen.entry(lane).or_default().push(Chosen { start, end, sum, rows, found, found_rows });
+}
 
 impl Selection {
     fn push(&mut self, fingerprint: u64, key: &Bytes) {
@@ -46,12 +59,25 @@ impl Selection {
         self.parts.push((fingerprint, key.clone()));
     }
 
+    /// How many parts.
+    pub(super) fn count(&self) -> u64 {
+        self.parts.len() as u64
+    }
+
+    fn keep(&mut self, row: &ViewRow) {
+        let bytes = row.key.len() + row.packed.as_ref().map_or(0, Bytes::len) + 128;
+        if self.kept_bytes + bytes <= KEPT_BYTES_MAX {
+            self.kept_bytes += bytes;
+            self.kept.insert(row.key.clone(), row.clone());
+        }
+    }
+
     fn key_of(&self, fingerprint: u64) -> Option<&Bytes> {
         let place = *self.by_fingerprint.get(&fingerprint)?;
         self.parts.get(place as usize).map(|(_, key)| key)
     }
 
-    fn symbols(&mut self, from: u32, count: u32) -> Bytes {
+    fn symbols(&mut self, from: u32, count: u32, short: bool) -> Bytes {
         let kept = self.sketch.take().filter(|(_, given)| *given <= from);
         let made = || (Encoder::new(self.parts.iter().map(|(part, _)| *part)), 0);
         let (mut encoder, given) = kept.unwrap_or_else(made);
@@ -59,7 +85,10 @@ impl Selection {
         encoder.symbols((from - given) as usize);
         let symbols = encoder.symbols(count);
         self.sketch = Some((encoder, from.saturating_add(count as u32)));
-        encode_symbols(&symbols).into()
+        match short {
+            true => encode_symbols_short(&symbols, from.into(), self.parts.len() as u64).into(),
+            false => encode_symbols(&symbols).into(),
+        }
     }
 }
 
@@ -90,7 +119,14 @@ impl Session {
         self.selection = Selection::default();
         let (told, rows_read) = match &ask.range {
             Some(range) => self.select_range(range)?,
-            None => self.select_leaves(&ask.leaves)?,
+            None if !ask.places.is_empty() => {
+                let chosen = self.chosen_by_place(&ask.places);
+                self.select_chosen(chosen)?
+            }
+            None => {
+                let chosen = self.chosen(&ask.leaves);
+                self.select_chosen(chosen)?
+            }
         };
         let mut answer = self.more_selected(ask.want.as_ref(), rows_read)?;
         if let Some(Tell::Parts(parts)) = &mut answer.tell {
@@ -130,8 +166,12 @@ impl Session {
         Ok((told, rows_read))
     }
 
-    fn select_leaves(&mut self, wanted: &[u64]) -> Result<(SelectedParts, u64), VerifyError> {
-        let mut leaves = self.chosen(wanted);
+    /// Reads the rows of leaves.
+    pub(super) fn select_chosen(
+        &mut self,
+        mut leaves: ChosenLeaves,
+    ) -> Result<(SelectedParts, u64), VerifyError> {
+        self.selection = Selection::default();
         let total: u64 = leaves.values().flatten().map(|leaf| u64::from(leaf.rows)).sum();
         if total > self.selected_max as u64 {
             return Ok((SelectedParts { too_many: true, ..SelectedParts::default() }, 0));
@@ -142,6 +182,7 @@ impl Session {
         for (start, end) in joined_ranges(&leaves) {
             self.view.rows(&start, end.as_deref(), &mut |row| {
                 rows_read += 1;
+                selection.keep(&row);
                 for (lane, sum) in row.parts.iter() {
                     let leaf = leaves.get_mut(&lane).and_then(|list| leaf_of(list, &row.key));
                     let Some(leaf) = leaf else { continue };
@@ -166,22 +207,35 @@ impl Session {
     /// The leaves with these fingerprints, by lane and start.
     fn chosen(&self, wanted: &[u64]) -> ChosenLeaves {
         let mut wanted: HashSet<u64> = wanted.iter().copied().collect();
-        let mut leaves = ChosenLeaves::new();
-        for lane in self.lanes() {
-            if wanted.is_empty() {
-                break;
-            }
-            for leaf in self.leaves_in(lane, &[], None) {
-                let name = self.view.hasher().leaf_fingerprint(lane, &leaf.start, leaf.sum);
-                if wanted.remove(&name) {
-                    let (found, found_rows) = (Sum::default(), 0);
-                    let (start, end, sum, rows) = (leaf.start, leaf.end, leaf.sum, leaf.rows);
-                    let chosen = Chosen { start, end, sum, rows, found, found_rows };
-                    leaves.entry(lane).or_default().push(chosen);
-                }
-            }
+        let mut chosen = ChosenLeaves::new();
+        for (lane, leaf) in self.find_leaves(&mut wanted) {
+            choose(&mut chosen, lane, leaf);
         }
-        leaves
+        chosen
+    }
+
+    /// Leaves by their fingerprints, by lane and start. They are looked for where symbols were
+    /// told of last, and where they are not all there, everywhere.
+    pub(super) fn find_leaves(&self, wanted: &mut HashSet<u64>) -> Vec<(Lane, Leaf)> {
+        let all = wanted.clone();
+        let window = self.window.as_ref().map(|window| &window.ranges[..]).unwrap_or_default();
+        let found = self.find_in(window, wanted);
+        if wanted.is_empty() {
+            return found;
+        }
+        *wanted = all;
+        self.find_in(&self.everything(), wanted)
+    }
+
+    fn find_in(&self, ranges: &[LaneRange], wanted: &mut HashSet<u64>) -> Vec<(Lane, Leaf)> {
+        let (hasher, tree) = (self.view.hasher(), self.view.tree());
+        let mut found = Vec::new();
+        for LaneRange { lane, start, end } in ranges {
+            let range = (&start[..], end.as_deref());
+            let leaves = tree.leaves_named(hasher, *lane, range, wanted);
+            found.extend(leaves.into_iter().map(|leaf| (*lane, leaf)));
+        }
+        found
     }
 
     /// More about what is selected.
@@ -203,7 +257,13 @@ impl Session {
             }
             Want::SYMBOLS => {
                 let (from, count) = want.map_or((0, 0), |want| (want.from, want.count));
-                told.symbols = self.selection.symbols(from, count);
+                let short = want.is_some_and(|want| want.short);
+                told.symbols = self.selection.symbols(from, count, short);
+            }
+            Want::UNLIKE_SKETCH => {
+                if let Some(want) = want {
+                    read += self.tell_unlike_sketch(want, &mut told)?;
+                }
             }
             Want::UNLIKE => {
                 if let Some(want) = want {
@@ -215,34 +275,78 @@ impl Session {
         Ok(Answer::new(read, Tell::Parts(told)))
     }
 
-    fn tell_unlike(&self, want: &Want, told: &mut SelectedParts) -> Result<u64, VerifyError> {
+    pub(super) fn tell_unlike(
+        &self,
+        want: &Want,
+        told: &mut SelectedParts,
+    ) -> Result<u64, VerifyError> {
         let like: HashSet<u64> = want.like.iter().copied().collect();
         let known = &self.selection.by_fingerprint;
         told.lacking = want.like.iter().filter(|part| !known.contains_key(part)).copied().collect();
         let unlike = self.selection.parts.iter().filter(|(part, _)| !like.contains(part));
         let keys: BTreeSet<&Bytes> = unlike.map(|(_, key)| key).collect();
-        let (rows, answered) = self.rows_of(keys.iter().copied(), want.contents)?;
+        self.tell_rows(&keys, want.contents, told)
+    }
+
+    /// Which rows are unlike those of which a sketch is given, if it is long enough to tell.
+    fn tell_unlike_sketch(
+        &self,
+        want: &Want,
+        told: &mut SelectedParts,
+    ) -> Result<u64, VerifyError> {
+        let theirs = decode_symbols(&want.sketch)
+            .map_err(|_| VerifyError::Damaged("symbols cannot be read"))?;
+        let mut decoder = Decoder::new(self.selection.parts.iter().map(|(part, _)| *part));
+        decoder.add(&theirs);
+        if !decoder.decoded() {
+            told.more = true;
+            return Ok(0);
+        }
+        let (only_there, only_here) = decoder.difference();
+        told.lacking = only_there;
+        let keys = only_here.iter().filter_map(|part| self.selection.key_of(*part));
+        self.tell_rows(&keys.collect(), want.contents, told)
+    }
+
+    fn tell_rows(
+        &self,
+        keys: &BTreeSet<&Bytes>,
+        contents: bool,
+        told: &mut SelectedParts,
+    ) -> Result<u64, VerifyError> {
+        let (rows, answered, read) = self.rows_of(keys.iter().copied(), contents)?;
         told.more = answered < keys.len();
-        let read = rows.len() as u64;
         told.unlike = rows;
         Ok(read)
     }
 
-    /// Rows by key, as many as fit an answer, and how many keys are answered.
+    /// A row, and whether it had to be read.
+    fn row(&self, key: &Bytes) -> Result<(ViewRow, bool), VerifyError> {
+        match self.selection.kept.get(key) {
+            Some(row) => Ok((row.clone(), false)),
+            None => Ok((self.view.row(key)?, true)),
+        }
+    }
+
+    /// Rows by key, as many as fit an answer, how many keys are answered, and how many rows were
+    /// read for it.
     fn rows_of<'a>(
         &self,
         keys: impl Iterator<Item = &'a Bytes>,
         contents: bool,
-    ) -> Result<(Vec<RowAnswer>, usize), VerifyError> {
+    ) -> Result<(Vec<RowAnswer>, usize, u64), VerifyError> {
         let mut told = RowsTold::new();
+        let mut read = 0;
         for key in keys {
             if told.is_full() {
                 break;
             }
-            told.push(self.row_answer(self.view.row(key)?, contents));
+            let (row, is_read) = self.row(key)?;
+            read += u64::from(is_read);
+            told.push(self.row_answer(row, contents));
         }
         let answered = told.rows.len();
-        Ok((told.rows, answered))
+        Ok((told.rows, answered, read))
     }
 
     fn row_answer(&self, row: ViewRow, contents: bool) -> RowAnswer {
@@ -264,7 +368,7 @@ impl Session {
     ) -> Result<Answer, VerifyError> {
         let mut told = RowsTold::new();
         let mut keys = HashSet::new();
-        let mut answered = 0;
+        let (mut answered, mut read) = (0, 0);
         for part in &ask.fingerprints {
             if told.is_full() {
                 break;
@@ -273,17 +377,18 @@ impl Session {
             // Nonsense names nothing.
             let Some(key) = self.selection.key_of(*part) else { continue };
             if keys.insert(key) {
-                told.push(self.row_answer(self.view.row(key)?, ask.contents));
+                let (row, is_read) = self.row(key)?;
+                read += u64::from(is_read);
+                told.push(self.row_answer(row, ask.contents));
             }
         }
-        let read = told.rows.len() as u64;
-        Ok(Answer::new(read, Tell::Rows(Rows { rows: told.rows, answered })))
+        Ok(Answer::new(read, Tell::Rows(Rows { rows: told.rows, answered, packed: None })))
     }
 
     pub(super) fn rows_by_key(&self, ask: &RowsByKey) -> Result<Answer, VerifyError> {
-        let (rows, answered) = self.rows_of(ask.keys.iter(), ask.contents)?;
-        let read = rows.len() as u64;
-        Ok(Answer::new(read, Tell::Rows(Rows { rows, answered: answered as u32 })))
+        let (rows, answered, read) = self.rows_of(ask.keys.iter(), ask.contents)?;
+        let rows = Rows { rows, answered: answered as u32, packed: None };
+        Ok(Answer::new(read, Tell::Rows(rows)))
     }
 }
 

@@ -15,10 +15,10 @@ use isthmus_store::codec::row::encode_row;
 use parking_lot::Mutex;
 
 use crate::frame::Watermark;
-use crate::verify::answer::{Answer, Floors};
+use crate::verify::answer::{Answer, Floors, Tell};
 use crate::verify::compare::{Options, Shell, compare};
 use crate::verify::error::VerifyError;
-use crate::verify::question::Question;
+use crate::verify::question::{Ask, Question};
 use crate::verify::report::Report;
 use crate::verify::session::Sessions;
 use crate::verify::side::Side;
@@ -317,12 +317,33 @@ impl View for MemoryView {
 }
 
 /// A side behind a wire: everything goes through bytes.
-pub(crate) struct Remote(pub(crate) Arc<Sessions>);
+pub(crate) struct Remote {
+    pub(crate) sessions: Arc<Sessions>,
+    /// It is of the first version: knows nothing that came later.
+    pub(crate) is_old: bool,
+}
 
 impl Side for Remote {
     fn ask(&mut self, question: Question) -> Result<Answer, VerifyError> {
-        let question = Question::decode(&question.encode())?;
-        Answer::decode(&self.0.answer(question).encode())
+        let mut question = Question::decode(&question.encode())?;
+        if self.is_old {
+            question.packs = false;
+            match &mut question.ask {
+                Some(Ask::Open(open)) => open.coarse_symbols = 0,
+                Some(Ask::LeafSymbols(ask)) => ask.short = false,
+                Some(Ask::Sketch(_) | Ask::Leaves(_) | Ask::Lay(_)) => {
+                    panic!("an old side is asked what it does not know")
+                }
+                _ => {}
+            }
+        }
+        let mut answer = self.sessions.answer(question);
+        if let Some(Tell::Opened(opened)) = &mut answer.tell
+            && self.is_old
+        {
+            (opened.skill, opened.sketch) = (0, None);
+        }
+        Answer::decode(&answer.encode())
     }
 }
 
@@ -331,6 +352,8 @@ pub(crate) struct Pair {
     pub(crate) replicas: [Shared; 2],
     pub(crate) sessions: [Arc<Sessions>; 2],
     pub(crate) clock: Ticking,
+    /// Sides of the first version.
+    pub(crate) old: [bool; 2],
 }
 
 impl Pair {
@@ -341,7 +364,7 @@ impl Pair {
             let sessions = Sessions::new(Arc::new(replica), Arc::new(clock.clone()));
             Arc::new(sessions.with_selected_max(selected_max))
         });
-        Pair { replicas, sessions, clock }
+        Pair { replicas, sessions, clock, old: [false; 2] }
     }
 
     /// Compares them; `meanwhile` happens at each pause and each question.
@@ -350,8 +373,8 @@ impl Pair {
         options: &Options,
         meanwhile: &mut dyn FnMut(&[Shared; 2]),
     ) -> Report {
-        let mut first = Remote(self.sessions[0].clone());
-        let mut second = Remote(self.sessions[1].clone());
+        let [mut first, mut second] = [0, 1]
+            .map(|side| Remote { sessions: self.sessions[side].clone(), is_old: self.old[side] });
         let report = compare(
             &mut first,
             &mut second,
@@ -377,7 +400,9 @@ pub(crate) fn any_options(chance: &mut Chance) -> Options {
     if chance.one_in(2) {
         return options;
     }
+    options.tuning.few_ranges = chance.below(3);
     options.tuning.few_leaves = chance.below(3);
+    options.tuning.many_leaves = 2 * chance.below(20);
     options.tuning.whole_symbols_max = 1 << chance.below(9);
     options.tuning.window_symbols_max = 1 << chance.below(9);
     options.tuning.window_leaves = 1 + chance.below(20) as u64;

@@ -140,7 +140,7 @@ fn look(regions: &[Region; 2], clock: &Ticking, found: &mut dyn FnMut(&FoundRow<
     let options = Options::new(TABLE, ["r1".into(), "r2".into()]);
     let report = compare(
         &mut Local(regions[0].sessions.clone()),
-        &mut Remote(regions[1].sessions.clone()),
+        &mut Remote { sessions: regions[1].sessions.clone(), is_old: false },
         &options,
         &mut Shell {
             clock,
@@ -230,7 +230,7 @@ fn a_store_that_is_ahead_is_taken_back_to_where_the_other_one_stands() {
         let options = Options::new(TABLE, ["r2".into(), "r1".into()]);
         let report = compare(
             &mut Local(first.sessions.clone()),
-            &mut Remote(second.sessions.clone()),
+            &mut Remote { sessions: second.sessions.clone(), is_old: false },
             &options,
             &mut Shell {
                 clock: &clock,

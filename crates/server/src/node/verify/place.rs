@@ -11,11 +11,12 @@ use isthmus_replication::verify::session::Local;
 use isthmus_replication::verify::side::Side;
 use prost::Message;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::api_error::ApiError;
 use crate::node::Node;
 use crate::peer::READ_TIMEOUT;
-use crate::peer::call::Question;
+use crate::peer::call::{Question, Reply};
 use crate::peer::dial::OtherRegion;
 use crate::peer::verify::{
     Compare, Heal, HealTold, Repair, RepairTold, Roots, RootsTold, Rows, RowsTold, Scrub, ScrubTold,
@@ -96,7 +97,7 @@ impl Place {
             None => Box::new(Local(self.node.verification.sessions.clone())),
             Some((other, runtime)) => {
                 let (other, runtime) = (other.clone(), runtime.clone());
-                Box::new(Remote { region: self.region.clone(), other, runtime })
+                Box::new(Remote { region: self.region.clone(), other, runtime, asked: None })
             }
         }
     }
@@ -113,23 +114,50 @@ fn read<T: Message + Default>(body: Bytes) -> Result<T, ApiError> {
     })
 }
 
+/// What came of a question.
+type Replied = Result<Reply, tonic::Status>;
+
 /// Another region.
 struct Remote {
     region: String,
     other: Arc<OtherRegion>,
     runtime: Handle,
+    /// A question that is on its way.
+    asked: Option<(Asked, JoinHandle<Replied>)>,
+}
+
+impl Remote {
+    fn begin(&self, question: &Asked) -> JoinHandle<Replied> {
+        let question = Question::Compare(Compare { question: question.encode() });
+        let other = self.other.clone();
+        self.runtime.spawn(async move { other.ask_within(question, READ_TIMEOUT).await })
+    }
+
+    fn unreachable(&self, why: &str) -> VerifyError {
+        VerifyError::Unreachable(format!("{}: {why}", self.region))
+    }
 }
 
 impl Side for Remote {
     fn ask(&mut self, question: Asked) -> Result<Answer, VerifyError> {
-        let question = Question::Compare(Compare { question: question.encode() });
-        let reply = self.runtime.block_on(self.other.ask_within(question, READ_TIMEOUT));
-        let reply = reply.map_err(|status| {
-            VerifyError::Unreachable(format!("{}: {}", self.region, status.message()))
-        })?;
+        let begun = match self.asked.take() {
+            Some((asked, begun)) if asked == question => begun,
+            Some(_) | None => self.begin(&question),
+        };
+        let reply = self.runtime.block_on(begun);
+        let reply = reply.map_err(|error| self.unreachable(&error.to_string()))?;
+        let reply = reply.map_err(|status| self.unreachable(status.message()))?;
         match reply.failure {
             None => Answer::decode(&reply.body),
             Some(failure) => Err(VerifyError::Read(failure.message)),
         }
+    }
+
+    fn ahead(&mut self, question: &Asked) {
+        self.asked = Some((question.clone(), self.begin(question)));
+    }
+
+    fn leave(&mut self, question: Asked) {
+        drop(self.begin(&question));
     }
 }
