@@ -19,9 +19,11 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use crate::error::{CliError, Exit};
+use crate::extract::ExtractArgs;
 use crate::output;
 use crate::progress::Line;
-use crate::target::TargetArgs;
+use crate::target::{Place, TargetArgs};
+use crate::topology::{self, TopologyArgs};
 
 /// How often a global table is looked at while it is waited for.
 const POLL: Duration = Duration::from_millis(200);
@@ -37,8 +39,12 @@ Examples:
   isthmus global-table create orders --regions r1,r2 --serve primary-secondary --no-wait
   isthmus global-table describe notes
   isthmus global-table bind notes --regions r4
+  isthmus global-table bind notes --regions r4 --copy incremental --columns name,age
+  isthmus global-table bind notes --regions r4 \\
+    --filter '{\"column\":{\"name\":\"age\",\"is\":\">\",\"value\":17}}'
   isthmus global-table unbind notes --regions r3
-  isthmus global-table update notes --region-name r2 --writable false")]
+  isthmus global-table update notes --region-name r2 --writable false
+  isthmus global-table topology notes chain")]
 pub(crate) struct GlobalTableArgs {
     #[command(subcommand)]
     command: GlobalTableCommand,
@@ -58,9 +64,11 @@ enum GlobalTableCommand {
     /// Add replicas
     Bind(BindArgs),
     /// Take replicas away
-    Unbind(BindArgs),
+    Unbind(UnbindArgs),
     /// Change who writes
     Update(UpdateArgs),
+    /// Show or change along which edges entries go
+    Topology(TopologyArgs),
 }
 
 /// Who writes.
@@ -103,6 +111,19 @@ struct CreateArgs {
 
 #[derive(Args, Debug)]
 struct BindArgs {
+    /// The table
+    name: String,
+    /// Regions
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', required = true)]
+    regions: Vec<String>,
+    #[command(flatten)]
+    extract: ExtractArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+#[derive(Args, Debug)]
+struct UnbindArgs {
     /// The table
     name: String,
     /// Regions
@@ -157,11 +178,23 @@ pub(crate) async fn run(args: GlobalTableArgs) -> Result<(), CliError> {
         GlobalTableCommand::Create(args) => session.create(args).await,
         GlobalTableCommand::Describe { name } => {
             let found = session.describe(&name).await?;
-            session.show(&name, &found)
+            if !session.json {
+                return session.show(&name, &found);
+            }
+            let mut told = description_json(&name, &found);
+            // Only the administration port knows of edges, and only where there is a replica.
+            if let Ok(admin) = place.admin_client()
+                && let Ok(record) = admin.get_json(&format!("/v1/global-tables/{name}")).await
+            {
+                told["edges"] = json!(topology::edges_text(&record));
+                told["extracts"] = topology::extracts(&record);
+            }
+            output::json(&told)
         }
-        GlobalTableCommand::Bind(args) => session.bind(args).await,
+        GlobalTableCommand::Bind(args) => session.bind(args, &place).await,
         GlobalTableCommand::Unbind(args) => session.unbind(args).await,
         GlobalTableCommand::Update(args) => session.update(args).await,
+        GlobalTableCommand::Topology(topology) => topology::run(&topology, &args.target).await,
     }
 }
 
@@ -172,8 +205,18 @@ impl Session {
         self.settle(&args.name, Some(id), args.wait).await
     }
 
-    async fn bind(&self, args: BindArgs) -> Result<(), CliError> {
+    async fn bind(&self, args: BindArgs, place: &Place) -> Result<(), CliError> {
         let found = self.describe(&args.name).await?;
+        if let Some(extract) = args.extract.to_json()? {
+            let admin = place.admin_client()?;
+            for region in &args.regions {
+                let change =
+                    json!({ "change": "bind-extract", "region": region, "extract": extract });
+                let path = format!("/v1/global-tables/{}/changes", args.name);
+                let _: Json = admin.post_json(&path, &change).await?;
+            }
+            return self.settle(&args.name, Some(found.id), args.wait).await;
+        }
         let writable = found.serve_mode == Some(ServeMode::PeerToPeer);
         let placements = args
             .regions
@@ -188,7 +231,7 @@ impl Session {
         self.settle(&args.name, Some(found.id), args.wait).await
     }
 
-    async fn unbind(&self, args: BindArgs) -> Result<(), CliError> {
+    async fn unbind(&self, args: UnbindArgs) -> Result<(), CliError> {
         let found = self.describe(&args.name).await?;
         let removals = args
             .regions

@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::edges::SetEdges;
+use crate::extract::BindExtract;
 use crate::global_table::{ControlError, GlobalTable};
 use crate::link_rule::SetLink;
 
@@ -16,6 +18,10 @@ use crate::link_rule::SetLink;
 pub enum Change {
     /// Asks something of links.
     SetLink(SetLink),
+    /// Sets along which edges entries go.
+    SetEdges(SetEdges),
+    /// Adds a replica that takes less than all.
+    BindExtract(BindExtract),
 }
 
 impl GlobalTable {
@@ -24,6 +30,8 @@ impl GlobalTable {
         let mut changed = self.clone();
         match change {
             Change::SetLink(asked) => changed.set_link(asked)?,
+            Change::SetEdges(asked) => changed.set_edges(asked)?,
+            Change::BindExtract(asked) => changed.bind_extract(asked)?,
         }
         if changed == *self {
             return Ok(false);

@@ -7,6 +7,8 @@
 use isthmus_model::error::Kind;
 use serde::{Deserialize, Serialize};
 
+use crate::edges::Edge;
+use crate::extract::Extract;
 use crate::link_rule::LinkRule;
 
 /// Replicas of one table at most, the base included.
@@ -73,6 +75,9 @@ pub struct Replica {
     pub confirmed_version: u64,
     /// Why it does not come further, if so.
     pub message: Option<String>,
+    /// What it takes; none: all, always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extract: Option<Extract>,
 }
 
 /// A table that is kept alike in several regions.
@@ -97,6 +102,12 @@ pub struct GlobalTable {
     /// What a person asks of links, where it is not the default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<LinkRule>,
+    /// Along which edges entries go; none: from every region to every other one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edges: Vec<Edge>,
+    /// Regions that the base has not reached for long, and that entries go around.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub away: Vec<String>,
 }
 
 /// Why a global table cannot be changed so.
@@ -114,6 +125,15 @@ pub enum ControlError {
     /// A figure or list that is not allowed.
     #[error("{0}")]
     OutOfRange(String),
+    /// An edge joins two regions.
+    #[error("an edge joins region {0} to itself")]
+    EdgeToItself(String),
+    /// Every region must be reached.
+    #[error("the edges do not lead from region {0} to region {1}")]
+    EdgesApart(String, String),
+    /// It cannot be taken so.
+    #[error("{0}")]
+    BadExtract(String),
     /// Too many.
     #[error("a global table has at most {REPLICAS_MAX} replicas")]
     TooManyReplicas,
@@ -143,7 +163,10 @@ impl ControlError {
         match self {
             ControlError::ReplicaExists(_) => Kind::Exists,
             ControlError::NoReplica(_) | ControlError::NoLink(..) => Kind::NotFound,
-            ControlError::TooManyReplicas
+            ControlError::EdgeToItself(_)
+            | ControlError::EdgesApart(..)
+            | ControlError::BadExtract(_)
+            | ControlError::TooManyReplicas
             | ControlError::OutOfRange(_)
             | ControlError::UnknownRule(_)
             | ControlError::NoRegion(_)
@@ -172,8 +195,11 @@ impl GlobalTable {
                 since_millis: 0,
                 confirmed_version: 1,
                 message: None,
+                extract: None,
             }],
             links: Vec::new(),
+            edges: Vec::new(),
+            away: Vec::new(),
         }
     }
 
@@ -200,7 +226,9 @@ impl GlobalTable {
             since_millis: now_millis,
             confirmed_version: 0,
             message: None,
+            extract: None,
         });
+        self.join_edges(region);
         self.version += 1;
         Ok(self)
     }
@@ -211,6 +239,7 @@ impl GlobalTable {
             return Err(ControlError::BaseStays(region.to_owned()));
         }
         self.advance(region, Progress::Unbinding, now_millis)?;
+        self.leave_edges(region);
         self.version += 1;
         Ok(())
     }
@@ -219,6 +248,7 @@ impl GlobalTable {
     pub fn remove(&mut self, region: &str) {
         self.replicas.retain(|replica| replica.region != region);
         self.links.retain(|rule| rule.from != region && rule.to != region);
+        self.away.retain(|away| away != region);
     }
 
     /// Allows or forbids writing in a region of a table of peers.
@@ -250,6 +280,10 @@ impl GlobalTable {
         replica.progress = progress;
         replica.since_millis = now_millis;
         replica.message = None;
+        if self.has_enough(region) {
+            // Whoever feeds it must know.
+            self.version += 1;
+        }
         Ok(true)
     }
 
@@ -279,16 +313,11 @@ impl GlobalTable {
         }
     }
 
-    /// The regions to which a region ships its own entries. One that does not know of the table
-    /// yet refuses the link until it does.
+    /// The regions to which a region ships entries, its own or those of others. One that does not
+    /// know of the table yet refuses the link until it does.
     pub fn ships_to<'a>(&'a self, region: &'a str) -> impl Iterator<Item = &'a str> {
-        let originates = self.originates(region);
-        self.replicas
-            .iter()
-            .filter(move |other| {
-                originates && other.region != region && other.progress != Progress::Unbinding
-            })
-            .map(|other| other.region.as_str())
+        let others = self.replicas.iter().map(|replica| replica.region.as_str());
+        others.filter(move |other| self.feeds(region, other).next().is_some())
     }
 
     /// Whether every replica follows.

@@ -16,6 +16,8 @@
 mod as_text;
 pub mod change;
 pub mod clocks;
+pub mod edges;
+pub mod extract;
 pub mod forecast;
 pub mod global_table;
 pub mod link_rule;

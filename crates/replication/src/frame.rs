@@ -20,12 +20,17 @@ pub const FORMAT_OF_OFFERS: u32 = 2;
 pub const FORMAT_OF_CODECS: u32 = 3;
 /// The first format in which entries tell what their origin had seen, and rows hold shares.
 pub const FORMAT_OF_SEEN: u32 = 3;
+/// The first format in which regions pass on what others have made.
+pub const FORMAT_OF_EDGES: u32 = 3;
 
 /// One message of either side.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
     /// What it says.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
+    #[prost(
+        oneof = "Body",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 20"
+    )]
     pub body: Option<Body>,
 }
 
@@ -83,6 +88,9 @@ pub enum Body {
     /// The origin tells what it will pack parcels against.
     #[prost(message, tag = "17")]
     Dictionary(Dictionary),
+    /// A region tells how a replica stands, its own or one that it has heard of.
+    #[prost(message, tag = "20")]
+    Standing(Standing),
 }
 
 impl From<Body> for Frame {
@@ -140,6 +148,9 @@ pub struct Opened {
     /// It has rows and a digest of them, so that a copy can leave out what is alike.
     #[prost(bool, tag = "6")]
     pub has_digest: bool,
+    /// What it has of every origin.
+    #[prost(message, repeated, tag = "10")]
+    pub vector: Vec<Watermark>,
 }
 
 /// How far a copy has come; kept at rest by the replica.
@@ -157,6 +168,9 @@ pub struct CopyProgress {
     /// The first key not copied yet.
     #[prost(bytes = "bytes", tag = "4")]
     pub next_key: Bytes,
+    /// The region that is copied from; 0: the base.
+    #[prost(uint32, tag = "10")]
+    pub feeder: u32,
 }
 
 /// What is known of one origin.
@@ -171,6 +185,12 @@ pub struct Watermark {
     /// HLC of that entry.
     #[prost(uint64, tag = "3")]
     pub hlc: u64,
+}
+
+impl From<&isthmus_store::Watermark> for Watermark {
+    fn from(mark: &isthmus_store::Watermark) -> Watermark {
+        Watermark { origin: u32::from(mark.origin.0), lsn: mark.lsn.0, hlc: mark.hlc.0 }
+    }
 }
 
 /// Entries of the origin with LSNs after `from` through `to`. What is missing inside was left
@@ -195,6 +215,25 @@ pub struct Parcel {
     /// Which of the entries are followed by traces. A peer that knows none of it passes it over.
     #[prost(message, repeated, tag = "15")]
     pub traces: Vec<TraceMark>,
+    /// With several writers, where entries of others are passed on: what it brings of each
+    /// origin. `from` and `to` are then addresses of the sender's log and may be equal, where an
+    /// origin's range moved without entries.
+    #[prost(message, repeated, tag = "10")]
+    pub ranges: Vec<OriginRange>,
+}
+
+/// A range of one origin's log, in its own addresses.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OriginRange {
+    /// Region number.
+    #[prost(uint32, tag = "1")]
+    pub origin: u32,
+    /// Exclusive.
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+    /// Inclusive.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
 }
 
 /// Bytes that are compressed and checked.
@@ -546,6 +585,33 @@ pub struct Safe {
     /// Exclusive.
     #[prost(uint64, tag = "2")]
     pub hlc: u64,
+}
+
+/// How the replica of one region stands, as that region told it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Standing {
+    /// Partition.
+    #[prost(uint64, tag = "1")]
+    pub partition: u64,
+    /// Number of the region that stands so.
+    #[prost(uint32, tag = "2")]
+    pub region: u32,
+    /// It makes nothing below this any more, and what it made there lies before the end of its
+    /// log; of two words of a region that with the greater one is the newer.
+    #[prost(uint64, tag = "3")]
+    pub promise: u64,
+    /// It has everything of every origin below this.
+    #[prost(uint64, tag = "4")]
+    pub safe: u64,
+    /// It has all that was there when it was made.
+    #[prost(bool, tag = "5")]
+    pub is_complete: bool,
+    /// What is durable there of every origin; of itself, the end of its log.
+    #[prost(message, repeated, tag = "6")]
+    pub held: Vec<Watermark>,
+    /// Regions that it feeds and that know nothing of the table.
+    #[prost(uint32, repeated, tag = "7")]
+    pub unassigned: Vec<u32>,
 }
 
 /// Ends a link.

@@ -39,6 +39,12 @@ impl SafeTimes {
         *known = hlc.max(*known);
     }
 
+    /// The newest that is known of the safe time of a replica; it may be less than what was known.
+    pub fn told(&self, partition: PartitionId, replica: Origin, hlc: Hlc) {
+        let mut partitions = self.partitions.lock();
+        partitions.entry(partition).or_default().reported.insert(replica, hlc);
+    }
+
     /// A replica is copied anew: what it had reported holds no more.
     pub fn forget_report(&self, partition: PartitionId, replica: Origin) {
         if let Some(known) = self.partitions.lock().get_mut(&partition) {

@@ -11,6 +11,7 @@
 pub mod dictionary;
 mod differential;
 pub mod error;
+pub mod extract;
 pub mod frame;
 pub mod horizon;
 pub mod limits;
@@ -19,8 +20,10 @@ pub mod pack;
 pub mod patch;
 pub mod progress;
 pub mod receive;
+pub mod relay;
 pub mod retention;
 pub mod ship;
+pub mod standings;
 pub mod streams;
 pub mod terms;
 pub mod throttle;

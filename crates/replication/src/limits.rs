@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Row bytes in one chunk of a copy, before compression; one row may be larger.
 pub const CHUNK_BYTES_MAX: usize = 512 * 1024;
+/// Rows looked at for one chunk of a copy from which a filter leaves rows out.
+pub const CHUNK_LOOKED_AT_MAX: usize = 32 * 1024;
 /// Rows in a range whose digest is offered before it is copied, about; a leaf may be larger.
 pub const OFFER_ROWS: u64 = 16 * 1024;
 /// Leaves of all lanes in such a range, about.
@@ -61,3 +63,11 @@ pub const SAFE_REPORTS_MAX: usize = 1024;
 pub const CHANGES_KEPT_MAX: usize = 4096;
 /// Log records looked through for the oldest entry that a replica lacks.
 pub const OLDEST_RECORDS_MAX: usize = 64;
+/// Words on how replicas stand that are told to one region at once.
+pub const STANDINGS_MAX: usize = 1024;
+/// Places in the log of one partition that are remembered with what lies before them.
+pub const PLACES_KEPT_MAX: usize = 512;
+/// Bytes of a log that are read to find where a replica stands; beyond, it is copied.
+pub const PLACE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Of them, at once.
+pub const PLACE_STEP_BYTES: usize = 1024 * 1024;

@@ -290,6 +290,11 @@ impl Link {
         }
     }
 
+    /// Whether the replica was told that it follows: it is complete then.
+    pub fn has_told_follow(&self) -> bool {
+        self.state == State::Following && self.told_follow
+    }
+
     /// Whether everything that is durable here was sent.
     pub fn is_caught_up(&self) -> bool {
         self.state == State::Following && self.told_follow && self.shipped >= self.appended

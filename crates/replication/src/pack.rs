@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use isthmus_model::compression::Compression;
-use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -173,10 +173,12 @@ pub struct PackedLog {
     pub packed: Packed,
     /// What the replica must have been told before, to unpack them.
     pub dictionary: Option<Arc<Dictionary>>,
+    /// Where entries of others are passed on, the last one in it by origin.
+    pub ends: Vec<(Origin, Lsn)>,
 }
 
 /// Where a stretch begins, and how it was packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch {
     /// Partition.
     pub partition: PartitionId,
@@ -186,6 +188,8 @@ pub struct Stretch {
     pub method: Method,
     /// Whether entries tell what their origin had seen.
     pub tells: bool,
+    /// Whose entries are passed on; none: this region's own, or all.
+    pub origins: Vec<Origin>,
 }
 
 /// The stretches packed last, shared by the links of all peers, and the dictionaries of tables.
@@ -209,9 +213,9 @@ impl PackedLogs {
     }
 
     /// The stretch, if it was packed a moment ago.
-    pub fn get(&self, stretch: Stretch) -> Option<PackedLog> {
+    pub fn get(&self, stretch: &Stretch) -> Option<PackedLog> {
         let recent = self.recent.lock();
-        recent.logs.iter().rev().find(|(known, _)| *known == stretch).map(|(_, log)| log.clone())
+        recent.logs.iter().rev().find(|(known, _)| known == stretch).map(|(_, log)| log.clone())
     }
 
     /// Keeps a stretch for a while.
@@ -324,22 +328,24 @@ mod tests {
             after: Lsn(after),
             method,
             tells: true,
+            origins: Vec::new(),
         };
         let log = |bytes: usize| PackedLog {
             to: Lsn(9),
             bytes,
             packed: pack_as_is(vec![0; bytes]),
             dictionary: None,
+            ends: Vec::new(),
         };
         logs.put(stretch(1, Method::Plain), log(10));
-        assert!(logs.get(stretch(1, Method::Plain)).is_some());
-        assert!(logs.get(stretch(1, Method::Lz4)).is_none());
+        assert!(logs.get(&stretch(1, Method::Plain)).is_some());
+        assert!(logs.get(&stretch(1, Method::Lz4)).is_none());
         logs.put(stretch(2, Method::Plain), log(PARCEL_CACHE_BYTES));
-        assert!(logs.get(stretch(1, Method::Plain)).is_none());
-        assert!(logs.get(stretch(2, Method::Plain)).is_some());
+        assert!(logs.get(&stretch(1, Method::Plain)).is_none());
+        assert!(logs.get(&stretch(2, Method::Plain)).is_some());
         for after in 3..3 + PARCEL_CACHE_ENTRIES as u64 {
             logs.put(stretch(after, Method::Plain), log(1));
         }
-        assert!(logs.get(stretch(2, Method::Plain)).is_none());
+        assert!(logs.get(&stretch(2, Method::Plain)).is_none());
     }
 }

@@ -29,9 +29,9 @@ use crate::dictionary::ToldDictionaries;
 use crate::differential::{self, Remembered};
 use crate::error::{ReplicationError, chain};
 use crate::frame::{
-    Ack, Body, CopiedRows, CopyAck, CopyBegin, CopyChunk, CopyOffer, CopyProgress, Counts,
+    self, Ack, Body, CopiedRows, CopyAck, CopyBegin, CopyChunk, CopyOffer, CopyProgress, Counts,
     ExpiredBefore, Fault, FaultKind, Follow, Frame, Hello, Open, Opened, Parcel, Promise, Records,
-    Safe,
+    Safe, Standing,
 };
 use crate::limits::{
     OFFERS_MAX, PROMISE_EVERY, RECEIVE_BYTES_MAX, RECEIVE_FRAMES_MAX, SAFE_REPORTS_MAX,
@@ -39,6 +39,7 @@ use crate::limits::{
 };
 use crate::pack::{CODEC_ZSTD_DICTIONARY, CODEC_ZSTD_PATCH, unpack};
 use crate::patch::unpack_patch;
+use crate::relay;
 use crate::ship::Shared;
 use crate::streams::{Claims, Newest, hold};
 use crate::terms::Direction;
@@ -65,6 +66,14 @@ pub trait Assignments: Send + Sync {
 
     /// The other regions that write the partition.
     fn other_writers(&self, partition: PartitionId) -> Vec<Origin>;
+
+    /// Whether an edge joins this region and another one, so that they tell each other how
+    /// replicas stand.
+    fn is_neighbour(&self, region: Origin, partition: PartitionId) -> bool;
+
+    /// Counts how often what is assigned has changed, so that links of feeders that are none any
+    /// more are ended.
+    fn changes(&self) -> u64;
 }
 
 /// Why an origin may not feed a partition here.
@@ -72,8 +81,8 @@ pub trait Assignments: Send + Sync {
 pub enum Unfed {
     /// Nothing is known of the table here.
     Unassigned,
-    /// The origin does not write it.
-    NotAWriter,
+    /// Another region does that.
+    NotTheFeeder,
 }
 
 struct Receiving {
@@ -153,6 +162,8 @@ pub struct Inbound {
     waiting_bytes: usize,
     outgoing: VecDeque<Frame>,
     reported_at: Duration,
+    /// Assignments were looked at when they had changed so often.
+    changes_seen: u64,
 }
 
 impl Inbound {
@@ -162,6 +173,7 @@ impl Inbound {
             direction,
             number: shared.streams.accept(),
             shared,
+            changes_seen: assignments.changes(),
             assignments,
             openings: 0,
             origin: None,
@@ -212,6 +224,7 @@ impl Inbound {
             let reason = "the link was opened on another stream".to_owned();
             self.fault(partition, FaultKind::Retry, reason);
         }
+        self.end_stale_links(origin);
         match body {
             Body::Open(open) => {
                 claims.open(PartitionId(open.partition), self.number);
@@ -239,6 +252,7 @@ impl Inbound {
                 self.on_link(partition, |inbound| inbound.on_copy_chunk(origin, chunk));
             }
             Body::Promise(promise) => self.on_promise(&promise, &claims),
+            Body::Standing(standing) => self.on_standing(origin, standing),
             Body::Close(close) => {
                 self.links.remove(&PartitionId(close.partition));
             }
@@ -328,6 +342,36 @@ impl Inbound {
         Ok(())
     }
 
+    /// Two feeders of one table must not copy to it at the same time.
+    fn end_stale_links(&mut self, origin: Origin) {
+        let changes = self.assignments.changes();
+        if self.changes_seen == changes {
+            return;
+        }
+        self.changes_seen = changes;
+        let feeds = |partition: &PartitionId| self.assignments.fed_by(origin, *partition).is_ok();
+        let stale: Vec<PartitionId> =
+            self.links.keys().filter(|partition| !feeds(partition)).copied().collect();
+        for partition in stale {
+            self.links.remove(&partition);
+            let reason = "another region feeds the table there".to_owned();
+            self.fault(partition, FaultKind::Retry, reason);
+        }
+    }
+
+    fn on_standing(&mut self, origin: Origin, standing: Standing) {
+        let partition = PartitionId(standing.partition);
+        let Ok(region) = u8::try_from(standing.region).map(Origin) else { return };
+        let may_tell = self.assignments.is_neighbour(origin, partition);
+        // Of a neighbour only its own word counts.
+        let is_its_own = region == origin;
+        let is_far =
+            region != self.shared.origin() && !self.assignments.is_neighbour(region, partition);
+        if may_tell && (is_its_own || is_far) {
+            self.shared.standings.hear(standing, &self.shared.safe_times);
+        }
+    }
+
     fn on_open(&mut self, origin: Origin, open: &Open) {
         let partition = PartitionId(open.partition);
         self.links.remove(&partition);
@@ -337,8 +381,8 @@ impl Inbound {
                 let reason = "the table does not exist there yet".to_owned();
                 return self.fault(partition, FaultKind::Unassigned, reason);
             }
-            Err(Unfed::NotAWriter) => {
-                let reason = "this region does not write the table".to_owned();
+            Err(Unfed::NotTheFeeder) => {
+                let reason = "another region feeds the table there".to_owned();
                 return self.fault(partition, FaultKind::Retry, reason);
             }
         };
@@ -347,7 +391,7 @@ impl Inbound {
             let reason = format!("epoch {} is offered, epoch {known} is known", open.epoch);
             return self.fault(partition, FaultKind::Fenced, reason);
         }
-        match saved_progress(&self.shared, origin, partition) {
+        match saved_progress(&self.shared, &table, origin) {
             Ok(copy) => {
                 let watermark = table.watermark(origin).0.0;
                 let opened = Opened {
@@ -357,6 +401,7 @@ impl Inbound {
                     incomplete: self.assignments.is_incomplete(origin, partition),
                     has_past: table.durable_lsn() > Lsn(0),
                     has_digest: table.digest_state() == DigestState::Ready,
+                    vector: table.vector().iter().map(frame::Watermark::from).collect(),
                 };
                 self.outgoing.push_back(Body::Opened(opened).into());
                 self.openings += 1;
@@ -394,12 +439,16 @@ impl Inbound {
     fn on_parcel(&mut self, origin: Origin, parcel: Parcel) -> Result<(), ReplicationError> {
         let partition = PartitionId(parcel.partition);
         let Some(receiving) = self.links.get(&partition) else { return Ok(()) };
+        if !parcel.ranges.is_empty() {
+            return self.on_passed(parcel);
+        }
         let packed = parcel.body.ok_or(ReplicationError::Damaged("a parcel is empty"))?;
         let received = self.shared.traces.now_nanos();
         let (from, to) = (Lsn(parcel.from), Lsn(parcel.to));
         if to <= from {
             return Err(ReplicationError::Damaged("a parcel's range is empty"));
         }
+        let many = receiving.table.spec().writers.are_many();
         let bytes = match packed.codec {
             CODEC_ZSTD_DICTIONARY => self.dictionaries.unpack(parcel.partition, &packed)?,
             CODEC_ZSTD_PATCH => unpack_patch(&packed, |key| receiving.table.accepted(key))?,
@@ -407,7 +456,9 @@ impl Inbound {
         };
         let mut entries = decode_entries(bytes.clone(), partition)?;
         entries.retain(|entry| entry.origin_lsn > from);
-        if entries.iter().any(|entry| entry.stamp.origin != origin || entry.origin_lsn > to) {
+        // With one writer all logs are the same, whoever passes its log on.
+        let is_named = |entry: &Entry| !many || entry.stamp.origin == origin;
+        if entries.iter().any(|entry| !is_named(entry) || entry.origin_lsn > to) {
             return Err(ReplicationError::Damaged("a parcel holds entries that it does not name"));
         }
         let pending = receiving.table.apply(origin, Epoch(parcel.epoch), from, to, entries);
@@ -433,6 +484,34 @@ impl Inbound {
             (shipping, traces.now_nanos())
         };
         shippings.map(receive).collect()
+    }
+
+    /// A parcel with entries of others, or ranges of theirs.
+    fn on_passed(&mut self, parcel: Parcel) -> Result<(), ReplicationError> {
+        let partition = PartitionId(parcel.partition);
+        let Some(receiving) = self.links.get(&partition) else { return Ok(()) };
+        if !receiving.table.spec().writers.are_many() {
+            let reason = "the table has one writer here and several there";
+            return Err(ReplicationError::Refused(reason.to_owned()));
+        }
+        let bytes = match &parcel.body {
+            Some(packed) => unpack(packed)?,
+            None => Bytes::new(),
+        };
+        let entries = decode_entries(bytes.clone(), partition)?;
+        let (table, epoch) = (receiving.table.clone(), Epoch(parcel.epoch));
+        let mut pending = None;
+        for part in relay::part(&parcel.ranges, entries)? {
+            let taken = table.apply(part.origin, epoch, part.from, part.to, part.entries);
+            // All are durable when the last one is.
+            pending = unless_refused(taken)?.or(pending);
+        }
+        let (to, opening, bytes) = (Lsn(parcel.to), receiving.opening, bytes.len());
+        self.waiting_bytes += bytes;
+        let traced = Vec::new();
+        let waiting = Waiting::Applied { opening, partition, to, bytes, pending, traced };
+        self.waiting.push_back(waiting);
+        Ok(())
     }
 
     fn on_copy_begin(&mut self, origin: Origin, begin: CopyBegin) -> Result<(), ReplicationError> {
@@ -521,11 +600,12 @@ impl Inbound {
         let gone = copy.take_gone(chunk.offer, &chunk.end, &gone)?;
         let end = (!chunk.end.is_empty()).then(|| EncodedKey(chunk.end.clone()));
         copy.next_key = chunk.end.clone();
-        let progress = CopyProgress { next_key: chunk.end, ..copy.first.clone() };
+        let feeder = u32::from(origin.0);
+        let progress = CopyProgress { next_key: chunk.end, feeder, ..copy.first.clone() };
         let done = end.is_none().then(|| copy_done(origin, copy));
         // An empty note says that no copy is under way.
         let value = if end.is_some() { progress.encode_to_vec() } else { Vec::new() };
-        let note = (copy_note(origin, partition), value);
+        let note = (copy_note(noted_as(&receiving.table, origin), partition), value);
         let start = EncodedKey(chunk.start);
         let pending = match chunk.scattered {
             true => {
@@ -705,16 +785,25 @@ pub fn copy_note(origin: Origin, partition: PartitionId) -> Vec<u8> {
     format!("copy/{partition}/{origin}").into_bytes()
 }
 
+/// With one writer there is one copy at most, noted as that of the base, so that one from another
+/// feeder takes the place of an older one. With several each feeder's goes on by itself.
+fn noted_as(table: &Table, feeder: Origin) -> Origin {
+    let spec = table.spec();
+    if spec.writers.are_many() { feeder } else { spec.base }
+}
+
 fn saved_progress(
     shared: &Shared,
-    origin: Origin,
-    partition: PartitionId,
+    table: &Table,
+    feeder: Origin,
 ) -> Result<Option<CopyProgress>, ReplicationError> {
-    let saved = shared.store.note(&copy_note(origin, partition))?;
+    let noted_as = noted_as(table, feeder);
+    let saved = shared.store.note(&copy_note(noted_as, table.partition()))?;
     let Some(bytes) = saved.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
-    CopyProgress::decode(bytes)
-        .map(Some)
-        .map_err(|_| ReplicationError::Damaged("the saved progress of a copy is damaged"))
+    let progress = CopyProgress::decode(bytes)
+        .map_err(|_| ReplicationError::Damaged("the saved progress of a copy is damaged"))?;
+    let from = if progress.feeder == 0 { noted_as.0.into() } else { progress.feeder };
+    Ok((from == u32::from(feeder.0)).then_some(progress))
 }
 
 /// Tells at once of what was refused at once: what comes after it must find the link closed.

@@ -9,6 +9,7 @@
 //! `link.rs`.
 
 mod asked;
+mod carry;
 pub(crate) mod copy;
 mod lane;
 
@@ -29,17 +30,18 @@ use prost::Message;
 
 use crate::error::ReplicationError;
 use crate::frame::{
-    Body, Close, CopyChunk, CopyWant, FORMAT_OF_OFFERS, FORMAT_OF_SEEN, FaultKind, Follow, Frame,
-    Hello, Open, Packed, Parcel, Promise, Records,
+    Body, Close, CopyChunk, CopyWant, FORMAT_OF_SEEN, FaultKind, Follow, Frame, Hello, Open,
+    OriginRange, Packed, Parcel, Promise, Records,
 };
 use crate::horizon::SafeTimes;
 use crate::limits::{
     BROKEN_RETRY_AFTER, CHANGES_KEPT_MAX, OLDEST_RECORDS_MAX, PROMISE_EVERY, RETRY_AFTER, WHOLE_FOR,
 };
 use crate::link::{Action, Event, Link, State};
-use crate::pack::{Method, PackedLog, PackedLogs, Stretch, pack_as_is};
+use crate::pack::{Method, PackedLog, PackedLogs, Stretch, pack, pack_as_is};
 use crate::patch::pack_patch;
 use crate::progress::{CopyReport, Progress};
+use crate::standings::Standings;
 use crate::streams::Streams;
 use crate::terms::{Direction, Terms, Wish};
 use crate::throttle::Brake;
@@ -48,6 +50,7 @@ use crate::trace::{MARKS_MAX, Shipped, Traces};
 use crate::traffic::{Rate, Traffic};
 
 use self::asked::is_of_copy;
+use self::carry::Carried;
 use self::copy::CopyScan;
 use self::lane::Lane;
 
@@ -60,6 +63,8 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// Safe times of all partitions.
     pub safe_times: Arc<SafeTimes>,
+    /// How replicas stand, where regions pass on what others have made.
+    pub standings: Arc<Standings>,
     /// Parcels packed a moment ago.
     pub packed: Arc<PackedLogs>,
     /// The newest stream from each peer.
@@ -180,6 +185,7 @@ struct Shipping {
     traffic: Traffic,
     /// Followed by traces and not acknowledged.
     traced: VecDeque<Shipped>,
+    carried: Carried,
 }
 
 /// Before each message: whether it is compressed, and its length.
@@ -200,6 +206,8 @@ pub struct Outbound {
     /// Links that do not ship at once.
     timed: BTreeSet<PartitionId>,
     changes: VecDeque<StateChange>,
+    /// Partitions of which it is told how replicas stand, and the newest promise told by region.
+    told: BTreeMap<PartitionId, BTreeMap<Origin, u64>>,
 }
 
 impl Outbound {
@@ -216,6 +224,7 @@ impl Outbound {
             waits: BTreeMap::new(),
             timed: BTreeSet::new(),
             changes: VecDeque::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -262,6 +271,7 @@ impl Outbound {
             wire_bytes: 0,
             traffic: Traffic::default(),
             traced: VecDeque::new(),
+            carried: Carried::default(),
         };
         self.links.insert(partition, shipping);
         self.look_at_gate(partition);
@@ -303,6 +313,7 @@ impl Outbound {
     pub fn connected(&mut self, direction: Direction) {
         let greeting = Body::Hello(self.shared.hello.clone());
         self.lane(direction).connect(greeting);
+        self.tell_anew();
         self.all_links(direction, |shipping| shipping.link.step(Event::Connected));
     }
 
@@ -336,27 +347,7 @@ impl Outbound {
         match frame.body {
             Some(Body::Welcome(hello)) => self.on_welcome(direction, &hello),
             Some(Body::Opened(opened)) => {
-                let peer = self.peer;
-                let format = self.lane(direction).format;
-                if let Some(shipping) = self.links.get_mut(&PartitionId(opened.partition)) {
-                    shipping.offers = opened.has_digest && format >= FORMAT_OF_OFFERS;
-                    shipping.method = Method::agreed(shipping.terms.compression, format);
-                    shipping.told_dictionary = 0;
-                    shipping.unassigned = false;
-                }
-                self.on_link(opened.partition, |table, link| {
-                    // Entries of the replica's own that are known here, though it has lost them.
-                    let was_known =
-                        table.spec().writers.are_many() && table.watermark(peer).0 > Lsn(0);
-                    link.step(Event::Appended(table.durable_lsn()));
-                    link.step(Event::Opened {
-                        watermark: Lsn(opened.watermark),
-                        copy: opened.copy,
-                        must_copy: opened.incomplete && (opened.has_past || was_known),
-                        incomplete: opened.incomplete,
-                        log_start: table.log_start(),
-                    });
-                });
+                self.on_opened(direction, opened);
                 Ok(())
             }
             Some(Body::Ack(ack)) => {
@@ -445,6 +436,7 @@ impl Outbound {
             if lane.connected && now >= lane.promised_at + PROMISE_EVERY {
                 lane.promised_at = now;
                 self.promise(direction);
+                self.tell_of_others(direction);
             }
         }
     }
@@ -705,8 +697,14 @@ impl Shipping {
         shared: &Shared,
     ) -> Result<Option<Body>, ReplicationError> {
         let tells = format >= FORMAT_OF_SEEN;
-        let stretch = Stretch { partition, after, method: self.method, tells };
-        let log = match shared.packed.get(stretch).filter(|log| self.may_ship(log, shared)) {
+        if let Some(log) = self.beginning(partition, after, shared) {
+            return Ok(Some(self.sent(partition, after, log, Vec::new())));
+        }
+        let origins = self.carried.origins().to_vec();
+        let here = if origins.is_empty() { Vec::new() } else { self.table.vector() };
+        let stretch = Stretch { partition, after, method: self.method, tells, origins };
+        let kept = shared.packed.get(&stretch).filter(|log| self.may_ship(log, shared));
+        let log = match kept.filter(|_| self.carried.extract.is_none()) {
             Some(log) => log,
             None => match self.pack_log(stretch, shared) {
                 Ok(Some(log)) => log,
@@ -724,17 +722,30 @@ impl Shipping {
             self.told_dictionary = dictionary.number;
             return Ok(Some(Body::Dictionary(dictionary.frame(partition))));
         }
+        let ranges = self.ranges(&log, &here)?;
+        Ok(Some(self.sent(partition, after, log, ranges)))
+    }
+
+    /// Takes note of a parcel that is sent.
+    fn sent(
+        &mut self,
+        partition: PartitionId,
+        after: Lsn,
+        log: PackedLog,
+        ranges: Vec<OriginRange>,
+    ) -> Body {
         self.sent_bytes += log.bytes as u64;
         self.sent_entries += log.to.0 - after.0;
         self.link.step(Event::Sent { to: log.to, bytes: log.bytes });
-        Ok(Some(Body::Parcel(Parcel {
+        Body::Parcel(Parcel {
             partition: partition.0,
             epoch: self.link.epoch.0,
             from: after.0,
             to: log.to.0,
             body: Some(log.packed),
             traces: Vec::new(),
-        })))
+            ranges,
+        })
     }
 
     /// Whether values may be shipped as what has changed in them.
@@ -751,23 +762,28 @@ impl Shipping {
         stretch: Stretch,
         shared: &Shared,
     ) -> Result<Option<PackedLog>, ReplicationError> {
-        let Stretch { partition, after, method, tells } = stretch;
+        let (partition, after, method) = (stretch.partition, stretch.after, stretch.method);
+        let tells = stretch.tells;
         let bytes_max = self.brake.parcel_bytes(shared.parcel_bytes_max);
         let slice = self.table.read_log(after, bytes_max)?;
         if slice.to <= after {
             return Ok(None);
         }
-        let records = if self.table.spec().writers.are_many() {
-            vec![own_entries(partition, &slice, after, shared.origin(), tells)?]
-        } else {
-            // Every record is this region's own and goes as it is.
-            slice.records
+        let carried = self.carried_records(partition, &slice, after, shared)?;
+        let is_carried = carried.is_some() || self.carried.extract.is_some();
+        let (records, ends) = match carried {
+            Some((record, ends)) => (vec![record], ends),
+            None if self.table.spec().writers.are_many() => {
+                (vec![own_entries(partition, &slice, after, shared.origin(), tells)?], Vec::new())
+            }
+            // All logs are the same, and every record goes as it is.
+            None => (slice.records, Vec::new()),
         };
         let is_compressed = mostly_compressed(&records);
         let bytes = Records { records }.encode_to_vec();
         let size = bytes.len();
         let patched = match method.level_with_priors() {
-            Some(level) if !is_compressed && self.patches(shared) => {
+            Some(level) if !is_compressed && !is_carried && self.patches(shared) => {
                 pack_patch(&bytes, &self.table.replaced(after, slice.to), level)
             }
             Some(_) | None => None,
@@ -775,10 +791,13 @@ impl Shipping {
         let (packed, dictionary) = match patched {
             Some(patched) => (patched, None),
             None if is_compressed => (pack_as_is(bytes), None),
+            None if is_carried => (pack(bytes, method), None),
             None => shared.packed.pack(partition, bytes, method),
         };
-        let log = PackedLog { to: slice.to, bytes: size, packed, dictionary };
-        shared.packed.put(stretch, log.clone());
+        let log = PackedLog { to: slice.to, bytes: size, packed, dictionary, ends };
+        if self.carried.extract.is_none() {
+            shared.packed.put(stretch, log.clone());
+        }
         Ok(Some(log))
     }
 

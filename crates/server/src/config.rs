@@ -246,6 +246,9 @@ pub struct PeerConfig {
     /// An older one is for the time of an upgrade.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format_max: Option<u32>,
+    /// A region that the base of a table with edges has not reached for so many milliseconds passes
+    /// nothing on, where there is a way around it; 1000 to 3 600 000. Default 15 000.
+    pub reroute_after_ms: u64,
 }
 
 /// `[log]`: what is kept of change logs for replicas that need it.
@@ -426,6 +429,7 @@ impl Default for PeerConfig {
             parcel_bytes_max: MIB as usize,
             window_parcels: 1024,
             format_max: None,
+            reroute_after_ms: 15_000,
         }
     }
 }

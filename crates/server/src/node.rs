@@ -6,6 +6,7 @@
 mod change;
 mod clocks;
 mod conflicts;
+mod edges;
 pub mod events;
 mod gauge;
 mod global_tables;
@@ -24,6 +25,7 @@ pub(crate) mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use isthmus_control::clocks::Clocks;
@@ -77,6 +79,10 @@ pub struct Node {
     /// Partitions whose log has grown since the last look.
     grown: Mutex<BTreeSet<PartitionId>>,
     reconcile_soon: Notify,
+    /// One obedience to records at a time, so that the last one counts.
+    obeying: Mutex<()>,
+    /// How often what is assigned has changed.
+    changes: AtomicU64,
     serving_since_millis: i64,
     tasks: Mutex<tokio::task::JoinSet<()>>,
     verification: Verification,
@@ -124,6 +130,7 @@ impl Node {
             store: store.clone(),
             clock: clock.clone(),
             safe_times: Arc::new(SafeTimes::default()),
+            standings: Arc::default(),
             packed: Arc::new(PackedLogs::default()),
             streams: Arc::default(),
             traces: Arc::new(Traces::new(
@@ -173,6 +180,8 @@ impl Node {
             changing: tokio::sync::Mutex::new(()),
             grown: Mutex::new(BTreeSet::new()),
             reconcile_soon: Notify::new(),
+            obeying: Mutex::new(()),
+            changes: AtomicU64::new(0),
             tasks: Mutex::new(tokio::task::JoinSet::new()),
         });
         node.listen_to_store();

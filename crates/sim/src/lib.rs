@@ -35,7 +35,7 @@ pub use world::{Failure, Report};
 /// Runs a seed.
 pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
     match options.scenario {
-        Scenario::Links | Scenario::Schemas => world::run(options),
+        Scenario::Links | Scenario::Schemas | Scenario::Edges => world::run(options),
         Scenario::Verify => verify::run_trial(options),
         Scenario::Crashes => verify::run_crashes(options),
     }

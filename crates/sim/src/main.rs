@@ -18,7 +18,7 @@ struct Arguments {
 }
 
 const USAGE: &str = "usage: isthmus-sim [--seeds N] [--from S] [--seed S] [--twice] [--until N] \
-                     [--dump] [--plant NAME] [--scenario links|verify|crashes]";
+                     [--dump] [--plant NAME] [--scenario links|edges|verify|crashes]";
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments {
@@ -47,7 +47,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--dump" => arguments.dumps = true,
             "--plant" => {
                 let name = words.next().ok_or("--plant needs a name")?;
-                let mut all = Plant::ALL.into_iter().chain(Plant::OF_DIGESTS);
+                let mut all =
+                    Plant::ALL.into_iter().chain(Plant::OF_EDGES).chain(Plant::OF_DIGESTS);
                 let found = all.find(|plant| format!("{plant:?}") == name);
                 let plant = found.ok_or(format!("no bug is called {name}"))?;
                 arguments.plant = Some(plant);
@@ -56,6 +57,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--scenario" => {
                 arguments.scenario = match words.next().as_deref() {
                     Some("links") => Scenario::Links,
+                    Some("edges") => Scenario::Edges,
                     Some("verify") => Scenario::Verify,
                     Some("crashes") => Scenario::Crashes,
                     Some("schemas") => Scenario::Schemas,
@@ -76,6 +78,7 @@ fn tell(options: &Options, failure: &Failure) {
     let until = failure.trace.events();
     let scenario = match options.scenario {
         Scenario::Links => format!("--until {until}"),
+        Scenario::Edges => format!("--scenario edges --until {until}"),
         Scenario::Verify => "--scenario verify".to_owned(),
         Scenario::Crashes => "--scenario crashes".to_owned(),
         Scenario::Schemas => format!("--scenario schemas --until {until}"),

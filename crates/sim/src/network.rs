@@ -79,7 +79,8 @@ impl Stream {
 
     fn count(&mut self, frame: &Frame) {
         match &frame.body {
-            Some(Body::Parcel(parcel)) => self.more(parcel.partition),
+            // One that only moves ranges waits for nobody.
+            Some(Body::Parcel(parcel)) if parcel.to > parcel.from => self.more(parcel.partition),
             Some(Body::CopyChunk(chunk)) => self.more(chunk.partition),
             Some(Body::Open(open)) => {
                 self.under_way.remove(&PartitionId(open.partition));

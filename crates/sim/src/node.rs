@@ -18,6 +18,7 @@ use isthmus_replication::pack::PackedLogs;
 use isthmus_replication::receive::{Assignments, Inbound};
 use isthmus_replication::retention::Retention;
 use isthmus_replication::ship::{Outbound, Shared};
+use isthmus_replication::standings::OwnWord;
 use isthmus_replication::terms::{Direction, Terms};
 use isthmus_replication::trace::Traces;
 use isthmus_store::engine::Engine;
@@ -28,7 +29,7 @@ use parking_lot::Mutex;
 use crate::clock::NodeClock;
 use crate::disk::Disk;
 use crate::network::StreamId;
-use crate::options::{Nature, REGIONS, TablePlan};
+use crate::options::{Nature, TablePlan};
 use crate::plant::Plant;
 use crate::roles::{INSTANCE, Roles, origin_of, region_name};
 
@@ -65,6 +66,8 @@ pub(crate) struct Life {
     fatal: Arc<AtomicBool>,
     retention: Option<Retention>,
     asked: Asked,
+    /// Assignments were obeyed when they had changed so often.
+    obeyed: u64,
 }
 
 impl Life {
@@ -84,6 +87,7 @@ impl Life {
             traces: Arc::new(Traces::new(clock.clone(), None, 0)),
             clock,
             safe_times: Arc::new(SafeTimes::default()),
+            standings: Arc::default(),
             packed: Arc::new(PackedLogs::learning_from(nature.dictionary_samples)),
             streams: Arc::default(),
             hello: Hello {
@@ -96,7 +100,7 @@ impl Life {
             window_parcels: nature.window_parcels,
             offer_rows: nature.offer_rows,
         };
-        let peers = (0..REGIONS).filter(|peer| *peer != node);
+        let peers = (0..nature.regions).filter(|peer| *peer != node);
         let outbound =
             peers.map(|peer| (peer, Outbound::new(shared.clone(), origin_of(peer)))).collect();
         let mut life = Life {
@@ -112,6 +116,7 @@ impl Life {
             fatal: Arc::new(AtomicBool::new(false)),
             retention: nature.retention,
             asked: place.asked.clone(),
+            obeyed: 0,
         };
         life.listen();
         life.obey_links();
@@ -138,15 +143,25 @@ impl Life {
     /// Opens the links that are named at rest.
     pub(crate) fn obey_links(&mut self) {
         self.roles.refresh();
-        for plan in self.roles.shared() {
+        self.obeyed = self.roles.changes();
+        let shared = self.roles.shared();
+        for plan in &shared {
             let Some(table) = self.store.table(plan.id) else { continue };
-            if !plan.is_writer(self.node) {
-                continue;
-            }
             for (peer, outbound) in &mut self.outbound {
-                let terms = self.asked.get(&(*peer, plan.partition)).cloned();
-                outbound.open(plan.partition, table.clone(), &terms.unwrap_or_default());
+                match self.roles.feeding(plan.partition, *peer) {
+                    Some(feeding) => {
+                        let terms = self.asked.get(&(*peer, plan.partition)).cloned();
+                        outbound.open(plan.partition, table.clone(), &terms.unwrap_or_default());
+                        outbound.feed(plan.partition, feeding);
+                    }
+                    None => outbound.close(plan.partition),
+                }
             }
+        }
+        for (peer, outbound) in &mut self.outbound {
+            let joined = shared.iter().map(|plan| plan.partition);
+            let joined = joined.filter(|p| self.roles.is_neighbour(origin_of(*peer), *p));
+            outbound.tell_of(&joined.collect());
         }
     }
 
@@ -165,6 +180,9 @@ impl Life {
 
     /// What the links to a peer have to send now, if anything.
     pub(crate) fn poll_outbound(&mut self, peer: usize, direction: Direction) -> Option<Frame> {
+        if self.obeyed != self.roles.changes() {
+            self.obey_links();
+        }
         let grown = std::mem::take(&mut *self.grown.lock());
         for (partition, lsn) in grown {
             for outbound in self.outbound.values_mut() {
@@ -234,11 +252,16 @@ impl Life {
     pub(crate) fn look_after(&self, plant: Option<Plant>) {
         for table in self.store.tables() {
             let partition = table.partition();
+            self.tell_standing(&table);
             // Who else writes is not known before the note of it is at rest.
             if table.spec().writers.are_many() && self.roles.is_shared(partition) {
                 let mut others = self.roles.other_writers(partition);
-                if plant == Some(Plant::HorizonWithoutReplica) {
-                    others.pop();
+                match plant {
+                    Some(Plant::HorizonWithoutReplica) => drop(others.pop()),
+                    Some(Plant::HorizonOfNeighbours) if self.with_edges(partition).is_some() => {
+                        others.retain(|other| self.roles.is_neighbour(*other, partition));
+                    }
+                    Some(_) | None => {}
                 }
                 let own = self.store.promise();
                 table.set_horizon(self.shared.safe_times.horizon(partition, &others, own));
@@ -253,6 +276,32 @@ impl Life {
         if let Some(retention) = self.retention {
             self.keep_within(retention);
         }
+    }
+
+    /// A shared table whose regions pass on over edges.
+    fn with_edges(&self, partition: PartitionId) -> Option<Arc<Table>> {
+        let record = self.roles.record(partition)?;
+        let passes_on = record.has_edges() && self.roles.is_shared(partition);
+        if passes_on { self.store.table_of_partition(partition) } else { None }
+    }
+
+    fn tell_standing(&self, table: &Table) {
+        let partition = table.partition();
+        if self.with_edges(partition).is_none() {
+            return self.shared.standings.forget(partition);
+        }
+        let unassigned = self.outbound.iter().filter(|(_, outbound)| {
+            let report = outbound.report(partition);
+            report.is_some_and(|report| report.unassigned && report.state == State::Opening)
+        });
+        let word = OwnWord {
+            promise: self.store.promise(),
+            is_complete: self.roles.is_ready(partition),
+            other_writers: self.roles.other_writers(partition),
+            unassigned: unassigned.map(|(peer, _)| origin_of(*peer)).collect(),
+        };
+        let own = origin_of(self.node);
+        self.shared.standings.tell(own, table, &word, &self.shared.safe_times);
     }
 
     /// Cuts logs that replicas need, where together they are too long or too old.
@@ -270,6 +319,11 @@ impl Life {
 
     fn log_needed_after(&self, partition: PartitionId, end: Lsn) -> Option<Lsn> {
         let mut needed = end;
+        if let Some(table) = self.with_edges(partition) {
+            let others = self.outbound.keys().map(|peer| origin_of(*peer)).collect::<Vec<_>>();
+            let own = origin_of(self.node);
+            needed = needed.min(self.shared.standings.held_by(own, &table, &others)?);
+        }
         for outbound in self.outbound.values() {
             match outbound.needs_after(partition) {
                 None => {}
@@ -310,15 +364,16 @@ impl Life {
             if !self.roles.is_shared(plan.partition) || !self.roles.is_ready(plan.partition) {
                 return Err(format!("{} is not complete at node {}", plan.name, self.node));
             }
-            if plan.is_writer(self.node) {
-                self.check_links(plan, &table)?;
-            }
+            self.check_links(plan, &table)?;
         }
         Ok(())
     }
 
     fn check_links(&self, plan: &TablePlan, table: &Table) -> Result<(), String> {
         for (peer, outbound) in &self.outbound {
+            if self.roles.feeding(plan.partition, *peer).is_none() {
+                continue;
+            }
             let report = outbound.report(plan.partition).ok_or("a link is missing")?;
             let done =
                 report.state == State::Following && report.acked == Some(table.durable_lsn());

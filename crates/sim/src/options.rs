@@ -3,6 +3,9 @@
 //! Everything is drawn once, from the seed. About half of the faults are off in each world, so
 //! that rare meetings of a few of them are not drowned by all the others.
 
+use isthmus_control::change::Change;
+use isthmus_control::edges::{Edge, SetEdges};
+use isthmus_control::global_table::{GlobalTable, Serve, Sync};
 use isthmus_model::ids::{Epoch, Origin, PartitionId, SchemaNumber, TableId};
 use isthmus_model::key::KeyKind;
 use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
@@ -14,9 +17,10 @@ use rand::rngs::SmallRng;
 
 use crate::plant::Plant;
 use crate::rng::{Purpose, split};
+use crate::roles::region_name;
 
-/// Regions of a world.
-pub(crate) const REGIONS: usize = 3;
+/// Regions of a world whose links fail.
+const REGIONS: usize = 3;
 const MILLI: u64 = 1000;
 const SECOND: u64 = 1_000_000;
 
@@ -26,6 +30,8 @@ pub enum Scenario {
     /// Whole regions whose links, disks and clocks fail.
     #[default]
     Links,
+    /// The same with up to six regions that pass on over edges, which change.
+    Edges,
     /// Rows changed behind the back of the log are found and mended while writes go on.
     Verify,
     /// Power fails again and again, and digests must be what the rows say.
@@ -70,6 +76,8 @@ pub(crate) struct TablePlan {
     pub(crate) auto_increment: bool,
     /// When it gets replicas; until then its base has it alone.
     pub(crate) shared_at: u64,
+    /// Who holds it and along which edges it goes, at first.
+    pub(crate) record: GlobalTable,
 }
 
 impl TablePlan {
@@ -102,6 +110,23 @@ impl TablePlan {
         }
     }
 
+    /// Lets regions `0..regions` hold it, joined by no edges, unless that is so.
+    fn fill_record(&mut self, regions: usize) {
+        if self.record.base == region_name(self.base) && self.record.replicas.len() == regions {
+            return;
+        }
+        let serve = match self.writers {
+            Writers::One => Serve::PrimarySecondary,
+            Writers::ManyByColumn | Writers::ManyByRow => Serve::PeerToPeer,
+        };
+        let base = region_name(self.base);
+        let record = GlobalTable::new(self.name, self.id.0, &base, Sync::Row, serve);
+        let others = (0..regions).filter(|node| *node != self.base).map(region_name);
+        self.record = others.fold(record, |record, region| {
+            record.with_replica(&region, false, 0).expect("there are fewer regions than may be")
+        });
+    }
+
     /// Whether a region writes it once it is shared.
     pub(crate) fn is_writer(&self, node: usize) -> bool {
         self.writers.are_many() || node == self.base
@@ -111,6 +136,11 @@ impl TablePlan {
 /// What a world is like. Times are in microseconds; rates are mean times between faults.
 #[derive(Clone, Debug)]
 pub(crate) struct Nature {
+    pub(crate) regions: usize,
+    /// Mean time between changes of edges.
+    pub(crate) edges_change_every: Option<u64>,
+    /// Nothing breaks and nothing changes.
+    pub(crate) quiet: bool,
     pub(crate) tables: Vec<TablePlan>,
     pub(crate) chaos_micros: u64,
     pub(crate) latency: (u64, u64),
@@ -146,7 +176,7 @@ pub(crate) struct Nature {
     /// Parcels of which a dictionary is made.
     pub(crate) dictionary_samples: usize,
     /// The newest format that each node speaks until it starts anew.
-    pub(crate) formats: [u32; REGIONS],
+    pub(crate) formats: Vec<u32>,
     /// How often something is asked of links.
     pub(crate) ask_every: Option<u64>,
 }
@@ -158,6 +188,9 @@ impl Nature {
         let chaos_micros = rng.random_range(6..16) * SECOND;
         let frames_waiting_max = rng.random_range(2..40);
         let mut nature = Nature {
+            regions: REGIONS,
+            edges_change_every: None,
+            quiet: false,
             tables: tables(rng, chaos_micros),
             chaos_micros,
             latency: (rng.random_range(50..500), rng.random_range(1..60) * MILLI),
@@ -190,17 +223,55 @@ impl Nature {
             }),
             offer_rows: one_of(rng, &[1, 1, 40, 16_384]),
             dictionary_samples: 256,
-            formats: [FORMAT; REGIONS],
+            formats: vec![FORMAT; REGIONS],
             ask_every: None,
         };
         // Enough rows for several leaves.
         nature.keys += one_of(rng, &[0, 0, 0, 300]);
         if rng.random_range(0..3) == 0 {
-            nature.formats = std::array::from_fn(|_| rng.random_range(1..=FORMAT));
+            nature.formats.fill_with(|| rng.random_range(1..=FORMAT));
         }
         nature.ask_every = half(rng, |rng| rng.random_range(100..2000) * MILLI);
         nature.dictionary_samples = one_of(rng, &[8, 40, 256]);
+        if options.scenario == Scenario::Edges {
+            nature.with_edges(rng);
+        }
+        let regions = nature.regions;
+        nature.tables.iter_mut().for_each(|plan| plan.fill_record(regions));
         nature
+    }
+
+    fn with_edges(&mut self, rng: &mut SmallRng) {
+        self.regions = rng.random_range(3..7);
+        self.formats = vec![FORMAT; self.regions];
+        self.ask_every = None;
+        self.edges_change_every = half(rng, |rng| rng.random_range(700..4000) * MILLI);
+        self.quiet = rng.random_range(0..4) == 0;
+        for plan in &mut self.tables {
+            plan.base = rng.random_range(0..self.regions);
+            plan.fill_record(self.regions);
+            let edges = draw_edges(rng, self.regions);
+            // They join all regions, so nothing is refused.
+            let _ = plan.record.change(&Change::SetEdges(SetEdges { edges }));
+        }
+        if self.quiet {
+            self.edges_change_every = None;
+            for every in [
+                &mut self.crash_every,
+                &mut self.break_every,
+                &mut self.cut_every,
+                &mut self.clog_every,
+                &mut self.clock_step_every,
+                &mut self.disk_full_every,
+            ] {
+                *every = None;
+            }
+            self.copy_breaks_per_million = 0;
+            self.corrupt_per_million = 0;
+            self.commit_fails_per_million = 0;
+            self.read_fails_per_million = 0;
+            self.retention = None;
+        }
     }
 }
 
@@ -228,6 +299,7 @@ fn tables(rng: &mut SmallRng, chaos_micros: u64) -> Vec<TablePlan> {
                 ..TableOptions::default()
             },
             auto_increment: rng.random_range(0..5) == 0,
+            record: GlobalTable::new(name, number, "", Sync::Row, Serve::PrimarySecondary),
             shared_at: if late { rng.random_range(chaos_micros / 8..chaos_micros / 2) } else { 0 },
         });
     }
@@ -246,4 +318,29 @@ fn half<T>(rng: &mut SmallRng, draw: impl FnOnce(&mut SmallRng) -> T) -> Option<
 fn quarter<T>(rng: &mut SmallRng, draw: impl FnOnce(&mut SmallRng) -> T) -> Option<T> {
     let drawn = draw(rng);
     (rng.random_range(0..4) == 0).then_some(drawn)
+}
+
+/// Edges that join all regions, or none at all.
+pub(crate) fn draw_edges(rng: &mut SmallRng, regions: usize) -> Vec<Edge> {
+    let edge = |one: usize, other: usize| Edge::new(&region_name(one), &region_name(other));
+    match rng.random_range(0..5) {
+        0 => (1..regions).map(|node| edge(node - 1, node)).collect(),
+        1 => (0..regions).map(|node| edge(node, (node + 1) % regions)).collect(),
+        2 => {
+            let hub = rng.random_range(0..regions);
+            (0..regions).filter(|node| *node != hub).map(|node| edge(hub, node)).collect()
+        }
+        3 => {
+            let mut edges: Vec<Edge> =
+                (1..regions).map(|node| edge(rng.random_range(0..node), node)).collect();
+            for _ in 0..rng.random_range(0..regions) {
+                let (one, other) = (rng.random_range(0..regions), rng.random_range(0..regions));
+                if one != other {
+                    edges.push(edge(one, other));
+                }
+            }
+            edges
+        }
+        _ => Vec::new(),
+    }
 }

@@ -26,6 +26,8 @@ pub enum Plant {
     AckBeforeDurable,
     /// The horizon does not wait for one of the replicas.
     HorizonWithoutReplica,
+    /// The horizon waits only for regions that an edge joins to this one.
+    HorizonOfNeighbours,
     /// A promise reaches farther than the origin's clock may be held to.
     PromiseTooFar,
     /// The bound of the clock is not found again after a crash.
@@ -69,6 +71,9 @@ impl Plant {
         Plant::WaitingPromised,
     ];
 
+    /// Those of regions that pass on.
+    pub const OF_EDGES: [Plant; 1] = [Plant::HorizonOfNeighbours];
+
     /// Those that spoil digests and what is made of them.
     pub const OF_DIGESTS: [Plant; 8] = [
         Plant::RedoLeftOut,
@@ -84,6 +89,7 @@ impl Plant {
     /// Where it must be seen.
     pub fn scenario(self) -> Scenario {
         match self {
+            Plant::HorizonOfNeighbours => Scenario::Edges,
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes
             }

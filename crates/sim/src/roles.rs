@@ -6,14 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use isthmus_control::global_table::GlobalTable;
 use isthmus_model::ids::{Origin, PartitionId};
 use isthmus_replication::frame::Hello;
 use isthmus_replication::receive::{Assignments, Unfed};
+use isthmus_replication::relay::Feeding;
 use isthmus_store::{Store, StoreError, Table};
 use parking_lot::Mutex;
 
-use crate::options::{REGIONS, TablePlan};
+use crate::options::TablePlan;
 
 pub(crate) const INSTANCE: &str = "sim";
 const COMPLETE: &[u8] = b"complete";
@@ -34,6 +37,15 @@ pub(crate) fn node_of(origin: Origin) -> usize {
     usize::from(origin.0.saturating_sub(1))
 }
 
+/// The number of the region of a name.
+pub(crate) fn origin_named(name: &str) -> Origin {
+    Origin(name.trim_start_matches('r').parse().unwrap_or_default())
+}
+
+fn edges_note(partition: PartitionId) -> Vec<u8> {
+    format!("edges/{partition}").into_bytes()
+}
+
 fn record_note(partition: PartitionId) -> Vec<u8> {
     format!("shared/{partition}").into_bytes()
 }
@@ -45,6 +57,9 @@ pub(crate) struct Roles {
     plans: BTreeMap<PartitionId, TablePlan>,
     /// Tables that are shared here, and whether this region has all of them.
     shared: Mutex<BTreeMap<PartitionId, bool>>,
+    /// What is known of who holds tables and along which edges they go.
+    records: Mutex<BTreeMap<PartitionId, GlobalTable>>,
+    changes: AtomicU64,
 }
 
 impl Roles {
@@ -54,14 +69,59 @@ impl Roles {
         store: Arc<Store>,
         plans: &[TablePlan],
     ) -> Result<Roles, StoreError> {
-        let mut shared = BTreeMap::new();
+        let (mut shared, mut records) = (BTreeMap::new(), BTreeMap::new());
         for plan in plans {
+            let known = store.note(&edges_note(plan.partition))?;
+            let known = known.and_then(|note| GlobalTable::from_json(&note).ok());
+            records.insert(plan.partition, known.unwrap_or_else(|| plan.record.clone()));
             if let Some(note) = store.note(&record_note(plan.partition))? {
                 shared.insert(plan.partition, &note[..] == COMPLETE);
             }
         }
         let plans = plans.iter().map(|plan| (plan.partition, plan.clone())).collect();
-        Ok(Roles { node, store, plans, shared: Mutex::new(shared) })
+        Ok(Roles {
+            node,
+            store,
+            plans,
+            shared: Mutex::new(shared),
+            records: Mutex::new(records),
+            changes: AtomicU64::new(0),
+        })
+    }
+
+    /// Obeys a newer record.
+    pub(crate) fn obey(&self, partition: PartitionId, record: &GlobalTable) {
+        let mut records = self.records.lock();
+        if records.get(&partition).is_some_and(|known| known.version >= record.version) {
+            return;
+        }
+        // Should it be lost in a crash, it is given again.
+        drop(self.store.put_note(&edges_note(partition), &record.to_json()));
+        records.insert(partition, record.clone());
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is known of who holds a table and along which edges it goes.
+    pub(crate) fn record(&self, partition: PartitionId) -> Option<GlobalTable> {
+        self.records.lock().get(&partition).cloned()
+    }
+
+    /// Whose entries of a table the link to a node carries; `None`: there is no link.
+    pub(crate) fn feeding(&self, partition: PartitionId, node: usize) -> Option<Feeding> {
+        let record = self.record(partition)?;
+        let (own, to) = (region_name(self.node), region_name(node));
+        let mut fed: Vec<Origin> = record.feeds(&own, &to).map(origin_named).collect();
+        if !self.is_ready(partition) {
+            fed.retain(|origin| *origin == origin_of(self.node));
+        }
+        (!fed.is_empty()).then(|| Feeding::of(origin_of(self.node), fed))
+    }
+
+    fn is_fed_base_by(&self, origin: Origin, partition: PartitionId) -> bool {
+        let feeder = region_name(node_of(origin));
+        self.record(partition).is_some_and(|record| {
+            record.feeder(&record.base, &region_name(self.node)) == Some(&feeder)
+        })
     }
 
     /// Reads the notes again, which may have become durable.
@@ -112,16 +172,16 @@ impl Assignments for Roles {
         if !self.is_shared(partition) {
             return Err(Unfed::Unassigned);
         }
-        let plan = self.plans.get(&partition).ok_or(Unfed::Unassigned)?;
-        if !plan.is_writer(node_of(origin)) {
-            return Err(Unfed::NotAWriter);
+        let record = self.record(partition).ok_or(Unfed::Unassigned)?;
+        let feeder = region_name(node_of(origin));
+        match record.feeds(&feeder, &region_name(self.node)).next() {
+            Some(_) => Ok(table),
+            None => Err(Unfed::NotTheFeeder),
         }
-        Ok(table)
     }
 
     fn is_incomplete(&self, origin: Origin, partition: PartitionId) -> bool {
-        let is_base = self.plans.get(&partition).is_some_and(|plan| plan.base == node_of(origin));
-        is_base && !self.is_ready(partition)
+        self.is_fed_base_by(origin, partition) && !self.is_ready(partition)
     }
 
     fn copies(&self, _: Origin, partition: PartitionId) -> Result<(), StoreError> {
@@ -134,26 +194,37 @@ impl Assignments for Roles {
             return Err(error);
         }
         self.shared.lock().insert(partition, false);
+        self.changes.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     fn follows(&self, origin: Origin, partition: PartitionId) {
-        let Some(plan) = self.plans.get(&partition) else { return };
-        if plan.base != node_of(origin) {
+        if !self.is_fed_base_by(origin, partition) {
             return;
         }
         let was_complete = self.shared.lock().insert(partition, true);
         if was_complete != Some(true) {
             self.share(partition, true);
+            self.changes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn other_writers(&self, partition: PartitionId) -> Vec<Origin> {
         match self.plans.get(&partition) {
             Some(plan) if plan.writers.are_many() && self.is_shared(partition) => {
-                (0..REGIONS).filter(|node| *node != self.node).map(origin_of).collect()
+                let regions = plan.record.replicas.len();
+                (0..regions).filter(|node| *node != self.node).map(origin_of).collect()
             }
             Some(_) | None => Vec::new(),
         }
+    }
+
+    fn is_neighbour(&self, region: Origin, partition: PartitionId) -> bool {
+        let (own, other) = (region_name(self.node), region_name(node_of(region)));
+        self.record(partition).is_some_and(|record| record.are_joined(&own, &other))
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 }

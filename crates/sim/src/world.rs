@@ -13,7 +13,9 @@ mod wishes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use isthmus_control::global_table::GlobalTable;
 use isthmus_model::clock::Clock;
+use isthmus_model::ids::PartitionId;
 use isthmus_replication::frame::FORMAT;
 use isthmus_replication::terms::Direction;
 use isthmus_store::Store;
@@ -21,6 +23,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use crate::checkers::crossings::Crossings;
 use crate::checkers::{Violation, acked, alike, digest};
 use crate::clients::Clients;
 use crate::clock::{NodeClock, WorldTime};
@@ -28,7 +31,7 @@ use crate::disk::Disk;
 use crate::network::Network;
 use crate::node::{Asked, Life, Node};
 use crate::observer::Observer;
-use crate::options::{Nature, Options, REGIONS, Scenario};
+use crate::options::{Nature, Options, Scenario};
 use crate::rng::{Purpose, split};
 use crate::tally::Tally;
 use crate::trace::Trace;
@@ -116,6 +119,9 @@ struct World {
     trace: Trace,
     crashes: u64,
     digests_checked: u64,
+    /// What the base regions say of their tables.
+    records: BTreeMap<PartitionId, GlobalTable>,
+    crossings: Crossings,
 }
 
 impl World {
@@ -124,7 +130,7 @@ impl World {
         let seed = options.seed;
         let schema_one_in = if options.scenario == Scenario::Schemas { 3 } else { 40 };
         let time = Arc::new(WorldTime::default());
-        let observer = Arc::new(Mutex::new(Observer::new(REGIONS)));
+        let observer = Arc::new(Mutex::new(Observer::new(nature.regions)));
         let node = |place: usize| Node {
             clock: Arc::new(NodeClock::new(time.clone())),
             disk: Arc::new(Disk::new(place, seed, options.plant, observer.clone())),
@@ -133,7 +139,9 @@ impl World {
             life: None,
         };
         World {
-            nodes: (0..REGIONS).map(node).collect(),
+            records: nature.tables.iter().map(|p| (p.partition, p.record.clone())).collect(),
+            crossings: Crossings::default(),
+            nodes: (0..nature.regions).map(node).collect(),
             network: Network::new(split(seed, Purpose::Network), nature.latency),
             clients: Clients::new(split(seed, Purpose::Clients), &nature, schema_one_in),
             schedule: split(seed, Purpose::Schedule),
@@ -239,7 +247,7 @@ impl World {
     }
 
     fn boot(&mut self) {
-        for node in 0..REGIONS {
+        for node in 0..self.nature.regions {
             self.start(node);
             self.make_tables(node);
         }
@@ -272,7 +280,7 @@ impl World {
                 place.life = Some(life);
                 self.note(&format!("node {node} starts"));
                 self.check_digests(node);
-                for peer in (0..REGIONS).filter(|peer| *peer != node) {
+                for peer in (0..self.nature.regions).filter(|peer| *peer != node) {
                     self.soon(20_000, Event::Dial(Direction::Push, node, peer));
                     self.soon(20_000, Event::Dial(Direction::Pull, peer, node));
                 }
@@ -297,7 +305,7 @@ impl World {
             place.disk.set_full(false);
             place.clock.set_offset(0);
         }
-        for node in 0..REGIONS {
+        for node in 0..self.nature.regions {
             self.soon(50_000, Event::Start(node));
         }
     }
@@ -347,7 +355,9 @@ impl World {
                 self.queue.insert((micros - now.min(micros) + later, number), event);
             }
             self.time.advance(later);
-            if !self.go_on(later + 6_000_000)? {
+            // Over edges promises and safe times go from region to region.
+            let hops = self.nature.regions as u64 - 2;
+            if !self.go_on(later + 6_000_000 * hops)? {
                 return Ok(());
             }
         }

@@ -8,6 +8,8 @@ use isthmus_sim::{Options, Plant, Scenario, run};
 const SEEDS: u64 = 40;
 /// A planted bug must be seen within so many seeds.
 const PLANT_SEEDS: u64 = 60;
+/// Worlds whose regions pass on over edges, in one test run.
+const EDGES_SEEDS: u64 = 2;
 /// Trials of comparing and mending in one test run.
 const TRIALS: u64 = 400;
 /// Worlds in which power fails about forty times each.
@@ -68,6 +70,13 @@ fn every_planted_bug_is_seen() {
             seen(plant, PLANT_SEEDS).is_some(),
             "{plant:?} was not seen within {PLANT_SEEDS} seeds"
         );
+    }
+}
+
+#[test]
+fn regions_that_pass_on_are_alike_whatever_breaks() {
+    for seed in 1..=EDGES_SEEDS {
+        hold_in(Scenario::Edges, seed);
     }
 }
 

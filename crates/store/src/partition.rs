@@ -182,6 +182,8 @@ pub(crate) struct Partition {
     settled_horizon: Mutex<SettledHorizon>,
     /// The engine was told to forget the log through this.
     pub(crate) forgotten: AtomicU64,
+    /// What had been applied of each origin when rows of a copy last stood for entries, and where.
+    pub(crate) whole_marks: Mutex<(Lsn, Vec<Watermark>)>,
     pub(crate) sweep: Mutex<Sweep>,
     pub(crate) checkpointing: Mutex<Checkpointing>,
     /// Large values that are replaced are asked for.
@@ -229,6 +231,7 @@ impl Partition {
             horizon: AtomicU64::new(0),
             settled_horizon: Mutex::default(),
             forgotten: AtomicU64::new(0),
+            whole_marks: Mutex::default(),
             sweep: Mutex::default(),
             checkpointing: Mutex::default(),
             keeps_replaced: AtomicBool::new(false),

@@ -117,6 +117,15 @@ impl Table {
         self.partition.durable().state.log_start
     }
 
+    /// With several writers: its log has every entry of every origin after this LSN; at or before
+    /// it some may have come as rows of a copy. With it what of each origin was applied then, if
+    /// that is known still.
+    pub fn log_whole_after(&self) -> (Lsn, Option<Vec<Watermark>>) {
+        let whole_after = self.partition.durable().state.whole_after;
+        let marks = self.partition.whole_marks.lock();
+        (whole_after, (marks.0 == whole_after).then(|| marks.1.clone()))
+    }
+
     /// What is applied of an origin.
     ///
     /// With one writer every origin stands at the end of the log. With several, an origin never

@@ -109,6 +109,14 @@ impl Assignments for Replica {
     fn other_writers(&self, _: PartitionId) -> Vec<Origin> {
         Vec::new()
     }
+
+    fn is_neighbour(&self, _: Origin, _: PartitionId) -> bool {
+        false
+    }
+
+    fn changes(&self) -> u64 {
+        0
+    }
 }
 
 struct Region {
@@ -166,6 +174,7 @@ impl Region {
             store: self.store.clone(),
             clock: Arc::new(StoppedClock),
             safe_times: Arc::default(),
+            standings: Arc::default(),
             packed: Arc::default(),
             streams: Arc::default(),
             traces: Arc::new(Traces::new(Arc::new(StoppedClock), None, 0)),

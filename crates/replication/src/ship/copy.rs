@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::change::Direction;
-use isthmus_model::ids::PartitionId;
+use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Trim;
 use isthmus_store::digest::DigestView;
@@ -54,6 +54,7 @@ impl Shipping {
         resumed: Option<CopyProgress>,
         now: Duration,
     ) -> Result<Body, ReplicationError> {
+        self.stand_for_copy(resumed.as_ref().map(|progress| Lsn(progress.first_lsn)))?;
         let view = match self.table.digest_view() {
             Ok(view) => Some(view),
             // Without a digest at hand all is copied, and nobody knows how much that is.
@@ -76,6 +77,7 @@ impl Shipping {
             first_hlc: snapshot.hlc().0,
             vector: vector.clone(),
             next_key: Bytes::new(),
+            feeder: 0,
         });
         let table = keys::table::encode_value(snapshot.spec());
         let expiry = snapshot.expiry().iter().map(expired_before).collect();
@@ -93,6 +95,7 @@ impl Shipping {
             alike: 0,
         });
         self.link.step(Event::Appended(snapshot_lsn));
+        self.stands_when_copied(&progress.vector);
         self.link.step(Event::CopyBegan { progress: progress.clone(), offers });
         Ok(Body::CopyBegin(CopyBegin {
             partition: partition.0,
@@ -237,7 +240,11 @@ impl Shipping {
         };
         let start = EncodedKey(key.clone());
         let bytes_max = self.brake.parcel_bytes(CHUNK_BYTES_MAX);
-        let (rows, bytes, next_key) = read_chunk(&copy.snapshot, &start, end, bytes_max)?;
+        let now_millis = self.carried.opened_millis;
+        let (rows, bytes, next_key) = match &self.carried.extract {
+            Some(extract) => extract.read_chunk(&copy.snapshot, &start, now_millis, bytes_max)?,
+            None => read_chunk(&copy.snapshot, &start, end, bytes_max)?,
+        };
         let next_key = next_key.or_else(|| end.cloned());
         copy.chunks += 1;
         let number = copy.chunks;

@@ -44,6 +44,11 @@ impl Lane {
         }
     }
 
+    /// How many such frames wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.control.len()
+    }
+
     /// The next such frame.
     pub(super) fn take_told(&mut self) -> Option<Frame> {
         self.control.pop_front()

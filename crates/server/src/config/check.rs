@@ -155,7 +155,7 @@ fn check_names(config: &Config) -> Result<(), Finding> {
 fn check_ranges(config: &Config) -> Result<(), Finding> {
     let (storage, public, peer) = (&config.storage, &config.public, &config.peer);
     let (verify, scrub) = (&config.verify, &config.scrub);
-    let all: [(&str, u64, RangeInclusive<u64>); 19] = [
+    let all: [(&str, u64, RangeInclusive<u64>); 20] = [
         ("instance.table_quota", config.instance.table_quota.into(), 1..=1_000_000),
         ("storage.cache_bytes", storage.cache_bytes, 8 * MIB..=TIB),
         ("storage.write_buffer_bytes", storage.write_buffer_bytes, 8 * MIB..=64 * GIB),
@@ -168,6 +168,7 @@ fn check_ranges(config: &Config) -> Result<(), Finding> {
         ("peer.parcel_bytes_max", peer.parcel_bytes_max as u64, 64 * KIB..=16 * MIB),
         ("peer.window_parcels", peer.window_parcels as u64, 1..=4096),
         ("peer.format_max", peer.format_max.unwrap_or(FORMAT).into(), 1..=FORMAT.into()),
+        ("peer.reroute_after_ms", peer.reroute_after_ms, 1000..=3_600_000),
         ("log.keep_mib", config.log.keep_mib, 1..=16 * MIB),
         ("log.keep_hours", config.log.keep_hours.into(), 1..=8760),
         ("metrics.tables_max", config.metrics.tables_max as u64, 0..=10_000),

@@ -81,6 +81,11 @@ impl Node {
         super::links::check(&change)?;
         let _one_at_a_time = self.changing.lock().await;
         let (id, mut record) = self.record_named(name).ok_or_else(no_global_table)?;
+        if let Change::BindExtract(asked) = &change
+            && self.config.instance_of(&asked.region).is_none()
+        {
+            return Err(ApiError::invalid(format!("Region {} is not configured.", asked.region)));
+        }
         let is_changed = record.table.change(&change)?;
         let version = record.table.version;
         if is_changed {

@@ -34,6 +34,8 @@ pub enum EventKind {
     CertificatesRefused,
     /// A link has come into another state.
     LinkState,
+    /// A region has gone away or come back, and entries go another way.
+    EdgesRerouted,
     /// Another region is reached.
     RegionReached,
     /// Another region is not reached any more.

@@ -279,6 +279,7 @@ impl Node {
                 record.ready
                     && record.table.replica(own).is_some()
                     && record.table.replica(region).is_some()
+                    && ![own, region].into_iter().any(|one| record.table.takes_extract(one))
             });
             let suspects: Vec<Suspect> = tables
                 .filter_map(|(id, record)| self.suspect(*id, record, region, reached.since_millis))

@@ -259,7 +259,7 @@ impl Node {
         let rpo_millis = match (&report, is_base) {
             (_, true) => Some(now),
             (Some(report), _) => holds_until_millis(report, now),
-            (None, _) => None,
+            (None, _) => self.far_replica_holds_until(id, region),
         };
         ReplicaDescription {
             region: region.to_owned(),

@@ -1,8 +1,9 @@
 //! What this region is to the others, as their frames need it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use isthmus_control::global_table::Serve;
+use isthmus_control::global_table::{GlobalTable, Serve};
 use isthmus_model::ids::{Origin, PartitionId};
 use isthmus_replication::frame::Hello;
 use isthmus_replication::receive::{Assignments, Unfed};
@@ -27,22 +28,20 @@ impl Assignments for Node {
         let table = self.table_of(partition).ok_or(Unfed::Unassigned)?;
         let records = self.records.lock();
         let record = records.get(&table.id()).ok_or(Unfed::Unassigned)?;
-        let feeds = record.table.replicas.iter().any(|replica| {
-            self.number_of(&replica.region) == Some(origin)
-                && record.table.originates(&replica.region)
-        });
-        if !feeds {
-            return Err(Unfed::NotAWriter);
+        let own = &self.config.region.name;
+        let feeds = |region: &String| record.table.feeds(region, own).next().is_some();
+        match self.region_numbered(origin).is_some_and(feeds) {
+            true => Ok(table),
+            false => Err(Unfed::NotTheFeeder),
         }
-        Ok(table)
     }
 
     fn is_incomplete(&self, origin: Origin, partition: PartitionId) -> bool {
         let Some(table) = self.table_of(partition) else { return true };
         let records = self.records.lock();
-        records.get(&table.id()).is_some_and(|record| {
-            !record.ready && self.number_of(&record.table.base) == Some(origin)
-        })
+        records
+            .get(&table.id())
+            .is_some_and(|record| !record.ready && self.is_fed_base_by(&record.table, origin))
     }
 
     fn copies(&self, _: Origin, partition: PartitionId) -> Result<(), StoreError> {
@@ -60,6 +59,11 @@ impl Assignments for Node {
         }
         tracing::warn!(table = %record.table.name, "replica is healed by a copy and not read");
         *record = copying;
+        let passes_on = record.table.has_edges();
+        drop(records);
+        if passes_on {
+            self.obey_links();
+        }
         Ok(())
     }
 
@@ -67,7 +71,7 @@ impl Assignments for Node {
         let Some(table) = self.table_of(partition).map(|table| table.id()) else { return };
         let mut records = self.records.lock();
         let Some(record) = records.get_mut(&table) else { return };
-        if record.ready || self.number_of(&record.table.base) != Some(origin) {
+        if record.ready || !self.is_fed_base_by(&record.table, origin) {
             return;
         }
         record.ready = true;
@@ -75,6 +79,11 @@ impl Assignments for Node {
         let Ok(note) = serde_json::to_vec(record) else { return };
         // Should this be lost in a crash, the base says so again when it next opens the link.
         drop(self.store.put_note(&record_note(table), &note));
+        let passes_on = record.table.has_edges();
+        drop(records);
+        if passes_on {
+            self.obey_links();
+        }
     }
 
     fn other_writers(&self, partition: PartitionId) -> Vec<Origin> {
@@ -89,5 +98,32 @@ impl Assignments for Node {
             .filter(|replica| replica.region != self.config.region.name)
             .filter_map(|replica| self.number_of(&replica.region))
             .collect()
+    }
+
+    fn is_neighbour(&self, region: Origin, partition: PartitionId) -> bool {
+        let Some(table) = self.table_of(partition) else { return false };
+        let records = self.records.lock();
+        let own = &self.config.region.name;
+        let joined = |region: &String| {
+            records.get(&table.id()).is_some_and(|record| record.table.are_joined(own, region))
+        };
+        self.region_numbered(region).is_some_and(joined)
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+}
+
+impl Node {
+    /// Whether a region gives this one what the base has made.
+    fn is_fed_base_by(&self, table: &GlobalTable, region: Origin) -> bool {
+        let feeder = table.feeder(&table.base, &self.config.region.name);
+        feeder.is_some_and(|feeder| self.number_of(feeder) == Some(region))
+    }
+
+    /// The name of another region.
+    fn region_numbered(&self, number: Origin) -> Option<&String> {
+        self.config.regions.iter().find(|other| other.number == number.0).map(|other| &other.name)
     }
 }

@@ -1,6 +1,8 @@
 //! Makes what is agree with what the records say. Safe to run at any time and any number of times.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use isthmus_replication::receive::copy_note;
 use isthmus_store::{TableSpec, Writing, keys};
 use tokio::sync::watch;
 
+use super::edges::extract_of;
 use super::{Node, Record, record_note, writers};
 use crate::api_error::ApiError;
 use crate::peer::call::{Assign, Failure, Question, Reply, Unassign};
@@ -40,6 +43,7 @@ impl Node {
                 record.table.base == *own
                     && (!record.table.is_active()
                         || self.is_forgotten_somewhere(**id)
+                        || self.is_way_to_change(**id, &record.table)
                         || record.table.replicas.iter().any(|replica| {
                             replica.region != *own
                                 && replica.confirmed_version < record.table.version
@@ -59,6 +63,7 @@ impl Node {
 
     async fn reconcile_table(&self, id: TableId, mut record: Record) -> Result<(), ApiError> {
         let before = record.table.clone();
+        self.look_who_is_away(id, &mut record.table);
         let regions: Vec<String> =
             before.replicas.iter().skip(1).map(|replica| replica.region.clone()).collect();
         for region in regions {
@@ -110,6 +115,10 @@ impl Node {
     /// Whether the region has lost what it was told of the table.
     fn is_forgotten(&self, id: TableId, region: &str) -> bool {
         let Some(partition) = self.partition_of(id) else { return false };
+        if self.number_of(region).is_some_and(|n| self.shared.standings.is_unassigned(partition, n))
+        {
+            return true;
+        }
         let report = self.others.get(region).and_then(|other| other.links().report(partition));
         // A paused link opens, too.
         let opens = |state| matches!(state, State::Opening | State::Paused);
@@ -122,8 +131,19 @@ impl Node {
 
     /// How far the replica has come, by the link to it.
     fn progress_of(&self, id: TableId, region: &str) -> Option<Progress> {
-        let report = self.others.get(region)?.links().report(self.partition_of(id)?)?;
+        if let Some(standing) = self.standing_of(id, region) {
+            let is_complete = standing.is_complete;
+            return Some(if is_complete { Progress::Active } else { Progress::Copying });
+        }
+        let partition = self.partition_of(id)?;
+        let once = self.record(id).is_some_and(|record| record.table.is_taken_once(region));
+        let links = self.others.get(region)?.links();
+        let report = links.report(partition)?;
+        let is_complete = links.has_told_follow(partition);
+        drop(links);
         match report.state {
+            // Its link ends when it is active.
+            State::Following if once && !is_complete => None,
             State::Copying | State::Gap => Some(Progress::Copying),
             State::Following => Some(Progress::Active),
             State::Opening | State::Paused | State::Stopped | State::Fenced | State::Broken => None,
@@ -215,10 +235,13 @@ impl Node {
             && let Some(base) = self.number_of(&table.base)
         {
             // What an earlier binding had copied says nothing about what is here now.
-            self.store.put_note(&copy_note(base, spec.partition), &[]).await?;
+            let regions = self.others.keys().filter_map(|region| self.number_of(region));
+            for region in regions.chain([base]).collect::<BTreeSet<_>>() {
+                self.store.put_note(&copy_note(region, spec.partition), &[]).await?;
+            }
         }
         self.hold(spec, &table).await?;
-        let ready = known.is_some_and(|known| known.ready);
+        let ready = known.is_some_and(|known| known.ready) || table.has_enough(own);
         self.save(id, Record { table, ready }).await
     }
 
@@ -263,6 +286,7 @@ impl Node {
         }
         self.store.delete_note(&record_note(id)).await?;
         self.records.lock().remove(&id);
+        self.changes.fetch_add(1, Ordering::AcqRel);
         self.obey_links();
         Ok(())
     }
@@ -277,6 +301,7 @@ impl Node {
             // A replica may have become ready while the note was written.
             let ready = record.ready || records.get(&id).is_some_and(|known| known.ready);
             records.insert(id, Record { ready, ..record });
+            self.changes.fetch_add(1, Ordering::AcqRel);
         }
         self.obey_links();
         self.reconcile_soon.notify_one();
@@ -285,25 +310,36 @@ impl Node {
 
     /// Opens and closes links so that they are the ones that the records name.
     pub(super) fn obey_links(&self) {
-        let own = &self.config.region.name;
+        let _one_at_a_time = self.obeying.lock();
         let records = self.records.lock().clone();
+        for (id, _) in records.iter().filter(|(_, record)| !record.table.has_edges()) {
+            if let Some(partition) = self.partition_of(*id) {
+                self.shared.standings.forget(partition);
+            }
+        }
         for (region, other) in &self.others {
             let wanted: Vec<_> = records
                 .iter()
-                .filter(|(_, record)| record.table.ships_to(own).any(|to| to == region))
                 .filter_map(|(id, record)| {
-                    Some((self.store.table(*id)?, self.terms_of(&record.table, region)))
+                    let terms = self.terms_of(&record.table, region);
+                    let feeding = self.feeding(record, region)?;
+                    Some((self.store.table(*id)?, terms, feeding, extract_of(record, region)))
                 })
                 .collect();
+            let told_of = self.told_of(Some(region));
             let mut links = other.links();
             let superfluous: Vec<_> = links
                 .partitions()
-                .filter(|partition| !wanted.iter().any(|(t, _)| t.partition() == *partition))
+                .filter(|partition| !wanted.iter().any(|(t, ..)| t.partition() == *partition))
                 .collect();
             superfluous.into_iter().for_each(|partition| links.close(partition));
-            for (table, terms) in wanted {
-                links.open(table.partition(), table, &terms);
+            for (table, terms, feeding, extract) in wanted {
+                let partition = table.partition();
+                links.open(partition, table, &terms);
+                links.feed(partition, feeding);
+                links.extract(partition, extract);
             }
+            links.tell_of(&told_of);
             drop(links);
             other.wake();
         }

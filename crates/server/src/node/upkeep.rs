@@ -32,6 +32,8 @@ impl Node {
         let mut reach = Reach::default();
         while !*stop.borrow() {
             left.append(&mut self.grown.lock());
+            // How their replicas stand is told again and again.
+            left.append(&mut self.told_of(None));
             left.retain(|partition| !self.look_after(*partition));
             self.keep_logs_within_budget();
             self.tell_link_changes();
@@ -84,13 +86,22 @@ impl Node {
     fn look_after(&self, partition: PartitionId) -> bool {
         let Some(table) = self.table_of(partition) else { return true };
         // Without a record nobody knows who else writes, and the horizon must not move.
-        if table.spec().writers.are_many() && self.record(table.id()).is_some() {
+        let record = self.record(table.id());
+        if let Some(record) = record.as_ref().filter(|record| record.table.has_edges()) {
+            self.tell_standing(&table, record);
+        }
+        if table.spec().writers.are_many() && record.is_some() {
             let others = self.other_writers(partition);
             let own = self.store.promise();
             table.set_horizon(self.shared.safe_times.horizon(partition, &others, own));
         }
         let end = table.durable_lsn();
-        let Some(needed) = self.log_needed_after(partition, end) else { return false };
+        let Some(mut needed) = self.log_needed_after(partition, end) else { return false };
+        match self.log_held_by_all(&table) {
+            None => {}
+            Some(None) => return false,
+            Some(Some(held)) => needed = needed.min(held),
+        }
         self.trim(&table, needed);
         needed == end
     }

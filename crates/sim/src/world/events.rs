@@ -2,11 +2,9 @@
 
 use isthmus_replication::terms::Direction;
 
+use super::{Phase, World};
 use crate::checkers::{acked, digest, prefix};
 use crate::network::{StreamId, Way};
-use crate::options::REGIONS;
-
-use super::{Phase, World};
 
 /// What happens at a moment.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +49,8 @@ pub(super) enum Event {
     ClogSomewhere,
     /// A wire moves again.
     Unblock(usize, usize),
+    /// The edges of a table change.
+    EdgesChange,
     /// A clock steps.
     ClockSteps,
     /// A disk is full.
@@ -63,7 +63,7 @@ pub(super) enum Event {
 
 impl World {
     pub(super) fn begin_chores(&mut self) {
-        for node in 0..REGIONS {
+        for node in 0..self.nature.regions {
             self.soon(1000, Event::Commit(node));
             self.soon(1000, Event::Pump(node));
             self.soon(100_000, Event::Tick(node));
@@ -122,6 +122,7 @@ impl World {
             | Event::CutSomewhere
             | Event::ClogSomewhere
             | Event::Unblock(..)
+            | Event::EdgesChange
             | Event::ClockSteps
             | Event::DiskFills
             | Event::DiskFrees(_) => self.fault(event),
@@ -208,8 +209,12 @@ impl World {
             if node != plan.base && (cut || !base.roles.is_shared(plan.partition)) {
                 continue;
             }
+            let record = self.records.get(&plan.partition).cloned();
             if let Some(life) = self.life(node) {
                 life.share(&plan, &spec);
+                if let Some(record) = record {
+                    life.roles.obey(plan.partition, &record);
+                }
             }
         }
     }

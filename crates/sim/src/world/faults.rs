@@ -1,9 +1,12 @@
 //! What breaks: power, wires, clocks, disks. Nothing breaks any more once the world heals.
 
+use isthmus_control::change::Change;
+use isthmus_control::edges::SetEdges;
 use rand::Rng;
 
 use crate::network::Way;
-use crate::options::REGIONS;
+use crate::options::draw_edges;
+use crate::roles::region_name;
 
 use super::events::Event;
 use super::{Phase, World};
@@ -19,6 +22,7 @@ impl World {
             (nature.clog_every, Event::ClogSomewhere),
             (nature.clock_step_every, Event::ClockSteps),
             (nature.disk_full_every, Event::DiskFills),
+            (nature.edges_change_every, Event::EdgesChange),
         ];
         for (every, event) in all {
             if let Some(every) = every {
@@ -39,14 +43,14 @@ impl World {
     }
 
     pub(super) fn random_node(&mut self) -> usize {
-        self.schedule.random_range(0..REGIONS)
+        self.schedule.random_range(0..self.nature.regions)
     }
 
     pub(super) fn fault(&mut self, event: Event) {
         if self.phase == Phase::Drain {
             return;
         }
-        let node = self.faults.random_range(0..REGIONS);
+        let node = self.faults.random_range(0..self.nature.regions);
         let nature = &self.nature;
         let every = match event {
             Event::CrashSomewhere => nature.crash_every,
@@ -55,6 +59,7 @@ impl World {
             Event::ClogSomewhere => nature.clog_every,
             Event::ClockSteps => nature.clock_step_every,
             Event::DiskFills => nature.disk_full_every,
+            Event::EdgesChange => nature.edges_change_every,
             _ => None,
         };
         if let Some(every) = every {
@@ -74,6 +79,7 @@ impl World {
             Event::ClogSomewhere => self.cut(node, false),
             Event::Unblock(from, to) => self.network.block(from, to, false),
             Event::ClockSteps => self.clock_steps(node),
+            Event::EdgesChange => self.edges_change(node),
             Event::DiskFills => self.disk_full(node, true),
             Event::DiskFrees(node) => self.disk_full(node, false),
             _ => {}
@@ -82,7 +88,7 @@ impl World {
 
     fn power_fails(&mut self, node: usize) {
         let all = self.faults.random_range(0..8) == 0;
-        let nodes = if all { 0..REGIONS } else { node..node + 1 };
+        let nodes = if all { 0..self.nature.regions } else { node..node + 1 };
         for node in nodes {
             match self.faults.random_range(0..3) {
                 // In the middle of the next commit.
@@ -148,7 +154,7 @@ impl World {
     /// Nothing moves between two nodes for a while, in one direction or both. Where it is a cut
     /// and not a clog, streams break before long.
     fn cut(&mut self, node: usize, breaks: bool) {
-        let other = (node + self.faults.random_range(1..REGIONS)) % REGIONS;
+        let other = (node + self.faults.random_range(1..self.nature.regions)) % self.nature.regions;
         let both = self.faults.random::<bool>();
         let span = self.faults.random_range(10_000..if breaks { 4_000_000 } else { 800_000 });
         self.note(&format!("{node} to {other} is blocked, both {both}, breaks {breaks}"));
@@ -169,6 +175,23 @@ impl World {
                 self.after(pause, Event::Break(id));
             }
         }
+    }
+
+    /// The base of a table lets entries go other ways, or around a region.
+    fn edges_change(&mut self, away: usize) {
+        let place = self.faults.random_range(0..self.nature.tables.len());
+        let plan = &self.nature.tables[place];
+        let Some(record) = self.records.get_mut(&plan.partition) else { return };
+        if self.faults.random_range(0..3) == 0 {
+            let away = if self.faults.random() { Some(region_name(away)) } else { None };
+            record.set_away(away.into_iter().collect());
+        } else {
+            let edges = draw_edges(&mut self.faults, self.nature.regions);
+            // They join all regions, so nothing is refused.
+            let _ = record.change(&Change::SetEdges(SetEdges { edges }));
+        }
+        let line = format!("edges of {}: {:?}, away {:?}", plan.name, record.edges, record.away);
+        self.note(&line);
     }
 
     fn clock_steps(&mut self, node: usize) {

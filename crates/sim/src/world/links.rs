@@ -1,5 +1,6 @@
 //! Streams between the nodes of the world: dialling, sending, arriving, breaking.
 
+use isthmus_control::global_table::Serve;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_replication::frame::{Ack, Body, Frame};
@@ -11,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::checkers::bounds;
 use crate::network::{StreamId, Way};
 use crate::node::Life;
+use crate::options::Scenario;
 use crate::plant::Plant;
 use crate::rng::happens;
 use crate::roles::origin_of;
@@ -155,11 +157,25 @@ impl World {
             Some(Body::Promise(promise)) => {
                 self.observer.lock().note_promise(node, Hlc(promise.hlc));
             }
+            Some(Body::Parcel(parcel)) if self.nature.quiet => {
+                let Some((from, to)) = self.network.stream(stream).map(|s| (s.from, s.to)) else {
+                    return;
+                };
+                let checked = self.crossings.check(from, to, parcel);
+                self.observer.lock().judge(checked);
+            }
             Some(Body::Ack(ack)) => {
                 let Some(origin) = self.network.stream(stream).map(|stream| stream.from) else {
                     return;
                 };
                 let (partition, held) = (PartitionId(ack.partition), Lsn(ack.held));
+                // What is passed on is counted in the addresses of who passes it on.
+                let record = self.records.get(&partition);
+                if self.options.scenario == Scenario::Edges
+                    && record.is_some_and(|record| record.serve == Serve::PeerToPeer)
+                {
+                    return;
+                }
                 self.observer.lock().note_ack(node, origin_of(origin), partition, held);
             }
             _ => {}
@@ -265,6 +281,10 @@ fn name_of(frame: &Frame) -> String {
         }
         Some(Body::CopyAck(ack)) => format!("chunk ack {} {}", ack.partition, ack.number),
         Some(Body::Promise(p)) => format!("promise {} behind {:?}", Hlc(p.hlc), p.behind),
+        Some(Body::Standing(s)) => {
+            let (promise, safe) = (Hlc(s.promise), Hlc(s.safe));
+            format!("standing {} of {}, promise {promise}, safe {safe}", s.partition, s.region)
+        }
         Some(Body::Safe(safe)) => format!("safe {} {}", safe.partition, Hlc(safe.hlc)),
         Some(Body::Close(close)) => format!("close {}", close.partition),
         Some(Body::Follow(follow)) => format!("follow {}", follow.partition),

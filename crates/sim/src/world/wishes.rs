@@ -18,7 +18,6 @@ use super::events::Event;
 use super::{Phase, World};
 use crate::checkers::wishes;
 use crate::network::{StreamId, Way};
-use crate::options::REGIONS;
 use crate::plant::Plant;
 
 impl World {
@@ -30,13 +29,14 @@ impl World {
         }
         let pause = self.wishes.random_range(1..every * 2);
         self.after(pause, Event::AskSomewhere);
+        let regions = self.nature.regions;
         let rng = &mut self.wishes;
-        let node = rng.random_range(0..REGIONS);
+        let node = rng.random_range(0..regions);
         let partition = self.nature.tables[rng.random_range(0..self.nature.tables.len())].partition;
-        let one = (node + rng.random_range(1..REGIONS)) % REGIONS;
+        let one = (node + rng.random_range(1..regions)) % regions;
         let whole_table = rng.random_range(0..4) == 0;
         let (triggers, terms) = (rng.random_range(0..6) == 0, draw(rng));
-        for peer in (0..REGIONS).filter(|peer| *peer != node && (whole_table || *peer == one)) {
+        for peer in (0..regions).filter(|peer| *peer != node && (whole_table || *peer == one)) {
             match triggers {
                 true => {
                     self.note(&format!("link of {partition} from {node} to {peer} is triggered"));

@@ -12,7 +12,9 @@ use crate::codec::{Corrupt, Reader, corrupt, put_signed, put_stamp, put_varint};
 use crate::digest::Rules;
 use crate::keys::{KIND_PARTITION, decode_number_key, number_key};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// Did not tell where the log is whole of all origins.
+const VERSION_WITHOUT_WHOLE: u8 = 2;
 /// Had no digest.
 const VERSION_WITHOUT_DIGEST: u8 = 1;
 const WATERMARK_BYTES_MIN: usize = 10;
@@ -56,6 +58,9 @@ pub struct PartitionState {
     pub log_bytes_before: u64,
     /// When the log's first entry was made, about.
     pub log_start_millis: i64,
+    /// With several writers: at or before it the log may lack entries of other origins, which
+    /// came as rows of a copy.
+    pub whole_after: Lsn,
 }
 
 impl PartitionState {
@@ -115,6 +120,7 @@ pub fn encode_value(state: &PartitionState) -> Bytes {
     put_varint(&mut out, state.log_bytes);
     put_varint(&mut out, state.log_bytes_before);
     put_signed(&mut out, state.log_start_millis);
+    put_varint(&mut out, state.whole_after.0);
     out.into()
 }
 
@@ -160,7 +166,7 @@ fn put_hlc(out: &mut Vec<u8>, hlc: Hlc) {
 pub fn decode_value(bytes: &Bytes) -> Result<PartitionState, Corrupt> {
     let mut reader = Reader::new(bytes);
     let version = reader.byte()?;
-    if version != VERSION && version != VERSION_WITHOUT_DIGEST {
+    if !(VERSION_WITHOUT_DIGEST..=VERSION).contains(&version) {
         return corrupt("version of the state of a partition");
     }
     let mut state = PartitionState {
@@ -176,13 +182,18 @@ pub fn decode_value(bytes: &Bytes) -> Result<PartitionState, Corrupt> {
     }
     state.expiry = read_trims(&mut reader)?;
     state.auto_increment = reader.varint()?;
-    if version == VERSION {
+    if version >= VERSION_WITHOUT_WHOLE {
         state.groups = reader.varint()?;
         state.rules = read_rules(&mut reader)?;
         state.log_bytes = reader.varint()?;
         state.log_bytes_before = reader.varint()?;
         state.log_start_millis = reader.signed()?;
     }
+    state.whole_after = match version {
+        VERSION => Lsn(reader.varint()?),
+        // Nothing was passed on then, so nobody knows: not before its end.
+        _ => state.lsn,
+    };
     reader.end()?;
     Ok(state)
 }
@@ -225,14 +236,23 @@ mod tests {
             log_bytes: n[4],
             log_bytes_before: n[5],
             log_start_millis: n[4] as i64,
+            whole_after: Lsn(n[5]),
         })
     }
 
     #[test]
-    fn state_of_a_format_without_digests_is_read() {
-        let state = PartitionState { lsn: Lsn(7), auto_increment: 3, ..PartitionState::default() };
+    fn states_of_older_formats_are_read() {
+        let state = PartitionState {
+            lsn: Lsn(7),
+            auto_increment: 3,
+            whole_after: Lsn(7),
+            ..PartitionState::default()
+        };
         let mut bytes = encode_value(&state).to_vec();
-        // Eight numbers came after the counter, all of them zero here.
+        bytes.truncate(bytes.len() - 1);
+        bytes[0] = VERSION_WITHOUT_WHOLE;
+        assert_eq!(decode_value(&bytes.clone().into()), Ok(state.clone()));
+        // Eight more numbers came after the counter, all of them zero here.
         bytes.truncate(bytes.len() - 8);
         bytes[0] = VERSION_WITHOUT_DIGEST;
         assert_eq!(decode_value(&bytes.into()), Ok(state));

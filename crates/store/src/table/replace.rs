@@ -333,6 +333,7 @@ impl Table {
             inner.drop_kills_below(rules.kills_floor, at);
         }
         let source = Watermark { origin: done.origin, lsn: done.lsn, hlc: done.hlc };
+        let mut has_passed_by = false;
         for mark in done.vector.into_iter().chain([source]) {
             if mark.origin == self.own() {
                 // Others have seen our log go so far: a region that lost its disk goes on there.
@@ -343,9 +344,22 @@ impl Table {
                     inner.state.log_start = mark.lsn;
                 }
                 inner.state.hlc = inner.state.hlc.max(mark.hlc);
-            } else if mark.lsn > inner.watermark(self.own(), mark.origin).0 {
-                inner.state.set_watermark(mark);
+                continue;
             }
+            let (lsn, hlc) = inner.watermark(self.own(), mark.origin);
+            if mark.lsn > lsn {
+                inner.state.set_watermark(mark);
+                // A range without entries has no later moment.
+                has_passed_by |= mark.hlc > hlc;
+            }
+        }
+        if has_passed_by {
+            // Entries that came as rows are not in this log. An address of its own, so that
+            // whoever has the log through here is not taken for one that has them.
+            let here = inner.next_lsn();
+            inner.cover_log(here);
+            inner.state.whole_after = here;
+            *self.partition.whole_marks.lock() = (here, inner.state.watermarks.clone());
         }
         Ok(())
     }

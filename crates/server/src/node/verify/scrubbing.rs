@@ -100,7 +100,12 @@ impl Work<'_> {
                 self.control.rest(HEAL_AGAIN_AFTER);
             }
             let replicas = record.table.replicas.iter().map(|replica| replica.region.as_str());
-            for region in replicas.filter(|region| *region != place.region) {
+            let is_like = |region: &&str| {
+                // Rows of a replica that takes less than all are no copies of others.
+                let parted = [*region, &place.region];
+                *region != place.region && !parted.iter().any(|r| record.table.takes_extract(r))
+            };
+            for region in replicas.filter(is_like) {
                 let Ok(healthy) = self.place(region) else { continue };
                 let (start, end) = (bad.start.clone(), bad.end.clone());
                 let table = self.table.id().0;

@@ -1,0 +1,190 @@
+//! Passing on over the edges of a table: who is fed what from here, how replicas that no link of
+//! this region reaches stand, and ways around a region that is away.
+//!
+//! The record says it all, so regions agree once they have the same version of it. Only the base
+//! decides that a region is away, after it has not reached it for `peer.reroute_after_ms`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_control::extract::CopyKind;
+use isthmus_control::global_table::{GlobalTable, Progress};
+use isthmus_model::ids::{Lsn, Origin, PartitionId, TableId};
+use isthmus_replication::extract::Extract;
+use isthmus_replication::frame::Standing;
+use isthmus_replication::link::State;
+use isthmus_replication::receive::Assignments;
+use isthmus_replication::relay::Feeding;
+use isthmus_replication::standings::OwnWord;
+use isthmus_store::Table;
+use isthmus_store::keys::log::decode_record;
+use serde_json::json;
+
+use super::events::EventKind;
+use super::{Node, Record};
+
+/// A region that is reached again passes on again when it lacks no more entries than this.
+const BEHIND_MAX: u64 = 1000;
+/// Or when it has been reached for so many times `peer.reroute_after_ms`.
+const BACK_FACTOR: u32 = 8;
+
+impl Node {
+    /// Whose entries the link of a table to a region carries; `None`: there is no link.
+    pub(super) fn feeding(&self, record: &Record, region: &str) -> Option<Feeding> {
+        let (own, table) = (&self.config.region.name, &record.table);
+        let mut fed: Vec<&str> = table.feeds(own, region).collect();
+        if !record.ready {
+            // What is a mixture, or lacks something, is not passed on.
+            fed.retain(|origin| origin == own);
+        }
+        let origins: Vec<Origin> =
+            fed.into_iter().filter_map(|origin| self.number_of(origin)).collect();
+        let own = Origin(self.config.region.number);
+        (!origins.is_empty()).then(|| Feeding::of(own, origins))
+    }
+
+    /// The partitions over whose edges it is told how replicas stand, to one region or any.
+    pub(super) fn told_of(&self, region: Option<&str>) -> BTreeSet<PartitionId> {
+        let own = &self.config.region.name;
+        let records = self.records.lock();
+        let joined = records.iter().filter(|(_, record)| match region {
+            Some(region) => record.table.are_joined(own, region),
+            None => record.table.has_edges(),
+        });
+        joined.filter_map(|(id, _)| Some(self.store.table(*id)?.partition())).collect()
+    }
+
+    /// Tells the others how the replica here stands, if its table has edges.
+    pub(super) fn tell_standing(&self, table: &Table, record: &Record) {
+        let partition = table.partition();
+        let is_unassigned = |region: &String| {
+            let report = self.others.get(region)?.links().report(partition)?;
+            (report.unassigned && report.state == State::Opening).then_some(())?;
+            self.number_of(region)
+        };
+        let word = OwnWord {
+            promise: self.store.promise(),
+            is_complete: record.ready,
+            other_writers: self.other_writers(partition),
+            unassigned: self.others.keys().filter_map(is_unassigned).collect(),
+        };
+        let own = Origin(self.config.region.number);
+        self.shared.standings.tell(own, table, &word, &self.shared.safe_times);
+    }
+
+    /// What of the log any replica may still need from here, should edges change. The outer
+    /// `None`: nobody but those that are fed; the inner: one has not said.
+    pub(super) fn log_held_by_all(&self, table: &Table) -> Option<Option<Lsn>> {
+        let record = self.record(table.id()).filter(|record| record.table.has_edges())?;
+        let own = &self.config.region.name;
+        let replicas =
+            record.table.replicas.iter().filter(|replica| {
+                replica.region != *own && replica.progress != Progress::Unbinding
+            });
+        let replicas: Vec<Origin> =
+            replicas.filter_map(|replica| self.number_of(&replica.region)).collect();
+        let own = Origin(self.config.region.number);
+        Some(self.shared.standings.held_by(own, table, &replicas))
+    }
+
+    /// How a replica stands that others feed, as it was told last.
+    pub(super) fn standing_of(&self, id: TableId, region: &str) -> Option<Standing> {
+        let record = self.record(id)?;
+        let own = &self.config.region.name;
+        if record.table.feeder(own, region) == Some(own) {
+            return None;
+        }
+        self.shared.standings.of(self.partition_of(id)?, self.number_of(region)?)
+    }
+
+    /// Up to when a replica that others feed holds everything of this region.
+    pub(super) fn far_replica_holds_until(&self, id: TableId, region: &str) -> Option<i64> {
+        let standing = self.standing_of(id, region)?;
+        let table = self.store.table(id)?;
+        let held = held_of(&standing, self.config.region.number)?;
+        if held >= table.durable_lsn() {
+            return Some(self.clock.wall_millis());
+        }
+        let slice = table.read_log(held, 1).ok()?;
+        let (_, entries) = decode_record(slice.records.first()?).ok()?;
+        entries.iter().find(|entry| entry.lsn > held).map(|entry| entry.stamp.hlc.millis())
+    }
+
+    /// Decides which regions are away, if the table's base is here. Returns whether that is news.
+    pub(super) fn look_who_is_away(&self, id: TableId, table: &mut GlobalTable) -> bool {
+        let before: BTreeSet<String> = table.away.iter().cloned().collect();
+        let regions = table.replicas.iter().map(|replica| replica.region.clone());
+        let away: BTreeSet<String> =
+            regions.filter(|r| self.is_away(id, r, before.contains(r))).collect();
+        if !table.set_away(away.clone()) {
+            return false;
+        }
+        for region in away.symmetric_difference(&before) {
+            let is_away = away.contains(region);
+            let text = match is_away {
+                true => format!("region {region} is away: entries go around it"),
+                false => format!("region {region} is back: entries go over it again"),
+            };
+            let detail = json!({ "region": region, "away": is_away });
+            self.notice(EventKind::EdgesRerouted, &table.name, text, detail);
+        }
+        true
+    }
+
+    /// Whether a region of a table with edges has gone away or come back.
+    pub(super) fn is_way_to_change(&self, id: TableId, table: &GlobalTable) -> bool {
+        let is_news = |region: &String| {
+            let was_away = table.away.contains(region);
+            self.is_away(id, region, was_away) != was_away
+        };
+        table.has_edges() && table.replicas.iter().any(|replica| is_news(&replica.region))
+    }
+
+    fn is_away(&self, id: TableId, region: &str, was_away: bool) -> bool {
+        let Some(other) = self.others.get(region) else { return false };
+        let reached = other.reached();
+        let patience = Duration::from_millis(self.config.peer.reroute_after_ms);
+        let since = self.clock.wall_millis().saturating_sub(reached.since_millis).max(0);
+        let since = Duration::from_millis(since.unsigned_abs());
+        match (reached.connected, was_away) {
+            (false, _) => was_away || since > patience,
+            (true, false) => false,
+            (true, true) => since < patience * BACK_FACTOR && !self.has_caught_up(id, region),
+        }
+    }
+
+    fn has_caught_up(&self, id: TableId, region: &str) -> bool {
+        let told = || {
+            let table = self.store.table(id)?;
+            let number = self.number_of(region)?;
+            let standing = self.shared.standings.of(table.partition(), number)?;
+            let held = held_of(&standing, self.config.region.number)?;
+            let lacks = table.durable_lsn().0.saturating_sub(held.0);
+            Some(standing.is_complete && lacks <= BEHIND_MAX)
+        };
+        told().unwrap_or(false)
+    }
+}
+
+/// What the replica in a region takes, as the replication room takes it; `None`: all.
+pub(super) fn extract_of(record: &Record, region: &str) -> Option<Arc<Extract>> {
+    let extract = record.table.replica(region)?.extract.as_ref()?;
+    // The base has checked it.
+    let (start, end) = extract.range().unwrap_or_default();
+    let columns = (!extract.columns.is_empty())
+        .then(|| extract.columns.iter().map(|name| name.as_str().into()).collect());
+    Some(Arc::new(Extract {
+        start,
+        end,
+        columns,
+        filter: extract.filter().unwrap_or_default(),
+        is_incremental: extract.copy == CopyKind::Incremental,
+    }))
+}
+
+/// What a replica holds of an origin.
+fn held_of(standing: &Standing, origin: u8) -> Option<Lsn> {
+    let mark = standing.held.iter().find(|mark| mark.origin == u32::from(origin));
+    mark.map(|mark| Lsn(mark.lsn))
+}
