@@ -155,10 +155,13 @@ fn region_row(told: &Told) -> Vec<String> {
                     text
                 })
                 .collect();
-            let state = match &status.refuses_writes {
+            let mut state = match &status.refuses_writes {
                 Some(reason) => format!("refuses writes: {}", output::plain(reason)),
                 None => "serving".to_owned(),
             };
+            if let Some(log) = status.log.as_ref().filter(|log| log.alarm_percent.is_some()) {
+                state += &format!(", logs at {:.0} % of their budget", log.budget_used * 100.0);
+            }
             vec![
                 output::plain(&status.region),
                 state,
@@ -379,6 +382,7 @@ pub(crate) mod tests {
                 last_copy: None,
             }],
             probes: Vec::new(),
+            log: None,
             memory_bytes: None,
             disk_bytes: None,
             disk_free_bytes: None,

@@ -55,6 +55,11 @@ pub struct Alarm {
 }
 
 impl Alarm {
+    /// The highest mark that is passed now, if one is.
+    pub fn mark(&self) -> Option<f64> {
+        self.given.checked_sub(1).and_then(|place| WARN_AT.get(place)).copied()
+    }
+
     /// The highest mark that was passed since the last look, if one was.
     pub fn look(&mut self, used: f64) -> Option<f64> {
         let passed = WARN_AT.iter().filter(|mark| used >= **mark).count();
@@ -101,6 +106,9 @@ mod tests {
             .collect();
         let expected = [None, Some(0.5), None, Some(0.95), None, None, None, None, Some(0.5)];
         assert_eq!(told, expected);
+        assert_eq!(alarm.mark(), Some(0.5));
+        alarm.look(0.1);
+        assert_eq!(alarm.mark(), None);
     }
 
     proptest! {

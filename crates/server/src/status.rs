@@ -30,6 +30,9 @@ pub struct Status {
     /// What its prober finds, by region.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<ProbeStatus>,
+    /// What is kept of change logs for replicas that need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogStatus>,
     /// Memory the process holds, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
@@ -80,6 +83,25 @@ pub struct Ratios {
     pub day: Option<f64>,
     /// Over the last 30 days.
     pub days_30: Option<f64>,
+}
+
+/// The change logs of a region, all together, and their budget (`[log]`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Bytes that are kept.
+    pub bytes: u64,
+    /// Bytes that may be kept.
+    pub budget_bytes: u64,
+    /// When the oldest entry was made; absent where none is kept.
+    #[serde(default)]
+    pub oldest_entry_ms: Option<i64>,
+    /// How old an entry may become.
+    pub budget_ms: u64,
+    /// The share that is used, by bytes or by age, whichever is more.
+    pub budget_used: f64,
+    /// The highest mark of 50, 80 and 95 % that is passed.
+    #[serde(default)]
+    pub alarm_percent: Option<u8>,
 }
 
 /// A region as the answering one sees it.

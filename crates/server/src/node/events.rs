@@ -44,6 +44,12 @@ pub enum EventKind {
     ClockOff,
     /// It agrees again.
     ClockRight,
+    /// Logs kept for replicas have passed a mark of their budget.
+    LogBudget,
+    /// Entries that a link needs are gone.
+    LinkGap,
+    /// The gap of a link was healed.
+    LinkHealed,
 }
 
 impl EventKind {
@@ -55,6 +61,7 @@ impl EventKind {
                 | EventKind::RegionReached
                 | EventKind::CertificatesRenewed
                 | EventKind::ClockRight
+                | EventKind::LinkHealed
         );
         !is_news
     }

@@ -38,6 +38,7 @@ impl Node {
             tables: self.table_statuses(),
             links,
             probes: self.probes.status(self.clock.wall_millis()),
+            log: Some(self.log_status()),
             memory_bytes: memory_bytes(),
             disk_bytes: Some(disk_bytes(&self.config.storage.data)),
             disk_free_bytes: self.store.space_left().ok(),
@@ -145,6 +146,12 @@ impl Node {
             record.map_or_else(|| LinkRule::new(own, to), |record| record.table.link_rule(own, to));
         let now = self.clock.wall_millis();
         let acked = report.acked.unwrap_or_default();
+        let fell_out_at = self.fell_out_at(to, report.partition);
+        let is_gap = fell_out_at.is_some() && report.state == State::Opening;
+        let reason = match is_gap {
+            true => format!("the log was cut; copying heals it: {}", report.reason),
+            false => report.reason.clone(),
+        };
         let lag_ms = report.oldest_millis.map_or(0, |oldest| (now - oldest).max(0) as u64);
         LinkStatus {
             table: table.map_or_else(String::new, |t| t.spec().name.as_str().to_owned()),
@@ -152,6 +159,8 @@ impl Node {
             from: self.config.region.name.clone(),
             to: to.to_owned(),
             state: match report.state {
+                // Nothing but a copy can heal it, though the replica is not there.
+                State::Opening if is_gap => LinkState::Gap,
                 State::Opening => LinkState::Opening,
                 State::Copying => LinkState::Copying,
                 State::Following => LinkState::Following,
@@ -161,8 +170,8 @@ impl Node {
                 State::Fenced => LinkState::Fenced,
                 State::Broken => LinkState::Broken,
             },
-            reason: report.reason.clone(),
-            since_ms: report.since_millis,
+            reason,
+            since_ms: fell_out_at.filter(|_| is_gap).unwrap_or(report.since_millis),
             lag_entries: report.appended.0.saturating_sub(acked.0),
             lag_ms,
             oldest_entry_ms: report.oldest_millis,

@@ -1,0 +1,87 @@
+"""The log of a replica that does not come: alarms in order, a gap, and a copy of what differs."""
+
+import json
+import os
+
+import cluster
+import ledger
+import verifying
+
+TABLE = "kept"
+KIB = 1024
+
+
+def told(running, *words):
+    """The JSON of a command that may find a region silent."""
+    return json.loads(running.run(*words, "--json", check=False).stdout)
+
+
+def status(running):
+    return next(one["status"] for one in told(running, "status")["regions"] if one["name"] == "r1")
+
+
+def events(running, kind):
+    """Events of a kind in the first region, oldest first."""
+    found = told(running, "events", "--kind", kind, "--table", TABLE)["events"]
+    return [one for one in reversed(found) if one["region"] == "r1"]
+
+
+def test_alarms_come_in_order_and_a_gap_is_healed_by_what_differs(folder):
+    with cluster.Cluster(regions=2, folder=folder) as running:
+        first, second = running.regions
+        client = first.client()
+        client.create_table(TABLE, ledger.KEY)
+        running.make_global(TABLE, "primary-secondary")
+        first.kill()
+        with open(first.config, "a", encoding="utf-8") as config:
+            config.write("\n[log]\nkeep_mib = 1\n")
+        first.start()
+        client = first.client()
+        rows = iter(range(10**6))
+
+        def write(count, size):
+            keys = [next(rows) for _ in range(count)]
+            changes = [(1, [("w", f"{row % 1000:03d}"), ("k", row)],
+                        [("v", os.urandom(size // 2).hex())]) for row in keys]
+            assert client.batch_write(TABLE, changes) == [None] * count
+
+        for _ in range(20):
+            write(100, 40)
+        clients = [one.client() for one in running.regions]
+        cluster.await_alike(clients, clients[:1], TABLE, ledger.KEY_NAMES, ledger.filler)
+        assert status(running)["log"]["alarm_percent"] is None
+        second.kill()
+
+        def used():
+            return status(running)["log"]["budget_used"]
+
+        for percent in (50, 80, 95):
+            while used() < percent / 100 + 0.01:
+                write(16, KIB)
+            cluster.wait_until(
+                lambda mark=percent: [one["detail"]["percent"] for one in
+                                      events(running, "log-budget")][-1:] == [mark],
+                f"an alarm at {percent} %", 30)
+            assert status(running)["log"]["alarm_percent"] == percent
+        alarms = events(running, "log-budget")
+        assert [one["detail"]["percent"] for one in alarms] == [50, 80, 95]
+        for one in alarms:
+            held = one["detail"]["held_by"][0]
+            assert (held["table"], held["region"]) == (TABLE, "r2") and held["waiting_bytes"] > 0
+            assert one["detail"]["bytes"] > 0 and one["detail"]["budget_bytes"] == KIB * KIB
+            assert "log.keep_mib" in one["text"] and "r2" in one["text"], one["text"]
+        assert events(running, "link-gap") == []
+
+        while not events(running, "link-gap"):
+            write(64, 4 * KIB)
+        link = next(one for one in status(running)["links"] if one["table"] == TABLE)
+        assert link["state"] == "gap" and "copying heals it" in link["reason"], link
+
+        second.start()
+        cluster.wait_until(lambda: events(running, "link-healed"), "the gap is healed", 60)
+        healed = events(running, "link-healed")[0]["detail"]
+        assert healed["region"] == "r2" and healed["alike_rows"] > 0, healed
+        clients = [one.client() for one in running.regions]
+        cluster.await_alike(clients, clients[:1], TABLE, ledger.KEY_NAMES, ledger.filler)
+        report, _ = verifying.verify(running, TABLE, regions="r1,r2", expect=verifying.ALIKE)
+        assert report["equal"] is True
