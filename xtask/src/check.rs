@@ -116,6 +116,8 @@ fn places(path: &str, text: &str, wrong: &mut Vec<String>) {
         ["files.pythonho", "sted.org"],
         ["registry.npm", "js.org"],
         ["pypi", ".org"],
+        ["repo1.maven", ".org"],
+        ["repo.maven.apa", "che.org"],
     ];
     for (number, line) in text.lines().enumerate() {
         for word in forbidden.map(|parts| parts.concat()) {

@@ -10,7 +10,7 @@ use crate::{Outcome, dev, install, test};
 /// Runs the suites.
 pub(crate) fn all(arguments: &[String]) -> Outcome {
     match arguments {
-        [] => test::suites(&["python".to_owned(), "node".to_owned()]),
+        [] => test::suites(&["python".to_owned(), "node".to_owned(), "java".to_owned()]),
         [flag] if flag == "--newest" => newest(),
         _ => Err("usage: cargo xtask compat [--newest]".to_owned()),
     }

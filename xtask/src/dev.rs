@@ -9,6 +9,7 @@ pub(crate) fn setup() -> Outcome {
     install::build_tools()?;
     install::fault_tools();
     install::python()?;
+    install::java()?;
     install::node()
 }
 

@@ -138,6 +138,46 @@ pub(crate) fn find_node() -> Outcome {
     if fits() { Ok(()) } else { Err("Node 18 or newer with npm is needed for the tests".into()) }
 }
 
+/// The Java suite, compiled against the SDK that its files pin; gives the class path.
+pub(crate) fn java() -> Result<String, String> {
+    const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
+    let mut missing = Vec::new();
+    if !succeeds(&mut command("javac", &["-version"])) {
+        missing.push("default-jdk-headless");
+    }
+    if !succeeds(&mut command("mvn", &["-v"])) {
+        missing.push("maven");
+    }
+    packages(&missing)?;
+    let (folder, suite) = (root().join("target/compat/java"), root().join("tests/compat/java"));
+    let (libraries, classes) = (folder.join("libraries"), folder.join("classes"));
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let sums = suite.join("checksums.txt");
+    let check = ["--check", "--quiet", "--strict", &text(&sums)];
+    let fits = |quiet: bool| {
+        let mut check = command("sha256sum", &check);
+        check.current_dir(&libraries);
+        libraries.is_dir() && if quiet { succeeds(&mut check) } else { prepare(&mut check).is_ok() }
+    };
+    if !fits(true) {
+        // What another version left there would be found, too.
+        if libraries.is_dir() {
+            std::fs::remove_dir_all(&libraries)
+                .map_err(|error| format!("{}: {error}", libraries.display()))?;
+        }
+        let into = format!("-DoutputDirectory={}", text(&libraries));
+        prepare(command("mvn", &["-q", "-B", PLUGIN, &into]).current_dir(&suite))?;
+        if !fits(false) {
+            return Err(format!("the Java SDK is not what {} says", sums.display()));
+        }
+    }
+    let class_path = format!("{}/*:{}", text(&libraries), text(&classes));
+    let sources = ["Regions.java", "Suite.java"].map(|name| text(&suite.join("src").join(name)));
+    let target = text(&classes);
+    prepare(&mut command("javac", &["-cp", &class_path, "-d", &target, &sources[0], &sources[1]]))?;
+    Ok(class_path)
+}
+
 /// Installs Debian packages where the user may; else says which to install.
 fn packages(names: &[&str]) -> Outcome {
     if names.is_empty() {

@@ -18,7 +18,7 @@ cargo xtask COMMAND
 
   up [ARGS]          build, then run `isthmus up ARGS`: three regions on this machine
   check              format, lints, docs, licences, what must not be in the tree
-  test [SUITE...]    all tests, or: rust python node bad-input end-to-end
+  test [SUITE...]    all tests, or: rust python node java bad-input end-to-end
   sim [ARGS]         the simulator with the given seed and options
   bench NAME [ARGS]  a benchmark: write, read, lag, verify, digest-cost, replicate, isolation
   compat [--newest]  the SDK suites, with the pinned SDKs or with the newest ones

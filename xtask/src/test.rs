@@ -9,7 +9,7 @@ use crate::Outcome;
 use crate::run::{cargo, command, follow};
 use crate::{dev, install};
 
-const SUITES: [&str; 5] = ["rust", "python", "node", "bad-input", "end-to-end"];
+const SUITES: [&str; 6] = ["rust", "python", "node", "java", "bad-input", "end-to-end"];
 
 /// What a runner's closing lines say.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -48,6 +48,7 @@ fn run_suite(suite: &str, totals: &mut Totals) -> Outcome {
             install::node()?;
             node(Path::new("tests/compat/node"), totals)
         }
+        "java" => java(&install::java()?, totals),
         "bad-input" => {
             install::fault_tools();
             pytest(&install::python()?, &["bad_input"], totals)
@@ -85,6 +86,12 @@ fn node(folder: &Path, totals: &mut Totals) -> Outcome {
     let mut tests = command("node", &["--test", "--test-reporter=tap", "suite.test.js"]);
     let folder = crate::run::root().join(folder);
     follow(tests.current_dir(folder), |line| add_node(totals, line))
+}
+
+fn java(class_path: &str, totals: &mut Totals) -> Outcome {
+    let program = crate::run::root().join("target/release/isthmus");
+    let words = ["-cp", class_path, "Suite", &program.to_string_lossy()];
+    follow(&mut command("java", &words), |line| add_node(totals, line))
 }
 
 /// The tests that take too long for every run, all or one of them.
