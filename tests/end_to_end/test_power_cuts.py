@@ -64,7 +64,7 @@ def test_power_cuts_lose_nothing_acknowledged(folder):
             for region in victims:
                 region.wait_serving()
         time.sleep(0.5)
-        test_crashes.finish(running, "cut", writers)
+        ledger.finish(running, "cut", writers)
 
 
 def remount(disk):
