@@ -65,8 +65,20 @@ pub fn mend(
     for cell in cells {
         plan.keep_stamps(direction, cell);
     }
+    let mut is_killed = false;
+    for cell in cells.iter().filter(|cell| is_data(&cell.register)) {
+        // One side may have forgotten a kill that the other one still has: then it is in no
+        // difference, and what is only there would be killed here again and again.
+        let (first, second) = (cell.first.as_ref(), cell.second.as_ref());
+        plan.hand_over(&kills_of((source, first), (target, second), &cell.register), cell);
+        let kills = kills_of((target, second), (source, first), &cell.register);
+        match direction {
+            Direction::Merge => plan.hand_over(&kills, cell),
+            Direction::OneWay => is_killed |= !kills.is_empty(),
+        }
+    }
     if direction == Direction::OneWay {
-        plan.show_what_the_source_shows(source, target, cells);
+        plan.show_what_the_source_shows(source, target, cells, is_killed);
     }
     (!plan.must_wait).then_some(plan.delta)
 }
@@ -80,6 +92,22 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
+    /// Kills of what is in a cell go to both sides, under their own stamps. A deleted version takes
+    /// the place of a value, so it needs a greater stamp than that.
+    fn hand_over(&mut self, kills: &[(Register, Held)], cell: &CellDiff) {
+        let value = [&cell.first, &cell.second].into_iter().flatten();
+        let value = value.filter(|held| held.value.is_some()).map(|held| held.stamp).max();
+        for (register, held) in kills {
+            let stamp = match Some(held.stamp) == value && *register == cell.register {
+                true => self.above(register, held.stamp),
+                false => held.stamp,
+            };
+            let mut kill = Row::default();
+            set(&mut kill, self.rows, register, &Held { stamp, value: None });
+            self.delta.merge(&kill);
+        }
+    }
+
     /// The least stamp above. A share stays that of its region.
     fn above(&mut self, register: &Register, stamp: Stamp) -> Stamp {
         let origin = match register {
@@ -123,11 +151,18 @@ impl Plan<'_> {
         set(&mut self.delta, self.rows, register, held);
     }
 
-    fn show_what_the_source_shows(&mut self, source: &Row, target: &Row, cells: &[CellDiff]) {
+    fn show_what_the_source_shows(
+        &mut self,
+        source: &Row,
+        target: &Row,
+        cells: &[CellDiff],
+        is_killed: bool,
+    ) {
         let mut merged = source.clone();
         merged.merge(target);
         merged.merge(&self.delta);
-        let goals = goals(source, &merged, cells);
+        let is_kill = |cell: &CellDiff| !is_data(&cell.register) && cell.second.is_some();
+        let goals = goals(source, &merged, cells, is_killed || cells.iter().any(is_kill));
         self.remove_marker(&mut merged, &goals);
         for (register, goal) in goals {
             self.reach(&merged, &register, goal);
@@ -218,10 +253,9 @@ enum Goal {
 }
 
 /// What the data registers in question are to show: those that differ, and those that the source
-/// shows and a kill of the target has taken.
-fn goals(source: &Row, merged: &Row, cells: &[CellDiff]) -> Vec<(Register, Goal)> {
+/// shows and a kill of the target has taken, if there are any (`kills`).
+fn goals(source: &Row, merged: &Row, cells: &[CellDiff], kills: bool) -> Vec<(Register, Goal)> {
     let mut goals = Vec::new();
-    let kills = cells.iter().any(|cell| !is_data(&cell.register) && cell.second.is_some());
     let shown = registers(source);
     let now = registers(merged);
     for cell in cells.iter().filter(|cell| is_data(&cell.register)) {
@@ -256,6 +290,31 @@ fn is_data(register: &Register) -> bool {
 /// Whether a reader sees it.
 fn holds(held: &Held, register: &Register) -> bool {
     *register == Register::Marker || held.value.is_some()
+}
+
+/// What in a row kills that which the other side has in a register. Of the register itself what is
+/// compared is known to the plan; only a deletion that is not compared counts here.
+fn kills_of(
+    (row, own): (&Row, Option<&Held>),
+    (other_row, other): (&Row, Option<&Held>),
+    place: &Register,
+) -> Vec<(Register, Held)> {
+    let Some(other) = other else { return Vec::new() };
+    let mut data = Row::default();
+    set(&mut data, [other_row, row], place, other);
+    let is_killed_by = |(register, held): &(Register, Held)| {
+        if is_data(register) {
+            // A version that was deleted, beside one that lives.
+            let is_deleted = matches!(register, Register::Cell(..)) && held.value.is_none();
+            let is_beside = register == place && held.stamp >= other.stamp;
+            return own.is_none() && is_deleted && is_beside && holds(other, place);
+        }
+        let mut kill = Row::default();
+        set(&mut kill, [row, other_row], register, held);
+        kill.merge(&data);
+        !registers(&kill).iter().any(|(known, _)| known == place)
+    };
+    registers(row).into_iter().filter(is_killed_by).collect()
 }
 
 /// The greatest stamp that kills a register of data.

@@ -112,6 +112,32 @@ fn after_a_merge_both_have_all_that_either_had() {
 }
 
 #[test]
+fn kills_that_one_side_has_forgotten_do_not_undo_a_repair() {
+    crate::verify::tests::for_each_case(20_000, |chance| {
+        let (mut source, mut target) = any_pair(chance);
+        let floor = Hlc(chance.below(9) as u64 * 16 + 8);
+        let forgets = if chance.one_in(2) { &mut source } else { &mut target };
+        forgets.purge(floor);
+        let differing = |source: &Row, target: &Row| {
+            let all = Knowledge { vector: &[], safe: Hlc(1 << 30), floor, expiry: &[] };
+            lagging((source, all), (target, all)).cells
+        };
+        let cells = differing(&source, &target);
+        let direction = match chance.below(2) {
+            0 => Direction::OneWay,
+            _ => Direction::Merge,
+        };
+        let delta = mend(direction, &source, &target, &cells, &|_| true).unwrap();
+        let (here, there) = (merged(&source, &delta), merged(&target, &delta));
+        assert_eq!(differing(&here, &there), [], "{source:?} {target:?} {cells:?} {delta:?}");
+        assert_eq!(shows(&here), shows(&there));
+        if direction == Direction::OneWay {
+            assert_eq!(shows(&there), shows(&source), "{source:?} {target:?} {cells:?} {delta:?}");
+        }
+    });
+}
+
+#[test]
 fn a_newer_write_survives_whatever_the_repair_writes() {
     crate::verify::tests::for_each_case(20_000, |chance| {
         let (source, target) = any_pair(chance);
