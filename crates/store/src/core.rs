@@ -38,7 +38,20 @@ pub type FatalHook = Arc<dyn Fn(&StoreError) + Send + Sync>;
 /// Keys that belong to no partition, with whom to tell.
 struct Loose {
     writes: Vec<BatchWrite>,
+    /// The life of a digest that they are of no use without.
+    digest: Option<(Arc<Partition>, u32)>,
     finish: Finish,
+}
+
+impl Loose {
+    /// Whether they are still to be written beside groups: the mark of a digest that begins anew
+    /// with one of them, or has done so, must not come back after it was removed.
+    fn holds(&self, groups: &[Group]) -> bool {
+        let Some((partition, generation)) = &self.digest else { return true };
+        let begins_anew =
+            |group: &Group| group.partition.id == partition.id && group.part.digest_anew;
+        !groups.iter().any(begins_anew) && partition.digest.lock().generation == *generation
+    }
 }
 
 #[derive(Default)]
@@ -200,9 +213,25 @@ impl Core {
 
     /// Puts keys that belong to no partition into the queue.
     pub(crate) fn enqueue_loose(&self, writes: Vec<BatchWrite>, finish: Finish) {
+        self.push_loose(Loose { writes, digest: None, finish });
+    }
+
+    /// Puts the mark of a digest into the queue; it is left out if the digest begins anew first.
+    pub(crate) fn enqueue_mark(
+        &self,
+        partition: &Arc<Partition>,
+        generation: u32,
+        write: BatchWrite,
+        finish: Finish,
+    ) {
+        let digest = Some((partition.clone(), generation));
+        self.push_loose(Loose { writes: vec![write], digest, finish });
+    }
+
+    fn push_loose(&self, loose: Loose) {
         let mut queue = self.queue.lock();
-        self.queue_bytes.fetch_add(loose_bytes(&writes), Ordering::AcqRel);
-        queue.loose.push_back(Loose { writes, finish });
+        self.queue_bytes.fetch_add(loose_bytes(&loose.writes), Ordering::AcqRel);
+        queue.loose.push_back(loose);
         self.wake.notify_one();
     }
 
@@ -263,7 +292,8 @@ impl Core {
         }
         let node_key = keys::node::encode_key();
         let mut node = committing.node;
-        for write in loose.iter().flat_map(|loose| &loose.writes) {
+        let held = loose.iter().filter(|loose| loose.holds(groups));
+        for write in held.flat_map(|loose| &loose.writes) {
             // The node's own record is written here alone; others only raise what it reserves.
             match (&write.value, write.key == node_key) {
                 (Some(value), true) => {

@@ -368,7 +368,7 @@ impl Table {
                 tracing::warn!(partition = %id, %error, "cannot give back room yet");
             }
         };
-        self.core.enqueue_loose(vec![write], Box::new(forget));
+        self.core.enqueue_mark(&self.partition, mark.generation, write, Box::new(forget));
     }
 }
 

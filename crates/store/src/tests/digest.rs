@@ -125,6 +125,24 @@ fn digest_survives_a_restart_without_being_built() {
 }
 
 #[test]
+fn mark_on_its_way_does_not_outlive_the_digest_that_it_is_of() {
+    let mut region = Region::new(1, Writers::One);
+    for row in 0..20 {
+        region.write(put(row, row)).unwrap();
+    }
+    upkeep(&region);
+    region.write(put(3, 1)).unwrap();
+    region.clock.advance(1_000_000);
+    // The checkpoint is due, and its mark waits for a commit.
+    while region.store.digest_step() {}
+    time_to_live(&region, Some(86_400));
+    region.write(put(3, 2)).unwrap();
+    region.restart();
+    upkeep(&region);
+    check_digest(&region);
+}
+
+#[test]
 fn view_is_taken_back_to_an_earlier_end_of_the_log() {
     let region = Region::new(1, Writers::One);
     for row in 0..50 {
