@@ -59,6 +59,22 @@ def test_regions_that_hold_the_same_are_alike(loaded):
         print(f"{table}: alike in {report['elapsed_ms']} ms, {report['bytes_exchanged']} bytes")
 
 
+def test_rows_from_before_a_table_had_several_writers_are_alike(loaded):
+    table = "came_with_rows"
+    client = loaded.regions[0].client()
+    client.create_table(table, ledger.KEY)
+    client.close()
+    verifying.write(loaded, table, loaded.regions[:1], 10)
+    # Put twice, so that the first is killed by a tombstone in the log.
+    verifying.write(loaded, table, loaded.regions[:1], 10)
+    loaded.make_global(table, "peer-to-peer")
+    verifying.level(loaded, table, loaded.regions[:1])
+    verify(loaded, table, regions=None, expect=ALIKE)
+    verifying.write(loaded, table, loaded.regions, 20)
+    verifying.level(loaded, table, loaded.regions)
+    verify(loaded, table, regions=None, expect=ALIKE)
+
+
 def test_a_report_is_printed_for_people_and_for_programs(loaded, tmp_path):
     words = ["verify", ONE, "--regions", "r1,r2"]
     text = loaded.run(*words)

@@ -30,6 +30,12 @@ def make(running, table, serve, count):
     client.close()
     running.make_global(table, serve)
     writers = running.regions if serve == "peer-to-peer" else running.regions[:1]
+    write(running, table, writers, count)
+    level(running, table, writers)
+
+
+def write(running, table, writers, count):
+    """Puts so many rows through the SDK, a part of them in each of the regions `writers`."""
     every = rows(count)
     for place, region in enumerate(writers):
         credentials = running.credentials
@@ -38,7 +44,6 @@ def make(running, table, serve, count):
         items = [tablestore.PutRowItem(tablestore.Row(key, cells), tablestore.Condition("IGNORE"))
                  for key, cells in every[place :: len(writers)]]
         flights.write(sdk, table, items)
-    level(running, table, writers)
 
 
 def level(running, table, writers):

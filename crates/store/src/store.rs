@@ -266,8 +266,9 @@ impl Store {
 
     /// Says who writes a table from here on, under which epoch.
     ///
-    /// One writer can become several while it is alone: the others are new and their logs begin
-    /// at 0. The way back needs a full copy and is refused.
+    /// One writer can become several while it is alone: the others are new, their logs begin at 0,
+    /// and they begin with a copy of the rows, since the log here begins anew where it is. The way
+    /// back needs a full copy and is refused.
     pub fn set_writing(
         &self,
         id: TableId,

@@ -220,7 +220,7 @@ pub(crate) fn ship(from: &Region, to: &Region, of: Origin) -> Result<(), StoreEr
     let (have, _) = receiver.watermark(of);
     let (until, _) = sender.watermark(of);
     let many = sender.spec().writers.are_many();
-    let mut entries = entries_after(&sender, Lsn(0));
+    let mut entries = entries_after(&sender, sender.log_start());
     entries.retain(|e| e.origin_lsn > have && (!many || e.stamp.origin == of));
     let pending = receiver.apply(of, Epoch(1), have, until.max(have), entries);
     to.finish(pending)

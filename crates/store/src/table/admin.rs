@@ -101,6 +101,9 @@ impl Table {
         let bytes_before = inner.part.bytes;
         if !were_many && are_many {
             inner.state.watermarks.clear();
+            // Rows here have forgotten the kills of entries until now, which the entries still
+            // bear: whoever joins is given the rows, so that all have forgotten the same.
+            inner.state.log_start = inner.state.lsn;
         }
         inner.spec.writing = writing;
         inner.spec.writers = writers;
