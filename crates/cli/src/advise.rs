@@ -64,22 +64,22 @@ pub(crate) struct AdviseArgs {
     /// Regions that are to have the table too [all others]
     #[arg(long, value_name = "REGIONS", value_delimiter = ',')]
     to: Vec<String>,
-    /// Who writes [one]
+    /// Who writes [default: one]
     #[arg(long, value_enum)]
     writes: Option<WhoWrites>,
-    /// Seconds of writes that may be lost with a region [5]
+    /// Seconds of writes that may be lost with a region [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = figure)]
     loss: Option<f64>,
-    /// Milliseconds that the answer to a write may take [50]
+    /// Milliseconds that the answer to a write may take [default: 50]
     #[arg(long, value_name = "MS", value_parser = figure)]
     answer: Option<f64>,
-    /// Hours for which a wrong delete is to be kept out of one replica [0]
+    /// Hours for which a wrong delete is to be kept out of one replica [default: 0]
     #[arg(long, value_name = "HOURS", value_parser = figure)]
     undo: Option<f64>,
     /// The network may be used at some hours only [false]
     #[arg(long)]
     at_hours: Option<bool>,
-    /// Who can open connections [origin]
+    /// Who can open connections [default: origin]
     #[arg(long, value_enum)]
     dials: Option<Dials>,
     #[command(flatten)]
