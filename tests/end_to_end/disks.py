@@ -12,10 +12,12 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 
 SHUTDOWN = 0x8004587D
 # Neither the page cache nor the journal reaches the disk.
 NO_FLUSH = 2
+BUSY_SECONDS = 20
 
 
 def run(*command):
@@ -59,9 +61,16 @@ class Disk:
             os.close(descriptor)
 
     def detach(self, lazy=False):
-        if self.mounted:
-            run("umount", *(["-l"] if lazy else []), self.mount)
-            self.mounted = False
+        # A process that was killed may hold its files a moment longer than its parent knows.
+        until = time.monotonic() + BUSY_SECONDS
+        while self.mounted:
+            try:
+                run("umount", *(["-l"] if lazy else []), self.mount)
+                self.mounted = False
+            except subprocess.CalledProcessError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
 
     def cut(self):
         """Power off and on. Every process that uses the disk must be dead."""
