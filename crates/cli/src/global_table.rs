@@ -4,6 +4,8 @@
 //! whose table must exist; what takes time is waited for with a bound, and going on without
 //! waiting changes nothing of what was asked.
 
+mod dropping;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -44,7 +46,8 @@ Examples:
     --filter '{\"column\":{\"name\":\"age\",\"is\":\">\",\"value\":17}}'
   isthmus global-table unbind notes --regions r3
   isthmus global-table update notes --region-name r2 --writable false
-  isthmus global-table topology notes chain")]
+  isthmus global-table topology notes chain
+  isthmus global-table drop notes")]
 pub(crate) struct GlobalTableArgs {
     #[command(subcommand)]
     command: GlobalTableCommand,
@@ -69,6 +72,8 @@ enum GlobalTableCommand {
     Update(UpdateArgs),
     /// Show or change along which edges entries go
     Topology(TopologyArgs),
+    /// Drop the table in every region, with all its rows
+    Drop(dropping::DropArgs),
 }
 
 /// Who writes.
@@ -194,6 +199,7 @@ pub(crate) async fn run(args: GlobalTableArgs) -> Result<(), CliError> {
         GlobalTableCommand::Bind(args) => session.bind(args, &place).await,
         GlobalTableCommand::Unbind(args) => session.unbind(args).await,
         GlobalTableCommand::Update(args) => session.update(args).await,
+        GlobalTableCommand::Drop(args) => session.drop_table(args, &place).await,
         GlobalTableCommand::Topology(topology) => topology::run(&topology, &args.target).await,
     }
 }

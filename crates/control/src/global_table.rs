@@ -58,6 +58,8 @@ pub enum Progress {
     Active,
     /// It is being taken out.
     Unbinding,
+    /// The table is dropped and its region has had all entries up to that, or never will.
+    Dropped,
 }
 
 /// One replica of a global table.

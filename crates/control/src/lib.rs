@@ -16,6 +16,7 @@
 mod as_text;
 pub mod change;
 pub mod clocks;
+pub mod dropping;
 pub mod edges;
 pub mod extract;
 pub mod forecast;

@@ -31,12 +31,14 @@ pub enum SchemaChange {
         #[serde(default)]
         priority: Option<Vec<String>>,
     },
+    /// Drops the table in every region.
+    Drop {},
 }
 
 impl SchemaChange {
     /// Whether a change of that name is one of a schema.
     pub fn is_named(name: &str) -> bool {
-        name == "set-rules"
+        matches!(name, "set-rules" | "drop")
     }
 
     /// The schema after it. `number_of` tells the number of a region.
@@ -57,6 +59,7 @@ impl SchemaChange {
                     rules.priority = names.iter().map(number).collect::<Result<_, _>>()?;
                 }
             }
+            SchemaChange::Drop {} => changed.options.is_dropped = true,
         }
         check_schema(&changed)?;
         Ok(changed)
@@ -122,6 +125,15 @@ mod tests {
         assert_eq!(rules.of(&"stock".into()), Rule::Counter);
         assert_eq!(rules.of(&"text".into()), Rule::Max);
         assert_eq!(rules.priority, [Origin(2)]);
+    }
+
+    #[test]
+    fn a_drop_leaves_all_else_as_it_is() {
+        let dropped = applied(r#"{"change": "drop"}"#).unwrap();
+        let options = TableOptions { is_dropped: true, ..schema().options };
+        assert_eq!(dropped, Schema { options, ..schema() });
+        assert!(applied(r#"{"change": "drop", "table": "t"}"#).is_err());
+        assert!(SchemaChange::is_named("drop") && !SchemaChange::is_named("set-link"));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct TableOptions {
     /// How conflicts are decided, where several regions write column by column. `None`: no rule
     /// was ever set; once there are rules, rows may hold what was written under them.
     pub rules: Option<ConflictRules>,
+    /// The table is dropped: this is its last schema, and clients see no table from here on.
+    pub is_dropped: bool,
 }
 
 impl Default for TableOptions {
@@ -49,6 +51,7 @@ impl Default for TableOptions {
             deviation_seconds: 86_400,
             allow_update: true,
             rules: None,
+            is_dropped: false,
         }
     }
 }

@@ -12,8 +12,8 @@ use bytes::Bytes;
 
 use crate::trace::TraceMark;
 
-/// The newest format this program speaks. What is new since format 2 comes with 3.
-pub const FORMAT: u32 = 3;
+/// The newest format this program speaks.
+pub const FORMAT: u32 = 4;
 /// The first format in which a copy can leave out what is alike.
 pub const FORMAT_OF_OFFERS: u32 = 2;
 /// The first format with LZ4, and with parcels packed against a dictionary or replaced values.
@@ -22,6 +22,8 @@ pub const FORMAT_OF_CODECS: u32 = 3;
 pub const FORMAT_OF_SEEN: u32 = 3;
 /// The first format in which regions pass on what others have made.
 pub const FORMAT_OF_EDGES: u32 = 3;
+/// The first format in which a schema may say that the table is dropped.
+pub const FORMAT_OF_DROPS: u32 = 4;
 
 /// One message of either side.
 #[derive(Clone, PartialEq, prost::Message)]

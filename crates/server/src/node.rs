@@ -6,6 +6,7 @@
 mod change;
 mod clocks;
 mod conflicts;
+mod drops;
 mod edges;
 pub mod events;
 mod gauge;
@@ -212,7 +213,7 @@ impl Node {
     /// The tables of its users, by number.
     pub fn tables(&self) -> Vec<Arc<Table>> {
         let mut tables = self.store.tables();
-        tables.retain(|table| table.name().as_str() != PROBE_TABLE);
+        tables.retain(|table| table.name().as_str() != PROBE_TABLE && !table.is_dropped());
         tables
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod bounds;
 pub(crate) mod crossings;
 pub(crate) mod deleted;
 pub(crate) mod digest;
+pub(crate) mod dropped;
 pub(crate) mod order;
 pub(crate) mod prefix;
 pub(crate) mod registers;

@@ -22,7 +22,7 @@ use rand::rngs::SmallRng;
 use crate::checkers::acked;
 use crate::node::Life;
 use crate::observer::Observer;
-use crate::options::{Nature, TablePlan};
+use crate::options::{Nature, Scenario, TablePlan};
 
 type Results = Vec<Result<Written, StoreError>>;
 
@@ -48,17 +48,24 @@ pub(crate) struct Clients {
     pub(crate) acknowledged: u64,
     /// One in so many requests to a base changes a schema.
     schema_one_in: u32,
+    /// Tables are dropped now and then.
+    drops: bool,
     pub(crate) schema_changes: u64,
 }
 
+/// One in so many changes of a schema is a drop, where there are any.
+const DROPS_ONE_IN: u32 = 40;
+
 impl Clients {
     /// Nobody has asked yet.
-    pub(crate) fn new(rng: SmallRng, nature: &Nature, schema_one_in: u32) -> Clients {
+    pub(crate) fn new(rng: SmallRng, nature: &Nature, scenario: Scenario) -> Clients {
+        let drops = scenario == Scenario::Schemas;
         Clients {
             rng,
             keys: nature.keys,
             big_rows: nature.big_rows,
-            schema_one_in,
+            schema_one_in: if drops { 3 } else { 40 },
+            drops,
             schema_changes: 0,
             next: 1,
             open: Vec::new(),
@@ -118,6 +125,14 @@ impl Clients {
 
     fn change_schema(&mut self, table: &Table) -> String {
         self.schema_changes += 1;
+        if self.drops && self.rng.random_range(0..DROPS_ONE_IN) == 0 {
+            drop(table.change_schema(|schema| {
+                let mut schema = schema.clone();
+                schema.options.is_dropped = true;
+                Ok(schema)
+            }));
+            return format!("{} is dropped", table.name());
+        }
         let versions = self.rng.random_range(1..4);
         let toggles = self.rng.random_range(0..3) == 0;
         let rules = self.rng.random::<bool>().then(|| self.rules());

@@ -18,7 +18,7 @@ struct Arguments {
 }
 
 const USAGE: &str = "usage: isthmus-sim [--seeds N] [--from S] [--seed S] [--twice] [--until N] \
-                     [--dump] [--plant NAME] [--scenario links|edges|verify|crashes]";
+                     [--dump] [--plant NAME] [--scenario links|edges|verify|crashes|schemas]";
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments {
@@ -47,8 +47,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--dump" => arguments.dumps = true,
             "--plant" => {
                 let name = words.next().ok_or("--plant needs a name")?;
-                let mut all =
-                    Plant::ALL.into_iter().chain(Plant::OF_EDGES).chain(Plant::OF_DIGESTS);
+                let mut all = Plant::ALL
+                    .into_iter()
+                    .chain(Plant::OF_EDGES)
+                    .chain(Plant::OF_SCHEMAS)
+                    .chain(Plant::OF_DIGESTS);
                 let found = all.find(|plant| format!("{plant:?}") == name);
                 let plant = found.ok_or(format!("no bug is called {name}"))?;
                 arguments.plant = Some(plant);

@@ -146,7 +146,10 @@ impl Life {
         self.obeyed = self.roles.changes();
         let shared = self.roles.shared();
         for plan in &shared {
-            let Some(table) = self.store.table(plan.id) else { continue };
+            let Some(table) = self.store.table(plan.id) else {
+                self.outbound.values_mut().for_each(|links| links.close(plan.partition));
+                continue;
+            };
             for (peer, outbound) in &mut self.outbound {
                 match self.roles.feeding(plan.partition, *peer) {
                     Some(feeding) => {
@@ -358,7 +361,10 @@ impl Life {
     }
 
     /// Whether every link that leaves this node has brought everything to its peer.
-    pub(crate) fn has_shipped_all(&self, plans: &[TablePlan]) -> Result<(), String> {
+    pub(crate) fn has_shipped_all<'a>(
+        &self,
+        plans: impl Iterator<Item = &'a TablePlan>,
+    ) -> Result<(), String> {
         for plan in plans {
             let table = self.store.table(plan.id).ok_or("a table is missing")?;
             if !self.roles.is_shared(plan.partition) || !self.roles.is_ready(plan.partition) {

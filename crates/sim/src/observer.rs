@@ -19,7 +19,7 @@ use isthmus_store::keys::partition::PartitionState;
 use isthmus_store::{TableSpec, Writers};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::checkers::{Violation, order, prefix, replay, stamps};
+use crate::checkers::{Violation, dropped, order, prefix, replay, stamps};
 use crate::roles::origin_of;
 
 /// An entry that its origin has made durable.
@@ -92,6 +92,8 @@ pub(crate) struct Moved {
     pub(crate) rows: BTreeMap<EncodedKey, Row>,
     pub(crate) copied: bool,
     pub(crate) became_many: bool,
+    /// All that was held of it goes.
+    pub(crate) removed: bool,
 }
 
 /// Sees all.
@@ -150,6 +152,11 @@ impl Observer {
         if let Err(violation) = checked {
             self.violation.get_or_insert(violation);
         }
+    }
+
+    /// How many nodes there are.
+    pub(crate) fn nodes(&self) -> usize {
+        self.nodes.len()
     }
 
     /// A partition of a node.
@@ -266,6 +273,10 @@ impl Observer {
                 },
                 (None, None) => continue,
             };
+            if moved.removed {
+                dropped::check_removal(self, node, &view)?;
+                continue;
+            }
             let taken = self.take_moved(node, &mut view, &mut moved);
             if let Some(nodes) = self.nodes.get_mut(node) {
                 nodes.partitions.insert(partition, view);
@@ -287,6 +298,7 @@ impl Observer {
             self.schemas.insert((view.spec.partition, schema.number), schema.clone());
         }
         order::check(self, node, view, moved)?;
+        dropped::check(node, view, moved)?;
         let expiry = moved.state.as_ref().unwrap_or(&view.state).expiry.clone();
         for entry in &moved.entries {
             stamps::check(self, node, view, entry)?;
@@ -400,7 +412,13 @@ impl Observer {
                     part.entries.extend(entries);
                 }
                 Space::Meta => {
-                    let Some(value) = &write.value else { continue };
+                    let Some(value) = &write.value else {
+                        // A table's partition has its number.
+                        if let Ok(table) = keys::table::decode_key(&write.key) {
+                            parts.entry(PartitionId(table.0)).or_default().removed = true;
+                        }
+                        continue;
+                    };
                     if let Ok(partition) = keys::partition::decode_key(&write.key) {
                         let state = keys::partition::decode_value(value)
                             .map_err(|_| damaged("state of a partition"))?;

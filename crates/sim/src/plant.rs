@@ -38,6 +38,10 @@ pub enum Plant {
     DifferenceDenied,
     /// What waits because of its timing or a pause is promised as if it were sent.
     WaitingPromised,
+    /// A dropped table is removed before all regions have had the drop.
+    DropNotWaitedFor,
+    /// Changes of schemas are missing in parcels.
+    SchemaLeftOut,
     /// What a group changed in the digest is not written with it, now and then.
     RedoLeftOut,
     /// What is written of an overwritten row does not take all of its old part off.
@@ -74,6 +78,9 @@ impl Plant {
     /// Those of regions that pass on.
     pub const OF_EDGES: [Plant; 1] = [Plant::HorizonOfNeighbours];
 
+    /// Those of changes of schemas.
+    pub const OF_SCHEMAS: [Plant; 2] = [Plant::DropNotWaitedFor, Plant::SchemaLeftOut];
+
     /// Those that spoil digests and what is made of them.
     pub const OF_DIGESTS: [Plant; 8] = [
         Plant::RedoLeftOut,
@@ -90,6 +97,7 @@ impl Plant {
     pub fn scenario(self) -> Scenario {
         match self {
             Plant::HorizonOfNeighbours => Scenario::Edges,
+            Plant::DropNotWaitedFor | Plant::SchemaLeftOut => Scenario::Schemas,
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes
             }
@@ -108,6 +116,10 @@ impl Plant {
             (Plant::EntryLeftOut, Some(Body::Parcel(parcel))) => {
                 let partition = PartitionId(parcel.partition);
                 change_packed(&mut parcel.body, |bytes| leave_out_entry(partition, bytes))
+            }
+            (Plant::SchemaLeftOut, Some(Body::Parcel(parcel))) => {
+                let partition = PartitionId(parcel.partition);
+                change_packed(&mut parcel.body, |bytes| leave_out_schema(partition, bytes))
             }
             (Plant::RowsOfOneEntrySplit, Some(Body::Parcel(parcel))) => {
                 let partition = PartitionId(parcel.partition);
@@ -149,6 +161,15 @@ fn leave_out_entry(partition: PartitionId, bytes: Bytes) -> Option<Vec<u8>> {
     change_record(partition, bytes, |entries| {
         let middle = entries.len() / 2;
         (entries.len() > 1).then(|| entries.remove(middle)).is_some()
+    })
+}
+
+fn leave_out_schema(partition: PartitionId, bytes: Bytes) -> Option<Vec<u8>> {
+    use isthmus_model::entry::EntryBody;
+    change_record(partition, bytes, |entries| {
+        let before = entries.len();
+        entries.retain(|entry| !matches!(entry.body, EntryBody::Schema(_)));
+        entries.len() < before
     })
 }
 

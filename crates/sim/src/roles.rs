@@ -37,6 +37,11 @@ pub(crate) fn node_of(origin: Origin) -> usize {
     usize::from(origin.0.saturating_sub(1))
 }
 
+/// The index of the region of a name.
+pub(crate) fn node_named(name: &str) -> usize {
+    node_of(origin_named(name))
+}
+
 /// The number of the region of a name.
 pub(crate) fn origin_named(name: &str) -> Origin {
     Origin(name.trim_start_matches('r').parse().unwrap_or_default())

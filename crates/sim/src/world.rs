@@ -5,12 +5,13 @@
 //! breaks; then all is healed and drains; then regions are compared, and once more when a sweep
 //! has removed all tombstones.
 
+mod drops;
 mod events;
 mod faults;
 mod links;
 mod wishes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use isthmus_control::global_table::GlobalTable;
@@ -31,7 +32,7 @@ use crate::disk::Disk;
 use crate::network::Network;
 use crate::node::{Asked, Life, Node};
 use crate::observer::Observer;
-use crate::options::{Nature, Options, Scenario};
+use crate::options::{Nature, Options, TablePlan};
 use crate::rng::{Purpose, split};
 use crate::tally::Tally;
 use crate::trace::Trace;
@@ -121,6 +122,8 @@ struct World {
     digests_checked: u64,
     /// What the base regions say of their tables.
     records: BTreeMap<PartitionId, GlobalTable>,
+    /// Tables that were dropped and that their bases remove last.
+    gone: BTreeSet<PartitionId>,
     crossings: Crossings,
 }
 
@@ -128,7 +131,6 @@ impl World {
     fn new(options: &Options) -> World {
         let nature = Nature::draw(options);
         let seed = options.seed;
-        let schema_one_in = if options.scenario == Scenario::Schemas { 3 } else { 40 };
         let time = Arc::new(WorldTime::default());
         let observer = Arc::new(Mutex::new(Observer::new(nature.regions)));
         let node = |place: usize| Node {
@@ -140,10 +142,11 @@ impl World {
         };
         World {
             records: nature.tables.iter().map(|p| (p.partition, p.record.clone())).collect(),
+            gone: BTreeSet::new(),
             crossings: Crossings::default(),
             nodes: (0..nature.regions).map(node).collect(),
             network: Network::new(split(seed, Purpose::Network), nature.latency),
-            clients: Clients::new(split(seed, Purpose::Clients), &nature, schema_one_in),
+            clients: Clients::new(split(seed, Purpose::Clients), &nature, options.scenario),
             schedule: split(seed, Purpose::Schedule),
             faults: split(seed, Purpose::Faults),
             wishes: split(seed, Purpose::Wishes),
@@ -258,7 +261,9 @@ impl World {
     /// Makes the tables whose base a node is, as far as they are not there.
     fn make_tables(&mut self, node: usize) {
         let Some(life) = self.nodes.get(node).and_then(|node| node.life.as_ref()) else { return };
-        for plan in self.nature.tables.iter().filter(|plan| plan.base == node) {
+        let gone = &self.gone;
+        let plans = self.nature.tables.iter().filter(|plan| plan.base == node);
+        for plan in plans.filter(|plan| !gone.contains(&plan.partition)) {
             if life.store.table(plan.id).is_none() {
                 // Asked again until it is there.
                 drop(life.store.create_table(plan.spec()));
@@ -317,7 +322,9 @@ impl World {
         }
         for place in &self.nodes {
             let life = place.life.as_ref().ok_or("a node is down")?;
-            life.has_shipped_all(&self.nature.tables)?;
+            self.are_dropped_gone(life)?;
+            let left = |plan: &&TablePlan| !self.gone.contains(&plan.partition);
+            life.has_shipped_all(self.nature.tables.iter().filter(left))?;
         }
         for (node, place) in self.nodes.iter().enumerate() {
             let life = place.life.as_ref().ok_or("a node is down")?;

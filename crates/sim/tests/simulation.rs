@@ -10,6 +10,8 @@ const SEEDS: u64 = 40;
 const PLANT_SEEDS: u64 = 60;
 /// Worlds whose regions pass on over edges, in one test run.
 const EDGES_SEEDS: u64 = 2;
+/// Worlds whose schemas change all the time, in one test run.
+const SCHEMAS_SEEDS: u64 = 6;
 /// Trials of comparing and mending in one test run.
 const TRIALS: u64 = 400;
 /// Worlds in which power fails about forty times each.
@@ -77,6 +79,21 @@ fn every_planted_bug_is_seen() {
 fn regions_that_pass_on_are_alike_whatever_breaks() {
     for seed in 1..=EDGES_SEEDS {
         hold_in(Scenario::Edges, seed);
+    }
+}
+
+#[test]
+fn schemas_change_and_tables_are_dropped_whatever_breaks() {
+    for seed in 1..=SCHEMAS_SEEDS {
+        hold_in(Scenario::Schemas, seed);
+    }
+}
+
+#[test]
+fn every_planted_bug_of_schemas_is_seen() {
+    for plant in Plant::OF_SCHEMAS {
+        let found = seen(plant, PLANT_SEEDS);
+        assert!(found.is_some(), "{plant:?} was not seen within {PLANT_SEEDS} seeds");
     }
 }
 

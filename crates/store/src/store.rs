@@ -83,20 +83,30 @@ struct Tables {
 
 impl Tables {
     fn insert(&mut self, spec: &TableSpec, table: Arc<Table>) {
-        self.by_name.insert(spec.name.clone(), spec.id);
+        if !spec.schema.options.is_dropped {
+            self.by_name.insert(spec.name.clone(), spec.id);
+        }
         self.by_partition.insert(spec.partition, spec.id);
         self.by_id.insert(spec.id, table);
     }
 
     fn remove(&mut self, spec: &TableSpec) {
-        self.by_name.remove(&spec.name);
+        if self.by_name.get(&spec.name) == Some(&spec.id) {
+            self.by_name.remove(&spec.name);
+        }
         self.by_partition.remove(&spec.partition);
         self.by_id.remove(&spec.id);
     }
 
+    /// The table of that name, unless it is dropped.
+    fn named(&self, name: &[u8]) -> Option<&Arc<Table>> {
+        let table = self.by_id.get(self.by_name.get(name)?)?;
+        (!table.is_dropped()).then_some(table)
+    }
+
     fn has(&self, spec: &TableSpec) -> bool {
         self.by_id.contains_key(&spec.id)
-            || self.by_name.contains_key(&spec.name)
+            || self.named(spec.name.as_bytes()).is_some()
             || self.by_partition.contains_key(&spec.partition)
             || self.coming.iter().any(|(id, name)| *id == spec.id || *name == spec.name)
     }
@@ -287,11 +297,9 @@ impl Store {
         self.tables.read().by_id.get(&id).cloned()
     }
 
-    /// The table with a name.
+    /// The table with a name. One that is dropped has none any more.
     pub fn table_by_name(&self, name: &str) -> Option<Arc<Table>> {
-        let tables = self.tables.read();
-        let id = tables.by_name.get(name.as_bytes())?;
-        tables.by_id.get(id).cloned()
+        self.tables.read().named(name.as_bytes()).cloned()
     }
 
     /// The table that a partition belongs to.

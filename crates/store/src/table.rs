@@ -92,6 +92,12 @@ impl Table {
         self.partition.durable().schema.clone()
     }
 
+    /// Whether it is dropped, as far as durable: clients see it no more, and its log ends here but
+    /// for what other regions wrote before they heard of it.
+    pub fn is_dropped(&self) -> bool {
+        self.partition.durable().schema.options.is_dropped
+    }
+
     /// What a delta of its entries holds.
     pub fn granularity(&self) -> Granularity {
         granularity(&self.partition.durable().spec)

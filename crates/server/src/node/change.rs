@@ -96,7 +96,15 @@ impl Node {
 
     pub(super) fn record_named(&self, name: &str) -> Option<(TableId, Record)> {
         let records = self.records.lock();
-        let found = records.iter().find(|(_, record)| record.table.name == name);
+        self.not_dropped_first(records.iter().filter(|(_, record)| record.table.name == name))
+    }
+
+    /// Of records of one name, that of a table that is not dropped, if there is one.
+    pub(super) fn not_dropped_first<'a>(
+        &self,
+        found: impl Iterator<Item = (&'a TableId, &'a Record)>,
+    ) -> Option<(TableId, Record)> {
+        let found = found.min_by_key(|(id, _)| self.is_dropped(**id));
         found.map(|(id, record)| (*id, record.clone()))
     }
 }

@@ -50,6 +50,10 @@ pub enum EventKind {
     LinkGap,
     /// The gap of a link was healed.
     LinkHealed,
+    /// A global table is dropped.
+    TableDropped,
+    /// All regions have had that, and nothing of it is left.
+    TableGone,
 }
 
 impl EventKind {
@@ -62,6 +66,8 @@ impl EventKind {
                 | EventKind::CertificatesRenewed
                 | EventKind::ClockRight
                 | EventKind::LinkHealed
+                | EventKind::TableDropped
+                | EventKind::TableGone
         );
         !is_news
     }

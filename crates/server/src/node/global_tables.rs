@@ -108,12 +108,12 @@ impl Node {
             record.table.name == place.table && record.table.replica(&place.region).is_some()
         };
         let records = self.records.lock();
-        let found = records.iter().find(|(_, record)| match (id, replica) {
+        let found = records.iter().filter(|(_, record)| match (id, replica) {
             (Some(id), _) if !id.is_empty() => record.table.id == *id && record.table.name == *name,
             (_, Some(place)) => holds(record, place),
             _ => record.table.name == *name,
         });
-        found.map(|(id, record)| (*id, record.clone()))
+        self.not_dropped_first(found)
     }
 
     async fn decide(&self, operation: &Operation) -> Result<Bytes, ApiError> {
@@ -121,6 +121,11 @@ impl Node {
             return self.describe(operation, describe);
         }
         let _one_at_a_time = self.changing.lock().await;
+        // One that is dropped can be shown and left, and nothing else.
+        let stays = matches!(operation, Operation::BindGlobalTable(_) | Operation::UpdateGlobalTable(_));
+        if stays && self.named(operation).is_some_and(|(id, _)| self.is_dropped(id)) {
+            return Err(no_global_table());
+        }
         match operation {
             Operation::CreateGlobalTable(create) => self.create(create).await,
             Operation::BindGlobalTable(bind) => self.bind(operation, bind).await,
@@ -272,6 +277,7 @@ impl Node {
                 Progress::Copying => ReplicaStatus::SyncData,
                 Progress::Active => ReplicaStatus::Active,
                 Progress::Unbinding => ReplicaStatus::Unbinding,
+                Progress::Dropped => ReplicaStatus::Unbound,
             },
             status_millis: replica.map(|replica| replica.since_millis),
             table_id: Some(format!("{:016x}", id.0)),
@@ -280,7 +286,7 @@ impl Node {
             stage: Some(match progress {
                 Progress::Pending | Progress::Assigned => SyncStage::Init,
                 Progress::Copying => SyncStage::Full,
-                Progress::Active | Progress::Unbinding => SyncStage::Incremental,
+                Progress::Active | Progress::Unbinding | Progress::Dropped => SyncStage::Incremental,
             }),
             failed: false,
             message: replica.and_then(|replica| replica.message.clone()),

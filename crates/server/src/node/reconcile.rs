@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_control::global_table::{GlobalTable, Progress};
+use isthmus_control::global_table::{GlobalTable, Progress, Replica};
 use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::link::State;
@@ -42,6 +42,7 @@ impl Node {
             let unsettled = records.iter().filter(|(id, record)| {
                 record.table.base == *own
                     && (!record.table.is_active()
+                        || self.is_dropped(**id)
                         || self.is_forgotten_somewhere(**id)
                         || self.is_way_to_change(**id, &record.table)
                         || record.table.replicas.iter().any(|replica| {
@@ -63,16 +64,23 @@ impl Node {
 
     async fn reconcile_table(&self, id: TableId, mut record: Record) -> Result<(), ApiError> {
         let before = record.table.clone();
+        let is_dropped = self.is_dropped(id);
         self.look_who_is_away(id, &mut record.table);
         let regions: Vec<String> =
             before.replicas.iter().skip(1).map(|replica| replica.region.clone()).collect();
         for region in regions {
-            self.reconcile_replica(id, &mut record.table, &region).await;
+            let is_unbinding = |replica: &Replica| replica.progress == Progress::Unbinding;
+            if !is_dropped || record.table.replica(&region).is_some_and(is_unbinding) {
+                self.reconcile_replica(id, &mut record.table, &region).await;
+            }
+        }
+        if is_dropped && record.table == before {
+            return self.reconcile_drop(id, record).await;
         }
         if record.table == before {
             return Ok(());
         }
-        if record.table.replicas.len() == 1 {
+        if !is_dropped && record.table.replicas.len() == 1 {
             return self.dissolve(id).await;
         }
         self.save(id, record).await
@@ -82,7 +90,7 @@ impl Node {
         let now = self.clock.wall_millis();
         let version = table.version;
         let Some(replica) = table.replica(region).cloned() else { return };
-        if !self.others.get(region).is_some_and(|other| other.reached().connected) {
+        if !self.is_reached(region) {
             return;
         }
         if replica.progress == Progress::Unbinding {
@@ -150,7 +158,7 @@ impl Node {
         }
     }
 
-    fn note_trouble(&self, table: &mut GlobalTable, region: &str, error: &ApiError) {
+    pub(super) fn note_trouble(&self, table: &mut GlobalTable, region: &str, error: &ApiError) {
         if let Ok(replica) = table.replica_mut(region) {
             replica.message = Some(error.to_string());
         }
@@ -196,6 +204,7 @@ impl Node {
             Question::Forward(forward) => self.on_forward(&forward.path, forward.body).await,
             Question::Change(change) => self.on_change(&change).await,
             Question::Trigger(trigger) => self.on_trigger(&trigger),
+            Question::Drop(asked) => self.on_drop(from, &asked).await.map(|()| Bytes::new()),
             Question::Measure(measure) => self.on_measure(measure).await,
             Question::Time(_) => Ok(self.tell_time()),
             about_rows @ (Question::Compare(_)
@@ -280,10 +289,19 @@ impl Node {
     /// The table is a table of this region alone from now on, with the rows it has.
     async fn dissolve(&self, id: TableId) -> Result<(), ApiError> {
         if let Some(held) = self.store.table(id) {
+            if held.is_dropped() {
+                self.store.drop_table(id).await?;
+                return self.forget(id).await;
+            }
             // What several have written stays merged by stamps: there is no way back to one.
             let writers = held.spec().writers;
             self.store.set_writing(id, Writing::Accept, writers, held.epoch()).await?;
         }
+        self.forget(id).await
+    }
+
+    /// Nothing is known here of a global table any more.
+    pub(super) async fn forget(&self, id: TableId) -> Result<(), ApiError> {
         self.store.delete_note(&record_note(id)).await?;
         self.records.lock().remove(&id);
         self.changes.fetch_add(1, Ordering::AcqRel);

@@ -2,16 +2,17 @@
 //! region, whose log carries them to the others.
 
 use bytes::Bytes;
+use isthmus_control::global_table::{GlobalTable, Replica};
 use isthmus_control::schema_change::SchemaChange;
-use isthmus_model::ids::TableId;
 use isthmus_model::rule::ConflictRules;
 use isthmus_model::schema::Schema;
 use isthmus_protocol::error_code::ErrorCode;
-use isthmus_replication::frame::FORMAT_OF_SEEN;
-use isthmus_store::{StoreError, Writers};
+use isthmus_replication::frame::{FORMAT_OF_DROPS, FORMAT_OF_SEEN};
+use isthmus_store::{StoreError, Table, Writers};
 use serde_json::{Value, json};
 
-use super::Node;
+use super::events::EventKind;
+use super::{Node, Record};
 use crate::api_error::ApiError;
 use crate::peer::call::{self, Question};
 
@@ -49,14 +50,7 @@ impl Node {
         let change: SchemaChange = serde_json::from_slice(change)
             .map_err(|error| ApiError::invalid(format!("The change cannot be read: {error}.")))?;
         let table = self.changeable(name)?;
-        if table.spec().writers == Writers::ManyByRow {
-            let SchemaChange::SetRules { .. } = &change;
-            return Err(ApiError::invalid(
-                "Conflict rules are for tables whose regions write column by column; in this one \
-                 whole rows conflict and the last writer wins.",
-            ));
-        }
-        self.check_peers_know(table.id())?;
+        self.check_schema_change(&table, &change)?;
         // Judged before it is queued, so that a wrong one costs nothing, and again on what is
         // there when its turn comes.
         let apply = |schema: &Schema| change.apply(schema, |region| self.number_of(region));
@@ -68,20 +62,54 @@ impl Node {
             StoreError::BadSchema(error.to_string())
         };
         let schema = table.change_schema(|schema| apply(schema).map_err(refused)).await?;
+        if schema.options.is_dropped {
+            let text = "the table is dropped; each region obeys where its log comes to that";
+            let detail = json!({ "schema": schema.number.0 });
+            self.notice(EventKind::TableDropped, name, text.to_owned(), detail);
+            self.reconcile_soon.notify_one();
+        }
         Ok(json!({ "schema": schema.number.0, "changed": true }))
     }
 
-    /// Whether every region that holds the table can read what is written under rules.
-    fn check_peers_know(&self, id: TableId) -> Result<(), ApiError> {
-        let Some(record) = self.record(id) else { return Ok(()) };
-        let others = record.table.replicas.iter().filter(|one| one.region != record.table.base);
-        for replica in others {
-            let format = self.others.get(&replica.region).map_or(0, |one| one.links().format());
-            if format < FORMAT_OF_SEEN {
-                let region = &replica.region;
+    /// Whether a change may be made of this table now.
+    fn check_schema_change(&self, table: &Table, change: &SchemaChange) -> Result<(), ApiError> {
+        let record = self.record(table.id());
+        match change {
+            SchemaChange::SetRules { .. } if table.spec().writers == Writers::ManyByRow => {
+                Err(ApiError::invalid(
+                    "Conflict rules are for tables whose regions write column by column; in this \
+                     one whole rows conflict and the last writer wins.",
+                ))
+            }
+            SchemaChange::SetRules { .. } => {
+                self.check_peers_know(record.as_ref(), |format| format >= FORMAT_OF_SEEN)
+            }
+            SchemaChange::Drop {} if record.is_none() => Err(ApiError::invalid(
+                "The table is no global table; DeleteTable removes it.",
+            )),
+            // Whoever is away learns it when it is back.
+            SchemaChange::Drop {} => self.check_peers_know(record.as_ref(), |format| {
+                format == 0 || format >= FORMAT_OF_DROPS
+            }),
+        }
+    }
+
+    /// Whether every region that holds the table can read what the change writes. A region that
+    /// is not reached has format 0.
+    fn check_peers_know(
+        &self,
+        record: Option<&Record>,
+        knows: impl Fn(u32) -> bool,
+    ) -> Result<(), ApiError> {
+        let Some(GlobalTable { base, replicas, .. }) = record.map(|record| &record.table) else {
+            return Ok(());
+        };
+        for Replica { region, .. } in replicas.iter().filter(|one| one.region != *base) {
+            let format = self.others.get(region).map_or(0, |one| one.links().format());
+            if !knows(format) {
                 return Err(ApiError::new(
                     ErrorCode::ServerUnavailable,
-                    format!("Region {region} is not reached, or its version has no such rules."),
+                    format!("Region {region} is not reached, or its version knows no such change."),
                 ));
             }
         }

@@ -12,7 +12,7 @@ pub struct Call {
     #[prost(string, tag = "1")]
     pub from: String,
     /// What is asked.
-    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 30")]
+    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 30, 50")]
     pub question: Option<Question>,
 }
 
@@ -58,6 +58,9 @@ pub enum Question {
     /// Take bytes and rows, so that the way here is measured.
     #[prost(message, tag = "30")]
     Measure(Measure),
+    /// The global table is dropped.
+    #[prost(message, tag = "50")]
+    Drop(Drop),
 }
 
 /// Asks for the time.
@@ -117,6 +120,18 @@ pub struct Unassign {
     /// Version of the record in which it is out.
     #[prost(uint64, tag = "2")]
     pub version: u64,
+}
+
+/// The global table is dropped: whether the asked region has had that, or that it removes what it
+/// holds. Who knows nothing of the table has had it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Drop {
+    /// The global table.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// All regions have had it.
+    #[prost(bool, tag = "2")]
+    pub remove: bool,
 }
 
 /// A client's operation, already authenticated by the asking region.

@@ -205,6 +205,13 @@ impl World {
             let cut = self.network.is_cut(plan.base, node) || self.network.is_cut(node, plan.base);
             let Some(base) = self.life(plan.base) else { continue };
             let Some(spec) = base.store.table(plan.id).map(|table| table.spec()) else { continue };
+            if spec.schema.options.is_dropped && node == plan.base {
+                self.reconcile_drop(&plan);
+            }
+            if self.has_left(&plan, &spec, node) {
+                continue;
+            }
+            let Some(base) = self.life(plan.base) else { continue };
             // Replicas are told of it once the base has it at rest.
             if node != plan.base && (cut || !base.roles.is_shared(plan.partition)) {
                 continue;

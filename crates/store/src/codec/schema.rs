@@ -9,9 +9,14 @@ use isthmus_model::value::{Text, ValueKind};
 
 use crate::codec::{Corrupt, Reader, corrupt, put_bytes, put_signed, put_varint};
 
-/// Without conflict rules, and with them.
+/// Without conflict rules, with them, and with flags that say what follows.
 const VERSION_PLAIN: u8 = 1;
 const VERSION_RULES: u8 = 2;
+const VERSION_FLAGS: u8 = 3;
+
+const FLAG_RULES: u8 = 1;
+const FLAG_DROPPED: u8 = 2;
+const FLAGS: u8 = FLAG_RULES | FLAG_DROPPED;
 
 /// Bytes of a column with an empty name.
 const COLUMN_BYTES_MIN: usize = 2;
@@ -19,7 +24,13 @@ const AUTO_INCREMENT: u8 = 0x80;
 
 pub(crate) fn encode_schema_into(schema: &Schema, out: &mut Vec<u8>) {
     let rules = schema.options.rules.as_ref();
-    out.push(if rules.is_some() { VERSION_RULES } else { VERSION_PLAIN });
+    // The oldest version that can say it, so that regions of an older program understand.
+    let version = match (schema.options.is_dropped, rules) {
+        (true, _) => VERSION_FLAGS,
+        (false, Some(_)) => VERSION_RULES,
+        (false, None) => VERSION_PLAIN,
+    };
+    out.push(version);
     put_varint(out, schema.number.0);
     put_varint(out, schema.key_columns.len() as u64);
     for column in &schema.key_columns {
@@ -37,9 +48,17 @@ pub(crate) fn encode_schema_into(schema: &Schema, out: &mut Vec<u8>) {
     put_varint(out, u64::from(options.max_versions));
     put_signed(out, options.deviation_seconds);
     out.push(u8::from(options.allow_update));
+    if version == VERSION_FLAGS {
+        out.push(flags(options));
+    }
     if let Some(rules) = rules {
         encode_rules(rules, out);
     }
+}
+
+fn flags(options: &TableOptions) -> u8 {
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    flag(options.rules.is_some(), FLAG_RULES) | flag(options.is_dropped, FLAG_DROPPED)
 }
 
 fn encode_rules(rules: &ConflictRules, out: &mut Vec<u8>) {
@@ -91,11 +110,10 @@ pub(crate) fn rule(byte: u8) -> Result<Rule, Corrupt> {
 }
 
 pub(crate) fn read_schema(reader: &mut Reader<'_>) -> Result<Schema, Corrupt> {
-    let has_rules = match reader.byte()? {
-        VERSION_PLAIN => false,
-        VERSION_RULES => true,
-        _ => return corrupt("unknown version of a schema"),
-    };
+    let version = reader.byte()?;
+    if !(VERSION_PLAIN..=VERSION_FLAGS).contains(&version) {
+        return corrupt("unknown version of a schema");
+    }
     let number = SchemaNumber(reader.varint()?);
     let mut key_columns = Vec::new();
     for _ in 0..reader.count(COLUMN_BYTES_MIN)? {
@@ -116,7 +134,16 @@ pub(crate) fn read_schema(reader: &mut Reader<'_>) -> Result<Schema, Corrupt> {
         return corrupt("number of defined columns");
     }
     let mut options = read_options(reader)?;
-    if has_rules {
+    let flags = match version {
+        VERSION_FLAGS => reader.byte()?,
+        VERSION_RULES => FLAG_RULES,
+        _ => 0,
+    };
+    if flags & !FLAGS != 0 || (version == VERSION_FLAGS && flags & !FLAG_RULES == 0) {
+        return corrupt("flags of a schema");
+    }
+    options.is_dropped = flags & FLAG_DROPPED != 0;
+    if flags & FLAG_RULES != 0 {
         options.rules = Some(read_rules(reader)?);
     }
     Ok(Schema { number, key_columns, defined_columns, options })
@@ -141,7 +168,7 @@ fn read_options(reader: &mut Reader<'_>) -> Result<TableOptions, Corrupt> {
         max_versions,
         deviation_seconds,
         allow_update,
-        rules: None,
+        ..TableOptions::default()
     })
 }
 
@@ -213,7 +240,7 @@ pub(crate) mod tests {
                             max_versions,
                             deviation_seconds,
                             allow_update,
-                            rules: None,
+                            ..TableOptions::default()
                         }
                     },
                 );
@@ -225,8 +252,9 @@ pub(crate) mod tests {
             columns: columns.into_iter().map(|(name, rule)| (name.into(), rule)).collect(),
             priority: priority.into_iter().map(Origin).collect(),
         });
-        let options = (options, proptest::option::of(rules))
-            .prop_map(|(options, rules)| TableOptions { rules, ..options });
+        let options = (options, proptest::option::of(rules), any::<bool>()).prop_map(
+            |(options, rules, is_dropped)| TableOptions { rules, is_dropped, ..options },
+        );
         let keys = proptest::collection::vec(key, 1..=4);
         let columns = proptest::collection::vec(defined, 0..=32);
         (any::<u64>(), keys, columns, options).prop_map(

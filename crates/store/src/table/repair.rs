@@ -77,7 +77,7 @@ impl Table {
         let wanted = rows.iter().map(|row| Wanted { key: row.key.clone(), decoded: true });
         let read = Prefetched::read(&self.core, &self.partition, wanted.collect())?;
         let mut inner = self.partition.inner.lock();
-        if inner.dropped {
+        if inner.dropped || inner.schema.options.is_dropped {
             return Err(StoreError::NoTable(inner.spec.id));
         }
         let bytes_before = inner.part.bytes;

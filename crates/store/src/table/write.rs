@@ -175,7 +175,7 @@ fn check_once_each(keys: &[Option<EncodedKey>]) -> Result<(), StoreError> {
 }
 
 pub(crate) fn check_writable(inner: &Inner) -> Result<(), StoreError> {
-    if inner.dropped {
+    if inner.dropped || inner.schema.options.is_dropped {
         return Err(StoreError::NoTable(inner.spec.id));
     }
     match inner.spec.writing {

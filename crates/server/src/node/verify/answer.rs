@@ -52,6 +52,7 @@ impl Node {
             | Question::Unassign(_)
             | Question::Forward(_)
             | Question::Change(_)
+            | Question::Drop(_)
             | Question::Trigger(_)
             | Question::Measure(_)
             | Question::Time(_) => {
