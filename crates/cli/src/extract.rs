@@ -20,6 +20,9 @@ pub(crate) struct ExtractArgs {
     /// Attribute columns to take
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     columns: Vec<String>,
+    /// Column families to take; `rest`: the columns that have none
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    families: Vec<String>,
     /// Rows to take, as in '{"column":{"name":"age","is":">=","value":18}}'
     #[arg(long, value_name = "JSON")]
     filter: Option<String>,
@@ -60,6 +63,9 @@ impl ExtractArgs {
         }
         if !self.columns.is_empty() {
             extract["columns"] = json!(self.columns);
+        }
+        if !self.families.is_empty() {
+            extract["families"] = json!(self.families);
         }
         Ok((extract != json!({})).then_some(extract))
     }

@@ -1,5 +1,6 @@
 //! `isthmus table`: make, list, describe, change and delete tables.
 
+mod families;
 mod rules;
 
 use clap::{Args, Subcommand};
@@ -30,6 +31,7 @@ Examples:
   isthmus table update events --max-versions 5
   isthmus table update events --add-column note:string --delete-column price
   isthmus table rules stock --column count=counter --column tags=set --default last-writer
+  isthmus table families events meta --prefix m_ --time-to-live 604800
   isthmus table delete events")]
 pub(crate) struct TableArgs {
     #[command(subcommand)]
@@ -64,6 +66,8 @@ enum TableCommand {
     },
     /// Show or set how conflicts between regions are decided
     Rules(rules::RulesArgs),
+    /// Show, make or change column families
+    Families(families::FamiliesArgs),
     /// Delete a table and all its rows
     Delete {
         /// The table
@@ -193,6 +197,7 @@ pub(crate) async fn run(args: TableArgs) -> Result<(), CliError> {
             done(json, &name, "updated", &format!("table {name}"))
         }
         TableCommand::Rules(args) => rules::run(args, &place, json).await,
+        TableCommand::Families(args) => families::run(args, &place, json).await,
         TableCommand::Delete { name } => {
             client.delete_table(&name).await?;
             done(json, &name, "deleted", &format!("table {name}"))

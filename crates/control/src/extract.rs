@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 
 use isthmus_model::change::{ColumnFilter, Comparator, Filter};
+use isthmus_model::family::NO_FAMILY;
 use isthmus_model::key::{EncodedKey, KeyValue, PrimaryKey};
 use isthmus_model::limits::{
-    FILTER_NODES_MAX, KEY_COLUMNS_MAX, KEY_VALUE_BYTES_MAX, NAME_BYTES_MAX, READ_COLUMNS_MAX,
-    VALUE_BYTES_MAX,
+    FAMILIES_MAX, FILTER_NODES_MAX, KEY_COLUMNS_MAX, KEY_VALUE_BYTES_MAX, NAME_BYTES_MAX,
+    READ_COLUMNS_MAX, VALUE_BYTES_MAX,
 };
 use isthmus_model::value::Value;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub struct Extract {
     /// Attribute columns. None: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
+    /// Column families, `rest` for the columns that none takes. None: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<String>,
     /// Rows that pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<FilterRule>,
@@ -159,7 +163,11 @@ impl Extract {
         if columns.len() != self.columns.len() || columns.len() > READ_COLUMNS_MAX {
             return Err(format!("columns are named twice, or more than {READ_COLUMNS_MAX}"));
         }
-        self.columns.iter().try_for_each(|name| check_name(name))
+        let families: BTreeSet<&String> = self.families.iter().collect();
+        if families.len() != self.families.len() || families.len() > FAMILIES_MAX + 1 {
+            return Err(format!("families are named twice, or more than {FAMILIES_MAX}"));
+        }
+        self.columns.iter().chain(&self.families).try_for_each(|name| check_name(name))
     }
 }
 
@@ -189,6 +197,14 @@ impl GlobalTable {
     pub fn has_enough(&self, region: &str) -> bool {
         let progress = self.replica(region).map(|replica| replica.progress);
         self.is_taken_once(region) && progress == Some(Progress::Active)
+    }
+
+    /// The first region that takes the columns which no family takes, and not all columns.
+    pub fn takes_rest(&self) -> Option<&str> {
+        let takes = |extract: &Extract| extract.families.iter().any(|name| name == NO_FAMILY);
+        let mut replicas = self.replicas.iter();
+        let replica = replicas.find(|replica| replica.extract.as_ref().is_some_and(takes));
+        replica.map(|replica| replica.region.as_str())
     }
 
     /// Whether a region takes less than all, and so passes nothing on.

@@ -145,6 +145,9 @@ pub enum ControlError {
     /// No rule is called so.
     #[error("there is no rule {0}; the rules are last-writer, priority, max, min, counter, set")]
     UnknownRule(String),
+    /// Which columns a family takes is fixed when it is made.
+    #[error("what column family {0} takes stays as it was made; make another family")]
+    FamilyStays(String),
     /// No region is called so.
     #[error("region {0} is not configured")]
     NoRegion(String),
@@ -171,6 +174,7 @@ impl ControlError {
             | ControlError::TooManyReplicas
             | ControlError::OutOfRange(_)
             | ControlError::UnknownRule(_)
+            | ControlError::FamilyStays(_)
             | ControlError::NoRegion(_)
             | ControlError::Schema(_)
             | ControlError::BaseStays(_)

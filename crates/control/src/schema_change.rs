@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use isthmus_model::check::check_schema;
+use isthmus_model::check::{CheckError, check_schema};
+use isthmus_model::family::{Families, Family, FamilyTime};
 use isthmus_model::ids::Origin;
 use isthmus_model::rule::{ConflictRules, Rule};
 use isthmus_model::schema::Schema;
@@ -31,14 +32,36 @@ pub enum SchemaChange {
         #[serde(default)]
         priority: Option<Vec<String>>,
     },
+    /// Makes a column family, or lets one live otherwise.
+    SetFamily(SetFamily),
     /// Drops the table in every region.
     Drop {},
+}
+
+/// What a column family is to be. What is absent is as it is; of a new one, as the table says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetFamily {
+    /// Its name.
+    pub family: String,
+    /// Columns that it takes by name. Said when it is made, and never changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// It takes all columns whose names begin so. Said when it is made, and never changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Seconds that its cells live; -1: for ever; 0: as those of the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_live: Option<i64>,
+    /// Versions kept per column; 0: as many as the table keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_versions: Option<u32>,
 }
 
 impl SchemaChange {
     /// Whether a change of that name is one of a schema.
     pub fn is_named(name: &str) -> bool {
-        matches!(name, "set-rules" | "drop")
+        matches!(name, "set-rules" | "set-family" | "drop")
     }
 
     /// The schema after it. `number_of` tells the number of a region.
@@ -58,6 +81,9 @@ impl SchemaChange {
                     };
                     rules.priority = names.iter().map(number).collect::<Result<_, _>>()?;
                 }
+            }
+            SchemaChange::SetFamily(asked) => {
+                changed.options.families = set_family(&changed.options.families, asked)?;
             }
             SchemaChange::Drop {} => changed.options.is_dropped = true,
         }
@@ -86,6 +112,47 @@ fn set_rules(
     }
     rules.columns = own.into_iter().collect();
     Ok(())
+}
+
+fn set_family(families: &Families, asked: &SetFamily) -> Result<Families, ControlError> {
+    let mut list = families.list().to_vec();
+    let mut columns: Option<Vec<Text>> = asked
+        .columns
+        .as_ref()
+        .map(|names| names.iter().map(|name| Text::from(name.as_str())).collect());
+    columns.iter_mut().for_each(|names| names.sort());
+    let prefix = asked.prefix.as_ref().filter(|prefix| !prefix.is_empty());
+    let prefix = prefix.map(|prefix| Text::from(prefix.as_str()));
+    if families.named(&asked.family).is_none() {
+        list.push(Family {
+            name: asked.family.as_str().into(),
+            columns: columns.clone().unwrap_or_default(),
+            prefix: prefix.clone(),
+            time_to_live: FamilyTime::AsTable,
+            max_versions: None,
+        });
+    }
+    let family = list.iter_mut().find(|known| known.name.as_str() == asked.family);
+    if let Some(family) = family {
+        let is_other = columns.is_some_and(|columns| columns != family.columns)
+            || (asked.prefix.is_some() && prefix != family.prefix);
+        if is_other {
+            return Err(ControlError::FamilyStays(asked.family.clone()));
+        }
+        match asked.time_to_live {
+            None => {}
+            Some(-1) => family.time_to_live = FamilyTime::Forever,
+            Some(0) => family.time_to_live = FamilyTime::AsTable,
+            Some(seconds) => {
+                let seconds = u32::try_from(seconds).map_err(|_| CheckError::TimeToLive)?;
+                family.time_to_live = FamilyTime::Seconds(seconds);
+            }
+        }
+        if let Some(versions) = asked.max_versions {
+            family.max_versions = (versions > 0).then_some(versions);
+        }
+    }
+    Ok(Families::new(list))
 }
 
 #[cfg(test)]
@@ -125,6 +192,41 @@ mod tests {
         assert_eq!(rules.of(&"stock".into()), Rule::Counter);
         assert_eq!(rules.of(&"text".into()), Rule::Max);
         assert_eq!(rules.priority, [Origin(2)]);
+    }
+
+    #[test]
+    fn a_family_is_made_and_lives_otherwise_later_and_takes_what_it_took() {
+        let made = applied(
+            r#"{"change": "set-family", "family": "meta", "columns": ["b", "a"], "prefix": "m_",
+                "time_to_live": 90000, "max_versions": 3}"#,
+        );
+        let made = made.unwrap();
+        let family = &made.options.families.list()[0];
+        assert_eq!(family.columns, ["a".into(), "b".into()]);
+        assert_eq!(family.time_to_live, FamilyTime::Seconds(90_000));
+        let again = |json: &str| {
+            let change: SchemaChange = serde_json::from_str(json).unwrap();
+            change.apply(&made, |_| None)
+        };
+        let later = r#"{"change": "set-family", "family": "meta", "time_to_live": -1}"#;
+        let later = again(later).unwrap().options.families.list()[0].clone();
+        assert_eq!((later.time_to_live, later.max_versions), (FamilyTime::Forever, Some(3)));
+        let same = r#"{"change": "set-family", "family": "meta", "columns": ["a", "b"]}"#;
+        assert_eq!(again(same).unwrap(), made);
+        for json in [
+            r#"{"change": "set-family", "family": "meta", "columns": ["a"]}"#,
+            r#"{"change": "set-family", "family": "meta", "prefix": ""}"#,
+            r#"{"change": "set-family", "family": "more", "columns": ["a"]}"#,
+            r#"{"change": "set-family", "family": "more", "prefix": "m_x"}"#,
+            r#"{"change": "set-family", "family": "more"}"#,
+            r#"{"change": "set-family", "family": "rest", "columns": ["c"]}"#,
+            r#"{"change": "set-family", "family": "more", "columns": ["id"]}"#,
+            r#"{"change": "set-family", "family": "more", "columns": ["c", "c"]}"#,
+            r#"{"change": "set-family", "family": "meta", "time_to_live": 60}"#,
+            r#"{"change": "set-family", "family": "meta", "time_to_live": -2}"#,
+        ] {
+            assert!(again(json).is_err(), "{json}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::capacity::key_size;
 use crate::change::{CellChange, CellWrite, Condition, Existence, Returned, RowAction, ShownCell};
 use crate::check::CheckedChange;
 use crate::error::{Kind, Outcome};
+use crate::expiry::Expiry;
 use crate::filter;
 use crate::hlc::Stamp;
 use crate::ids::Timestamp;
@@ -46,7 +47,7 @@ pub struct ApplyContext<'a> {
     /// What the delta holds.
     pub granularity: Granularity,
     /// What the partition has logged as expired.
-    pub expiry: Option<Trim>,
+    pub expiry: &'a [Expiry],
 }
 
 /// What a change made.
@@ -212,11 +213,16 @@ fn put_delta(context: &ApplyContext<'_>, cells: &[CellWrite]) -> Row {
             column.set(written(stamp, write));
         }
     }
-    let versions = context.schema.options.max_versions.max(1) as usize;
     for column in &mut columns {
-        column.cells.truncate(versions);
+        column.cells.truncate(versions_kept(context, &column.name));
     }
     Row { tombstone: Some(stamp), marker: Some(stamp), columns }
+}
+
+/// How many versions of a column the table keeps.
+fn versions_kept(context: &ApplyContext<'_>, column: &Text) -> usize {
+    let options = &context.schema.options;
+    options.max_versions_of(options.families.of(column)) as usize
 }
 
 /// A cell without a timestamp takes its stamp's; no second clock is read.
@@ -244,8 +250,8 @@ fn taken_in(context: &ApplyContext<'_>, row: Option<&Row>, mut delta: Row) -> (R
     let mut after = row.cloned().unwrap_or_default();
     after.merge(&delta);
     trim(context, &mut delta, &mut after);
-    if let Some(expiry) = &context.expiry {
-        after.expire(&expiry.of_whole_buckets());
+    for expiry in context.expiry {
+        after.expire(&expiry.of_whole_buckets(), &context.schema.options.families);
     }
     (delta, after)
 }
@@ -308,8 +314,8 @@ fn incremented(
 
 /// Adds to the delta, and does to the row after it, the trims of the columns that it touches.
 fn trim(context: &ApplyContext<'_>, delta: &mut Row, after: &mut Row) {
-    let versions = context.schema.options.max_versions.max(1) as usize;
     for touched in &mut delta.columns {
+        let versions = versions_kept(context, &touched.name);
         let Some(below) = oldest_kept(after, &touched.name, versions) else { continue };
         let trim = Trim { below, stamp: context.stamp };
         touched.trim(trim);

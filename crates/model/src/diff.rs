@@ -10,9 +10,11 @@
 //! side does not yet hold everything below that horizon, such a forgotten kill could explain a
 //! missing register: then `lagging` says that it cannot tell.
 
+use crate::expiry::Expiry;
+use crate::family::Families;
 use crate::hlc::{Hlc, Stamp};
 use crate::ids::{Origin, Timestamp};
-use crate::row::{Row, Trim};
+use crate::row::Row;
 use crate::value::{Text, Value};
 
 /// How the second side stands to the first.
@@ -83,7 +85,9 @@ pub struct Knowledge<'a> {
     /// Kills below it may be forgotten.
     pub floor: Hlc,
     /// What is logged as expired.
-    pub expiry: &'a [Trim],
+    pub expiry: &'a [Expiry],
+    /// The families of the table.
+    pub families: &'a Families,
 }
 
 /// What [`lagging`] found.
@@ -183,8 +187,8 @@ pub fn plain(first: &Row, second: &Row) -> Vec<CellDiff> {
 pub fn lagging(first: (&Row, Knowledge<'_>), second: (&Row, Knowledge<'_>)) -> Found {
     let expired = |row: &Row| {
         let mut row = row.clone();
-        for trim in first.1.expiry.iter().chain(second.1.expiry) {
-            row.expire(trim);
+        for side in [&first.1, &second.1] {
+            side.expiry.iter().for_each(|expiry| row.expire(expiry, side.families));
         }
         row
     };

@@ -1,9 +1,10 @@
 //! What was committed: one entry of a partition's change log.
 
+use crate::expiry::Expiry;
 use crate::hlc::Stamp;
 use crate::ids::{Epoch, Lsn, SchemaNumber};
 use crate::key::EncodedKey;
-use crate::row::{Row, Trim};
+use crate::row::Row;
 use crate::schema::Schema;
 
 /// An entry of the change log. It holds results, never conditions.
@@ -34,7 +35,7 @@ pub enum EntryBody {
     /// The table's schema, from here on.
     Schema(Schema),
     /// Cells of all rows of the partition that had expired.
-    Expiry(Trim),
+    Expiry(Expiry),
 }
 
 /// What changed in one row.

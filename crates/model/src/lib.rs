@@ -28,6 +28,8 @@ pub mod conflict;
 pub mod diff;
 pub mod entry;
 pub mod error;
+pub mod expiry;
+pub mod family;
 pub mod filter;
 pub mod hlc;
 pub mod ids;

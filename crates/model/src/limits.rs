@@ -20,6 +20,10 @@ pub const WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const DEFINED_COLUMNS_MAX: usize = 32;
 /// Columns of a table that have a conflict rule of their own.
 pub const RULES_MAX: usize = 1024;
+/// Families of a table, ever made.
+pub const FAMILIES_MAX: usize = 32;
+/// Columns that a family takes by name.
+pub const FAMILY_COLUMNS_MAX: usize = 64;
 /// Regions that have a priority in conflicts: as many as a table has replicas.
 pub const PRIORITY_REGIONS_MAX: usize = 10;
 /// Rows of one BatchGetRow.

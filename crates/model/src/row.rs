@@ -83,7 +83,7 @@ impl Trim {
         cell.timestamp < self.below && cell.stamp <= self.stamp
     }
 
-    fn covers(&self, other: &Trim) -> bool {
+    pub(crate) fn covers(&self, other: &Trim) -> bool {
         self.below >= other.below && self.stamp >= other.stamp
     }
 }
@@ -239,24 +239,6 @@ impl Row {
         }
         for column in &mut self.columns {
             column.settle(tombstone);
-        }
-        self.columns.retain(|column| !column.is_bare());
-    }
-
-    /// Removes the cells and the marker that an expiry of the whole partition covers.
-    ///
-    /// An expiry is a trim over every column; the marker counts as a cell whose timestamp is its
-    /// moment.
-    pub fn expire(&mut self, expiry: &Trim) {
-        if let Some(marker) = self.marker
-            && marker.hlc.timestamp() < expiry.below
-            && marker <= expiry.stamp
-        {
-            self.marker = None;
-        }
-        for column in &mut self.columns {
-            column.cells.retain(|cell| !expiry.kills(cell));
-            column.change_shares(|shares| shares.expire(expiry));
         }
         self.columns.retain(|column| !column.is_bare());
     }

@@ -1,5 +1,6 @@
 //! What a table is: key columns, defined columns, options; numbered, because it changes.
 
+use crate::family::Families;
 use crate::ids::SchemaNumber;
 use crate::key::KeyKind;
 use crate::rule::ConflictRules;
@@ -39,6 +40,8 @@ pub struct TableOptions {
     /// How conflicts are decided, where several regions write column by column. `None`: no rule
     /// was ever set; once there are rules, rows may hold what was written under them.
     pub rules: Option<ConflictRules>,
+    /// Groups of columns that live and are kept otherwise.
+    pub families: Families,
     /// The table is dropped: this is its last schema, and clients see no table from here on.
     pub is_dropped: bool,
 }
@@ -51,6 +54,7 @@ impl Default for TableOptions {
             deviation_seconds: 86_400,
             allow_update: true,
             rules: None,
+            families: Families::default(),
             is_dropped: false,
         }
     }

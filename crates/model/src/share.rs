@@ -151,11 +151,6 @@ impl Shares {
         });
     }
 
-    /// Removes what an expiry covers.
-    pub fn expire(&mut self, expiry: &Trim) {
-        self.list.retain(|share| !share.is_expired(expiry));
-    }
-
     /// Forgets what was replaced by writes below the horizon.
     pub fn purge(&mut self, horizon: Hlc) {
         self.seen.retain(|seen| seen.by.hlc >= horizon);

@@ -1,11 +1,14 @@
 //! What of a row lives at a moment: not deleted, not expired, within the versions of the table.
 //!
 //! Expiry is judged by the clock that is handed in, and by what the partition has logged as
-//! expired: a longer time to live does not bring back what had expired.
+//! expired: a longer time to live does not bring back what had expired. Both are a column's, by its
+//! family.
 
 use std::borrow::Cow;
 
 use crate::change::Projection;
+use crate::expiry::{Expiry, farthest};
+use crate::family::{Families, FamilyNumber};
 use crate::filter::FilterCells;
 use crate::hlc::Stamp;
 use crate::ids::Timestamp;
@@ -16,11 +19,21 @@ use crate::share::Share;
 use crate::value::{Text, Value};
 
 /// Under which rules a row is looked at. Made once per request, used for every row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
+    /// Of columns that no family takes, and of markers.
+    plain: Limits,
+    families: Families,
+    /// Of each family.
+    of_families: Vec<Limits>,
+}
+
+/// What of one column lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
     /// Versions below it have outlived the time to live.
     pub alive_from: Timestamp,
-    /// Versions of one column that the table shows, at least 1.
+    /// Versions that the table shows, at least 1.
     pub max_versions: u32,
     /// What the partition has logged as expired.
     pub expiry: Option<Trim>,
@@ -28,16 +41,27 @@ pub struct View {
 
 impl View {
     /// The rules of a table at a moment.
-    pub fn new(options: &TableOptions, now_millis: i64, expiry: Option<Trim>) -> View {
-        let alive_from = match options.time_to_live_seconds {
-            Some(seconds) => now_millis.saturating_sub(i64::from(seconds) * 1000),
-            None => i64::MIN,
+    pub fn new(options: &TableOptions, now_millis: i64, expiry: &[Expiry]) -> View {
+        let limits = |number: FamilyNumber| Limits {
+            alive_from: Timestamp(match options.time_to_live_of(number) {
+                Some(seconds) => now_millis.saturating_sub(i64::from(seconds) * 1000),
+                None => i64::MIN,
+            }),
+            max_versions: options.max_versions_of(number),
+            expiry: farthest(expiry, number),
         };
         View {
-            alive_from: Timestamp(alive_from),
-            max_versions: options.max_versions.max(1),
-            expiry,
+            plain: limits(FamilyNumber::NONE),
+            families: options.families.clone(),
+            of_families: options.families.numbers().skip(1).map(limits).collect(),
         }
+    }
+
+    /// What of a column of that name lives.
+    pub fn of(&self, column: &Text) -> &Limits {
+        let number = usize::from(self.families.of(column).0);
+        let own = number.checked_sub(1).and_then(|place| self.of_families.get(place));
+        own.unwrap_or(&self.plain)
     }
 
     /// The live versions of a column, newest first, as many as the table keeps. A column with
@@ -46,29 +70,42 @@ impl View {
         &self,
         column: &'a Column,
     ) -> impl Iterator<Item = Cow<'a, Cell>> + use<'a> {
-        let view = *self;
-        let plain = column.cells.iter().filter(move |cell| view.lives(cell));
+        let limits = *self.of(&column.name);
+        let plain = column.cells.iter().filter(move |cell| limits.lives(cell));
         let shares = column.shares.as_deref();
         let face =
-            shares.and_then(|shares| shares.face(plain.clone(), |share| view.share_lives(share)));
-        let plain_max = if face.is_some() { 0 } else { self.max_versions as usize };
+            shares.and_then(|shares| shares.face(plain.clone(), |share| limits.share_lives(share)));
+        let plain_max = if face.is_some() { 0 } else { limits.max_versions as usize };
         face.map(Cow::Owned).into_iter().chain(plain.take(plain_max).map(Cow::Borrowed))
     }
 
     /// Whether a row exists: its marker or a cell lives.
     pub fn exists(&self, row: &Row) -> bool {
+        let column_lives = |column: &Column| {
+            let limits = self.of(&column.name);
+            column.cells.iter().any(|cell| limits.lives(cell))
+                || column.shares().iter().any(|share| limits.share_lives(share))
+        };
         row.marker.is_some_and(|marker| self.marker_lives(marker))
-            || row.columns.iter().any(|column| {
-                column.cells.iter().any(|cell| self.lives(cell))
-                    || column.shares().iter().any(|share| self.share_lives(share))
-            })
+            || row.columns.iter().any(column_lives)
     }
 
     /// Whether no version is too old to be shown.
     pub fn shows_all_ages(&self) -> bool {
-        self.alive_from == Timestamp(i64::MIN) && self.expiry.is_none()
+        let shows_all =
+            |limits: &Limits| limits.alive_from == Timestamp(i64::MIN) && limits.expiry.is_none();
+        shows_all(&self.plain) && self.of_families.iter().all(shows_all)
     }
 
+    /// The marker is a cell of no family whose timestamp is its moment.
+    pub(crate) fn marker_lives(&self, marker: Stamp) -> bool {
+        let timestamp = marker.hlc.timestamp();
+        let expired = |expiry: Trim| timestamp < expiry.below && marker <= expiry.stamp;
+        timestamp >= self.plain.alive_from && !self.plain.expiry.is_some_and(expired)
+    }
+}
+
+impl Limits {
     pub(crate) fn lives(&self, cell: &Cell) -> bool {
         cell.value.is_some()
             && cell.timestamp >= self.alive_from
@@ -79,13 +116,6 @@ impl View {
     pub(crate) fn share_lives(&self, share: &Share) -> bool {
         share.stamp.hlc.timestamp() >= self.alive_from
             && !self.expiry.is_some_and(|expiry| share.is_expired(&expiry))
-    }
-
-    /// The marker is a cell whose timestamp is its moment.
-    pub(crate) fn marker_lives(&self, marker: Stamp) -> bool {
-        let timestamp = marker.hlc.timestamp();
-        let expired = |expiry: Trim| timestamp < expiry.below && marker <= expiry.stamp;
-        timestamp >= self.alive_from && !self.expiry.is_some_and(expired)
     }
 }
 

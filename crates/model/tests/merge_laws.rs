@@ -5,10 +5,14 @@
 //! timestamps and moments, so that changes collide. `PROPTEST_CASES` sets the number of cases,
 //! `LAW_SEED` the first seed; a failure names the seed of its case.
 
+use std::collections::VecDeque;
+
 use isthmus_model::apply::{ApplyContext, Granularity, Refusal, apply, needs_row};
 use isthmus_model::capacity::WriteSize;
 use isthmus_model::change::{CellChange, CellWrite, Condition, Existence, Returned, RowAction};
 use isthmus_model::check::{CheckedChange, CheckedKey};
+use isthmus_model::expiry::{Expiry, add_expiry};
+use isthmus_model::family::{Families, Family, FamilySet, FamilyTime};
 use isthmus_model::hlc::{Hlc, HlcClock, Stamp};
 use isthmus_model::ids::{Origin, SchemaNumber, Timestamp};
 use isthmus_model::key::{KeyKind, KeyValue, PrimaryKey};
@@ -98,7 +102,7 @@ fn schema(number: u64, max_versions: u32, time_to_live_seconds: Option<u32>) -> 
 #[derive(Clone, Debug, PartialEq)]
 struct State {
     row: Row,
-    expiries: Vec<Trim>,
+    expiries: Vec<Expiry>,
     schema: Schema,
 }
 
@@ -110,11 +114,11 @@ impl State {
     fn merged(mut self, other: &State) -> State {
         self.row.merge(&other.row);
         for expiry in &other.expiries {
-            add_trim(&mut self.expiries, *expiry);
+            add_expiry(&mut self.expiries, *expiry);
         }
         // What is known to have expired goes after every merge.
         for expiry in &self.expiries {
-            self.row.expire(expiry);
+            self.row.expire(expiry, &families());
         }
         self.schema = self.schema.newer_of(other.schema.clone());
         self
@@ -125,7 +129,10 @@ impl State {
 fn any_change(chance: &mut Chance, names: &Names, stamp: Stamp) -> State {
     let mut state = State::empty();
     match chance.below(12) {
-        0 => state.expiries.push(Trim { below: Timestamp(chance.below(7) as i64), stamp }),
+        0 => state.expiries.push(Expiry {
+            trim: Trim { below: Timestamp(chance.below(7) as i64), stamp },
+            spared: FamilySet(if chance.one_in(2) { 0 } else { chance.next() & 7 }),
+        }),
         1 => state.schema = schema(1 + stamp.hlc.0, 1, None),
         _ => state.row = any_delta(chance, names, stamp),
     }
@@ -220,7 +227,7 @@ fn merge_is_commutative_associative_and_idempotent() {
 #[derive(Clone)]
 enum Entry {
     Row(Stamp, Row),
-    Expiry(Trim),
+    Expiry(Expiry),
     Schema(Stamp, Schema),
 }
 
@@ -228,8 +235,10 @@ struct Region {
     origin: Origin,
     clock: HlcClock,
     row: Row,
-    expiry: Option<Trim>,
+    expiry: Vec<Expiry>,
     schema: Schema,
+    /// Entries of the base that have not come yet: those of one region come in their order.
+    ordered: VecDeque<Entry>,
     /// Entries of other regions that have not come yet.
     inbox: Vec<Entry>,
 }
@@ -242,24 +251,18 @@ impl Region {
     fn take(&mut self, entry: &Entry, wall: i64) {
         let seen = match entry {
             Entry::Row(stamp, _) | Entry::Schema(stamp, _) => *stamp,
-            Entry::Expiry(trim) => trim.stamp,
+            Entry::Expiry(expiry) => expiry.trim.stamp,
         };
         self.clock.observe(seen.hlc, wall, i64::MAX).expect("every skew is allowed here");
         match entry {
             Entry::Row(_, delta) => self.row.merge(delta),
-            Entry::Expiry(trim) => {
-                // The base makes each one later and higher than the one before.
-                let known = self.expiry.is_some_and(|known| known.stamp >= trim.stamp);
-                if !known {
-                    self.expiry = Some(*trim);
-                }
-            }
+            Entry::Expiry(expiry) => add_expiry(&mut self.expiry, *expiry),
             Entry::Schema(_, schema) => {
                 self.schema = self.schema.clone().newer_of(schema.clone());
             }
         }
-        if let Some(expiry) = &self.expiry {
-            self.row.expire(expiry);
+        for expiry in &self.expiry {
+            self.row.expire(expiry, &self.schema.options.families);
         }
     }
 }
@@ -342,7 +345,7 @@ fn client_writes(
         stamp,
         now_millis: wall,
         granularity,
-        expiry: region.expiry,
+        expiry: &region.expiry,
     };
     let row = needs_row(&change, granularity).then_some(&region.row);
     let applied = match apply(&context, row, &key, &change) {
@@ -358,11 +361,14 @@ fn client_writes(
     let before = region.row.clone();
     region.take(&Entry::Row(stamp, applied.delta.clone()), wall);
     assert_eq!(applied.after, region.row, "{change:?} on {before:?}");
-    let view = View::new(&region.schema.options, wall, region.expiry);
+    let view = View::new(&region.schema.options, wall, &region.expiry);
     for column in &region.row.columns {
         let live = column.cells.iter().filter(|cell| cell.value.is_some()).count();
         let touched = applied.delta.column(column.name.as_bytes()).is_some();
-        assert!(!touched || live <= view.max_versions as usize, "{change:?} leaves {column:?}");
+        assert!(
+            !touched || live <= view.of(&column.name).max_versions as usize,
+            "{change:?} leaves {column:?}"
+        );
     }
     Some(Entry::Row(stamp, applied.delta))
 }
@@ -374,6 +380,40 @@ fn any_rules(chance: &mut Chance) -> ConflictRules {
     ConflictRules { default: Rule::LastWriter, columns, priority: vec![Origin(2), Origin(3)] }
 }
 
+/// The families after a change of the schema: one more, or one that lives otherwise than before.
+fn any_families(chance: &mut Chance, before: &Families) -> Families {
+    let mut list = before.list().to_vec();
+    let columns = &COLUMNS[list.len().min(COLUMNS.len() - 1)..][..1];
+    if list.len() < 2 && chance.one_in(2) {
+        list.push(Family {
+            name: Text::from(format!("f{}", list.len())),
+            columns: columns.iter().map(|name| Text::from(*name)).collect(),
+            prefix: None,
+            time_to_live: FamilyTime::AsTable,
+            max_versions: None,
+        });
+    }
+    for family in &mut list {
+        let seconds = 1 + chance.below(3) as u32;
+        let times = [FamilyTime::AsTable, FamilyTime::Forever, FamilyTime::Seconds(seconds)];
+        family.time_to_live = times[chance.below(times.len())];
+        family.max_versions = chance.one_in(2).then_some(seconds);
+    }
+    Families::new(list)
+}
+
+/// Families of the arbitrary deltas.
+fn families() -> Families {
+    let family = |name: &&str| Family {
+        name: Text::from(*name),
+        columns: vec![Text::from(*name)],
+        prefix: None,
+        time_to_live: FamilyTime::Forever,
+        max_versions: None,
+    };
+    Families::new(COLUMNS.iter().take(2).map(family).collect())
+}
+
 /// What the base region logs besides rows.
 fn base_writes(region: &mut Region, chance: &mut Chance, wall: i64) -> Option<Entry> {
     let stamp = region.stamp(wall);
@@ -383,19 +423,30 @@ fn base_writes(region: &mut Region, chance: &mut Chance, wall: i64) -> Option<En
         let time_to_live = chance.one_in(2).then_some(1 + chance.below(2) as u32);
         let mut schema = schema(next, max_versions, time_to_live);
         schema.options.rules = Some(any_rules(chance));
+        schema.options.families = any_families(chance, &region.schema.options.families);
         Entry::Schema(stamp, schema)
     } else {
-        let below = Timestamp(wall - 3 + chance.below(4) as i64);
-        if region.expiry.is_some_and(|known| known.below >= below) {
-            return None;
-        }
-        Entry::Expiry(Trim { below, stamp })
+        let trim = Trim { below: Timestamp(wall - 3 + chance.below(4) as i64), stamp };
+        let options = &region.schema.options;
+        let own = options.families.with_own_time();
+        let numbers: Vec<_> = options.families.numbers().filter(|one| own.has(*one)).collect();
+        // Of the table and what lives as it says, or of one family.
+        let spared = match chance.below(numbers.len() + 1) {
+            0 => own,
+            place => FamilySet::of(numbers[place - 1]).others(),
+        };
+        Entry::Expiry(Expiry { trim, spared })
     };
     region.take(&entry, wall);
     Some(entry)
 }
 
 fn deliver(region: &mut Region, chance: &mut Chance, wall: i64) {
+    if (region.inbox.is_empty() || chance.one_in(2))
+        && let Some(entry) = region.ordered.pop_front()
+    {
+        return region.take(&entry, wall);
+    }
     if region.inbox.is_empty() {
         return;
     }
@@ -427,8 +478,9 @@ fn regions_that_have_seen_the_same_entries_hold_the_same_rows() {
                 origin: Origin(number),
                 clock: HlcClock::default(),
                 row: Row::default(),
-                expiry: None,
+                expiry: Vec::new(),
                 schema: schema.clone(),
+                ordered: VecDeque::new(),
                 inbox: Vec::new(),
             })
             .collect();
@@ -449,13 +501,15 @@ fn regions_that_have_seen_the_same_entries_hold_the_same_rows() {
             };
             let Some(entry) = entry else { continue };
             for (to, other) in regions.iter_mut().enumerate() {
-                if to != at {
-                    other.inbox.push(entry.clone());
+                match &entry {
+                    _ if to == at => {}
+                    Entry::Row(..) => other.inbox.push(entry.clone()),
+                    Entry::Expiry(_) | Entry::Schema(..) => other.ordered.push_back(entry.clone()),
                 }
             }
         }
         for region in &mut regions {
-            while !region.inbox.is_empty() {
+            while !region.inbox.is_empty() || !region.ordered.is_empty() {
                 deliver(region, chance, wall);
             }
         }

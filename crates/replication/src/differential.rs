@@ -16,7 +16,8 @@ use prost::Message;
 
 use crate::error::ReplicationError;
 use crate::frame::{
-    CopyOffer, CopyWant, Counts, Floors, OfferedLane, OfferedLanes, WantedRange, WantedRanges,
+    CopyOffer, CopyWant, Counts, ExpiredBefore, Floors, OfferedLane, OfferedLanes, WantedRange,
+    WantedRanges,
 };
 use crate::limits::{CHUNK_BYTES_MAX, OFFER_LEAVES_MAX, WANT_ROWS_MAX};
 use crate::pack::{Method, pack, unpack};
@@ -46,8 +47,9 @@ type Interval = (Vec<u8>, Option<Vec<u8>>);
 pub(crate) fn counts(rules: &Rules) -> Counts {
     Counts {
         time_lanes: rules.time_lanes,
-        base: rules.base.iter().map(crate::ship::copy::expired_before).collect(),
+        base: rules.base.iter().map(ExpiredBefore::of).collect(),
         floors: Some(Floors { time: rules.time_floor, kills: rules.kills_floor }),
+        families: rules.families,
     }
 }
 
@@ -352,7 +354,8 @@ pub(crate) fn answer(
     room: usize,
 ) -> Result<(CopyWant, Remembered), ReplicationError> {
     let ours = counts(view.rules());
-    if ours.time_lanes != theirs.time_lanes || ours.base != theirs.base {
+    let measured = |counts: &Counts| (counts.time_lanes, counts.base.clone(), counts.families);
+    if measured(&ours) != measured(theirs) {
         return Ok(want_all(offer));
     }
     let floors = greater(&ours.floors, &theirs.floors);

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use isthmus_model::change::{Direction, Filter, Projection};
 use isthmus_model::entry::{Entry, EntryBody, RowDelta};
+use isthmus_model::family::{Families, NO_FAMILY};
 use isthmus_model::hlc::Stamp;
 use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_model::key::{EncodedKey, PrimaryKey};
@@ -36,6 +37,8 @@ pub struct Extract {
     pub end: Option<EncodedKey>,
     /// Columns; `None`: all.
     pub columns: Option<BTreeSet<Text>>,
+    /// Families by name, `rest` for the columns that none takes; `None`: all.
+    pub families: Option<BTreeSet<Text>>,
     /// Rows that pass.
     pub filter: Option<Filter>,
     /// What is there when it begins is left out.
@@ -51,6 +54,7 @@ impl Extract {
         self.start == EncodedKey::default()
             && self.end.is_none()
             && self.columns.is_none()
+            && self.families.is_none()
             && self.filter.is_none()
     }
 
@@ -58,10 +62,17 @@ impl Extract {
         *key >= self.start && self.end.as_ref().is_none_or(|end| key < end)
     }
 
-    /// What of a row or of its change is taken.
-    fn cut(&self, mut row: Row) -> Row {
+    /// What of a row or of its change is taken. A column that gets a family later was one of the
+    /// rest before.
+    fn cut(&self, mut row: Row, families: &Families) -> Row {
         if let Some(columns) = &self.columns {
             row.columns.retain(|column| columns.contains(&column.name));
+        }
+        if let Some(taken) = &self.families {
+            row.columns.retain(|column| {
+                let family = families.get(families.of(&column.name));
+                taken.contains(family.map_or(NO_FAMILY.as_bytes(), |one| one.name.as_bytes()))
+            });
         }
         row
     }
@@ -86,7 +97,7 @@ impl Extract {
             if !judge.passes(&key, &row) {
                 continue;
             }
-            let row = encode_row(&self.cut(row));
+            let row = encode_row(&self.cut(row, &snapshot.schema().options.families));
             bytes += key.0.len() + row.len();
             rows.rows.push(CopiedRow { key: key.0, row });
         }
@@ -110,12 +121,14 @@ impl Extract {
         if self.filter.is_some() {
             self.judge_rows(table, &mut entries, now_millis)?;
         }
+        let schema = table.schema();
+        let families = &schema.options.families;
         let mut taken = RecordBuilder::new(after.next());
         for mut entry in entries {
             if let EntryBody::Rows(deltas) = &mut entry.body {
                 deltas.retain(|delta| self.takes_key(&delta.key));
                 for delta in deltas.iter_mut() {
-                    delta.delta = self.cut(std::mem::take(&mut delta.delta));
+                    delta.delta = self.cut(std::mem::take(&mut delta.delta), families);
                 }
                 deltas.retain(|delta| !delta.delta.is_bare());
                 if deltas.is_empty() {
@@ -194,10 +207,10 @@ struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     fn new(extract: &Extract, snapshot: &'a TableSnapshot, now_millis: i64) -> Judge<'a> {
-        let expiry = snapshot.expiry().first().copied();
+        let options = &snapshot.schema().options;
         Judge {
             snapshot,
-            view: View::new(&snapshot.schema().options, now_millis, expiry),
+            view: View::new(options, now_millis, snapshot.expiry()),
             projection: extract
                 .filter
                 .clone()

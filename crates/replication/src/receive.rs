@@ -14,10 +14,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_model::entry::Entry;
 use isthmus_model::error::Kind;
-use isthmus_model::hlc::{Hlc, Stamp};
-use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, Timestamp};
+use isthmus_model::expiry::Expiry;
+use isthmus_model::hlc::Hlc;
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::Trim;
 use isthmus_model::schema::Schema;
 use isthmus_store::codec::row::decode_row;
 use isthmus_store::digest::{DigestState, Rules};
@@ -99,7 +99,7 @@ struct Copying {
     next_key: Bytes,
     epoch: Epoch,
     vector: Vec<(Origin, Hlc)>,
-    expiry: Vec<Trim>,
+    expiry: Vec<Expiry>,
     schema: Schema,
     /// What the origin's digest counts; `None`: an older origin, which offers nothing.
     counts: Option<Counts>,
@@ -522,7 +522,7 @@ impl Inbound {
             .map_err(|_| ReplicationError::Damaged("the table of a copy is damaged"))?;
         let vector = begin.vector.iter();
         let vector = vector.map(|mark| (Origin(mark.origin as u8), Hlc(mark.hlc))).collect();
-        let expiry = begin.expiry.iter().map(expired).collect();
+        let expiry = begin.expiry.iter().filter_map(ExpiredBefore::expiry).collect();
         self.assignments.copies(origin, partition)?;
         if let Some(receiving) = self.links.get_mut(&partition) {
             receiving.copy = Some(Copying {
@@ -815,17 +815,13 @@ fn unless_refused(mut pending: Pending<()>) -> Result<Option<Pending<()>>, Store
     }
 }
 
-fn expired(trim: &ExpiredBefore) -> Trim {
-    let stamp = Stamp { hlc: Hlc(trim.hlc), origin: Origin(trim.origin as u8) };
-    Trim { below: Timestamp(trim.below), stamp }
-}
-
 fn rules(counts: &Counts) -> Rules {
     Rules {
         time_lanes: counts.time_lanes,
-        base: counts.base.iter().map(expired).collect(),
+        base: counts.base.iter().filter_map(ExpiredBefore::expiry).collect(),
         time_floor: counts.floors.as_ref().map_or(i64::MIN, |floors| floors.time),
         kills_floor: counts.floors.as_ref().map_or(0, |floors| floors.kills),
+        families: counts.families,
     }
 }
 

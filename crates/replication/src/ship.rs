@@ -402,11 +402,14 @@ impl Outbound {
                     None
                 }
             };
-            self.note_state(partition);
+            let has_moved = self.note_state(partition);
+            if frame.is_some() || has_moved {
+                // Also a link that found its entries trimmed has something else to do now.
+                self.wake(partition);
+            }
             if let Some(mut frame) = frame {
                 self.count_sent(partition, &frame);
                 self.follow(partition, &mut frame);
-                self.wake(partition);
                 return Some(frame);
             }
         }
@@ -581,13 +584,15 @@ impl Outbound {
         }
     }
 
-    fn note_state(&mut self, partition: PartitionId) {
-        let Some(shipping) = self.links.get_mut(&partition) else { return };
+    /// Takes note of the state of a link; gives whether it has come into another one.
+    fn note_state(&mut self, partition: PartitionId) -> bool {
+        let Some(shipping) = self.links.get_mut(&partition) else { return false };
         let now = (shipping.link.state(), shipping.link.reason().to_owned());
         if now.0 == State::Following {
             shipping.progress = None;
         }
-        if shipping.reported.0 != now.0 {
+        let has_moved = shipping.reported.0 != now.0;
+        if has_moved {
             shipping.since_millis = self.shared.clock.wall_millis();
             if self.changes.len() >= CHANGES_KEPT_MAX {
                 self.changes.pop_front();
@@ -607,6 +612,7 @@ impl Outbound {
             }
         }
         shipping.reported = now;
+        has_moved
     }
 
     fn work(&mut self, partition: PartitionId) -> Result<Option<Frame>, ReplicationError> {

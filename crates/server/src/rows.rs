@@ -224,7 +224,7 @@ impl Rows {
     }
 
     fn view(&self, table: &Table) -> View {
-        View::new(&table.schema().options, self.now(), table.expiry())
+        table.view(self.now())
     }
 
     fn now(&self) -> i64 {

@@ -20,6 +20,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::checkers::acked;
+use crate::families;
 use crate::node::Life;
 use crate::observer::Observer;
 use crate::options::{Nature, Scenario, TablePlan};
@@ -133,6 +134,9 @@ impl Clients {
             }));
             return format!("{} is dropped", table.name());
         }
+        let before = table.schema().options.families.clone();
+        let families = (self.drops && self.rng.random_range(0..3) == 0)
+            .then(|| families::change(&mut self.rng, &before));
         let versions = self.rng.random_range(1..4);
         let toggles = self.rng.random_range(0..3) == 0;
         let rules = self.rng.random::<bool>().then(|| self.rules());
@@ -146,6 +150,10 @@ impl Clients {
             match defined.iter().position(|known| known.name == column) {
                 Some(place) => drop(defined.remove(place)),
                 None => defined.push(DefinedColumn { name: column, kind: ValueKind::String }),
+            }
+            // What a family takes stays: one that was made meanwhile is not unmade.
+            if let Some(families) = families.filter(|_| schema.options.families == before) {
+                schema.options.families = families;
             }
             schema.options.max_versions = versions;
             if toggles {
@@ -319,15 +327,17 @@ impl Clients {
             1 => Value::Double(f64::from(place) / 3.0),
             _ => Value::String(mark.into()),
         };
+        let name = Text::from(format!("c{place}"));
         let timestamp =
-            (self.rng.random_range(0..3) == 0).then(|| self.timestamp(schema, wall_millis));
-        CellWrite { name: format!("c{place}").into(), value, timestamp }
+            (self.rng.random_range(0..3) == 0).then(|| self.timestamp(schema, &name, wall_millis));
+        CellWrite { name, value, timestamp }
     }
 
     /// One of few, so that versions meet; some are about to expire.
-    fn timestamp(&mut self, schema: &Schema, wall_millis: i64) -> Timestamp {
+    fn timestamp(&mut self, schema: &Schema, column: &Text, wall_millis: i64) -> Timestamp {
         let whole = wall_millis - wall_millis % 4000;
-        match schema.options.time_to_live_seconds {
+        let options = &schema.options;
+        match options.time_to_live_of(options.families.of(column)) {
             Some(seconds) if self.rng.random() => {
                 let oldest = wall_millis - i64::from(seconds) * 1000 + 2000;
                 Timestamp(oldest - oldest % 1000 + self.rng.random_range(0..8) * 1000)
@@ -339,11 +349,11 @@ impl Clients {
     fn steps(&mut self, schema: &Schema, mark: &str, wall_millis: i64) -> Vec<CellChange> {
         let mut steps = Vec::new();
         for place in 0..self.rng.random_range(1..4) {
-            let name = format!("c{place}").into();
+            let name = Text::from(format!("c{place}"));
             steps.push(match self.rng.random_range(0..8) {
                 0 => CellChange::DeleteColumn { name },
                 1 => {
-                    let timestamp = self.timestamp(schema, wall_millis);
+                    let timestamp = self.timestamp(schema, &name, wall_millis);
                     CellChange::DeleteVersion { name, timestamp }
                 }
                 2 | 3 => {

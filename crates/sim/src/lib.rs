@@ -13,6 +13,7 @@ mod checkers;
 mod clients;
 mod clock;
 mod disk;
+mod families;
 mod network;
 mod node;
 mod observer;

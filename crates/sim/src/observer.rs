@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_model::apply::Granularity;
 use isthmus_model::entry::{Entry, EntryBody};
+use isthmus_model::expiry::{Expiry, add_expiry};
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Lsn, Origin, PartitionId, SchemaNumber};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim};
+use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
 use isthmus_model::value::Value;
 use isthmus_store::codec::row::decode_row;
@@ -19,6 +20,7 @@ use isthmus_store::keys::partition::PartitionState;
 use isthmus_store::{TableSpec, Writers};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::checkers::registers::Expired;
 use crate::checkers::{Violation, dropped, order, prefix, replay, stamps};
 use crate::roles::origin_of;
 
@@ -27,7 +29,7 @@ use crate::roles::origin_of;
 pub(crate) struct Known {
     pub(crate) entry: Entry,
     pub(crate) granularity: Granularity,
-    pub(crate) expiry: Option<Trim>,
+    pub(crate) expiry: Vec<Expiry>,
     /// The schema that it was judged under.
     pub(crate) schema: Option<Schema>,
     /// Its rows as they were before it.
@@ -63,6 +65,12 @@ pub(crate) struct PartitionView {
 }
 
 impl PartitionView {
+    /// What has expired here.
+    pub(crate) fn expired(&self) -> Expired<'_> {
+        let families = &self.spec.schema.options.families;
+        Expired { list: &self.state.expiry, families }
+    }
+
     /// The rows that were written.
     pub(crate) fn stored(&self) -> &BTreeMap<EncodedKey, Row> {
         &self.stored
@@ -108,6 +116,8 @@ pub(crate) struct Observer {
     states: BTreeMap<(PartitionId, Lsn), u64>,
     /// What all durable entries give together.
     pub(crate) truth: BTreeMap<PartitionId, BTreeMap<EncodedKey, Row>>,
+    /// Where logs ended that are removed.
+    removed: BTreeMap<(usize, PartitionId), Lsn>,
     /// Marks of changes that were refused for certain.
     refused: BTreeSet<String>,
     violation: Option<Violation>,
@@ -125,6 +135,7 @@ impl Observer {
             schemas: BTreeMap::new(),
             states: BTreeMap::new(),
             truth: BTreeMap::new(),
+            removed: BTreeMap::new(),
             refused: BTreeSet::new(),
             violation: None,
             notes: Vec::new(),
@@ -177,9 +188,11 @@ impl Observer {
         self.states.get(&(partition, lsn)).copied()
     }
 
-    /// The end of a node's log.
+    /// The end of a node's log, also of a dropped table that it has removed.
     pub(crate) fn durable_lsn(&self, node: usize, partition: PartitionId) -> Lsn {
-        self.view(node, partition).map_or(Lsn(0), |view| view.state.lsn)
+        let removed = || self.removed.get(&(node, partition)).copied();
+        let here = self.view(node, partition).map(|view| view.state.lsn);
+        here.or_else(removed).unwrap_or_default()
     }
 
     /// Whether a stamp was not used before.
@@ -275,6 +288,7 @@ impl Observer {
             };
             if moved.removed {
                 dropped::check_removal(self, node, &view)?;
+                self.removed.insert((node, partition), view.state.lsn);
                 continue;
             }
             let taken = self.take_moved(node, &mut view, &mut moved);
@@ -299,7 +313,6 @@ impl Observer {
         }
         order::check(self, node, view, moved)?;
         dropped::check(node, view, moved)?;
-        let expiry = moved.state.as_ref().unwrap_or(&view.state).expiry.clone();
         for entry in &moved.entries {
             stamps::check(self, node, view, entry)?;
             if entry.stamp.origin == origin_of(node) {
@@ -309,7 +322,7 @@ impl Observer {
             }
             take_entry(view, entry);
             if entry.stamp.origin == origin_of(node) && !view.spec.writers.are_many() {
-                let digest = prefix::digest(&view.shadow, &view.state);
+                let digest = prefix::digest(&view.shadow, view.expired());
                 self.states.insert((view.spec.partition, entry.lsn), digest);
             }
         }
@@ -330,7 +343,7 @@ impl Observer {
         for key in touched {
             let shadow = view.shadow.get(&key).cloned().unwrap_or_default();
             let stored = view.stored.get(&key).cloned().unwrap_or_default();
-            let next = replay::check(node, &key, shadow, &stored, &expiry, moved.copied)?;
+            let next = replay::check(node, &key, shadow, &stored, view.expired(), moved.copied)?;
             view.shadow.insert(key, next);
         }
         Ok(())
@@ -375,7 +388,7 @@ impl Observer {
         let known = Known {
             entry: entry.clone(),
             granularity,
-            expiry: view.state.expiry.first().copied(),
+            expiry: view.state.expiry.clone(),
             schema,
             before,
         };
@@ -447,10 +460,15 @@ fn take_entry(view: &mut PartitionView, entry: &Entry) {
             for row in rows {
                 let shadow = view.shadow.entry(row.key.clone()).or_default();
                 shadow.merge(&row.delta);
-                view.state.expiry.iter().for_each(|trim| shadow.expire(trim));
+                let list = &view.state.expiry;
+                let families = &view.spec.schema.options.families;
+                Expired { list, families }.remove_from(shadow);
             }
         }
-        EntryBody::Expiry(trim) => isthmus_model::row::add_trim(&mut view.state.expiry, *trim),
+        EntryBody::Expiry(expiry) => add_expiry(&mut view.state.expiry, *expiry),
+        EntryBody::Schema(schema) if schema.number > view.spec.schema.number => {
+            view.spec.schema = schema.clone();
+        }
         EntryBody::Schema(_) => {}
     }
 }

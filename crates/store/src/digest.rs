@@ -21,7 +21,7 @@ pub use view::{DigestView, ViewRow};
 
 pub(crate) use cache::{PartsCache, Tag};
 pub(crate) use live::{LiveDigest, Stamped};
-pub(crate) use rules::{Measure, kills_bucket, start_of_kills_bucket};
+pub(crate) use rules::{Measure, families_of, kills_bucket, start_of_kills_bucket};
 pub(crate) use upkeep::Checkpointing;
 
 /// How the digest of a partition stands.

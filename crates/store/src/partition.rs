@@ -13,16 +13,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use isthmus_digest::{Change, Hasher, Parts, changes_between};
 use isthmus_model::entry::Entry;
+use isthmus_model::expiry::{Expiry, add_expiry};
+use isthmus_model::family::FamilyNumber;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Lsn, Origin, PartitionId, TableId};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim, expiry_bucket};
+use isthmus_model::row::{Row, expiry_bucket};
 use isthmus_model::schema::Schema;
 use parking_lot::{Mutex, RwLock};
 
 use crate::codec::row::encode_row;
 use crate::digest::{
-    Checkpointing, LiveDigest, Measure, PartsCache, Rules, Stamped, Tag, kills_bucket,
+    Checkpointing, LiveDigest, Measure, PartsCache, Rules, Stamped, Tag, families_of, kills_bucket,
     start_of_kills_bucket,
 };
 use crate::engine::{BatchWrite, Space};
@@ -147,9 +149,9 @@ pub(crate) struct Sweep {
     /// Rows before it have been looked at.
     pub(crate) next: Option<EncodedKey>,
     /// What the running pass goes by.
-    pub(crate) goal: Option<(Option<Trim>, Hlc)>,
+    pub(crate) goal: Option<(Vec<Expiry>, Hlc)>,
     /// What the last whole pass went by, and when it ended, on the monotonic clock.
-    pub(crate) done: Option<((Option<Trim>, Hlc), std::time::Duration)>,
+    pub(crate) done: Option<((Vec<Expiry>, Hlc), std::time::Duration)>,
 }
 
 /// A horizon that has been passed once more. A counter's share says what its region has added
@@ -301,9 +303,10 @@ impl Partition {
     }
 
     /// How rows are measured under some rules.
-    pub(crate) fn measure<'a>(&'a self, rules: &'a Rules, spec: &TableSpec) -> Measure<'a> {
+    pub(crate) fn measure<'a>(&'a self, rules: &'a Rules, spec: &'a TableSpec) -> Measure<'a> {
         let may_hold_kills = spec.writers.are_many();
-        Measure { hasher: &self.digest.hasher, rules, may_hold_kills }
+        let families = &spec.schema.options.families;
+        Measure { hasher: &self.digest.hasher, rules, families, may_hold_kills }
     }
 
     /// Takes all that waits as a group.
@@ -538,7 +541,9 @@ impl Inner {
     fn measure_row(&self, key: &EncodedKey, row: &Row, value: &Bytes) -> Parts {
         let Some(hasher) = &self.hasher else { return Parts::new() };
         let may_hold_kills = self.spec.writers.are_many();
-        Measure { hasher, rules: &self.state.rules, may_hold_kills }.of_row(&key.0, row, value)
+        let families = &self.schema.options.families;
+        let rules = &self.state.rules;
+        Measure { hasher, rules, families, may_hold_kills }.of_row(&key.0, row, value)
     }
 
     /// What of a row is in the digest, if the overlay tells, or else by the row as it is known to
@@ -576,14 +581,15 @@ impl Inner {
     }
 
     /// A change of the schema changes what the digest counts where it changes how long cells live
-    /// so that what would have been dropped may stay.
+    /// so that what would have been dropped may stay, or which of them live otherwise.
     pub(crate) fn follow_schema(&mut self, before: Option<u32>, after: Option<u32>) {
         let lives_longer = match (before, after) {
             (Some(before), Some(after)) => after > before,
             (Some(_), None) | (None, Some(_)) => true,
             (None, None) => false,
         };
-        if lives_longer {
+        let families = families_of(&self.schema);
+        if lives_longer || families != self.state.rules.families {
             self.begin_digest_anew(Rules::of(&self.spec.schema, &self.state.expiry));
         }
     }
@@ -659,9 +665,17 @@ impl Inner {
     }
 
     /// Takes note of an expiry of all rows.
-    pub(crate) fn expire(&mut self, trim: Trim, at: At) {
-        isthmus_model::row::add_trim(&mut self.state.expiry, trim);
-        let floor = expiry_bucket(trim.below);
+    pub(crate) fn expire(&mut self, expiry: Expiry, at: At) {
+        add_expiry(&mut self.state.expiry, expiry);
+        let own_time = self.schema.options.families.with_own_time();
+        if !own_time.is_within(expiry.spared) {
+            // No lane is theirs alone, so what has gone of them is left out by counting anew.
+            return self.begin_digest_anew(Rules::of(&self.schema, &self.state.expiry));
+        }
+        if expiry.spared.has(FamilyNumber::NONE) {
+            return;
+        }
+        let floor = expiry_bucket(expiry.trim.below);
         let rules = &mut self.state.rules;
         if rules.time_lanes && floor > rules.time_floor {
             rules.time_floor = floor;

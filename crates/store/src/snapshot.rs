@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use isthmus_model::change::Direction;
+use isthmus_model::expiry::Expiry;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim};
+use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
 
 use crate::codec::row::decode_row;
@@ -74,7 +75,7 @@ impl TableSnapshot {
     }
 
     /// What had been logged as expired.
-    pub fn expiry(&self) -> &[Trim] {
+    pub fn expiry(&self) -> &[Expiry] {
         &self.state.expiry
     }
 

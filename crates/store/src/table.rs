@@ -12,8 +12,9 @@ use isthmus_model::apply::Granularity;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim};
+use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
+use isthmus_model::show::View;
 use isthmus_model::value::Text;
 
 use crate::codec::row::decode_row;
@@ -147,9 +148,10 @@ impl Table {
         vector_in(&durable.state, &durable.spec, self.own())
     }
 
-    /// The farthest expiry that is logged.
-    pub fn expiry(&self) -> Option<Trim> {
-        self.partition.durable().state.expiry.first().copied()
+    /// What it shows of its rows at a moment.
+    pub fn view(&self, now_millis: i64) -> View {
+        let durable = self.partition.durable();
+        View::new(&durable.schema.options, now_millis, &durable.state.expiry)
     }
 
     /// Says that nothing older can come: tombstones below it are forgotten as rows are rewritten

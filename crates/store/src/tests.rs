@@ -25,6 +25,7 @@ use crate::{
 mod conflicts;
 mod crash;
 mod digest;
+mod families;
 mod life;
 mod replicas;
 #[cfg(feature = "rocks")]

@@ -57,7 +57,8 @@ impl Writer<'_> {
     /// The living shares of a column.
     fn shares(&self, name: &Text) -> impl Iterator<Item = &Share> {
         let shares = self.column(name).map_or(&[][..], Column::shares);
-        shares.iter().filter(|share| self.view.share_lives(share))
+        let limits = *self.view.of(name);
+        shares.iter().filter(move |share| limits.share_lives(share))
     }
 
     /// Those that are no part of a counter.
@@ -164,7 +165,8 @@ impl Writer<'_> {
         delta.marker = Some(self.stamp());
         self.replace(delta, name);
         let cells = self.column(name).map_or(&[][..], |column| &column.cells);
-        let is_plain = cells.iter().any(|cell| self.view.lives(cell));
+        let limits = self.view.of(name);
+        let is_plain = cells.iter().any(|cell| limits.lives(cell));
         if is_plain || self.shares(name).any(Share::is_counter) {
             delta.column_mut(name).tombstone = Some(self.stamp());
         }

@@ -19,7 +19,7 @@ fn try_run(
         stamp: stamp(at),
         now_millis: at,
         granularity: Granularity::Change,
-        expiry: None,
+        expiry: &[],
     };
     let applied = apply(&context, row, &key(), change)?;
     let mut merged = row.cloned().unwrap_or_default();
@@ -67,7 +67,7 @@ fn a_blind_put_or_delete_needs_no_row_and_an_update_does() {
 fn a_put_without_columns_makes_a_row_and_a_delete_ends_it() {
     let schema = schema();
     let row = run(&schema, None, 1_000, &put(Vec::new())).after;
-    let view = View::new(&schema.options, 1_000, None);
+    let view = View::new(&schema.options, 1_000, &[]);
     assert!(view.exists(&row));
     let gone = run(&schema, Some(&row), 2_000, &change(RowAction::Delete)).after;
     assert!(!view.exists(&gone));
@@ -76,7 +76,7 @@ fn a_put_without_columns_makes_a_row_and_a_delete_ends_it() {
 #[test]
 fn a_row_stays_when_its_last_column_goes_but_deletions_make_none() {
     let schema = schema();
-    let view = View::new(&schema.options, 1_000, None);
+    let view = View::new(&schema.options, 1_000, &[]);
     let delete = update(vec![CellChange::DeleteColumn { name: "a".into() }]);
     let row = run(&schema, None, 1_000, &update(vec![CellChange::Put(write("a", 1, None))])).after;
     let bare = run(&schema, Some(&row), 2_000, &delete).after;
@@ -217,7 +217,7 @@ fn a_whole_row_delta_wins_whole() {
             stamp: Stamp { hlc: Hlc::from_millis(at), origin: Origin(origin) },
             now_millis: at,
             granularity: Granularity::WholeRow,
-            expiry: None,
+            expiry: &[],
         };
         let change = update(vec![CellChange::Put(write(name, 2, Some(2)))]);
         apply(&context, Some(&base), &key(), &change).unwrap()
@@ -237,9 +237,9 @@ fn a_logged_expiry_hides_what_a_longer_time_to_live_would_show() {
     let schema = schema();
     let row = run(&schema, None, 1_000, &update(vec![CellChange::Put(write("a", 1, None))])).after;
     let expiry = Trim { below: Timestamp(1_001), stamp: stamp(1_500) };
-    let view = View::new(&schema.options, 2_000, Some(expiry));
+    let view = View::new(&schema.options, 2_000, &[expiry.into()]);
     assert!(!view.exists(&row));
     let mut expired = row.clone();
-    expired.expire(&expiry);
+    expired.expire(&expiry.into(), &schema.options.families);
     assert!(expired.is_bare());
 }

@@ -226,6 +226,21 @@ pub enum CheckError {
     /// Of a table.
     #[error("The regions with a priority must be at most {limit}, each named once.")]
     PriorityOfRegions { limit: usize },
+    /// Of a table.
+    #[error("The number of column families exceeds the limit, limit count: {limit}.")]
+    FamilyCount { limit: usize },
+    /// As column names; two have one name, or it is a word of its own.
+    #[error("The column family's name is taken: '{name}'.")]
+    FamilyName { name: Text },
+    /// By name.
+    #[error("The number of columns of family '{name}' exceeds the limit, limit count: {limit}.")]
+    FamilyColumnCount { name: Text, limit: usize },
+    /// It must be known what it takes.
+    #[error("The column family takes no columns, or one twice: '{name}'.")]
+    FamilyColumns { name: Text },
+    /// A column, or all that begin so, have a family already.
+    #[error("The column is in family '{family}' already: '{column}'.")]
+    ColumnInFamily { column: Text, family: Text },
 }
 
 impl CheckError {
@@ -292,7 +307,12 @@ impl CheckError {
             | CheckError::RuleCount { .. }
             | CheckError::DefaultRule { .. }
             | CheckError::RuleOfColumn { .. }
-            | CheckError::PriorityOfRegions { .. } => CheckCode::ParameterInvalid,
+            | CheckError::PriorityOfRegions { .. }
+            | CheckError::FamilyCount { .. }
+            | CheckError::FamilyName { .. }
+            | CheckError::FamilyColumnCount { .. }
+            | CheckError::FamilyColumns { .. }
+            | CheckError::ColumnInFamily { .. } => CheckCode::ParameterInvalid,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Names, schemas and options of tables.
 
 use crate::check::error::CheckError;
+use crate::family::{Family, FamilyTime, NO_FAMILY};
 use crate::key::KeyKind;
 use crate::limits;
 use crate::rule::Rule;
@@ -53,7 +54,79 @@ pub fn check_schema(schema: &Schema) -> Result<(), CheckError> {
     }
     check_defined_columns(schema)?;
     check_rules(schema)?;
+    check_families(schema)?;
     check_options(&schema.options)
+}
+
+fn check_families(schema: &Schema) -> Result<(), CheckError> {
+    let families = schema.options.families.list();
+    if families.len() > limits::FAMILIES_MAX {
+        return Err(CheckError::FamilyCount { limit: limits::FAMILIES_MAX });
+    }
+    for (place, family) in families.iter().enumerate() {
+        let before = &families[..place];
+        let name = || family.name.clone();
+        check_column_name(&family.name)?;
+        if family.name.as_str() == NO_FAMILY || before.iter().any(|one| one.name == family.name) {
+            return Err(CheckError::FamilyName { name: name() });
+        }
+        if family.columns.len() > limits::FAMILY_COLUMNS_MAX {
+            let limit = limits::FAMILY_COLUMNS_MAX;
+            return Err(CheckError::FamilyColumnCount { name: name(), limit });
+        }
+        check_family_columns(schema, before, family)?;
+        if let FamilyTime::Seconds(seconds) = family.time_to_live
+            && seconds < limits::TIME_TO_LIVE_SECONDS_MIN
+        {
+            return Err(CheckError::TimeToLiveShort);
+        }
+        if family.max_versions.is_some_and(|most| most == 0 || most > i32::MAX as u32) {
+            return Err(CheckError::MaxVersions);
+        }
+    }
+    Ok(())
+}
+
+/// It takes something, and nothing that a family before it takes already.
+fn check_family_columns(
+    schema: &Schema,
+    before: &[Family],
+    family: &Family,
+) -> Result<(), CheckError> {
+    let taken = |column: &Text| before.iter().find(|one| one.takes(column));
+    for column in &family.columns {
+        check_column_name(column)?;
+        if schema.key_column(column).is_some() {
+            return Err(CheckError::ColumnNamedAsKey { name: column.clone() });
+        }
+        if let Some(other) = taken(column) {
+            let (column, family) = (column.clone(), other.name.clone());
+            return Err(CheckError::ColumnInFamily { column, family });
+        }
+    }
+    if !family.columns.is_sorted_by(|a, b| a < b) {
+        return Err(CheckError::FamilyColumns { name: family.name.clone() });
+    }
+    match &family.prefix {
+        None if family.columns.is_empty() => {
+            Err(CheckError::FamilyColumns { name: family.name.clone() })
+        }
+        None => Ok(()),
+        Some(prefix) => {
+            check_column_name(prefix)?;
+            let is_covered = |one: &&Family| {
+                let other = one.prefix.as_ref();
+                other.is_some_and(|other| prefix.as_bytes().starts_with(other.as_bytes()))
+            };
+            match before.iter().find(is_covered) {
+                None => Ok(()),
+                Some(other) => Err(CheckError::ColumnInFamily {
+                    column: prefix.clone(),
+                    family: other.name.clone(),
+                }),
+            }
+        }
+    }
 }
 
 fn check_defined_columns(schema: &Schema) -> Result<(), CheckError> {

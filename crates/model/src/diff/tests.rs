@@ -1,6 +1,8 @@
 use super::*;
+use crate::expiry::add_expiry;
+use crate::family::NO_FAMILIES;
 use crate::fixtures::stamp;
-use crate::row::{Cell, Column};
+use crate::row::{Cell, Column, Trim};
 
 const ORIGINS: u8 = 3;
 
@@ -89,7 +91,7 @@ fn any_entry(chance: &mut Chance, stamp: Stamp) -> Entry {
 #[derive(Clone)]
 struct Replica {
     row: Row,
-    expiry: Vec<Trim>,
+    expiry: Vec<Expiry>,
     /// Entries applied of each origin.
     applied: [usize; ORIGINS as usize],
     vector: Vec<(Origin, Hlc)>,
@@ -113,10 +115,10 @@ impl Replica {
         let Some(entry) = logs[origin].get(self.applied[origin]) else { return };
         match entry {
             Entry::Row(_, delta) => self.row.merge(delta),
-            Entry::Expiry(trim) => crate::row::add_trim(&mut self.expiry, *trim),
+            Entry::Expiry(trim) => add_expiry(&mut self.expiry, (*trim).into()),
         }
-        for trim in &self.expiry {
-            self.row.expire(trim);
+        for expiry in &self.expiry {
+            self.row.expire(expiry, &NO_FAMILIES);
         }
         self.applied[origin] += 1;
         self.vector[origin].1 = entry.stamp().hlc;
@@ -136,7 +138,13 @@ impl Replica {
     }
 
     fn knowledge(&self) -> Knowledge<'_> {
-        Knowledge { vector: &self.vector, safe: self.safe, floor: self.floor, expiry: &self.expiry }
+        Knowledge {
+            vector: &self.vector,
+            safe: self.safe,
+            floor: self.floor,
+            expiry: &self.expiry,
+            families: &NO_FAMILIES,
+        }
     }
 
     fn compare(&self, other: &Replica) -> Found {
@@ -238,8 +246,8 @@ fn remove(row: &mut Row, register: &Register) {
 
 fn expired(row: &Row, replicas: [&Replica; 2]) -> Row {
     let mut row = row.clone();
-    for trim in replicas.into_iter().flat_map(|replica| &replica.expiry) {
-        row.expire(trim);
+    for expiry in replicas.into_iter().flat_map(|replica| &replica.expiry) {
+        row.expire(expiry, &NO_FAMILIES);
     }
     row
 }

@@ -37,7 +37,7 @@ fn projection() -> Projection {
 
 fn see(projection: &Projection) -> Option<Vec<(String, i64)>> {
     let (schema, row) = wide();
-    let view = View::new(&schema.options, 1_000, None);
+    let view = View::new(&schema.options, 1_000, &[]);
     let shown = show(&row, key(), &schema, &view, projection)?;
     assert_eq!(shown.row.key, key());
     Some(shown.row.cells.iter().map(|cell| (cell.name.to_string(), cell.timestamp.0)).collect())
@@ -102,7 +102,7 @@ fn a_row_without_what_is_asked_for_is_not_shown() {
 #[test]
 fn a_row_of_its_key_alone_is_shown() {
     let schema = schema();
-    let view = View::new(&schema.options, 1_000, None);
+    let view = View::new(&schema.options, 1_000, &[]);
     let empty = row(&[]);
     let shown = show(&empty, key(), &schema, &view, &projection()).unwrap();
     assert_eq!((shown.row.cells.len(), shown.read_bytes), (0, 13));
@@ -127,7 +127,7 @@ fn a_filter_sees_what_the_projection_leaves() {
 #[test]
 fn what_a_filter_hides_was_read_all_the_same() {
     let (schema, row) = wide();
-    let view = View::new(&schema.options, 1_000, None);
+    let view = View::new(&schema.options, 1_000, &[]);
     let filter = Some(equals("b", 21));
     let hidden = look(&row, key(), &schema, &view, &Projection { filter, ..projection() });
     // The key counts 13, each of the six versions 1 + 8 + 8.
@@ -154,12 +154,12 @@ fn expired_and_deleted_versions_are_not_shown() {
         value: None,
     });
     schema.options.time_to_live_seconds = Some(1);
-    let view = View::new(&schema.options, 1_003, None);
+    let view = View::new(&schema.options, 1_003, &[]);
     let shown = show(&row, key(), &schema, &view, &projection()).unwrap();
     let cells: Vec<_> =
         shown.row.cells.iter().map(|cell| (cell.name.as_str(), cell.timestamp.0)).collect();
     assert_eq!(cells, [("a", 3), ("c", 3)]);
-    assert!(!exists(&row, &View::new(&schema.options, 1_101, None)), "the marker expires too");
+    assert!(!exists(&row, &View::new(&schema.options, 1_101, &[])), "the marker expires too");
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_wide_row_is_read_page_by_page() {
             });
         }
     }
-    let view = View::new(&schema.options, 1_000, None);
+    let view = View::new(&schema.options, 1_000, &[]);
     let whole: Vec<(String, i64)> = ["a", "b"]
         .iter()
         .flat_map(|name| (0..5).rev().map(|timestamp| ((*name).to_owned(), timestamp)))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use isthmus_model::change::Direction;
 use isthmus_model::clock::Clock;
+use isthmus_model::entry::{Entry, EntryBody, RowDelta};
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, SchemaNumber, TableId, Timestamp};
 use isthmus_model::key::KeyKind;
@@ -367,4 +368,39 @@ fn where_most_differs_all_goes_over() {
     assert_eq!(check(&kinds, Writers::One, 1000), (500, 500));
     let kinds: Vec<(u16, Kind)> = (0..500).map(|n| (n, Kind::Extra)).collect();
     assert_eq!(check(&kinds, Writers::One, 1000), (0, 0));
+}
+
+#[test]
+fn link_whose_entries_are_trimmed_before_they_are_shipped_goes_on_with_a_copy() {
+    let origin = Region::new(1, Writers::One, Rows::new(), 100);
+    let replica = Region::new(2, Writers::One, Rows::new(), 100);
+    let stamp = Stamp { hlc: hlc(101), origin: Origin(1) };
+    let entry = Entry {
+        lsn: Lsn(101),
+        epoch: Epoch(1),
+        stamp,
+        origin_lsn: Lsn(101),
+        schema: SchemaNumber(1),
+        seen: None,
+        body: EntryBody::Rows(vec![RowDelta { key: key(1), delta: row(1, stamp, false) }]),
+    };
+    drop(origin.table.apply(Origin(1), Epoch(1), Lsn(100), Lsn(101), vec![entry]));
+    while origin.store.commit_step() {}
+    let mut outbound = Outbound::new(origin.shared(1, FORMAT), Origin(2));
+    outbound.open(PARTITION, origin.table.clone(), &Terms::default());
+    outbound.connected(PUSH);
+    let assigned = Arc::new(Replica(replica.table.clone()));
+    let mut inbound = Inbound::new(replica.shared(2, FORMAT), assigned, PUSH);
+    while outbound.report(PARTITION).unwrap().state != State::Following {
+        if let Some(frame) = outbound.poll(PUSH) {
+            inbound.receive(frame).unwrap();
+        }
+        while let Poll::Ready(answer) = inbound.poll(&mut Context::from_waker(Waker::noop())) {
+            outbound.receive(PUSH, answer).unwrap();
+        }
+    }
+    drop(origin.table.trim_log(Lsn(101)));
+    while origin.store.commit_step() {}
+    let mut sent = std::iter::from_fn(|| outbound.poll(PUSH));
+    assert!(sent.any(|frame| matches!(frame.body, Some(Body::CopyBegin(_)))));
 }

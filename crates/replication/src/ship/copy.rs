@@ -11,7 +11,6 @@ use bytes::Bytes;
 use isthmus_model::change::Direction;
 use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::Trim;
 use isthmus_store::digest::DigestView;
 use isthmus_store::{StoreError, TableSnapshot, keys};
 use prost::Message;
@@ -80,7 +79,7 @@ impl Shipping {
             feeder: 0,
         });
         let table = keys::table::encode_value(snapshot.spec());
-        let expiry = snapshot.expiry().iter().map(expired_before).collect();
+        let expiry = snapshot.expiry().iter().map(ExpiredBefore::of).collect();
         let (counts, offers) = (differential::counts(snapshot.rules()), view.is_some());
         self.under_way.clear();
         self.copy = Some(CopyScan {
@@ -273,14 +272,6 @@ fn watermarks(snapshot: &TableSnapshot) -> Vec<Watermark> {
             hlc: mark.hlc.0,
         })
         .collect()
-}
-
-pub(crate) fn expired_before(trim: &Trim) -> ExpiredBefore {
-    ExpiredBefore {
-        below: trim.below.0,
-        hlc: trim.stamp.hlc.0,
-        origin: u32::from(trim.stamp.origin.0),
-    }
 }
 
 /// Rows from `start` of about `bytes_max` bytes, their size, and the first key after them before

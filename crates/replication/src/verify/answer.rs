@@ -5,17 +5,19 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use isthmus_digest::{Lane, LaneRoot, Sum};
-use isthmus_model::hlc::{Hlc, Stamp};
-use isthmus_model::ids::{Origin, Timestamp};
-use isthmus_model::row::Trim;
+use isthmus_model::expiry::Expiry;
+use isthmus_model::family::Families;
+use isthmus_model::hlc::Hlc;
+use isthmus_model::ids::Origin;
+use isthmus_model::limits::{FAMILIES_MAX, FAMILY_COLUMNS_MAX};
 use prost::Message;
 
-use crate::frame::{ExpiredBefore, Packed, Watermark};
+use crate::frame::{ExpiredBefore, FamilyColumns, Packed, Watermark};
 use crate::pack::{Method, pack, unpack};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{
-    ANSWER_BYTES_MAX, COARSE_RANGES_MAX, FINGERPRINTS_MAX, KEY_BYTES_MAX, LANES_MAX, LEAVES_MAX,
-    ORIGINS_MAX, ROWS_MAX, WRONG_LEAVES_MAX,
+    ANSWER_BYTES_MAX, COARSE_RANGES_MAX, EXPIRIES_MAX, FINGERPRINTS_MAX, KEY_BYTES_MAX, LANES_MAX,
+    LEAVES_MAX, ORIGINS_MAX, ROWS_MAX, WRONG_LEAVES_MAX,
 };
 use crate::verify::question::FORMAT;
 
@@ -137,6 +139,9 @@ pub struct Opened {
     /// What may be asked: 0: not for sketches of coarse ranges, nor for short symbols.
     #[prost(uint32, tag = "19")]
     pub skill: u32,
+    /// Which columns the table's families take, in their order.
+    #[prost(message, repeated, tag = "20")]
+    pub families: Vec<FamilyColumns>,
 }
 
 /// What may be asked of this version.
@@ -449,13 +454,14 @@ impl Opened {
     }
 
     /// What may have gone from the disk by what is logged as expired.
-    pub fn expired(&self) -> Vec<Trim> {
-        let trim = |trim: &ExpiredBefore| {
-            let origin = Origin(u8::try_from(trim.origin).ok()?);
-            let stamp = Stamp { hlc: Hlc(trim.hlc), origin };
-            Some(Trim { below: Timestamp(trim.below), stamp }.of_whole_buckets())
-        };
-        self.expiry.iter().filter_map(trim).collect()
+    pub fn expired(&self) -> Vec<Expiry> {
+        let expiries = self.expiry.iter().filter_map(ExpiredBefore::expiry);
+        expiries.map(Expiry::of_whole_buckets).collect()
+    }
+
+    /// The families that expiries name.
+    pub fn families(&self) -> Families {
+        FamilyColumns::families(&self.families)
     }
 }
 
@@ -561,6 +567,10 @@ impl Answer {
         let next = |next: &Option<Bytes>| next.as_ref().is_none_or(key);
         let rows =
             |rows: &[RowAnswer]| rows.len() <= ROWS_MAX && rows.iter().all(|row| key(&row.key));
+        let families = |told: &[FamilyColumns]| {
+            told.len() <= FAMILIES_MAX
+                && told.iter().all(|family| family.columns.len() <= FAMILY_COLUMNS_MAX)
+        };
         let parts = |parts: &SelectedParts| {
             parts.fingerprints.len() <= FINGERPRINTS_MAX
                 && parts.lacking.len() <= FINGERPRINTS_MAX
@@ -572,7 +582,8 @@ impl Answer {
             None => return Err(VerifyError::Damaged("answer tells nothing")),
             Some(Tell::Opened(opened)) => {
                 opened.vector.len() <= ORIGINS_MAX
-                    && opened.expiry.len() <= ORIGINS_MAX
+                    && opened.expiry.len() <= EXPIRIES_MAX
+                    && families(&opened.families)
                     && opened.roots.as_ref().is_none_or(|roots| roots.lanes.len() <= LANES_MAX)
             }
             Some(Tell::Coarse(coarse)) => {

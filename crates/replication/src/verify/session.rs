@@ -15,7 +15,7 @@ use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, TableId};
 use parking_lot::Mutex;
 
-use crate::frame::ExpiredBefore;
+use crate::frame::{ExpiredBefore, FamilyColumns};
 use crate::verify::answer::{Answer, Floors, NotYet, Opened, Roots, SKILL, Tell};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{SAFE_AGE_MAX, SELECTED_MAX, SESSION_IDLE_MAX, SESSIONS_MAX};
@@ -298,11 +298,6 @@ impl Session {
 
     fn opened(&self, number: u64) -> Opened {
         let head = self.view.head();
-        let expired = |trim: &isthmus_model::row::Trim| ExpiredBefore {
-            below: trim.below.0,
-            hlc: trim.stamp.hlc.0,
-            origin: trim.stamp.origin.0.into(),
-        };
         Opened {
             session: number,
             epoch: head.epoch.0,
@@ -312,7 +307,8 @@ impl Session {
             cut_lsn: self.cut.0.0,
             cut_hlc: self.cut.1.0,
             vector: head.vector.clone(),
-            expiry: head.expiry.iter().map(expired).collect(),
+            expiry: head.expiry.iter().map(ExpiredBefore::of).collect(),
+            families: FamilyColumns::of(&head.families),
             floors: Some(self.floors),
             many_writers: head.many_writers,
             schema: head.schema.0,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use isthmus_digest::{Hasher, Parts, Tree};
 use isthmus_model::error::Kind;
+use isthmus_model::expiry::Expiry;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, TableId};
 use isthmus_model::key::EncodedKey;
@@ -96,6 +97,7 @@ impl StoreView {
             safe: beside.safe,
             vector: snapshot.vector().into_iter().map(mark).collect(),
             expiry: snapshot.expiry().to_vec(),
+            families: snapshot.schema().options.families.clone(),
             schema: snapshot.schema().number,
             many_writers: snapshot.spec().writers.are_many(),
             rules: rules(view.rules()),
@@ -108,10 +110,17 @@ impl StoreView {
 /// Alike only for rules that measure rows alike, floors aside.
 fn rules(rules: &Rules) -> u64 {
     let mut bytes = vec![u8::from(rules.time_lanes)];
-    for trim in &rules.base {
+    for Expiry { trim, spared } in &rules.base {
         bytes.extend_from_slice(&trim.below.0.to_le_bytes());
         bytes.extend_from_slice(&trim.stamp.hlc.0.to_le_bytes());
         bytes.push(trim.stamp.origin.0);
+        // As regions of an older program say it, where there are no families.
+        if spared.0 != 0 {
+            bytes.extend_from_slice(&spared.0.to_le_bytes());
+        }
+    }
+    if rules.families != 0 {
+        bytes.extend_from_slice(&rules.families.to_le_bytes());
     }
     xxh3_64(&bytes)
 }

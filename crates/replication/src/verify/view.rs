@@ -5,9 +5,10 @@
 
 use bytes::Bytes;
 use isthmus_digest::{Hasher, Parts, Tree};
+use isthmus_model::expiry::Expiry;
+use isthmus_model::family::Families;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Epoch, Lsn, SchemaNumber, TableId};
-use isthmus_model::row::Trim;
 
 use crate::frame::Watermark;
 use crate::verify::answer::Floors;
@@ -27,7 +28,9 @@ pub struct Head {
     /// What is in it of each origin.
     pub vector: Vec<Watermark>,
     /// What is logged as expired.
-    pub expiry: Vec<Trim>,
+    pub expiry: Vec<Expiry>,
+    /// The families of its schema.
+    pub families: Families,
     /// Number of its schema.
     pub schema: SchemaNumber,
     /// Several regions write.

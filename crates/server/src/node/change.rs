@@ -81,10 +81,12 @@ impl Node {
         super::links::check(&change)?;
         let _one_at_a_time = self.changing.lock().await;
         let (id, mut record) = self.record_named(name).ok_or_else(no_global_table)?;
-        if let Change::BindExtract(asked) = &change
-            && self.config.instance_of(&asked.region).is_none()
-        {
-            return Err(ApiError::invalid(format!("Region {} is not configured.", asked.region)));
+        if let Change::BindExtract(asked) = &change {
+            if self.config.instance_of(&asked.region).is_none() {
+                let message = format!("Region {} is not configured.", asked.region);
+                return Err(ApiError::invalid(message));
+            }
+            self.check_families(id, &asked.extract.families)?;
         }
         let is_changed = record.table.change(&change)?;
         let version = record.table.version;

@@ -172,12 +172,14 @@ pub(super) fn extract_of(record: &Record, region: &str) -> Option<Arc<Extract>> 
     let extract = record.table.replica(region)?.extract.as_ref()?;
     // The base has checked it.
     let (start, end) = extract.range().unwrap_or_default();
-    let columns = (!extract.columns.is_empty())
-        .then(|| extract.columns.iter().map(|name| name.as_str().into()).collect());
+    let named = |names: &[String]| {
+        (!names.is_empty()).then(|| names.iter().map(|name| name.as_str().into()).collect())
+    };
     Some(Arc::new(Extract {
         start,
         end,
-        columns,
+        columns: named(&extract.columns),
+        families: named(&extract.families),
         filter: extract.filter().unwrap_or_default(),
         is_incremental: extract.copy == CopyKind::Incremental,
     }))

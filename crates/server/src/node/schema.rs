@@ -4,10 +4,13 @@
 use bytes::Bytes;
 use isthmus_control::global_table::{GlobalTable, Replica};
 use isthmus_control::schema_change::SchemaChange;
+use isthmus_model::family::{Family, FamilyTime, NO_FAMILY};
+use isthmus_model::ids::TableId;
 use isthmus_model::rule::ConflictRules;
 use isthmus_model::schema::Schema;
+use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
-use isthmus_replication::frame::{FORMAT_OF_DROPS, FORMAT_OF_SEEN};
+use isthmus_replication::frame::{FORMAT_OF_DROPS, FORMAT_OF_FAMILIES, FORMAT_OF_SEEN};
 use isthmus_store::{StoreError, Table, Writers};
 use serde_json::{Value, json};
 
@@ -25,6 +28,7 @@ impl Node {
             "table": name,
             "schema": schema.number.0,
             "rules": schema.options.rules.as_ref().map(|rules| self.rules_json(rules)),
+            "families": schema.options.families.list().iter().map(family_json).collect::<Vec<_>>(),
         }))
     }
 
@@ -84,9 +88,20 @@ impl Node {
             SchemaChange::SetRules { .. } => {
                 self.check_peers_know(record.as_ref(), |format| format >= FORMAT_OF_SEEN)
             }
-            SchemaChange::Drop {} if record.is_none() => Err(ApiError::invalid(
-                "The table is no global table; DeleteTable removes it.",
-            )),
+            SchemaChange::SetFamily(asked) => {
+                let is_new = table.schema().options.families.named(&asked.family).is_none();
+                let taker = record.as_ref().and_then(|record| record.table.takes_rest());
+                if let Some(region) = taker.filter(|_| is_new) {
+                    return Err(ApiError::invalid(format!(
+                        "Region {region} is bound to the columns without a family, of which a new \
+                         one would take some. Unbind it first."
+                    )));
+                }
+                self.check_peers_know(record.as_ref(), |format| format >= FORMAT_OF_FAMILIES)
+            }
+            SchemaChange::Drop {} if record.is_none() => {
+                Err(ApiError::invalid("The table is no global table; DeleteTable removes it."))
+            }
             // Whoever is away learns it when it is back.
             SchemaChange::Drop {} => self.check_peers_know(record.as_ref(), |format| {
                 format == 0 || format >= FORMAT_OF_DROPS
@@ -116,6 +131,19 @@ impl Node {
         Ok(())
     }
 
+    /// Whether a table has families of these names, where `rest` is none.
+    pub(super) fn check_families(&self, id: TableId, names: &[String]) -> Result<(), ApiError> {
+        let schema = self.store.table(id).ok_or_else(ApiError::no_table)?.schema();
+        let families = &schema.options.families;
+        let is_there = |name: &str| name == NO_FAMILY || families.named(name).is_some();
+        match names.iter().find(|name| !is_there(name)) {
+            None => Ok(()),
+            Some(name) => {
+                Err(ApiError::invalid(format!("The table has no column family: '{name}'.")))
+            }
+        }
+    }
+
     fn rules_json(&self, rules: &ConflictRules) -> Value {
         let columns = rules.columns.iter();
         let columns: serde_json::Map<String, Value> =
@@ -136,4 +164,19 @@ impl Node {
         let other = self.config.regions.iter().find(|other| other.number == origin.0);
         other.map_or_else(|| origin.to_string(), |other| other.name.clone())
     }
+}
+
+fn family_json(family: &Family) -> Value {
+    json!({
+        "family": family.name.as_str(),
+        "columns": family.columns.iter().map(Text::as_str).collect::<Vec<_>>(),
+        "prefix": family.prefix.as_ref().map(Text::as_str),
+        // As a change says it.
+        "time_to_live": match family.time_to_live {
+            FamilyTime::AsTable => 0,
+            FamilyTime::Forever => -1,
+            FamilyTime::Seconds(seconds) => i64::from(seconds),
+        },
+        "max_versions": family.max_versions.unwrap_or(0),
+    })
 }

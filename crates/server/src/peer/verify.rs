@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use isthmus_digest::{Lane, Parts, Sum};
 use isthmus_model::key::EncodedKey;
-use isthmus_replication::frame::{ExpiredBefore, Watermark};
+use isthmus_replication::frame::{ExpiredBefore, FamilyColumns, Watermark};
 use isthmus_store::digest::BadRange;
 
 /// Rows read by one scrub question at most.
@@ -208,6 +208,9 @@ pub struct RowsTold {
     /// Where to go on, if there are more.
     #[prost(bytes = "bytes", optional, tag = "8")]
     pub next: Option<Bytes>,
+    /// Which columns the table's families take, in their order.
+    #[prost(message, repeated, tag = "9")]
+    pub families: Vec<FamilyColumns>,
 }
 
 /// A row as the disk holds it.

@@ -42,7 +42,7 @@ pub(crate) fn check_answer(
         return Ok(());
     };
     let again = Again { schema, granularity: known.granularity, wall_millis };
-    again.check(node, known.expiry, before, delta, change, written)
+    again.check(node, &known.expiry, before, delta, change, written)
 }
 
 struct Again<'a> {
@@ -55,7 +55,7 @@ impl Again<'_> {
     fn check(
         &self,
         node: usize,
-        expiry: Option<isthmus_model::row::Trim>,
+        expiry: &[isthmus_model::expiry::Expiry],
         before: &Row,
         delta: &Row,
         change: &CheckedChange,
@@ -136,9 +136,8 @@ pub(crate) fn check_read(observer: &Observer, node: usize, table: &Table) -> Res
         ));
     }
     for (key, row) in &rows {
-        let expiry = &view.state.expiry;
         let shadow = view.shadow.get(key).cloned().unwrap_or_default();
-        if live(&shadow, expiry) != live(row, expiry) {
+        if live(&shadow, view.expired()) != live(row, view.expired()) {
             return broken(format!("node {node}, {key:?}: {row:?} is not what its log gives"));
         }
     }

@@ -7,13 +7,13 @@ use isthmus_model::change::Projection;
 use isthmus_model::ids::PartitionId;
 use isthmus_model::key::{EncodedKey, PrimaryKey};
 use isthmus_model::row::Row;
-use isthmus_model::show::{View, show};
+use isthmus_model::show::show;
 use isthmus_store::{Store, Table};
 
 use super::Violation;
 use super::acked::all_rows;
-use super::registers::live;
-use crate::observer::Observer;
+use super::registers::{Expired, live};
+use crate::observer::{Observer, PartitionView};
 
 const NAME: &str = "regions are alike";
 
@@ -67,12 +67,13 @@ fn check_truth(
     truth: &BTreeMap<EncodedKey, Row>,
     observer: &Observer,
 ) -> Result<(), Violation> {
-    let expiry = observer.view(node, partition).map(|v| v.state.expiry.clone()).unwrap_or_default();
+    let view = observer.view(node, partition);
+    let expired = view.map_or(Expired::NOTHING, PartitionView::expired);
     let keys: BTreeSet<&EncodedKey> = rows.keys().chain(truth.keys()).collect();
     let nothing = Row::default();
     for key in keys {
-        let have = live(rows.get(key).unwrap_or(&nothing), &expiry);
-        let want = live(truth.get(key).unwrap_or(&nothing), &expiry);
+        let have = live(rows.get(key).unwrap_or(&nothing), expired);
+        let want = live(truth.get(key).unwrap_or(&nothing), expired);
         if have != want {
             return broken(format!(
                 "node {node}, table {}, {key:?}: all entries give {want:?}, it has {have:?}",
@@ -89,7 +90,7 @@ fn check_swept(
     partition: PartitionId,
     rows: &BTreeMap<EncodedKey, Row>,
 ) -> Result<(), Violation> {
-    let left = rows.iter().find(|(_, row)| live(row, &[]) != **row);
+    let left = rows.iter().find(|(_, row)| live(row, Expired::NOTHING) != **row);
     match left {
         None => Ok(()),
         Some((key, row)) => {
@@ -110,7 +111,7 @@ fn check_same(
         return broken(format!("node {node}: rows of {} differ from node 0's", table.name()));
     }
     let schema = table.schema();
-    let view = View::new(&schema.options, now_millis, table.expiry());
+    let view = table.view(now_millis);
     let shown = |rows: &BTreeMap<EncodedKey, Row>| {
         let one = |(key, row): (&EncodedKey, &Row)| {
             let key = PrimaryKey::decode(key).ok()?;

@@ -4,7 +4,7 @@ use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
 
 use super::Violation;
-use super::registers::{kills, live};
+use super::registers::{Expired, kills, live};
 
 const NAME: &str = "a delete stays deleted";
 
@@ -17,7 +17,7 @@ pub(crate) fn check(
 ) -> Result<(), Violation> {
     let mut killed = shown.clone();
     killed.merge(&kills(shadow));
-    if live(&killed, &[]) == *shown {
+    if live(&killed, Expired::NOTHING) == *shown {
         return Ok(());
     }
     let what = format!("node {node}, {key:?}: {shown:?} shows what {shadow:?} had killed");

@@ -83,7 +83,10 @@ fn check_pair(one: &Table, other: &Table) -> Result<(), Violation> {
         return Ok(());
     }
     let name = one.name();
-    let alike = |view: &DigestView| (view.rules().time_lanes, view.rules().base.clone());
+    let alike = |view: &DigestView| {
+        let rules = view.rules();
+        (rules.time_lanes, rules.base.clone(), rules.families)
+    };
     // Sums of rows are alike only where the same of them counts.
     if alike(&a) != alike(&b) {
         return Ok(());

@@ -2,7 +2,6 @@
 //! mixture; its watermark says which.
 
 use isthmus_model::ids::Lsn;
-use isthmus_store::keys::partition::PartitionState;
 use xxhash_rust::xxh3::xxh3_64;
 
 use std::collections::BTreeMap;
@@ -11,14 +10,14 @@ use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
 
 use super::Violation;
-use super::registers::live;
+use super::registers::{Expired, live};
 use crate::observer::{Observer, PartitionView};
 
 /// What a state shows, as one number.
-pub(crate) fn digest(rows: &BTreeMap<EncodedKey, Row>, state: &PartitionState) -> u64 {
+pub(crate) fn digest(rows: &BTreeMap<EncodedKey, Row>, expired: Expired<'_>) -> u64 {
     let mut digest = 0u64;
     for (key, row) in rows {
-        let shows = live(row, &state.expiry);
+        let shows = live(row, expired);
         if !shows.is_bare() {
             let line = format!("{digest:x} {key:?} {shows:?}");
             digest = xxh3_64(line.as_bytes());
@@ -35,7 +34,7 @@ pub(crate) fn check(
 ) -> Result<(), Violation> {
     let lsn: Lsn = view.state.lsn;
     let Some(then) = observer.state_at(view.spec.partition, lsn) else { return Ok(()) };
-    if digest(view.stored(), &view.state) == then {
+    if digest(view.stored(), view.expired()) == then {
         return Ok(());
     }
     let what = format!(

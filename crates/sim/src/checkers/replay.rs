@@ -5,9 +5,9 @@
 //! over, after looking whether a deleted one came back.
 
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim};
+use isthmus_model::row::Row;
 
-use super::registers::{kills, live};
+use super::registers::{Expired, kills, live};
 use super::{Violation, deleted};
 
 const NAME: &str = "a table is its log";
@@ -18,10 +18,10 @@ pub(crate) fn check(
     key: &EncodedKey,
     shadow: Row,
     stored: &Row,
-    expiry: &[Trim],
+    expired: Expired<'_>,
     copied: bool,
 ) -> Result<Row, Violation> {
-    let (shows, holds) = (live(&shadow, expiry), live(stored, expiry));
+    let (shows, holds) = (live(&shadow, expired), live(stored, expired));
     if shows != holds {
         deleted::check(node, key, &shadow, &holds)?;
         if !copied {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use isthmus_digest::Parts;
 use isthmus_model::diff::Knowledge;
 use isthmus_model::entry::EntryBody;
+use isthmus_model::family::NO_FAMILIES;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Lsn, Origin, Timestamp};
 use isthmus_model::key::EncodedKey;
@@ -251,7 +252,8 @@ fn plan(direction: Direction, found: &Found) -> Option<Row> {
         [0, 1].into_iter().all(|side: usize| {
             let head = &found.heads[side];
             let (safe, floor) = (Hlc(head.safe), Hlc::MIN);
-            Knowledge { vector: &vectors[side], safe, floor, expiry: &[] }.covers(stamp)
+            Knowledge { vector: &vectors[side], safe, floor, expiry: &[], families: &NO_FAMILIES }
+                .covers(stamp)
         })
     };
     mend(direction, source, target, &found.diff.cells, &past)

@@ -10,10 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use isthmus_model::change::Direction;
 use isthmus_model::diff::{Held, Register, registers};
 use isthmus_model::entry::{Entry, EntryBody};
+use isthmus_model::expiry::Expiry;
+use isthmus_model::family::Families;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Lsn, Origin};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim, expiry_bucket};
+use isthmus_model::row::{Row, expiry_bucket};
 use isthmus_store::codec::row::decode_row;
 use isthmus_store::{StoreError, Table};
 
@@ -23,7 +25,9 @@ const KILLS_BUCKET_SHIFT: u32 = 36;
 /// What of rows counts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lens {
-    pub(super) expiry: Vec<Trim>,
+    pub(super) expiry: Vec<Expiry>,
+    /// The families of its schema.
+    pub(super) families: Families,
     pub(super) time_lanes: bool,
     pub(super) time_floor: i64,
     /// `None`: kills never count.
@@ -35,6 +39,10 @@ impl Lens {
     pub(super) fn joined(&self, other: &Lens) -> Lens {
         Lens {
             expiry: self.expiry.iter().chain(&other.expiry).copied().collect(),
+            families: match self.families.list().len() > other.families.list().len() {
+                true => self.families.clone(),
+                false => other.families.clone(),
+            },
             time_lanes: self.time_lanes || other.time_lanes,
             time_floor: self.time_floor.max(other.time_floor),
             kills_floor: self.kills_floor.max(other.kills_floor),
@@ -44,12 +52,15 @@ impl Lens {
     /// What of a row counts.
     pub(super) fn see(&self, row: &Row) -> Row {
         let mut row = row.clone();
-        self.expiry.iter().for_each(|trim| row.expire(trim));
+        self.expiry.iter().for_each(|expiry| row.expire(expiry, &self.families));
         if self.time_lanes {
             let gone = |millis| expiry_bucket(millis) < self.time_floor;
             row.marker = row.marker.filter(|stamp| !gone(stamp.hlc.timestamp()));
+            let own_time = self.families.with_own_time();
             for column in &mut row.columns {
-                column.cells.retain(|cell| cell.value.is_none() || !gone(cell.timestamp));
+                if !own_time.has(self.families.of(&column.name)) {
+                    column.cells.retain(|cell| cell.value.is_none() || !gone(cell.timestamp));
+                }
             }
         }
         // This lets go of columns that have become bare, too.
@@ -93,6 +104,7 @@ impl Moment {
             lsn: snapshot.lsn(),
             lens: Lens {
                 expiry: snapshot.expiry().to_vec(),
+                families: snapshot.schema().options.families.clone(),
                 time_lanes: snapshot.schema().options.time_to_live_seconds.is_some(),
                 time_floor,
                 kills_floor: snapshot.spec().writers.are_many().then_some(kills),

@@ -214,8 +214,14 @@ impl World {
         let versions = self.rng.random_range(1..4);
         let ttl = [None, Some(86_400), Some(200_000)][self.rng.random_range(0..3)];
         let changes_ttl = self.rng.random_range(0..3) == 0;
+        let before = table.schema().options.families.clone();
+        let families = (self.rng.random_range(0..4) == 0)
+            .then(|| crate::families::change(&mut self.rng, &before));
         drop(table.change_schema(|schema| {
             let mut schema = schema.clone();
+            if let Some(families) = families.filter(|_| schema.options.families == before) {
+                schema.options.families = families;
+            }
             schema.options.max_versions = versions;
             if changes_ttl {
                 schema.options.time_to_live_seconds = ttl;

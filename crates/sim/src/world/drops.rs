@@ -1,7 +1,7 @@
 //! Dropped tables: what their bases do until nothing is left of them, as the server does it.
 
 use isthmus_control::dropping::DropStep;
-use isthmus_control::global_table::Progress;
+use isthmus_control::global_table::{GlobalTable, Progress};
 use isthmus_store::TableSpec;
 
 use super::World;
@@ -42,12 +42,10 @@ impl World {
         }
     }
 
-    fn advance_drop(
-        &mut self,
-        plan: &TablePlan,
-        change: impl FnOnce(&mut isthmus_control::global_table::GlobalTable),
-    ) {
-        self.records.get_mut(&plan.partition).into_iter().for_each(change);
+    fn advance_drop(&mut self, plan: &TablePlan, change: impl FnOnce(&mut GlobalTable)) {
+        if let Some(record) = self.records.get_mut(&plan.partition) {
+            change(record);
+        }
     }
 
     /// Whether a region is reached and has had the drop, or knows nothing of the table.

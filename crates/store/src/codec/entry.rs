@@ -5,6 +5,8 @@
 
 use bytes::Bytes;
 use isthmus_model::entry::{Entry, EntryBody, RowDelta};
+use isthmus_model::expiry::Expiry;
+use isthmus_model::family::FamilySet;
 use isthmus_model::ids::{Epoch, Lsn, SchemaNumber, Timestamp};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Trim;
@@ -21,7 +23,9 @@ const VERSION_SEEN: u8 = 2;
 
 const BODY_ROWS: u8 = 1;
 const BODY_SCHEMA: u8 = 2;
+/// Of all columns, and of those that some families spare.
 const BODY_EXPIRY: u8 = 3;
+const BODY_EXPIRY_SPARING: u8 = 4;
 
 /// Bytes of a row change with an empty key.
 const DELTA_BYTES_MIN: usize = 6;
@@ -54,10 +58,14 @@ pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
             out.push(BODY_SCHEMA);
             encode_schema_into(schema, out);
         }
-        EntryBody::Expiry(trim) => {
-            out.push(BODY_EXPIRY);
+        EntryBody::Expiry(Expiry { trim, spared }) => {
+            // The oldest kind that can say it.
+            out.push(if spared.0 == 0 { BODY_EXPIRY } else { BODY_EXPIRY_SPARING });
             put_signed(out, trim.below.0);
             put_stamp(out, trim.stamp);
+            if spared.0 != 0 {
+                put_varint(out, spared.0);
+            }
         }
     }
 }
@@ -100,9 +108,17 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
             EntryBody::Rows(deltas)
         }
         BODY_SCHEMA => EntryBody::Schema(read_schema(&mut reader)?),
-        BODY_EXPIRY => {
+        kind @ (BODY_EXPIRY | BODY_EXPIRY_SPARING) => {
             let below = Timestamp(reader.signed()?);
-            EntryBody::Expiry(Trim { below, stamp: reader.stamp()? })
+            let trim = Trim { below, stamp: reader.stamp()? };
+            let spared = match kind {
+                BODY_EXPIRY => FamilySet::default(),
+                _ => FamilySet(reader.varint()?),
+            };
+            if kind == BODY_EXPIRY_SPARING && spared == FamilySet::default() {
+                return corrupt("an expiry that spares nothing");
+            }
+            EntryBody::Expiry(Expiry { trim, spared })
         }
         _ => return corrupt("unknown kind of entry"),
     };
@@ -120,6 +136,16 @@ pub(crate) mod tests {
     use crate::codec::row::tests::rows;
     use crate::codec::schema::tests::schemas;
 
+    /// Any expiry that can be stored.
+    pub(crate) fn expiries() -> impl Strategy<Value = Expiry> {
+        let spared = prop_oneof![proptest::strategy::Just(0), any::<u64>()];
+        (any::<i64>(), any::<u64>(), spared).prop_map(|(below, hlc, spared)| {
+            let stamp = Stamp { hlc: Hlc(hlc), origin: Origin(3) };
+            let trim = Trim { below: Timestamp(below), stamp };
+            Expiry { trim, spared: FamilySet(spared) }
+        })
+    }
+
     fn bodies() -> impl Strategy<Value = EntryBody> {
         let key = proptest::collection::vec(any::<u8>(), 0..12);
         let delta =
@@ -127,10 +153,7 @@ pub(crate) mod tests {
         prop_oneof![
             proptest::collection::vec(delta, 0..4).prop_map(EntryBody::Rows),
             schemas().prop_map(EntryBody::Schema),
-            (any::<i64>(), any::<u64>()).prop_map(|(below, hlc)| EntryBody::Expiry(Trim {
-                below: Timestamp(below),
-                stamp: Stamp { hlc: Hlc(hlc), origin: Origin(3) },
-            })),
+            expiries().prop_map(EntryBody::Expiry),
         ]
     }
 

@@ -1,8 +1,9 @@
 //! The stored form of a schema.
 
+use isthmus_model::family::{Families, Family, FamilyTime};
 use isthmus_model::ids::{Origin, SchemaNumber};
 use isthmus_model::key::KeyKind;
-use isthmus_model::limits::{DEFINED_COLUMNS_MAX, KEY_COLUMNS_MAX};
+use isthmus_model::limits::{DEFINED_COLUMNS_MAX, FAMILIES_MAX, KEY_COLUMNS_MAX};
 use isthmus_model::rule::{ConflictRules, Rule};
 use isthmus_model::schema::{DefinedColumn, KeyColumn, Schema, TableOptions};
 use isthmus_model::value::{Text, ValueKind};
@@ -16,7 +17,11 @@ const VERSION_FLAGS: u8 = 3;
 
 const FLAG_RULES: u8 = 1;
 const FLAG_DROPPED: u8 = 2;
-const FLAGS: u8 = FLAG_RULES | FLAG_DROPPED;
+const FLAG_FAMILIES: u8 = 4;
+const FLAGS: u8 = FLAG_RULES | FLAG_DROPPED | FLAG_FAMILIES;
+
+/// Bytes of a family with an empty name.
+const FAMILY_BYTES_MIN: usize = 5;
 
 /// Bytes of a column with an empty name.
 const COLUMN_BYTES_MIN: usize = 2;
@@ -25,10 +30,10 @@ const AUTO_INCREMENT: u8 = 0x80;
 pub(crate) fn encode_schema_into(schema: &Schema, out: &mut Vec<u8>) {
     let rules = schema.options.rules.as_ref();
     // The oldest version that can say it, so that regions of an older program understand.
-    let version = match (schema.options.is_dropped, rules) {
-        (true, _) => VERSION_FLAGS,
-        (false, Some(_)) => VERSION_RULES,
-        (false, None) => VERSION_PLAIN,
+    let version = match (flags(&schema.options) & !FLAG_RULES, rules) {
+        (0, None) => VERSION_PLAIN,
+        (0, Some(_)) => VERSION_RULES,
+        _ => VERSION_FLAGS,
     };
     out.push(version);
     put_varint(out, schema.number.0);
@@ -54,11 +59,60 @@ pub(crate) fn encode_schema_into(schema: &Schema, out: &mut Vec<u8>) {
     if let Some(rules) = rules {
         encode_rules(rules, out);
     }
+    if !options.families.is_empty() {
+        encode_families(&options.families, out);
+    }
+}
+
+fn encode_families(families: &Families, out: &mut Vec<u8>) {
+    put_varint(out, families.list().len() as u64);
+    for family in families.list() {
+        put_bytes(out, family.name.as_bytes());
+        put_varint(out, family.columns.len() as u64);
+        family.columns.iter().for_each(|column| put_bytes(out, column.as_bytes()));
+        put_bytes(out, family.prefix.as_ref().map_or(&[], |prefix| prefix.as_bytes()));
+        put_varint(
+            out,
+            match family.time_to_live {
+                FamilyTime::AsTable => 0,
+                FamilyTime::Forever => 1,
+                FamilyTime::Seconds(seconds) => u64::from(seconds) + 2,
+            },
+        );
+        put_varint(out, u64::from(family.max_versions.unwrap_or(0)));
+    }
+}
+
+fn read_families(reader: &mut Reader<'_>) -> Result<Families, Corrupt> {
+    let mut list = Vec::new();
+    for _ in 0..reader.count(FAMILY_BYTES_MIN)? {
+        let name = reader.text()?;
+        let columns = reader.count(1)?;
+        let columns = (0..columns).map(|_| reader.text()).collect::<Result<Vec<_>, _>>()?;
+        let prefix = Some(reader.text()?).filter(|prefix| !prefix.as_bytes().is_empty());
+        let time_to_live = match reader.varint()? {
+            0 => FamilyTime::AsTable,
+            1 => FamilyTime::Forever,
+            seconds => FamilyTime::Seconds(small(seconds - 2)?),
+        };
+        let max_versions = Some(small(reader.varint()?)?).filter(|versions| *versions > 0);
+        list.push(Family { name, columns, prefix, time_to_live, max_versions });
+    }
+    if list.is_empty() || list.len() > FAMILIES_MAX {
+        return corrupt("number of families");
+    }
+    Ok(Families::new(list))
+}
+
+fn small(number: u64) -> Result<u32, Corrupt> {
+    u32::try_from(number).map_err(|_| Corrupt { what: "option too large" })
 }
 
 fn flags(options: &TableOptions) -> u8 {
     let flag = |is_set, flag| if is_set { flag } else { 0 };
-    flag(options.rules.is_some(), FLAG_RULES) | flag(options.is_dropped, FLAG_DROPPED)
+    flag(options.rules.is_some(), FLAG_RULES)
+        | flag(options.is_dropped, FLAG_DROPPED)
+        | flag(!options.families.is_empty(), FLAG_FAMILIES)
 }
 
 fn encode_rules(rules: &ConflictRules, out: &mut Vec<u8>) {
@@ -146,12 +200,13 @@ pub(crate) fn read_schema(reader: &mut Reader<'_>) -> Result<Schema, Corrupt> {
     if flags & FLAG_RULES != 0 {
         options.rules = Some(read_rules(reader)?);
     }
+    if flags & FLAG_FAMILIES != 0 {
+        options.families = read_families(reader)?;
+    }
     Ok(Schema { number, key_columns, defined_columns, options })
 }
 
 fn read_options(reader: &mut Reader<'_>) -> Result<TableOptions, Corrupt> {
-    let small =
-        |number: u64| u32::try_from(number).map_err(|_| Corrupt { what: "option too large" });
     let time_to_live_seconds = match reader.varint()? {
         0 => None,
         seconds => Some(small(seconds - 1)?),
@@ -252,8 +307,30 @@ pub(crate) mod tests {
             columns: columns.into_iter().map(|(name, rule)| (name.into(), rule)).collect(),
             priority: priority.into_iter().map(Origin).collect(),
         });
-        let options = (options, proptest::option::of(rules), any::<bool>()).prop_map(
-            |(options, rules, is_dropped)| TableOptions { rules, is_dropped, ..options },
+        let time = prop_oneof![
+            proptest::strategy::Just(FamilyTime::AsTable),
+            proptest::strategy::Just(FamilyTime::Forever),
+            any::<u32>().prop_map(FamilyTime::Seconds),
+        ];
+        let columns = proptest::collection::vec(".{0,8}", 0..3);
+        let versions = proptest::option::of(1..=u32::MAX);
+        let family = (".{0,8}", columns, proptest::option::of(".{1,8}"), time, versions).prop_map(
+            |(name, columns, prefix, time_to_live, max_versions)| Family {
+                name: name.into(),
+                columns: columns.into_iter().map(Text::from).collect(),
+                prefix: prefix.map(Text::from),
+                time_to_live,
+                max_versions,
+            },
+        );
+        let families = proptest::collection::vec(family, 0..3).prop_map(Families::new);
+        let options = (options, proptest::option::of(rules), any::<bool>(), families).prop_map(
+            |(options, rules, is_dropped, families)| TableOptions {
+                rules,
+                is_dropped,
+                families,
+                ..options
+            },
         );
         let keys = proptest::collection::vec(key, 1..=4);
         let columns = proptest::collection::vec(defined, 0..=32);

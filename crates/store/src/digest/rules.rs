@@ -9,13 +9,16 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use isthmus_digest::{Hasher, Lane, Parts};
+use isthmus_model::expiry::Expiry;
+use isthmus_model::family::{Families, FamilyNumber, FamilySet};
 use isthmus_model::hlc::Hlc;
-use isthmus_model::row::{Cell, Column, Row, Trim, expiry_bucket};
+use isthmus_model::ids::Timestamp;
+use isthmus_model::row::{Cell, Column, Row, expiry_bucket};
 use isthmus_model::schema::Schema;
 use isthmus_model::value::Text;
 
-use crate::codec::Corrupt;
 use crate::codec::row::{decode_row, encode_row, is_packed_plain};
+use crate::codec::{Corrupt, put_bytes};
 
 /// Kills share a lane with those of the same 2^20 milliseconds, about 17 minutes.
 const KILLS_BUCKET_BITS: u32 = 20;
@@ -37,27 +40,34 @@ pub struct Rules {
     /// Live cells lie in lanes by the bucket of their timestamps.
     pub time_lanes: bool,
     /// Expiries logged before the digest was begun: what they kill never counts.
-    pub base: Vec<Trim>,
+    pub base: Vec<Expiry>,
     /// Lanes of cells below this bucket do not count.
     pub time_floor: i64,
     /// Lanes of kills below this bucket do not count.
     pub kills_floor: u64,
+    /// Which columns do not expire as the table says, as a number; 0: there are none. Their live
+    /// cells lie beside those of tables whose cells do not expire, and what has expired of them is
+    /// in `base`.
+    pub families: u64,
 }
 
 impl Rules {
     /// For a table as it is now.
-    pub fn of(schema: &Schema, expiry: &[Trim]) -> Rules {
+    pub fn of(schema: &Schema, expiry: &[Expiry]) -> Rules {
         Rules {
             time_lanes: schema.options.time_to_live_seconds.is_some(),
             base: expiry.to_vec(),
             time_floor: i64::MIN,
             kills_floor: 0,
+            families: families_of(schema),
         }
     }
 
     /// Whether parts measured under either are the same, floors aside.
     pub(crate) fn measure_alike(&self, other: &Rules) -> bool {
-        self.time_lanes == other.time_lanes && self.base == other.base
+        self.time_lanes == other.time_lanes
+            && self.base == other.base
+            && self.families == other.families
     }
 
     /// Whether a lane counts.
@@ -70,11 +80,30 @@ impl Rules {
     }
 }
 
+/// Which columns of a table do not expire as it says; 0: there are none.
+pub(crate) fn families_of(schema: &Schema) -> u64 {
+    let families = &schema.options.families;
+    let own = families.with_own_time();
+    if own == FamilySet::default() {
+        return 0;
+    }
+    let mut bytes = own.0.to_le_bytes().to_vec();
+    for family in families.list() {
+        family.columns.iter().for_each(|column| put_bytes(&mut bytes, column.as_bytes()));
+        bytes.push(0);
+        put_bytes(&mut bytes, family.prefix.as_ref().map_or(&[], |prefix| prefix.as_bytes()));
+    }
+    let sum = Hasher::for_table(0, 0).part(Lane::Data, b"families", &bytes);
+    (sum.0 as u64).max(1)
+}
+
 /// Measures rows of one table.
 #[derive(Clone, Copy)]
 pub(crate) struct Measure<'a> {
     pub(crate) hasher: &'a Hasher,
     pub(crate) rules: &'a Rules,
+    /// Families of the table.
+    pub(crate) families: &'a Families,
     /// Rows may hold tombstones: the table has several writers.
     pub(crate) may_hold_kills: bool,
 }
@@ -116,22 +145,19 @@ impl Measure<'_> {
     }
 
     fn lanes(&self, row: &Row) -> BTreeMap<Lane, Row> {
-        let mut lanes = Lanes { rules: self.rules, rows: BTreeMap::new() };
+        let own_time = self.families.with_own_time();
+        let mut lanes = Lanes { rules: self.rules, own_time, rows: BTreeMap::new() };
         if let Some(stamp) = row.tombstone {
             lanes.set(Lane::Kills(kills_bucket(stamp.hlc)), |row| row.tombstone = Some(stamp));
         }
         if let Some(stamp) = row.marker
-            && !self
-                .rules
-                .base
-                .iter()
-                .any(|trim| stamp.hlc.timestamp() < trim.below && stamp <= trim.stamp)
+            && !self.rules.base.iter().any(|expiry| expiry.kills_marker(stamp))
         {
-            let lane = lanes.live(expiry_bucket(stamp.hlc.timestamp()));
+            let lane = lanes.live(FamilyNumber::NONE, stamp.hlc.timestamp());
             lanes.set(lane, |row| row.marker = Some(stamp));
         }
         for column in &row.columns {
-            lanes.add_column(column);
+            lanes.add_column(self.families.of(&column.name), column);
         }
         lanes.rows
     }
@@ -139,12 +165,16 @@ impl Measure<'_> {
 
 struct Lanes<'a> {
     rules: &'a Rules,
+    own_time: FamilySet,
     rows: BTreeMap<Lane, Row>,
 }
 
 impl Lanes<'_> {
-    fn live(&self, bucket: i64) -> Lane {
-        if self.rules.time_lanes { Lane::Time(bucket) } else { Lane::Data }
+    fn live(&self, family: FamilyNumber, timestamp: Timestamp) -> Lane {
+        match self.rules.time_lanes && !self.own_time.has(family) {
+            true => Lane::Time(expiry_bucket(timestamp)),
+            false => Lane::Data,
+        }
     }
 
     fn set(&mut self, lane: Lane, set: impl FnOnce(&mut Row)) {
@@ -157,7 +187,7 @@ impl Lanes<'_> {
         self.set(lane, |row| set(row.column_mut(name)));
     }
 
-    fn add_column(&mut self, column: &Column) {
+    fn add_column(&mut self, family: FamilyNumber, column: &Column) {
         let name = &column.name;
         if let Some(stamp) = column.tombstone {
             let lane = Lane::Kills(kills_bucket(stamp.hlc));
@@ -168,8 +198,8 @@ impl Lanes<'_> {
             self.set_column(lane, name, |column| column.trims.push(*trim));
         }
         for share in column.shares() {
-            if !self.rules.base.iter().any(|trim| share.is_expired(trim)) {
-                let lane = self.live(expiry_bucket(share.stamp.hlc.timestamp()));
+            if !self.rules.base.iter().any(|expiry| expiry.kills_share(family, share)) {
+                let lane = self.live(family, share.stamp.hlc.timestamp());
                 self.set_column(lane, name, |column| column.shares_mut().add(share.clone()));
             }
         }
@@ -178,29 +208,30 @@ impl Lanes<'_> {
             self.set_column(lane, name, |column| column.shares_mut().see(*seen));
         }
         for cell in &column.cells {
-            if let Some(lane) = self.lane_of(cell) {
+            if let Some(lane) = self.lane_of(family, cell) {
                 self.set_column(lane, name, |column| column.cells.push(cell.clone()));
             }
         }
     }
 
-    fn lane_of(&self, cell: &Cell) -> Option<Lane> {
+    fn lane_of(&self, family: FamilyNumber, cell: &Cell) -> Option<Lane> {
         // A deleted version goes with the version where that has expired.
-        if self.rules.base.iter().any(|trim| trim.kills(cell)) {
+        if self.rules.base.iter().any(|expiry| expiry.kills(family, cell)) {
             return None;
         }
         match cell.value {
             None => Some(Lane::Kills(kills_bucket(cell.stamp.hlc))),
-            Some(_) => Some(self.live(expiry_bucket(cell.timestamp))),
+            Some(_) => Some(self.live(family, cell.timestamp)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use isthmus_model::family::NO_FAMILIES;
     use isthmus_model::hlc::Stamp;
     use isthmus_model::ids::{Origin, Timestamp};
-    use isthmus_model::row::EXPIRY_BUCKET_MILLIS;
+    use isthmus_model::row::{EXPIRY_BUCKET_MILLIS, Trim};
     use isthmus_model::value::Value;
 
     use super::*;
@@ -221,7 +252,8 @@ mod tests {
 
     fn measure(rules: &Rules, row: &Row) -> Parts {
         let hasher = Hasher::for_table(1, 2);
-        let measure = Measure { hasher: &hasher, rules, may_hold_kills: true };
+        let families = &NO_FAMILIES;
+        let measure = Measure { hasher: &hasher, rules, families, may_hold_kills: true };
         let packed = encode_row(row);
         let parts = measure.of_row(b"k", row, &packed);
         assert_eq!(measure.of_packed(b"k", &packed), Ok(parts.clone()));
@@ -248,7 +280,8 @@ mod tests {
         let rules = Rules { time_lanes: true, time_floor: 1, ..Rules::default() };
         let both = row(&[next, 1]);
         let mut swept = both.clone();
-        swept.expire(&Trim { below: Timestamp(EXPIRY_BUCKET_MILLIS), stamp: stamp(2 * next) });
+        let trim = Trim { below: Timestamp(EXPIRY_BUCKET_MILLIS), stamp: stamp(2 * next) };
+        swept.expire(&trim.into(), &NO_FAMILIES);
         assert_ne!(both, swept);
         assert_eq!(measure(&rules, &both), measure(&rules, &swept));
         let all = Rules { time_floor: i64::MIN, ..rules };

@@ -4,6 +4,8 @@
 //! entries beside it.
 
 use bytes::Bytes;
+use isthmus_model::expiry::Expiry;
+use isthmus_model::family::FamilySet;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, Timestamp};
 use isthmus_model::row::Trim;
@@ -12,7 +14,10 @@ use crate::codec::{Corrupt, Reader, corrupt, put_signed, put_stamp, put_varint};
 use crate::digest::Rules;
 use crate::keys::{KIND_PARTITION, decode_number_key, number_key};
 
-const VERSION: u8 = 3;
+/// Expiries may spare families; written only where that is so.
+const VERSION: u8 = 4;
+/// Expiries are of all columns.
+const VERSION_WITHOUT_FAMILIES: u8 = 3;
 /// Did not tell where the log is whole of all origins.
 const VERSION_WITHOUT_WHOLE: u8 = 2;
 /// Had no digest.
@@ -45,7 +50,7 @@ pub struct PartitionState {
     /// What is applied of each origin that was heard from.
     pub watermarks: Vec<Watermark>,
     /// Expiries of all rows; none covers another.
-    pub expiry: Vec<Trim>,
+    pub expiry: Vec<Expiry>,
     /// The last counter given to an auto-increment column.
     pub auto_increment: u64,
     /// Groups committed so far.
@@ -103,7 +108,10 @@ pub fn decode_key(key: &[u8]) -> Result<PartitionId, Corrupt> {
 /// The stored form.
 pub fn encode_value(state: &PartitionState) -> Bytes {
     let mut out = Vec::with_capacity(96);
-    out.push(VERSION);
+    let spares = |expiry: &Expiry| expiry.spared != FamilySet::default();
+    let has_families =
+        state.rules.families != 0 || state.expiry.iter().chain(&state.rules.base).any(spares);
+    out.push(if has_families { VERSION } else { VERSION_WITHOUT_FAMILIES });
     put_varint(&mut out, state.lsn.0);
     put_hlc(&mut out, state.hlc);
     put_varint(&mut out, state.epoch.0);
@@ -121,21 +129,27 @@ pub fn encode_value(state: &PartitionState) -> Bytes {
     put_varint(&mut out, state.log_bytes_before);
     put_signed(&mut out, state.log_start_millis);
     put_varint(&mut out, state.whole_after.0);
+    if has_families {
+        put_varint(&mut out, state.rules.families);
+        let all = state.expiry.iter().chain(&state.rules.base);
+        all.for_each(|expiry| put_varint(&mut out, expiry.spared.0));
+    }
     out.into()
 }
 
-fn put_trims(out: &mut Vec<u8>, trims: &[Trim]) {
-    put_varint(out, trims.len() as u64);
-    for trim in trims {
+/// Without the families that they spare.
+fn put_trims(out: &mut Vec<u8>, expiries: &[Expiry]) {
+    put_varint(out, expiries.len() as u64);
+    for Expiry { trim, .. } in expiries {
         put_signed(out, trim.below.0);
         put_stamp(out, trim.stamp);
     }
 }
 
-fn read_trims(reader: &mut Reader<'_>) -> Result<Vec<Trim>, Corrupt> {
+fn read_trims(reader: &mut Reader<'_>) -> Result<Vec<Expiry>, Corrupt> {
     let count = reader.count(TRIM_BYTES_MIN)?;
     let trim = |reader: &mut Reader<'_>| {
-        Ok(Trim { below: Timestamp(reader.signed()?), stamp: reader.stamp()? })
+        Ok(Trim { below: Timestamp(reader.signed()?), stamp: reader.stamp()? }.into())
     };
     (0..count).map(|_| trim(reader)).collect()
 }
@@ -155,7 +169,7 @@ fn read_rules(reader: &mut Reader<'_>) -> Result<Rules, Corrupt> {
     };
     let time_floor = reader.signed()?;
     let kills_floor = reader.varint()?;
-    Ok(Rules { time_lanes, time_floor, kills_floor, base: read_trims(reader)? })
+    Ok(Rules { time_lanes, time_floor, kills_floor, base: read_trims(reader)?, families: 0 })
 }
 
 fn put_hlc(out: &mut Vec<u8>, hlc: Hlc) {
@@ -190,36 +204,41 @@ pub fn decode_value(bytes: &Bytes) -> Result<PartitionState, Corrupt> {
         state.log_start_millis = reader.signed()?;
     }
     state.whole_after = match version {
-        VERSION => Lsn(reader.varint()?),
+        VERSION | VERSION_WITHOUT_FAMILIES => Lsn(reader.varint()?),
         // Nothing was passed on then, so nobody knows: not before its end.
         _ => state.lsn,
     };
+    if version == VERSION {
+        state.rules.families = reader.varint()?;
+        for expiry in state.expiry.iter_mut().chain(&mut state.rules.base) {
+            expiry.spared = FamilySet(reader.varint()?);
+        }
+    }
     reader.end()?;
     Ok(state)
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
+    use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
     use super::*;
+    use crate::codec::entry::tests::expiries;
 
     fn states() -> impl Strategy<Value = PartitionState> {
         let watermark = (any::<u8>(), any::<u64>(), any::<u64>()).prop_map(|(o, lsn, hlc)| {
             Watermark { origin: Origin(o), lsn: Lsn(lsn), hlc: Hlc(hlc) }
         });
-        let trim = (any::<i64>(), any::<u64>()).prop_map(|(below, hlc)| Trim {
-            below: Timestamp(below),
-            stamp: Stamp { hlc: Hlc(hlc), origin: Origin(2) },
-        });
         let watermarks = proptest::collection::vec(watermark, 0..4);
-        let expiry = proptest::collection::vec(trim, 0..3).boxed();
-        let rules = (any::<bool>(), any::<i64>(), any::<u64>(), expiry.clone()).prop_map(
-            |(time_lanes, time_floor, kills_floor, base)| Rules {
+        let expiry = proptest::collection::vec(expiries(), 0..3).boxed();
+        let families = prop_oneof![proptest::strategy::Just(0), any::<u64>()];
+        let rules = (any::<bool>(), any::<i64>(), any::<u64>(), expiry.clone(), families).prop_map(
+            |(time_lanes, time_floor, kills_floor, base, families)| Rules {
                 time_lanes,
                 time_floor,
                 kills_floor,
                 base,
+                families,
             },
         );
         let parts = (any::<[u64; 8]>(), watermarks, expiry, rules);

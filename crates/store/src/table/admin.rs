@@ -40,9 +40,7 @@ impl Table {
         schema.number = SchemaNumber(inner.schema.number.0 + 1);
         let before = inner.schema.options.time_to_live_seconds;
         let after = schema.options.time_to_live_seconds;
-        if let Some(seconds) = before.filter(|before| after.is_none_or(|after| after > *before)) {
-            self.settle_expiry(&mut inner, seconds);
-        }
+        self.settle_expiry(&mut inner, &schema);
         let stamp = self.core.stamps.begin(self.core.wall_millis());
         inner.part.begun.push(stamp.hlc);
         let lsn = inner.next_lsn();

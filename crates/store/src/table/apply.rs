@@ -149,8 +149,8 @@ impl Table {
         match &entry.body {
             EntryBody::Rows(deltas) => self.merge_rows(inner, prefetched, at, entry, deltas),
             EntryBody::Schema(schema) => take_schema(inner, schema),
-            EntryBody::Expiry(trim) => {
-                inner.expire(*trim, at);
+            EntryBody::Expiry(expiry) => {
+                inner.expire(*expiry, at);
                 Ok(())
             }
         }
@@ -179,8 +179,9 @@ impl Table {
                 row.merge(delta);
                 row
             };
-            for trim in &inner.state.expiry {
-                row.expire(&trim.of_whole_buckets());
+            let families = &inner.schema.options.families;
+            for expiry in &inner.state.expiry {
+                row.expire(&expiry.of_whole_buckets(), families);
             }
             let before = prefetched.parts(&self.core, &self.partition, inner, key)?;
             merged.push((key.clone(), before, row));

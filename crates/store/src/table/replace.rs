@@ -5,10 +5,11 @@
 //! is one history, the source's, and nothing else stays.
 
 use isthmus_model::change::Direction;
+use isthmus_model::expiry::Expiry;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim};
+use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
 
 use crate::digest::Rules;
@@ -38,7 +39,7 @@ pub struct CopyDone {
     /// What it had applied of every origin then.
     pub vector: Vec<Watermark>,
     /// What it had logged as expired.
-    pub expiry: Vec<Trim>,
+    pub expiry: Vec<Expiry>,
     /// Its schema, where that may be newer than the one here.
     pub schema: Option<Schema>,
     /// What its digest counted, which is what the digest here must count under that schema.
@@ -310,15 +311,17 @@ impl Table {
     /// Sets the watermarks to where the source's log goes on.
     fn end_copy(&self, inner: &mut Inner, done: CopyDone) -> Result<(), StoreError> {
         inner.state.epoch = inner.state.epoch.max(done.epoch);
-        for trim in &done.expiry {
-            inner.expire(*trim, At { lsn: inner.state.lsn, stamp: None });
-        }
+        let mut is_as_new = false;
         if let Some(schema) = &done.schema {
-            let is_as_new = schema.number >= inner.schema.number;
+            is_as_new = schema.number >= inner.schema.number;
+            // First, since an expiry names families of it.
             take_schema(inner, schema)?;
-            if let Some(rules) = done.rules.as_ref().filter(|_| is_as_new) {
-                inner.take_rules(rules);
-            }
+        }
+        for expiry in &done.expiry {
+            inner.expire(*expiry, At { lsn: inner.state.lsn, stamp: None });
+        }
+        if let Some(rules) = done.rules.as_ref().filter(|_| is_as_new) {
+            inner.take_rules(rules);
         }
         if !inner.spec.writers.are_many() {
             inner.state.lsn = done.lsn;

@@ -269,7 +269,7 @@ impl Call<'_> {
             stamp,
             now_millis: self.wall_millis,
             granularity,
-            expiry: self.inner.state.expiry.first().copied(),
+            expiry: &self.inner.state.expiry,
         };
         let applied = apply(&context, row.as_deref(), &key, &change)?;
         let before = match &encoded {

@@ -67,7 +67,7 @@ impl World {
     fn shown(&self, number: i64, name: &str) -> Option<Value> {
         let one = |region: &Region| {
             let row = region.table().get(&key(number).encode()).unwrap()?;
-            let view = View::new(&region.table().schema().options, START_MILLIS, None);
+            let view = View::new(&region.table().schema().options, START_MILLIS, &[]);
             view.versions(row.column(name.as_bytes())?).next()?.value.clone()
         };
         let shown: Vec<Option<Value>> = self.regions.iter().map(one).collect();

@@ -1,6 +1,7 @@
 //! The digest is what the rows say, whatever was written, swept, copied, cut short or restarted.
 
 use isthmus_digest::{Lane, Sum};
+use isthmus_model::family::FamilyTime;
 use isthmus_model::row::EXPIRY_BUCKET_MILLIS;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -43,6 +44,17 @@ fn time_to_live(region: &Region, seconds: Option<u32>) {
     region.finish(pending).unwrap();
 }
 
+/// Makes a family of one of the columns, or lets it live otherwise.
+fn family(region: &Region, column: &str, time_to_live: FamilyTime) {
+    let pending = region.table().change_schema(|schema| {
+        let mut schema = schema.clone();
+        schema.options.families =
+            families::set(&schema.options.families, column, time_to_live, None);
+        Ok(schema)
+    });
+    region.finish(pending).unwrap();
+}
+
 fn any_change(chance: &mut SmallRng) -> CheckedChange {
     let row = chance.random_range(0..200);
     match chance.random_range(0..10) {
@@ -77,7 +89,14 @@ fn random_life(seed: u64, writers: Writers) {
                 time_to_live(&region, ttl);
             }
             6 => upkeep(&region),
-            7..30 => {
+            7 => {
+                let column = ["n", "v"][chance.random_range(0..2)];
+                let seconds = [86_400, 200_000, 400_000][chance.random_range(0..3)];
+                let times =
+                    [FamilyTime::AsTable, FamilyTime::Forever, FamilyTime::Seconds(seconds)];
+                family(&region, column, times[chance.random_range(0..3)]);
+            }
+            8..30 => {
                 let count = chance.random_range(1..20);
                 let changes = (0..count).map(|_| any_change(&mut chance)).collect();
                 drop(region.table().write(changes, false));

@@ -79,11 +79,13 @@ fn lag(heads: &[Opened; 2], key: &Bytes, answers: &[RowAnswer; 2]) -> Judged {
     let rows = [row_of(&answers[0]), row_of(&answers[1])];
     let vectors = [heads[0].vector_hlc(), heads[1].vector_hlc()];
     let expiry = [heads[0].expired(), heads[1].expired()];
+    let families = [heads[0].families(), heads[1].families()];
     let knows = |side: usize| Knowledge {
         vector: &vectors[side],
         safe: Hlc(heads[side].safe),
         floor: heads[side].floors().kills_hlc(),
         expiry: &expiry[side],
+        families: &families[side],
     };
     let found = diff::lagging((&rows[0], knows(0)), (&rows[1], knows(1)));
     if !found.cells.is_empty() {
@@ -102,8 +104,11 @@ fn lag(heads: &[Opened; 2], key: &Bytes, answers: &[RowAnswer; 2]) -> Judged {
 /// With one writer: every cell must be the same.
 fn cells(heads: &[Opened; 2], key: &Bytes, answers: &[RowAnswer; 2]) -> Judged {
     let mut rows = [row_of(&answers[0]), row_of(&answers[1])];
-    for trim in heads.iter().flat_map(Opened::expired) {
-        rows.iter_mut().for_each(|row| row.expire(&trim));
+    for head in heads {
+        let families = head.families();
+        for expiry in head.expired() {
+            rows.iter_mut().for_each(|row| row.expire(&expiry, &families));
+        }
     }
     let cells = diff::plain(&rows[0], &rows[1]);
     if cells.is_empty() {

@@ -1,4 +1,5 @@
 use isthmus_model::diff::{Knowledge, lagging};
+use isthmus_model::family::NO_FAMILIES;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::Origin;
 use isthmus_model::row::Trim;
@@ -77,7 +78,13 @@ fn merged(row: &Row, delta: &Row) -> Row {
 
 fn differing(source: &Row, target: &Row) -> Vec<CellDiff> {
     // Both have had everything, so nothing is only late.
-    let all = Knowledge { vector: &[], safe: Hlc(1 << 30), floor: Hlc::MIN, expiry: &[] };
+    let all = Knowledge {
+        vector: &[],
+        safe: Hlc(1 << 30),
+        floor: Hlc::MIN,
+        expiry: &[],
+        families: &NO_FAMILIES,
+    };
     lagging((source, all), (target, all)).cells
 }
 
@@ -119,7 +126,13 @@ fn kills_that_one_side_has_forgotten_do_not_undo_a_repair() {
         let forgets = if chance.one_in(2) { &mut source } else { &mut target };
         forgets.purge(floor);
         let differing = |source: &Row, target: &Row| {
-            let all = Knowledge { vector: &[], safe: Hlc(1 << 30), floor, expiry: &[] };
+            let all = Knowledge {
+                vector: &[],
+                safe: Hlc(1 << 30),
+                floor,
+                expiry: &[],
+                families: &NO_FAMILIES,
+            };
             lagging((source, all), (target, all)).cells
         };
         let cells = differing(&source, &target);

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::diff::{CellDiff, Knowledge, lagging};
+use isthmus_model::family::NO_FAMILIES;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Origin, Timestamp};
 use isthmus_model::row::{Cell, Row, Trim, add_trim};
@@ -127,7 +128,7 @@ fn expected(first: &Replica, second: &Replica) -> BTreeMap<Bytes, Vec<CellDiff>>
     let (a, b) = (knowledge(first), knowledge(second));
     let floor = a.2.max(b.2);
     fn knows(side: &(Vec<(Origin, Hlc)>, Hlc, Hlc), floor: Hlc) -> Knowledge<'_> {
-        Knowledge { vector: &side.0, safe: side.1, floor, expiry: &[] }
+        Knowledge { vector: &side.0, safe: side.1, floor, expiry: &[], families: &NO_FAMILIES }
     }
     let mut expected = BTreeMap::new();
     let bare = Row::default();

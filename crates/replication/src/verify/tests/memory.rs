@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_digest::{Hasher, LEAF_ZERO_BITS, Lane, LeafPart, Parts, Sum, Tree};
+use isthmus_model::expiry::{Expiry, add_expiry};
+use isthmus_model::family::NO_FAMILIES;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Lsn, TableId, Timestamp};
 use isthmus_model::row::{Row, Trim, expiry_bucket};
@@ -103,7 +105,8 @@ impl Replica {
             }
             for row in rows.values_mut() {
                 let trim = entry.expiry.filter(|_| !self.is_lazy);
-                trim.iter().for_each(|trim| row.expire(&trim.of_whole_buckets()));
+                let expiry = trim.map(|trim| Expiry::from(trim.of_whole_buckets()));
+                expiry.iter().for_each(|expiry| row.expire(expiry, &NO_FAMILIES));
             }
         }
         for row in rows.values_mut() {
@@ -122,7 +125,7 @@ impl Replica {
         let hlc = self.applied.iter().map(|entry| entry.stamp.hlc).max().unwrap_or_default();
         let mut expiry = Vec::new();
         for trim in self.applied.iter().filter_map(|entry| entry.expiry) {
-            isthmus_model::row::add_trim(&mut expiry, trim);
+            add_expiry(&mut expiry, trim.into());
         }
         Head {
             lsn: Lsn(self.applied.len() as u64),

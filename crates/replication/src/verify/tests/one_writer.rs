@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::diff::{self, Class};
+use isthmus_model::family::NO_FAMILIES;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Origin, Timestamp};
 use isthmus_model::row::{Cell, EXPIRY_BUCKET_MILLIS, Row, Trim};
@@ -344,7 +345,7 @@ fn what_has_expired_is_no_difference_wherever_it_still_is() {
         let half = |side: &Replica| {
             let mut rows = side.now();
             for row in rows.values_mut() {
-                row.expire(&trim.of_whole_buckets());
+                row.expire(&trim.of_whole_buckets().into(), &NO_FAMILIES);
             }
             rows.retain(|_, row| !row.is_bare());
             rows

@@ -9,9 +9,9 @@ use isthmus_model::change::Direction;
 use isthmus_model::error::Kind;
 use isthmus_model::ids::TableId;
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim};
+use isthmus_model::row::Row;
 use isthmus_protocol::error_code::ErrorCode;
-use isthmus_replication::frame::{ExpiredBefore, Watermark};
+use isthmus_replication::frame::{ExpiredBefore, FamilyColumns, Watermark};
 use isthmus_replication::verify::answer::{Answer, Floors, Tell};
 use isthmus_replication::verify::question::{Ask, Close, Question as Asked};
 use isthmus_store::codec::row::decode_row;
@@ -163,17 +163,13 @@ impl Node {
             lsn: mark.lsn.0,
             hlc: mark.hlc.0,
         };
-        let expired = |trim: &Trim| ExpiredBefore {
-            below: trim.below.0,
-            hlc: trim.stamp.hlc.0,
-            origin: trim.stamp.origin.0.into(),
-        };
         let (rows, next) = stored_rows(&view, &asked.start, asked.end.as_ref())?;
         Ok(RowsTold {
             lsn: snapshot.lsn().0,
             safe: safe.0,
             vector: snapshot.vector().iter().map(mark).collect(),
-            expiry: snapshot.expiry().iter().map(expired).collect(),
+            expiry: snapshot.expiry().iter().map(ExpiredBefore::of).collect(),
+            families: FamilyColumns::of(&snapshot.schema().options.families),
             floor_kills: view.floors().1,
             many_writers: snapshot.spec().writers.are_many(),
             rows,

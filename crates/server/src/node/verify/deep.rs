@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::diff::{self, Class, Knowledge};
-use isthmus_model::hlc::{Hlc, Stamp};
-use isthmus_model::ids::{Origin, Timestamp};
+use isthmus_model::expiry::Expiry;
+use isthmus_model::hlc::Hlc;
+use isthmus_model::ids::Origin;
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, Trim};
+use isthmus_model::row::Row;
+use isthmus_replication::frame::{ExpiredBefore, FamilyColumns};
 use isthmus_replication::verify::answer::Floors;
 use isthmus_replication::verify::report::RowDiff;
 use isthmus_store::codec::row::decode_row;
@@ -154,19 +156,17 @@ fn judge(told: [&RowsTold; 3], key: &Bytes) -> Judged {
     }
 }
 
-fn expiry(told: &RowsTold) -> Vec<Trim> {
-    let trim = |trim: &isthmus_replication::frame::ExpiredBefore| {
-        let origin = Origin(u8::try_from(trim.origin).ok()?);
-        let stamp = Stamp { hlc: Hlc(trim.hlc), origin };
-        Some(Trim { below: Timestamp(trim.below), stamp })
-    };
-    told.expiry.iter().filter_map(trim).collect()
+fn expiry(told: &RowsTold) -> Vec<Expiry> {
+    told.expiry.iter().filter_map(ExpiredBefore::expiry).collect()
 }
 
 fn plain(key: &Bytes, mut first: Row, mut second: Row, told: [&RowsTold; 2]) -> Judged {
-    for trim in told.into_iter().flat_map(expiry) {
-        first.expire(&trim);
-        second.expire(&trim);
+    for told in told {
+        let families = FamilyColumns::families(&told.families);
+        for expiry in expiry(told) {
+            first.expire(&expiry, &families);
+            second.expire(&expiry, &families);
+        }
     }
     let cells = diff::plain(&first, &second);
     if cells.is_empty() {
@@ -184,11 +184,13 @@ fn lag(key: &Bytes, rows: [&Row; 2], told: [&RowsTold; 2]) -> Judged {
         told.vector.iter().filter_map(mark).collect()
     };
     let (vectors, expiries) = (told.map(vector), told.map(expiry));
+    let families = told.map(|told| FamilyColumns::families(&told.families));
     let knows = |side: usize| Knowledge {
         vector: &vectors[side],
         safe: Hlc(told[side].safe),
         floor: Floors { time: i64::MIN, kills: told[side].floor_kills }.kills_hlc(),
         expiry: &expiries[side],
+        families: &families[side],
     };
     let found = diff::lagging((rows[0], knows(0)), (rows[1], knows(1)));
     if !found.cells.is_empty() {
@@ -201,6 +203,8 @@ fn lag(key: &Bytes, rows: [&Row; 2], told: [&RowsTold; 2]) -> Judged {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_model::hlc::Stamp;
+    use isthmus_model::ids::Timestamp;
     use isthmus_model::row::Cell;
     use isthmus_model::value::Value;
     use isthmus_store::codec::row::encode_row;

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use isthmus_model::diff::Knowledge;
+use isthmus_model::family::NO_FAMILIES;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::Origin;
 use isthmus_replication::verify::answer::{Floors, Opened};
@@ -296,6 +297,6 @@ impl Knows {
 
     fn has_had(&self, stamp: Stamp) -> bool {
         let (vector, safe, floor) = (&self.vector[..], self.safe, self.floor);
-        Knowledge { vector, safe, floor, expiry: &[] }.covers(stamp)
+        Knowledge { vector, safe, floor, expiry: &[], families: &NO_FAMILIES }.covers(stamp)
     }
 }
