@@ -171,7 +171,8 @@ impl Tables {
         let id = table.id();
         if let Some(record) = self.node.record(id) {
             return Err(ApiError::invalid(format!(
-                "The table is a replica of global table {}. Drop that, or unbind its replicas first.",
+                "The table is a replica of global table {}. Drop that, or unbind its replicas \
+                 first.",
                 record.table.id
             )));
         }

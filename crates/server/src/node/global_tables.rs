@@ -122,7 +122,8 @@ impl Node {
         }
         let _one_at_a_time = self.changing.lock().await;
         // One that is dropped can be shown and left, and nothing else.
-        let stays = matches!(operation, Operation::BindGlobalTable(_) | Operation::UpdateGlobalTable(_));
+        let stays =
+            matches!(operation, Operation::BindGlobalTable(_) | Operation::UpdateGlobalTable(_));
         if stays && self.named(operation).is_some_and(|(id, _)| self.is_dropped(id)) {
             return Err(no_global_table());
         }
@@ -286,7 +287,9 @@ impl Node {
             stage: Some(match progress {
                 Progress::Pending | Progress::Assigned => SyncStage::Init,
                 Progress::Copying => SyncStage::Full,
-                Progress::Active | Progress::Unbinding | Progress::Dropped => SyncStage::Incremental,
+                Progress::Active | Progress::Unbinding | Progress::Dropped => {
+                    SyncStage::Incremental
+                }
             }),
             failed: false,
             message: replica.and_then(|replica| replica.message.clone()),
