@@ -389,11 +389,15 @@ class Client:
         throughput = field(1, fields((1, 0), (2, 0)))
         self.call("CreateTable", fields((1, meta), (2, throughput), (3, options)))
 
+    def update_table(self, name, max_versions=None, time_to_live=None):
+        options = fields((1, time_to_live), (2, max_versions))
+        self.call("UpdateTable", fields((1, name), (3, options)))
+
     def delete_table(self, name):
         self.call("DeleteTable", field(1, name))
 
     def add_defined_column(self, name, columns):
-        """columns is [(name, type)] with type 1 INTEGER, 2 DOUBLE, 3 BOOLEAN, 4 STRING, 7 BINARY."""
+        """columns is [(name, type)], 1 INTEGER, 2 DOUBLE, 3 BOOLEAN, 4 STRING, 7 BINARY."""
         added = b"".join(field(2, fields((1, column), (2, kind))) for column, kind in columns)
         self.call("AddDefinedColumn", field(1, name) + added)
 
