@@ -1,7 +1,8 @@
-"""Two regions write the same rows, now in sight of each other and now not: rules decide as they say,
-what was overwritten unseen is told, nothing else is, and can be written back."""
+"""Two regions write the same rows, now in sight of each other and now not: rules decide as they
+say, what was overwritten unseen is told, nothing else is, and can be written back."""
 
 import json
+import urllib.request
 
 import cluster
 import flights
@@ -40,6 +41,14 @@ def conflicts(running, region=None, *arguments):
     config = region and region.config
     words = ["conflict", "list", TABLE, "--json", *arguments]
     return json.loads(running.run(*words, config=config).stdout)
+
+
+def metrics(running, region):
+    token = (running.data / "metrics.token").read_text(encoding="utf-8").strip()
+    bearer = {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"{region.admin}/metrics", headers=bearer)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.read().decode().splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +116,10 @@ def test_writes_out_of_sight_are_decided_by_rule_and_told(pair):
         changes = {one["region"]: one["value"] for one in by_column["plain"]["changes"]}
         assert changes == {"r1": "first", "r2": "second"}
         assert by_column["high"]["rule"] == "max"
+        counted = f'isthmus_conflicts_total{{table="{TABLE}",rule="%s"}} 1'
+        told = metrics(pair, region)
+        for rule in ("set", "max", "priority", "last-writer"):
+            assert counted % rule in told, told
 
 
 def test_a_loser_is_written_back_as_a_write_of_now(pair):

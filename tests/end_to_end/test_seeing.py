@@ -180,6 +180,7 @@ def test_metrics_are_given_to_who_bears_the_token_and_are_bounded(folder):
         found = samples(scrape(r1, token)[1])
         assert found[f'isthmus_link_state{key},state="following"}}'] == 1
         assert found[f"isthmus_link_wire_bytes_total{key}}}"] > 0
+        assert 0 < found[f'isthmus_table_safe_seconds{{table="{TABLE}"}}'] < time.time() + 60
         assert with_rest not in text and "__isthmus" not in text
         told = status(running, r1)
         assert told["disk_free_bytes"] > 0 and told["disk_bytes"] > 0
@@ -272,7 +273,8 @@ def test_changes_of_links_are_events_with_their_reasons_and_top_shows_them(folde
             lambda: any(one["detail"]["state"] == "following" and one["at_ms"] > lost[0]["at_ms"]
                         for one in told()), "the link that follows again is told", 30)
         frame = running.run("top", "--once", "--width", "200", config=r1.config).stdout
-        for word in ("REGION", "LINK", "r1 -> r2", "following", "AVAILABILITY", "link-state", TABLE):
+        for word in ("REGION", "LINK", "r1 -> r2", "following", "AVAILABILITY", "link-state",
+                     TABLE):
             assert word in frame, f"{word} in\n{frame}"
         assert "\x1b" not in frame
 

@@ -320,6 +320,8 @@ def read_error(body):
     return code, message.get(2, [b""])[0].decode()
 
 
+AS_OF = "x-isthmus-as-of"
+
 # A server closes connections that stay idle; one this old is not used again, because a request
 # on it could fail without having been seen.
 IDLE_SECONDS = 5
@@ -333,6 +335,8 @@ class Client:
         self.host, self.port = where.hostname, where.port
         self.credentials, self.timeout, self.version = credentials, timeout, version
         self.connection, self.used = None, 0.0
+        # The moment as of which it reads, and the one that the last answer told.
+        self.as_of, self.told_as_of = None, None
 
     def close(self):
         if self.connection is not None:
@@ -344,6 +348,8 @@ class Client:
         path = "/" + operation
         if headers is None:
             headers = self.credentials.headers(path, body, version=self.version)
+        if self.as_of is not None:
+            headers = {**headers, AS_OF: self.as_of}
         try:
             if time.monotonic() - self.used > IDLE_SECONDS:
                 self.close()
@@ -355,6 +361,7 @@ class Client:
             answer = self.connection.getresponse()
             data = answer.read()
             self.used = time.monotonic()
+            self.told_as_of = answer.headers.get(AS_OF)
             if answer.will_close:
                 self.close()
             return answer.status, answer.headers, data
@@ -434,7 +441,20 @@ class Client:
         found = rows(read_message(answer).get(2, [b""])[0])
         return found[0] if found else None
 
-    def batch_write(self, table, changes):
+    def batch_get(self, table, keys):
+        """The rows of these keys as `rows` gives them, None where there is none."""
+        asked = fields((1, table), *((2, row(key)) for key in keys), (6, 1))
+        answer = read_message(self.call("BatchGetRow", field(1, asked)))
+        found = []
+        for one in read_message(answer[1][0]).get(2, []):
+            message = read_message(one)
+            if not message[1][0]:
+                raise Refused(200, *read_error(message[2][0]))
+            shown = rows(message.get(4, [b""])[0])
+            found.append(shown[0] if shown else None)
+        return found
+
+    def batch_write(self, table, changes, atomic=False):
         """changes is [(type, key, cells)] with type 1 put, 2 update, 3 delete.
 
         One result per change, in order: None, or (code, message).
@@ -443,7 +463,8 @@ class Client:
         for kind, key, cells in changes:
             data = row(key, cells, delete=kind == 3)
             items += field(2, fields((1, kind), (2, data), (3, field(1, 0))))
-        answer = read_message(self.call("BatchWriteRow", field(1, field(1, table) + items)))
+        body = field(1, field(1, table) + items) + (field(3, 1) if atomic else b"")
+        answer = read_message(self.call("BatchWriteRow", body))
         results = []
         for one in read_message(answer[1][0]).get(2, []):
             message = read_message(one)

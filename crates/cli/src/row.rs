@@ -35,10 +35,16 @@ Examples:
   isthmus row delete notes '{\"id\":\"a\"}'
   isthmus row range notes --start '{\"id\":\"a\"}' --end '{\"id\":\"m\"}' --limit 20
   isthmus row range events --prefix '{\"user\":\"ada\"}' --backward
+  isthmus row range notes --as-of safe --limit 0
 
 `get` and `range` print keys and newest values as one object per row; with --json every version
 with its timestamp: {\"key\":{...},\"cells\":[{\"name\":...,\"value\":...,\"timestamp\":...}]}.
-A row that does not exist is printed as null, with exit code 0.")]
+A row that does not exist is printed as null, with exit code 0.
+
+With --as-of safe all that is read shows one moment: everything written before it in every region
+and nothing else. The moment is told on standard error, and --as-of MOMENT reads as of it again,
+in any region, for about two minutes (memory allowing). For several tables or regions ask each for
+safe first, then read all as of the latest moment told.")]
 pub(crate) struct RowArgs {
     #[command(subcommand)]
     command: RowCommand,
@@ -69,9 +75,20 @@ struct ShowArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..))]
     max_versions: u32,
+    /// Read as of one moment: `safe`, the newest that is complete here, or one told before
+    #[arg(long, value_name = "MOMENT")]
+    as_of: Option<String>,
 }
 
 impl ShowArgs {
+    /// The client for what is to be shown.
+    fn reader(&self, client: &TableStore) -> TableStore {
+        match &self.as_of {
+            Some(as_of) => client.reading_as_of(as_of),
+            None => client.clone(),
+        }
+    }
+
     fn projection(&self) -> Projection {
         Projection {
             columns: self.columns.iter().map(|name| Text::from(name.as_str())).collect(),
@@ -247,9 +264,18 @@ async fn get(client: &TableStore, args: GetArgs, json: bool) -> Result<(), CliEr
         projection: args.show.projection(),
         token: None,
     };
-    match client.get_row(request).await? {
+    let reader = args.show.reader(client);
+    match reader.get_row(request).await? {
         Some(row) => print(json, &row),
         None => output::line("null"),
+    }?;
+    tell_as_of(&reader);
+    Ok(())
+}
+
+fn tell_as_of(reader: &TableStore) {
+    if let Some(as_of) = reader.settled_as_of() {
+        eprintln!("as of {}", output::plain(as_of));
     }
 }
 
@@ -318,7 +344,8 @@ async fn range(client: &TableStore, args: RangeArgs, json: bool) -> Result<(), C
     let schema = schema_of(client, &args.table).await?;
     let (start, end) = ends(&schema, &args)?;
     let limit = u32::try_from(args.limit).unwrap_or(u32::MAX);
-    let mut pages = client.range(GetRange {
+    let reader = args.show.reader(client);
+    let mut pages = reader.range(GetRange {
         table: Text::from(args.table.as_str()),
         start,
         end,
@@ -332,6 +359,7 @@ async fn range(client: &TableStore, args: RangeArgs, json: bool) -> Result<(), C
             print(json, row)?;
         }
     }
+    tell_as_of(&reader);
     if !pages.is_at_end() && !json {
         eprintln!("there may be more; --limit 0 prints all rows");
     }
@@ -398,7 +426,7 @@ mod tests {
             prefix: None,
             backward,
             limit: 0,
-            show: ShowArgs { columns: Vec::new(), max_versions: 1 },
+            show: ShowArgs { columns: Vec::new(), max_versions: 1, as_of: None },
         }
     }
 

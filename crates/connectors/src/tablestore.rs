@@ -10,8 +10,8 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub use crate::tablestore::pages::RangePages;
 pub use crate::tablestore::rows::Traffic;
 use crate::tablestore::rows::TrafficCount;
 
+/// The header that names the moment as of which is read.
+const AS_OF: &str = "x-isthmus-as-of";
 /// First wait before a request is sent again; it doubles.
 const WAIT_MIN: Duration = Duration::from_millis(10);
 /// Longest such wait.
@@ -93,6 +95,14 @@ impl Default for ClientOptions {
 #[derive(Clone)]
 pub struct TableStore {
     shared: Arc<Shared>,
+    as_of: Option<Arc<AsOf>>,
+}
+
+/// The moment as of which a client reads.
+struct AsOf {
+    asked: String,
+    /// What the first answer has told.
+    settled: OnceLock<String>,
 }
 
 struct Shared {
@@ -150,7 +160,22 @@ impl TableStore {
                 chance,
                 traffic: TrafficCount::default(),
             }),
+            as_of: None,
         })
+    }
+
+    /// The same, but for reads as of one moment only: `safe`, which the first answer settles to a
+    /// time, or a time that such an answer has told. Only Isthmus knows of it.
+    pub fn reading_as_of(&self, as_of: &str) -> TableStore {
+        TableStore {
+            shared: self.shared.clone(),
+            as_of: Some(Arc::new(AsOf { asked: as_of.to_owned(), settled: OnceLock::new() })),
+        }
+    }
+
+    /// The moment as of which it reads; `None`: that of each read, or no answer has settled it.
+    pub fn settled_as_of(&self) -> Option<&str> {
+        Some(self.as_of.as_ref()?.settled.get()?.as_str())
     }
 
     /// The store's URL.
@@ -196,12 +221,24 @@ impl TableStore {
 
     async fn once(&self, path: &'static str, body: Bytes) -> Result<Bytes, ClientError> {
         let shared = &self.shared;
-        let signed = shared.signer.sign(path, &body)?;
+        let mut signed = shared.signer.sign(path, &body)?;
+        if let Some(AsOf { asked, settled }) = self.as_of.as_deref() {
+            signed.headers.push((AS_OF, settled.get().unwrap_or(asked).clone()));
+        }
         shared.traffic.sent(body.len());
         let answer = shared.http.send(Method::POST, path, &signed.headers, body).await?;
         shared.traffic.received(answer.body.len());
         check_answer(path, &shared.signer.target.access_key_id, &signed, &answer)?;
         if answer.status.is_success() {
+            if let Some(as_of) = &self.as_of {
+                let Some(settled) = header(&answer, AS_OF) else {
+                    return Err(ClientError::Answer {
+                        operation: &path[1..],
+                        message: "the store does not know reads as of a moment".to_owned(),
+                    });
+                };
+                as_of.settled.get_or_init(|| settled.to_owned());
+            }
             return Ok(answer.body);
         }
         let status = answer.status.as_u16();

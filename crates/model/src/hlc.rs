@@ -4,6 +4,7 @@
 //! this file reads no clock. Source: Kulkarni et al., "Logical Physical Clocks", 2014.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::ids::{Origin, Timestamp};
 
@@ -41,6 +42,26 @@ impl Hlc {
 impl fmt::Display for Hlc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.millis(), self.0 & 0xffff)
+    }
+}
+
+/// Text that names no moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a moment like 1764547200000.0")]
+pub struct NotAMoment;
+
+/// Reads what `Display` writes.
+impl FromStr for Hlc {
+    type Err = NotAMoment;
+
+    fn from_str(text: &str) -> Result<Hlc, NotAMoment> {
+        let (millis, counter) = text.split_once('.').ok_or(NotAMoment)?;
+        let number = |part: &str, bits: u32| {
+            let is_plain = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+            let number = is_plain.then(|| part.parse::<u64>().ok()).flatten();
+            number.filter(|number| *number < 1 << bits).ok_or(NotAMoment)
+        };
+        Ok(Hlc(number(millis, 48)? << 16 | number(counter, 16)?))
     }
 }
 

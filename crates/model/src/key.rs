@@ -69,6 +69,16 @@ pub enum KeyBound {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EncodedKey(pub Bytes);
 
+impl EncodedKey {
+    /// The least that comes after it: the end of a range that has it as its last key.
+    pub fn successor(&self) -> EncodedKey {
+        let mut bytes = BytesMut::with_capacity(self.0.len() + 1);
+        bytes.extend_from_slice(&self.0);
+        bytes.put_u8(0);
+        EncodedKey(bytes.freeze())
+    }
+}
+
 /// Bytes that are no encoded key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bytes are not an encoded primary key")]

@@ -3,11 +3,14 @@
 //! Per partition with several writers: what every other origin has promised to this replica
 //! *and* this replica has applied, and what every other replica reports of itself. The horizon is
 //! the least of all of them. A replica that has never reported holds it at the beginning of time.
+//!
+//! With one writer what it has promised counts for reads as of a moment, and there is no horizon.
 
 use std::collections::BTreeMap;
 
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Origin, PartitionId};
+use isthmus_store::Table;
 use parking_lot::Mutex;
 
 #[derive(Debug, Default)]
@@ -63,6 +66,18 @@ impl SafeTimes {
         let known = partitions.get(&partition);
         let applied = |origin| known.and_then(|known| known.applied.get(origin)).copied();
         others.iter().map(|origin| applied(origin).unwrap_or(Hlc::MIN)).fold(own, Hlc::min)
+    }
+
+    /// Everything of every origin below this is durable in the table here, and nothing below it
+    /// will come: as of this moment and earlier ones it can be read. `others` are the other
+    /// regions that write it where several do, `own` what this one promises.
+    pub fn safe_to_read(&self, table: &Table, others: &[Origin], own: Hlc) -> Hlc {
+        if table.makes_entries() {
+            return self.safe(table.partition(), others, own);
+        }
+        // One log, in order: all up to its end is here, and all that its writer has promised.
+        let promised = self.safe(table.partition(), &[table.base()], Hlc::MAX);
+        promised.max(table.durable_hlc().next())
     }
 
     /// The least safe time of all replicas.

@@ -631,17 +631,15 @@ impl Inbound {
     }
 
     fn on_promise(&mut self, promise: &Promise, claims: &Claims) {
-        let kept = |partition: &&PartitionId| {
-            !promise.behind.contains(&partition.0) && claims.has(**partition, self.number)
+        let origin = self.origin();
+        let kept = |(partition, receiving): &(&PartitionId, &Receiving)| {
+            let spec = receiving.table.spec();
+            // With one writer the promise of whoever else feeds says nothing.
+            (spec.writers.are_many() || origin == Some(spec.base))
+                && !promise.behind.contains(&partition.0)
+                && claims.has(**partition, self.number)
         };
-        let partitions: Vec<PartitionId> = self
-            .links
-            .iter()
-            .filter(|(_, receiving)| receiving.table.spec().writers.are_many())
-            .map(|(partition, _)| partition)
-            .filter(kept)
-            .copied()
-            .collect();
+        let partitions = self.links.iter().filter(kept).map(|(partition, _)| *partition).collect();
         self.waiting.push_back(Waiting::Promised { hlc: Hlc(promise.hlc), partitions });
     }
 

@@ -12,6 +12,7 @@ mod asked;
 mod carry;
 pub(crate) mod copy;
 mod lane;
+mod promise;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use prost::Message;
 use crate::error::ReplicationError;
 use crate::frame::{
     Body, Close, CopyChunk, CopyWant, FORMAT_OF_SEEN, FaultKind, Follow, Frame, Hello, Open,
-    OriginRange, Packed, Parcel, Promise, Records,
+    OriginRange, Packed, Parcel, Records,
 };
 use crate::horizon::SafeTimes;
 use crate::limits::{
@@ -395,6 +396,7 @@ impl Outbound {
             if !self.runs_on(partition, direction) {
                 continue;
             }
+            let was_in_gap = self.is_in_gap(partition);
             let frame = match self.work(partition) {
                 Ok(frame) => frame,
                 Err(error) => {
@@ -412,8 +414,16 @@ impl Outbound {
                 self.follow(partition, &mut frame);
                 return Some(frame);
             }
+            // What it needs was found to be gone: the copy that heals it can begin.
+            if !was_in_gap && self.is_in_gap(partition) {
+                self.wake(partition);
+            }
         }
         None
+    }
+
+    fn is_in_gap(&self, partition: PartitionId) -> bool {
+        self.links.get(&partition).is_some_and(|shipping| shipping.link.state() == State::Gap)
     }
 
     /// What time alone brings: links to open anew, promises.
@@ -436,11 +446,15 @@ impl Outbound {
         }
         for direction in Direction::BOTH {
             let lane = self.lane(direction);
-            if lane.connected && now >= lane.promised_at + PROMISE_EVERY {
+            if !lane.connected {
+                continue;
+            }
+            if now >= lane.promised_at + PROMISE_EVERY {
                 lane.promised_at = now;
                 self.promise(direction);
                 self.tell_of_others(direction);
             }
+            self.settle_owed(direction);
         }
     }
 
@@ -659,25 +673,6 @@ impl Outbound {
         let on_the_way = |frame: &Frame| (frame.encoded_len() + MESSAGE_HEAD_BYTES) as u64;
         shipping.wire_bytes += frame.as_ref().map_or(0, on_the_way);
         Ok(frame)
-    }
-
-    fn promise(&mut self, direction: Direction) {
-        let with_horizon = |shipping: &&Shipping| {
-            shipping.terms.direction == direction && shipping.table.spec().writers.are_many()
-        };
-        if !self.links.values().any(|shipping| with_horizon(&shipping)) {
-            return;
-        }
-        // The promise is taken before the ends of the logs: what it covers is in them.
-        let hlc = self.shared.store.promise();
-        let behind = |(partition, shipping): (&PartitionId, &Shipping)| {
-            let ahead = shipping.table.durable_lsn() > shipping.link.shipped();
-            (ahead || !shipping.link.is_caught_up()).then_some(partition.0)
-        };
-        let runs =
-            |(_, shipping): &(&PartitionId, &Shipping)| shipping.terms.direction == direction;
-        let behind = self.links.iter().filter(runs).filter_map(behind).collect();
-        self.lane(direction).tell(Body::Promise(Promise { hlc: hlc.0, behind }));
     }
 }
 

@@ -92,6 +92,12 @@ impl From<StoreError> for ApiError {
                 "Operation timeout. Whether it took effect is not known.",
             );
         }
+        if let StoreError::CutGone { .. } = error {
+            return ApiError::invalid(format!(
+                "{} Begin anew as of 'safe'; storage.past_bytes says how much is kept.",
+                sentence(&error.to_string())
+            ));
+        }
         let (code, message) = match error.kind() {
             Kind::ConditionFailed => {
                 (ErrorCode::ConditionCheckFail, "Condition check failed.".to_owned())

@@ -150,6 +150,10 @@ pub struct StorageConfig {
     /// Memory for the newest entries of all logs, 1 MiB to 64 GiB. Default 32 MiB.
     #[serde(default = "default_log_tail_bytes")]
     pub log_tail_bytes: u64,
+    /// Memory for what rows were before they changed, of tables that are read as of a moment, 0 to
+    /// 64 GiB. Default 64 MiB.
+    #[serde(default = "default_past_bytes")]
+    pub past_bytes: u64,
     /// Free disk below which writes are refused, 0 to 1 TiB. Default 256 MiB.
     #[serde(default = "default_space_reserve_bytes")]
     pub space_reserve_bytes: u64,
@@ -514,6 +518,7 @@ impl StorageConfig {
             cache_bytes: default_cache_bytes(),
             write_buffer_bytes: default_write_buffer_bytes(),
             log_tail_bytes: default_log_tail_bytes(),
+            past_bytes: default_past_bytes(),
             space_reserve_bytes: default_space_reserve_bytes(),
             digests: true,
         }
@@ -538,6 +543,10 @@ fn default_write_buffer_bytes() -> u64 {
 
 fn default_log_tail_bytes() -> u64 {
     32 * MIB
+}
+
+fn default_past_bytes() -> u64 {
+    64 * MIB
 }
 
 fn default_space_reserve_bytes() -> u64 {

@@ -20,6 +20,7 @@ use hyper::http::{HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use isthmus_model::hlc::Hlc;
 use isthmus_protocol::compression::{
     REQUEST_COMPRESS_SIZE, REQUEST_COMPRESS_TYPE, inflate_request,
 };
@@ -34,6 +35,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::api_error::ApiError;
+use crate::as_of::{AS_OF, AsOf, tables_read};
 use crate::caller::{Caller, Callers};
 use crate::metrics::Outcome;
 use crate::node::Node;
@@ -189,7 +191,7 @@ impl PublicApi {
         from: IpAddr,
         request: Request<Incoming>,
         caller: &mut Option<Caller>,
-    ) -> Result<Bytes, Failure> {
+    ) -> Result<Success, Failure> {
         check_shape(&request)?;
         let (head, body) = request.into_parts();
         let length = declared_length(&body);
@@ -222,11 +224,26 @@ impl PublicApi {
         check_path(&path).map_err(ApiError::from)?;
         let Ok(_in_work) = self.in_work.try_acquire() else { return Err(busy().into()) };
         let body = self.inflated(&head.headers, body)?;
-        if path == BATCH_WRITE {
-            return Ok(self.batch_write(body).await?);
+        let as_of = AsOf::of(&head.headers)?;
+        if path == BATCH_WRITE && as_of.is_none() {
+            return Ok(Success::of(self.batch_write(body).await?));
         }
         let operation = decode(&path, body.clone()).map_err(ApiError::from)?;
-        Ok(self.execute(operation, &body).await?)
+        let cut = match as_of {
+            Some(as_of) => Some(self.cut(&operation, as_of).await?),
+            None => None,
+        };
+        let mut success = Success::of(self.execute(operation, &body, cut).await?);
+        success.headers.extend(cut.map(|cut| (AS_OF, cut.to_string())));
+        Ok(success)
+    }
+
+    /// The moment as of which an operation reads.
+    async fn cut(&self, operation: &Operation, as_of: AsOf) -> Result<Hlc, ApiError> {
+        let tables = tables_read(operation)?.into_iter();
+        let tables: Result<Vec<_>, ApiError> =
+            tables.map(|table| self.node.readable(table.as_str())).collect();
+        self.node.cut(&tables?, as_of).await
     }
 
     /// Nothing more is read of an address that sends wrong signatures in a flood until the second
@@ -294,15 +311,20 @@ impl PublicApi {
         Ok(whole.finish())
     }
 
-    async fn execute(&self, operation: Operation, body: &Bytes) -> Result<Bytes, ApiError> {
+    async fn execute(
+        &self,
+        operation: Operation,
+        body: &Bytes,
+        cut: Option<Hlc>,
+    ) -> Result<Bytes, ApiError> {
         match operation {
             Operation::PutRow(write)
             | Operation::UpdateRow(write)
             | Operation::DeleteRow(write) => self.rows.write(write).await,
             Operation::BatchWriteRow(batch) => self.rows.batch_write(batch).await,
-            Operation::GetRow(get) => self.rows.get(get),
-            Operation::BatchGetRow(batch) => self.rows.batch_get(batch),
-            Operation::GetRange(get) => self.rows.range(get),
+            Operation::GetRow(get) => self.rows.get(get, cut),
+            Operation::BatchGetRow(batch) => self.rows.batch_get(batch, cut),
+            Operation::GetRange(get) => self.rows.range(get, cut),
             Operation::CreateTable(create) => self.tables.create(create).await,
             Operation::ListTable => Ok(self.tables.list()),
             Operation::DescribeTable(name) => self.tables.describe(&name),
@@ -331,12 +353,12 @@ impl PublicApi {
         id: &str,
         path: &str,
         caller: Option<&Caller>,
-        answer: Result<Bytes, Failure>,
+        answer: Result<Success, Failure>,
     ) -> Response<Full<Bytes>> {
-        let (status, body, closes) = match answer {
-            Ok(body) => (200, body, false),
+        let (status, Success { body, headers: further }, closes) = match answer {
+            Ok(success) => (200, success, false),
             Err(Failure { error, status, closes }) => {
-                (status, encode_error(error.code, &error.message), closes)
+                (status, Success::of(encode_error(error.code, &error.message)), closes)
             }
         };
         let md5 = content_md5(&body);
@@ -357,7 +379,8 @@ impl PublicApi {
             StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.reserve(6);
-        for (name, value) in signed {
+        let further = further.iter().map(|(name, value)| (*name, value.as_str()));
+        for (name, value) in signed.into_iter().chain(further) {
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.insert(HeaderName::from_static(name), value);
             }
@@ -369,6 +392,18 @@ impl PublicApi {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+/// An answer, with what it tells beside what the protocol has.
+struct Success {
+    body: Bytes,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl Success {
+    fn of(body: Bytes) -> Success {
+        Success { body, headers: Vec::new() }
     }
 }
 

@@ -15,6 +15,7 @@
 
 pub mod admin;
 pub mod api_error;
+mod as_of;
 pub mod caller;
 pub mod config;
 pub mod http;
@@ -198,6 +199,7 @@ fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Store>, Serv
         origin: Origin(config.region.number),
         skew_max: Duration::from_millis(config.peer.clock_skew_max_ms),
         log_tail_bytes_max: storage.log_tail_bytes as usize,
+        past_bytes_max: storage.past_bytes as usize,
         space_reserve_bytes: storage.space_reserve_bytes,
         // Links compress whole parcels, which packs better and costs nothing without replicas.
         log_compression: false,

@@ -6,6 +6,7 @@
 mod change;
 mod clocks;
 mod conflicts;
+mod cuts;
 mod drops;
 mod edges;
 pub mod events;

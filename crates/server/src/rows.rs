@@ -9,6 +9,7 @@ use isthmus_model::check::{
     CheckError, CheckedChange, ReadScope, check_atomic, check_change, check_key, check_projection,
     check_range,
 };
+use isthmus_model::hlc::Hlc;
 use isthmus_model::key::{EncodedKey, PrimaryKey, encode_bound};
 use isthmus_model::limits::{PAGE_BYTES_MAX, RANGE_ROWS_MAX};
 use isthmus_model::row::Row;
@@ -17,7 +18,7 @@ use isthmus_model::show::{Shown, View, look};
 use isthmus_model::value::Text;
 use isthmus_protocol::page_token::PageTokens;
 use isthmus_protocol::plainbuffer::ValueRef;
-use isthmus_protocol::request::{BatchGetRow, BatchWriteRow, GetRange, GetRow, WriteRow};
+use isthmus_protocol::request::{BatchWriteRow, GetRange, GetRow, WriteRow};
 use isthmus_protocol::response::{
     Consumed, RowAnswer, RowsAnswer, TableAnswer, encode_batch, encode_get_row, encode_write_row,
 };
@@ -28,6 +29,8 @@ use isthmus_store::{StoreError, Table, Written};
 use crate::api_error::ApiError;
 use crate::node::Node;
 use crate::trace::Followed;
+
+mod batch_get;
 
 /// Rows looked at for one page of a range, also those that a filter hides.
 const PAGE_ROWS_READ_MAX: usize = 50_000;
@@ -89,8 +92,8 @@ impl Rows {
         Ok(encode_tables(&tables, &answers))
     }
 
-    /// GetRow.
-    pub fn get(&self, get: GetRow) -> Result<Bytes, ApiError> {
+    /// GetRow, as of a cut that is safe or of now.
+    pub fn get(&self, get: GetRow, cut: Option<Hlc>) -> Result<Bytes, ApiError> {
         let table = self.node.readable(get.table.as_str())?;
         let schema = table.schema();
         check_projection(&get.projection, ReadScope::Row)?;
@@ -101,7 +104,11 @@ impl Rows {
             projection.resume = Some(self.open(&get.table, &encoded, token)?);
         }
         let nothing = || encode_get_row(&schema, consumed_by_read(0), None, None);
-        let Some(packed) = table.get_packed(&encoded)? else { return Ok(nothing()) };
+        let packed = match cut {
+            None => table.get_packed(&encoded)?,
+            Some(cut) => table.at_cut(cut)?.get_packed(&encoded)?,
+        };
+        let Some(packed) = packed else { return Ok(nothing()) };
         let mut page = Page::new(&schema, self.view(&table), &projection, 1, packed.len() * 2);
         let row = match page.look_at(&packed)? {
             Found::Nothing => return Ok(nothing()),
@@ -118,61 +125,8 @@ impl Rows {
         Ok(encode_get_row(&schema, consumed, shown.as_ref(), token.as_deref()))
     }
 
-    /// BatchGetRow.
-    pub fn batch_get(&self, batch: BatchGetRow) -> Result<Bytes, ApiError> {
-        let mut tables = Vec::with_capacity(batch.tables.len());
-        for reads in &batch.tables {
-            tables.push(self.node.readable(reads.table.as_str())?);
-        }
-        let mut answers = Vec::with_capacity(tables.len());
-        for (table, reads) in tables.iter().zip(batch.tables) {
-            check_projection(&reads.projection, ReadScope::Row)?;
-            let mut rows = Vec::with_capacity(reads.rows.len());
-            for read in reads.rows {
-                let mut projection = None;
-                if let Some(token) = &read.token {
-                    let key = check_key(&table.schema(), read.key.clone())?;
-                    let resume = self.open(&reads.table, &key.encode(), token)?;
-                    projection =
-                        Some(Projection { resume: Some(resume), ..reads.projection.clone() });
-                }
-                let projection = projection.as_ref().unwrap_or(&reads.projection);
-                let answer = self.get_in_batch(table, &reads.table, read.key, projection);
-                rows.push(answer.unwrap_or_else(failed));
-            }
-            answers.push((reads.table, rows));
-        }
-        Ok(encode_tables(&tables, &answers))
-    }
-
-    fn get_in_batch(
-        &self,
-        table: &Arc<Table>,
-        name: &Text,
-        key: Vec<isthmus_model::change::NamedKeyPart>,
-        projection: &Projection,
-    ) -> Result<RowAnswer, ApiError> {
-        let schema = table.schema();
-        let key = check_key(&schema, key)?;
-        let encoded = key.encode();
-        let view = self.view(table);
-        let Some(row) = table.get(&encoded)? else {
-            return Ok(RowAnswer::Done {
-                consumed: consumed_by_read(0),
-                row: None,
-                next_token: None,
-            });
-        };
-        let look = look(&row, key, &schema, &view, projection);
-        Ok(RowAnswer::Done {
-            consumed: consumed_by_read(look.read_bytes),
-            next_token: self.seal(name, &encoded, look.shown.as_ref()),
-            row: look.shown.map(|shown| shown.row),
-        })
-    }
-
-    /// GetRange.
-    pub fn range(&self, get: GetRange) -> Result<Bytes, ApiError> {
+    /// GetRange, as of a cut that is safe or of now.
+    pub fn range(&self, get: GetRange, cut: Option<Hlc>) -> Result<Bytes, ApiError> {
         let table = self.node.readable(get.table.as_str())?;
         let schema = table.schema();
         check_projection(&get.projection, ReadScope::Range)?;
@@ -180,7 +134,7 @@ impl Rows {
         let (start, end) = (encode_bound(&range.start), encode_bound(&range.end));
         let (lower, upper) = match get.direction {
             Direction::Forward => (start.clone(), end),
-            Direction::Backward => (after(&end), after(&start)),
+            Direction::Backward => (end.successor(), start.successor()),
         };
         let rows_max = get.limit.map_or(RANGE_ROWS_MAX, |limit| limit as usize).min(RANGE_ROWS_MAX);
         let view = self.view(&table);
@@ -193,14 +147,35 @@ impl Rows {
             }),
             None => None,
         };
-        let snapshot = table.snapshot()?;
-        for row in snapshot.scan_packed(&lower, Some(&upper), get.direction) {
+        match cut {
+            None => {
+                let snapshot = table.snapshot()?;
+                let rows = snapshot.scan_packed(&lower, Some(&upper), get.direction);
+                self.fill(page, rows, &get.table, (&start, first))
+            }
+            Some(cut) => {
+                let snapshot = table.at_cut(cut)?;
+                let rows = snapshot.scan_packed(&lower, Some(&upper), get.direction);
+                self.fill(page, rows, &get.table, (&start, first))
+            }
+        }
+    }
+
+    /// Shows rows until the page is full. The row at `start` may be shown from its middle on.
+    fn fill(
+        &self,
+        mut page: Page<'_>,
+        rows: impl Iterator<Item = Result<(EncodedKey, Bytes), StoreError>>,
+        table: &Text,
+        (start, first): (&EncodedKey, Option<Projection>),
+    ) -> Result<Bytes, ApiError> {
+        for row in rows {
             let (encoded, packed) = row?;
             let found = page.look_at(&packed)?;
             if matches!(found, Found::Nothing) {
                 continue;
             }
-            let key = PrimaryKey::decode(&encoded).map_err(|_| damaged(&get.table))?;
+            let key = PrimaryKey::decode(&encoded).map_err(|_| damaged(table))?;
             if page.is_full() {
                 return Ok(page.finish(Some(&key), None));
             }
@@ -212,11 +187,11 @@ impl Rows {
                 Found::Row(row) => row,
                 Found::Nothing => continue,
             };
-            let resumed = first.as_ref().filter(|_| encoded == start);
+            let resumed = first.as_ref().filter(|_| encoded == *start);
             if let Some(shown) = page.take(&row, key, resumed)
                 && let Some(resume) = &shown.resume
             {
-                let token = self.tokens.seal(self.instance(), &get.table, &encoded, resume);
+                let token = self.tokens.seal(self.instance(), table, &encoded, resume);
                 return Ok(page.finish(Some(&shown.row.key), Some(&token)));
             }
         }
@@ -502,14 +477,6 @@ fn consumed_by_write(size: WriteSize, written: &Written) -> Consumed {
 fn consumed_by_read(bytes: u64) -> Consumed {
     let units = CapacityUnits::of_read(bytes);
     Consumed { read: units.read, write: units.write }
-}
-
-/// The smallest encoded key greater than this one.
-fn after(key: &EncodedKey) -> EncodedKey {
-    let mut bytes = Vec::with_capacity(key.0.len() + 1);
-    bytes.extend_from_slice(&key.0);
-    bytes.push(0);
-    EncodedKey(bytes.into())
 }
 
 fn damaged(table: &Text) -> ApiError {

@@ -195,6 +195,41 @@ pub struct TableStatus {
     /// How it stands to the replicas of other regions, as far as that is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differing: Vec<DifferingStatus>,
+    /// As of which moments it can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<ViewStatus>,
+}
+
+/// As of which moments a table can be read, and what it has of each region.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ViewStatus {
+    /// The safe time, as the header of a read names it: everything of every region before it is
+    /// here.
+    pub safe: String,
+    /// The same; 0 where nothing is known of a region.
+    pub safe_ms: i64,
+    /// The first moment as of which it can be read; absent where what is needed is not kept,
+    /// because nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readable_from: Option<String>,
+    /// What is here of each region that has made entries.
+    pub origins: Vec<OriginStatus>,
+}
+
+/// What a replica has of one region.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OriginStatus {
+    /// The region that made the entries.
+    pub region: String,
+    /// The watermark: everything of it up to this address is here.
+    pub lsn: u64,
+    /// When the entry there was made; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<i64>,
+    /// Everything that it made before is here, and it makes nothing more before; absent of this
+    /// region itself and where it has not promised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safe_ms: Option<i64>,
 }
 
 /// The digest of a table.

@@ -4,6 +4,7 @@ pub(crate) mod acked;
 pub(crate) mod alike;
 pub(crate) mod bounds;
 pub(crate) mod crossings;
+pub(crate) mod cuts;
 pub(crate) mod deleted;
 pub(crate) mod digest;
 pub(crate) mod dropped;

@@ -117,7 +117,7 @@ fn main() -> ExitCode {
         }
     };
     let (mut passed, mut failed, mut acknowledged, mut crashes) = (0u64, 0u64, 0u64, 0u64);
-    let (mut digests, mut tally) = (0u64, Tally::default());
+    let (mut digests, mut cuts, mut tally) = (0u64, 0u64, Tally::default());
     for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
         let options = Options {
             seed,
@@ -132,6 +132,7 @@ fn main() -> ExitCode {
                 acknowledged += report.acknowledged;
                 crashes += report.crashes;
                 digests += report.digests_checked;
+                cuts += report.cuts_checked;
                 tally.add(&report.tally);
                 if arguments.seeds == 1 {
                     println!("{report:?}");
@@ -141,7 +142,8 @@ fn main() -> ExitCode {
         }
     }
     println!(
-        "{acknowledged} changes acknowledged, {crashes} crashes, {digests} digests held to rows"
+        "{acknowledged} changes acknowledged, {crashes} crashes, {digests} digests held to rows, \
+         {cuts} cuts read"
     );
     if matches!(arguments.scenario, Scenario::Verify | Scenario::Schemas) {
         println!("{tally:?}");

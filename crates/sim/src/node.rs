@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use isthmus_model::clock::Clock;
-use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_model::hlc::Hlc;
+use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use isthmus_replication::error::ReplicationError;
 use isthmus_replication::frame::{Frame, Hello};
 use isthmus_replication::horizon::SafeTimes;
@@ -32,6 +33,9 @@ use crate::network::StreamId;
 use crate::options::{Nature, TablePlan};
 use crate::plant::Plant;
 use crate::roles::{INSTANCE, Roles, origin_of, region_name};
+
+/// How long a cut stays readable after it was the safe time.
+const PAST_KEPT_MILLIS: i64 = 3000;
 
 /// A node and its machine.
 pub(crate) struct Node {
@@ -76,6 +80,7 @@ impl Life {
         let mut options = StoreOptions::new(origin_of(node));
         options.queue_bytes_max = nature.queue_bytes_max;
         options.log_tail_bytes_max = nature.log_tail_bytes_max;
+        options.past_bytes_max = nature.past_bytes_max;
         // Few rows fit, so that rows are read as well as known.
         options.parts_cache_bytes = 4096;
         let engine: Arc<dyn Engine> = place.disk.clone();
@@ -251,23 +256,35 @@ impl Life {
         self.inbound.values_mut().for_each(Inbound::tick);
     }
 
+    /// Up to when everything is in a table, if that is known.
+    pub(crate) fn safe_to_read(&self, table: &Table, plant: Option<Plant>) -> Option<Hlc> {
+        let partition = table.partition();
+        let is_shared = self.roles.is_shared(partition);
+        let is_whole = !is_shared || self.roles.is_ready(partition);
+        // Who else writes is not known before the note of it is at rest.
+        if !is_whole || (table.spec().writers.are_many() && !is_shared) {
+            return None;
+        }
+        let others = self.other_writers(partition, plant);
+        Some(self.shared.safe_times.safe_to_read(table, &others, self.store.promise()))
+    }
+
     /// Trims logs and moves horizons, as the server does.
     pub(crate) fn look_after(&self, plant: Option<Plant>) {
         for table in self.store.tables() {
             let partition = table.partition();
-            self.tell_standing(&table);
+            self.tell_standing(&table, plant);
             // Who else writes is not known before the note of it is at rest.
             if table.spec().writers.are_many() && self.roles.is_shared(partition) {
-                let mut others = self.roles.other_writers(partition);
-                match plant {
-                    Some(Plant::HorizonWithoutReplica) => drop(others.pop()),
-                    Some(Plant::HorizonOfNeighbours) if self.with_edges(partition).is_some() => {
-                        others.retain(|other| self.roles.is_neighbour(*other, partition));
-                    }
-                    Some(_) | None => {}
+                let mut others = self.other_writers(partition, plant);
+                if plant == Some(Plant::HorizonWithoutReplica) {
+                    others.pop();
                 }
                 let own = self.store.promise();
                 table.set_horizon(self.shared.safe_times.horizon(partition, &others, own));
+            }
+            if let Some(safe) = self.safe_to_read(&table, plant) {
+                table.release_past(Hlc::from_millis(safe.millis() - PAST_KEPT_MILLIS));
             }
             let end = table.durable_lsn();
             if let Some(needed) = self.log_needed_after(partition, end)
@@ -288,7 +305,15 @@ impl Life {
         if passes_on { self.store.table_of_partition(partition) } else { None }
     }
 
-    fn tell_standing(&self, table: &Table) {
+    fn other_writers(&self, partition: PartitionId, plant: Option<Plant>) -> Vec<Origin> {
+        let mut others = self.roles.other_writers(partition);
+        if plant == Some(Plant::SafeOfNeighbours) && self.with_edges(partition).is_some() {
+            others.retain(|other| self.roles.is_neighbour(*other, partition));
+        }
+        others
+    }
+
+    fn tell_standing(&self, table: &Table, plant: Option<Plant>) {
         let partition = table.partition();
         if self.with_edges(partition).is_none() {
             return self.shared.standings.forget(partition);
@@ -300,7 +325,7 @@ impl Life {
         let word = OwnWord {
             promise: self.store.promise(),
             is_complete: self.roles.is_ready(partition),
-            other_writers: self.roles.other_writers(partition),
+            other_writers: self.other_writers(partition, plant),
             unassigned: unassigned.map(|(peer, _)| origin_of(*peer)).collect(),
         };
         let own = origin_of(self.node);

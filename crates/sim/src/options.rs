@@ -19,6 +19,7 @@ use crate::plant::Plant;
 use crate::rng::{Purpose, split};
 use crate::roles::region_name;
 
+const PAST_BYTES: &[usize] = &[2_000, 20_000, 200_000, 1 << 26];
 /// Regions of a world whose links fail.
 const REGIONS: usize = 3;
 const MILLI: u64 = 1000;
@@ -177,6 +178,8 @@ pub(crate) struct Nature {
     pub(crate) dictionary_samples: usize,
     /// The newest format that each node speaks until it starts anew.
     pub(crate) formats: Vec<u32>,
+    /// Memory for what rows were; mostly so little that cuts become unreadable.
+    pub(crate) past_bytes_max: usize,
     /// How often something is asked of links.
     pub(crate) ask_every: Option<u64>,
 }
@@ -224,6 +227,7 @@ impl Nature {
             offer_rows: one_of(rng, &[1, 1, 40, 16_384]),
             dictionary_samples: 256,
             formats: vec![FORMAT; REGIONS],
+            past_bytes_max: one_of(&mut split(options.seed, Purpose::Cuts), PAST_BYTES),
             ask_every: None,
         };
         // Enough rows for several leaves.

@@ -26,12 +26,14 @@ pub enum Plant {
     AckBeforeDurable,
     /// The horizon does not wait for one of the replicas.
     HorizonWithoutReplica,
-    /// The horizon waits only for regions that an edge joins to this one.
-    HorizonOfNeighbours,
+    /// Safe times wait only for regions that an edge joins to this one.
+    SafeOfNeighbours,
     /// A promise reaches farther than the origin's clock may be held to.
     PromiseTooFar,
     /// The bound of the clock is not found again after a crash.
     CeilingForgotten,
+    /// A moment is taken for safe before everything up to then has come.
+    SafeTooLate,
     /// Only the first row of an atomic entry arrives.
     RowsOfOneEntrySplit,
     /// A replica says of a range that it has all of it alike.
@@ -42,6 +44,10 @@ pub enum Plant {
     DropNotWaitedFor,
     /// Changes of schemas are missing in parcels.
     SchemaLeftOut,
+    /// A link is not told that it is paused.
+    PauseForgotten,
+    /// What was cut off the log while a link was stopped is passed over when it is resumed.
+    CutPassedOver,
     /// What a group changed in the digest is not written with it, now and then.
     RedoLeftOut,
     /// What is written of an overwritten row does not take all of its old part off.
@@ -62,7 +68,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 10] = [
+    pub const ALL: [Plant; 13] = [
         Plant::AnswerBeforeSync,
         Plant::EntryLeftOut,
         Plant::RowLeftOut,
@@ -70,13 +76,16 @@ impl Plant {
         Plant::HorizonWithoutReplica,
         Plant::PromiseTooFar,
         Plant::CeilingForgotten,
+        Plant::SafeTooLate,
         Plant::RowsOfOneEntrySplit,
         Plant::DifferenceDenied,
         Plant::WaitingPromised,
+        Plant::PauseForgotten,
+        Plant::CutPassedOver,
     ];
 
     /// Those of regions that pass on.
-    pub const OF_EDGES: [Plant; 1] = [Plant::HorizonOfNeighbours];
+    pub const OF_EDGES: [Plant; 1] = [Plant::SafeOfNeighbours];
 
     /// Those of changes of schemas.
     pub const OF_SCHEMAS: [Plant; 2] = [Plant::DropNotWaitedFor, Plant::SchemaLeftOut];
@@ -96,7 +105,7 @@ impl Plant {
     /// Where it must be seen.
     pub fn scenario(self) -> Scenario {
         match self {
-            Plant::HorizonOfNeighbours => Scenario::Edges,
+            Plant::SafeOfNeighbours => Scenario::Edges,
             Plant::DropNotWaitedFor | Plant::SchemaLeftOut => Scenario::Schemas,
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes

@@ -18,6 +18,8 @@ pub(crate) enum Purpose {
     Clients,
     /// What people ask of links.
     Wishes,
+    /// What is read as of which cut.
+    Cuts,
     /// The disk of the node with this index.
     Disk(usize),
 }
@@ -31,6 +33,7 @@ pub(crate) fn split(seed: u64, purpose: Purpose) -> SmallRng {
         Purpose::Faults => 4,
         Purpose::Clients => 5,
         Purpose::Wishes => 6,
+        Purpose::Cuts => 7,
         Purpose::Disk(node) => 100 + node as u64,
     };
     SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)

@@ -5,6 +5,7 @@
 //! breaks; then all is healed and drains; then regions are compared, and once more when a sweep
 //! has removed all tombstones.
 
+mod cuts;
 mod drops;
 mod events;
 mod faults;
@@ -60,6 +61,8 @@ pub struct Report {
     pub crashes: u64,
     /// Digests that were held against their rows.
     pub digests_checked: u64,
+    /// Tables that were read as of a cut.
+    pub cuts_checked: u64,
     /// What trials did.
     pub tally: Tally,
 }
@@ -86,6 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
             batches: world.observer.lock().batches(),
             crashes: world.crashes,
             digests_checked: world.digests_checked,
+            cuts_checked: world.cuts_checked,
             tally: Tally { schema_changes: world.clients.schema_changes, ..Tally::default() },
         }),
         Err(violation) => Err(Box::new(Failure {
@@ -120,11 +124,16 @@ struct World {
     trace: Trace,
     crashes: u64,
     digests_checked: u64,
+    cuts: SmallRng,
+    cuts_checked: u64,
     /// What the base regions say of their tables.
     records: BTreeMap<PartitionId, GlobalTable>,
     /// Tables that were dropped and that their bases remove last.
     gone: BTreeSet<PartitionId>,
     crossings: Crossings,
+    /// Links that were stopped, for a planted bug; when they are resumed, where the log began and
+    /// what the replica had.
+    passed_over: BTreeMap<(usize, usize, PartitionId), Option<(u64, u64)>>,
 }
 
 impl World {
@@ -144,6 +153,7 @@ impl World {
             records: nature.tables.iter().map(|p| (p.partition, p.record.clone())).collect(),
             gone: BTreeSet::new(),
             crossings: Crossings::default(),
+            passed_over: BTreeMap::new(),
             nodes: (0..nature.regions).map(node).collect(),
             network: Network::new(split(seed, Purpose::Network), nature.latency),
             clients: Clients::new(split(seed, Purpose::Clients), &nature, options.scenario),
@@ -157,6 +167,8 @@ impl World {
             trace: Trace::new(options.dumps),
             crashes: 0,
             digests_checked: 0,
+            cuts: split(seed, Purpose::Cuts),
+            cuts_checked: 0,
             nature,
             time,
             observer,

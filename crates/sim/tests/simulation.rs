@@ -12,6 +12,8 @@ const PLANT_SEEDS: u64 = 60;
 const EDGES_SEEDS: u64 = 2;
 /// Worlds whose schemas change all the time, in one test run.
 const SCHEMAS_SEEDS: u64 = 6;
+/// A planted bug of edges must be seen within so many of them.
+const EDGES_PLANT_SEEDS: u64 = 6;
 /// Trials of comparing and mending in one test run.
 const TRIALS: u64 = 400;
 /// Worlds in which power fails about forty times each.
@@ -94,6 +96,14 @@ fn every_planted_bug_of_schemas_is_seen() {
     for plant in Plant::OF_SCHEMAS {
         let found = seen(plant, PLANT_SEEDS);
         assert!(found.is_some(), "{plant:?} was not seen within {PLANT_SEEDS} seeds");
+    }
+}
+
+#[test]
+fn every_planted_bug_of_edges_is_seen() {
+    for plant in Plant::OF_EDGES {
+        let found = seen(plant, EDGES_PLANT_SEEDS);
+        assert!(found.is_some(), "{plant:?} was not seen within {EDGES_PLANT_SEEDS} seeds");
     }
 }
 

@@ -25,6 +25,7 @@ use crate::keys::partition::PartitionState;
 use crate::limits::REPLACED_BYTES_MAX;
 use crate::log_size::Mark;
 use crate::partition::{Finish, Group, Inner, Partition};
+use crate::past::Past;
 use crate::replaced::Replaced;
 use crate::stamps::Stamps;
 use crate::store::StoreOptions;
@@ -82,6 +83,7 @@ pub(crate) struct Core {
     pub(crate) stamps: Stamps,
     pub(crate) tail: Tail,
     pub(crate) replaced: Replaced,
+    pub(crate) past: Past,
     pub(crate) parts: Arc<PartsCache>,
     pub(crate) counters: Counters,
     /// Partitions whose digests may want upkeep.
@@ -114,6 +116,7 @@ impl Core {
             stamps: Stamps::new(options.origin, options.skew_max, node.ceiling),
             tail: Tail::new(options.log_tail_bytes_max),
             replaced: Replaced::new(REPLACED_BYTES_MAX),
+            past: Past::new(options.past_bytes_max),
             parts: Arc::new(PartsCache::new(match options.digests {
                 true => options.parts_cache_bytes,
                 false => 0,

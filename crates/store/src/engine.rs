@@ -170,7 +170,7 @@ pub trait Engine: Send + Sync {
     /// The value of a key as of the last commit.
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
-    /// The values of many keys, in their order, each as of some commit not before the call.
+    /// The values of many keys, in their order, all as of one commit not before the call.
     fn get_many(&self, space: Space, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, EngineError>;
 
     /// A view of everything as of the last commit. Keeping one for long keeps old bytes.

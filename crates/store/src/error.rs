@@ -2,7 +2,7 @@
 
 use isthmus_model::apply::Refusal;
 use isthmus_model::error::{Kind, Outcome};
-use isthmus_model::hlc::SkewTooLarge;
+use isthmus_model::hlc::{Hlc, SkewTooLarge};
 use isthmus_model::ids::{Epoch, Lsn, PartitionId, SchemaNumber, TableId};
 use isthmus_model::value::Text;
 
@@ -102,6 +102,17 @@ pub enum StoreError {
         #[source]
         source: Corrupt,
     },
+    /// What rows were at a cut is not kept.
+    #[error(
+        "what was overwritten since {cut} is not kept in memory any more: reads are possible as \
+         of {floor} and later"
+    )]
+    CutGone {
+        /// The cut.
+        cut: Hlc,
+        /// The first one that can be read; the last moment of all where none can.
+        floor: Hlc,
+    },
     /// A fault cannot be planted so.
     #[error("cannot plant: {0}")]
     BadPlant(&'static str),
@@ -126,6 +137,7 @@ impl StoreError {
             | StoreError::BadRange(_)
             | StoreError::TooLarge(_)
             | StoreError::RowTwice
+            | StoreError::CutGone { .. }
             | StoreError::BadPlant(_) => Kind::Invalid,
             StoreError::Gap { .. } | StoreError::BelowHorizon => Kind::Conflict,
             StoreError::ClockSkew(_)
@@ -163,6 +175,7 @@ impl StoreError {
             | StoreError::Stopped
             | StoreError::Corrupt { .. }
             | StoreError::NoDigest(_)
+            | StoreError::CutGone { .. }
             | StoreError::BadPlant(_)
             // A failed commit is `Unknown`; what reaches here failed before it.
             | StoreError::Engine(_) => Outcome::NotApplied,

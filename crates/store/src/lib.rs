@@ -55,10 +55,12 @@ pub mod keys;
 pub mod limits;
 
 mod core;
+mod cut;
 mod error;
 mod forget;
 mod log_size;
 mod partition;
+mod past;
 mod pending;
 mod replaced;
 mod snapshot;
@@ -69,6 +71,7 @@ mod table;
 mod tail;
 
 pub use crate::core::{DurableHook, FatalHook};
+pub use cut::TableCut;
 pub use error::StoreError;
 pub use keys::conflict::Noticed;
 pub use keys::partition::Watermark;

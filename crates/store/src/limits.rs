@@ -18,6 +18,12 @@ pub const PARTS_CACHE_BYTES: usize = 16 * 1024 * 1024;
 pub const LARGE_VALUE_BYTES: usize = 16 * 1024;
 /// Large values that were replaced a moment ago, by default, over all partitions.
 pub const REPLACED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What rows were before they changed, by default, over all partitions that are read as of cuts.
+pub const PAST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A partition that nobody has read as of a cut for so long keeps nothing any more.
+pub const PAST_IDLE: Duration = Duration::from_secs(600);
+/// Changed rows looked up at once by a scan as of a cut.
+pub const CHANGED_ROWS: usize = 256;
 /// Room kept free on the disk, by default, so that trimming can still write.
 pub const SPACE_RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 /// How far an origin's clock may be ahead, by default.

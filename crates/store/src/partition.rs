@@ -188,8 +188,12 @@ pub(crate) struct Partition {
     pub(crate) whole_marks: Mutex<(Lsn, Vec<Watermark>)>,
     pub(crate) sweep: Mutex<Sweep>,
     pub(crate) checkpointing: Mutex<Checkpointing>,
+    /// The newest moment in rows that were copied in this life: entries may be older than they.
+    newest_copied: AtomicU64,
     /// Large values that are replaced are asked for.
     pub(crate) keeps_replaced: AtomicBool,
+    /// It is read as of cuts. Changes under the lock only.
+    pub(crate) keeps_past: AtomicBool,
 }
 
 /// Which entry makes a change; `stamp` is `None` for what no entry makes.
@@ -236,7 +240,9 @@ impl Partition {
             whole_marks: Mutex::default(),
             sweep: Mutex::default(),
             checkpointing: Mutex::default(),
+            newest_copied: AtomicU64::new(0),
             keeps_replaced: AtomicBool::new(false),
+            keeps_past: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 state,
                 spec,
@@ -294,6 +300,21 @@ impl Partition {
             true => start_of_kills_bucket(self.exact_horizon()),
             false => Hlc::MAX,
         }
+    }
+
+    /// Rows are to be copied in which nothing is newer than this.
+    pub(crate) fn note_copied(&self, newest: Hlc) {
+        self.newest_copied.fetch_max(newest.0, Ordering::AcqRel);
+    }
+
+    /// Rows that were copied in this life hold nothing that is newer.
+    pub(crate) fn newest_copied(&self) -> Hlc {
+        Hlc(self.newest_copied.load(Ordering::Acquire))
+    }
+
+    /// Whether what its rows are before they change is kept for cuts.
+    pub(crate) fn keeps_past(&self) -> bool {
+        self.keeps_past.load(Ordering::Relaxed)
     }
 
     /// The name of a row in the cache of parts, and the life that it is of.

@@ -45,6 +45,8 @@ pub struct StoreOptions {
     pub queue_bytes_max: usize,
     /// Newest log records kept in memory.
     pub log_tail_bytes_max: usize,
+    /// Memory for what rows were, of tables that are read as of cuts.
+    pub past_bytes_max: usize,
     /// Room kept free on the disk.
     pub space_reserve_bytes: u64,
     /// Compress log records where that saves something.
@@ -64,6 +66,7 @@ impl StoreOptions {
             skew_max: limits::SKEW_MAX,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
             log_tail_bytes_max: limits::LOG_TAIL_BYTES_MAX,
+            past_bytes_max: limits::PAST_BYTES_MAX,
             space_reserve_bytes: limits::SPACE_RESERVE_BYTES,
             log_compression: true,
             parts_cache_bytes: limits::PARTS_CACHE_BYTES,
@@ -357,6 +360,11 @@ impl Store {
             self.core.ask_for_ceiling();
         }
         promise
+    }
+
+    /// Bytes in memory of what rows were, for reads as of cuts.
+    pub fn past_bytes(&self) -> usize {
+        self.core.past.bytes()
     }
 
     /// What was done since it was opened.

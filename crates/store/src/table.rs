@@ -26,12 +26,13 @@ use crate::keys::partition::Watermark;
 use crate::partition::{Partition, vector_in, watermark_in};
 use crate::replaced::ReplacedValue;
 use crate::snapshot::TableSnapshot;
-use crate::spec::{TableSpec, Writers};
+use crate::spec::{TableSpec, Writers, Writing};
 use crate::table::prefetch::{Prefetched, Wanted};
 
 mod admin;
 mod apply;
 mod conflicts;
+mod cuts;
 mod log;
 mod plant;
 mod prefetch;
@@ -97,6 +98,18 @@ impl Table {
     /// for what other regions wrote before they heard of it.
     pub fn is_dropped(&self) -> bool {
         self.partition.durable().schema.options.is_dropped
+    }
+
+    /// The base region.
+    pub fn base(&self) -> Origin {
+        self.partition.durable().spec.base
+    }
+
+    /// Whether this region may make entries of it, so that what it promises counts: with one writer
+    /// the writer does, with several each.
+    pub fn makes_entries(&self) -> bool {
+        let durable = self.partition.durable();
+        durable.spec.writers.are_many() || durable.spec.writing == Writing::Accept
     }
 
     /// What a delta of its entries holds.
@@ -188,9 +201,10 @@ impl Table {
         self.core.replaced.between(self.partition.id, after, to)
     }
 
-    /// Several rows, in the order of their keys.
-    pub fn get_many(&self, keys: &[EncodedKey]) -> Result<Vec<Option<Row>>, StoreError> {
-        prefetch::read_rows(&self.core, self.partition.id, keys)
+    /// Several rows in their packed form, in the order of `keys`, all as of one commit: of an entry
+    /// that changes several of them all is seen or nothing.
+    pub fn get_many_packed(&self, keys: &[EncodedKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        prefetch::read_packed(&self.core, self.partition.id, keys)
     }
 
     /// One moment of the table.

@@ -24,6 +24,7 @@ use crate::{
 
 mod conflicts;
 mod crash;
+mod cuts;
 mod digest;
 mod families;
 mod life;

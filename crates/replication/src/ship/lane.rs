@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use isthmus_model::ids::PartitionId;
 
+use super::promise::Owed;
 use crate::frame::{Body, Frame};
 
 /// One stream to a peer.
@@ -17,6 +18,7 @@ pub(super) struct Lane {
     /// What the two have settled on; 0: nothing yet.
     pub(super) format: u32,
     pub(super) promised_at: Duration,
+    pub(super) owed: Owed,
     ready: VecDeque<PartitionId>,
     is_ready: BTreeSet<PartitionId>,
     control: VecDeque<Frame>,
@@ -26,6 +28,7 @@ impl Lane {
     /// The stream is there, and nothing was said on it.
     pub(super) fn connect(&mut self, greeting: Body) {
         self.connected = true;
+        self.owed.clear();
         self.control.clear();
         self.control.push_back(greeting.into());
     }

@@ -155,11 +155,12 @@ fn check_names(config: &Config) -> Result<(), Finding> {
 fn check_ranges(config: &Config) -> Result<(), Finding> {
     let (storage, public, peer) = (&config.storage, &config.public, &config.peer);
     let (verify, scrub) = (&config.verify, &config.scrub);
-    let all: [(&str, u64, RangeInclusive<u64>); 20] = [
+    let all: [(&str, u64, RangeInclusive<u64>); 21] = [
         ("instance.table_quota", config.instance.table_quota.into(), 1..=1_000_000),
         ("storage.cache_bytes", storage.cache_bytes, 8 * MIB..=TIB),
         ("storage.write_buffer_bytes", storage.write_buffer_bytes, 8 * MIB..=64 * GIB),
         ("storage.log_tail_bytes", storage.log_tail_bytes, MIB..=64 * GIB),
+        ("storage.past_bytes", storage.past_bytes, 0..=64 * GIB),
         ("storage.space_reserve_bytes", storage.space_reserve_bytes, 0..=TIB),
         ("public.connections_max", public.connections_max as u64, 1..=1_000_000),
         ("public.requests_max", public.requests_max as u64, 1..=100_000),

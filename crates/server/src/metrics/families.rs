@@ -85,6 +85,11 @@ pub(super) struct Figures {
     tables: u64,
     entries: BTreeMap<String, u64>,
     differing: BTreeMap<(String, String), u64>,
+    /// Safe times, in milliseconds.
+    safe: BTreeMap<String, i64>,
+    past_bytes: u64,
+    /// Conflicts by table and rule.
+    conflicts: BTreeMap<(String, &'static str), u64>,
     reached: Vec<(String, bool)>,
     /// By table and the region they end in.
     links: BTreeMap<(String, String), LinkFigures>,
@@ -117,8 +122,16 @@ impl Figures {
 
         let mut entries = BTreeMap::<String, u64>::new();
         let mut differing = BTreeMap::<(String, String), u64>::new();
+        let mut safe = BTreeMap::<String, i64>::new();
+        let mut conflicts = BTreeMap::<(String, &str), u64>::new();
         for table in &tables {
             let name = label(table.partition());
+            for (rule, count) in table.conflicts_by_rule() {
+                *conflicts.entry((name.clone(), rule)).or_default() += count;
+            }
+            let millis = node.safe_to_read(table).millis();
+            let least = safe.entry(name.clone()).or_insert(millis);
+            *least = millis.min(*least);
             *entries.entry(name.clone()).or_default() += table.durable_lsn().0;
             for other in node.differing(table.id(), &table.schema()) {
                 *differing.entry((name.clone(), other.region)).or_default() += other.rows;
@@ -143,6 +156,9 @@ impl Figures {
             tables: tables.len() as u64,
             entries,
             differing,
+            safe,
+            conflicts,
+            past_bytes: node.store().past_bytes() as u64,
             reached: reached.map(|(name, it)| (name.clone(), it.reached().connected)).collect(),
             links,
             requests: requests.counts().collect(),
@@ -180,6 +196,16 @@ impl Figures {
         });
         let help = "Rows that differ from another region's at equal watermarks";
         to.gauge("table_differing_rows", help, differing)?;
+        let safe = self.safe.iter();
+        let safe = safe.map(|(table, millis)| (table_label(table), *millis as f64 / 1e3));
+        let help = "Everything written before it in every region is here, Unix time";
+        to.gauge("table_safe_seconds", help, safe)?;
+        let conflicts = self.conflicts.iter().map(|((table, rule), count)| {
+            (vec![("table", table.clone()), ("rule", (*rule).to_owned())], *count)
+        });
+        to.counter("conflicts", "Conflicts that this region has noticed", conflicts)?;
+        let help = "Memory for what rows were, for reads as of a moment";
+        to.gauge("past_bytes", help, one(self.past_bytes as f64))?;
         let reached = self.reached.iter();
         let reached = reached.map(|(region, it)| (vec![("to", region.clone())], number(*it)));
         to.gauge("region_reached", "Whether a stream to the region is open", reached)?;

@@ -81,27 +81,27 @@ impl Node {
     }
 
     fn table_statuses(&self) -> Vec<TableStatus> {
-        let records = self.records.lock();
         let mut tables: Vec<TableStatus> = self
             .tables()
             .iter()
             .map(|table| {
                 let spec = table.spec();
-                let record = records.get(&spec.id);
+                let record = self.record(spec.id);
                 TableStatus {
                     name: spec.name.as_str().to_owned(),
                     id: spec.id.0,
-                    global_table_id: record.map(|record| record.table.id.clone()),
-                    serve_mode: record.map(|record| match record.table.serve {
+                    global_table_id: record.as_ref().map(|record| record.table.id.clone()),
+                    serve_mode: record.as_ref().map(|record| match record.table.serve {
                         Serve::PrimarySecondary => ServeMode::PrimarySecondary,
                         Serve::PeerToPeer => ServeMode::PeerToPeer,
                     }),
                     writable: spec.writing == Writing::Accept
-                        && record.is_none_or(|record| record.ready),
+                        && record.as_ref().is_none_or(|record| record.ready),
                     partitions: 1,
                     entries: table.durable_lsn().0,
                     digest: Some(self.digest_status(table)),
                     differing: self.differing(spec.id, &spec.schema),
+                    view: Some(self.view_status(table)),
                 }
             })
             .collect();

@@ -37,6 +37,7 @@ impl Node {
             left.retain(|partition| !self.look_after(*partition));
             self.keep_logs_within_budget();
             self.tell_link_changes();
+            self.release_pasts();
             reach.look(&self);
             rounds = rounds.wrapping_add(1);
             if rounds.is_multiple_of(EXPIRE_EVERY) {

@@ -40,6 +40,7 @@ pub(super) fn run_world(
             batches: world.step,
             crashes: world.crashes,
             digests_checked: world.digests_checked,
+            cuts_checked: 0,
             tally,
         }),
         Err(violation) => Err(Box::new(Failure { violation, nature: told, trace: world.trace })),

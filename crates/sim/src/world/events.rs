@@ -6,6 +6,9 @@ use super::{Phase, World};
 use crate::checkers::{acked, digest, prefix};
 use crate::network::{StreamId, Way};
 
+/// Not left to chance, which decides the order of all else.
+const READ_AS_OF_EVERY: u64 = 90_017;
+
 /// What happens at a moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
@@ -27,6 +30,8 @@ pub(super) enum Event {
     Client,
     /// A client reads.
     Read,
+    /// A client reads as of a cut.
+    ReadAsOf,
     /// A frame arrives.
     Deliver(StreamId, Way),
     /// A node dials another, so that the first can ship to the second.
@@ -74,6 +79,7 @@ impl World {
         }
         self.soon(30_000, Event::Client);
         self.soon(50_000, Event::Read);
+        self.after(READ_AS_OF_EVERY, Event::ReadAsOf);
     }
 
     pub(super) fn happen(&mut self, event: Event) {
@@ -110,6 +116,10 @@ impl World {
             }
             Event::Client => self.client(),
             Event::Read => self.read(),
+            Event::ReadAsOf => {
+                self.read_as_of();
+                self.after(READ_AS_OF_EVERY, event);
+            }
             Event::Deliver(stream, way) => self.deliver(stream, way),
             Event::Dial(direction, from, to) => self.dial(direction, from, to),
             Event::Notice(stream, way) => self.notice(stream, way),

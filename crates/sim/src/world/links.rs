@@ -122,6 +122,9 @@ impl World {
         {
             self.note("a planted bug strikes");
         }
+        if self.options.plant == Some(Plant::CutPassedOver) {
+            self.pass_over(stream, way, &mut frame);
+        }
         self.watch_wishes(stream, way, &mut frame);
         self.watch_sent(stream, node, &frame);
         let corrupt = self.phase == Phase::Chaos

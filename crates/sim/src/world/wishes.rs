@@ -50,11 +50,49 @@ impl World {
     }
 
     fn ask(&mut self, node: usize, peer: usize, partition: PartitionId, terms: Terms) {
+        if self.options.plant == Some(Plant::CutPassedOver) && terms.wish == Wish::Stop {
+            self.passed_over.insert((node, peer, partition), None);
+        }
         self.note(&format!("asked of the link of {partition} from {node} to {peer}: {terms:?}"));
         let Some(place) = self.nodes.get_mut(node) else { return };
         place.asked.insert((peer, partition), terms);
+        let mut told = place.asked.clone();
+        if self.options.plant == Some(Plant::PauseForgotten) {
+            told.retain(|_, terms| terms.wish != Wish::Pause);
+        }
         if let Some(life) = &mut place.life {
-            life.ask(&place.asked);
+            life.ask(&told);
+        }
+    }
+
+    /// A planted bug lets a link that was stopped and is resumed pass over what its replica lacks
+    /// of the log.
+    pub(super) fn pass_over(&mut self, stream: StreamId, way: Way, frame: &mut Frame) {
+        let Some((from, to)) = self.network.stream(stream).map(|one| (one.from, one.to)) else {
+            return;
+        };
+        match (way, &mut frame.body) {
+            (Way::Back, Some(Body::Opened(opened))) => {
+                let partition = PartitionId(opened.partition);
+                let life = self.nodes.get(from).and_then(|place| place.life.as_ref());
+                let table = life.and_then(|life| life.store.table_of_partition(partition));
+                let start = table.map_or(0, |table| table.log_start().0);
+                if let Some(passed) = self.passed_over.get_mut(&(from, to, partition))
+                    && opened.watermark < start
+                {
+                    *passed = Some((start, opened.watermark));
+                    opened.watermark = start;
+                }
+            }
+            (Way::There, Some(Body::Parcel(parcel))) => {
+                let link = (from, to, PartitionId(parcel.partition));
+                let passed = self.passed_over.get(&link).copied().flatten();
+                if let Some((_, watermark)) = passed.filter(|(start, _)| *start == parcel.from) {
+                    parcel.from = watermark;
+                    self.passed_over.remove(&link);
+                }
+            }
+            _ => {}
         }
     }
 

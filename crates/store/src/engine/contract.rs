@@ -17,6 +17,7 @@ pub fn check(open: &dyn Fn() -> Arc<dyn Engine>) {
     check_open_engine(&*open());
     closed_engine_refuses(&*open());
     snapshot_outlives_writes_from_other_threads(open());
+    get_many_shows_one_commit(open());
 }
 
 /// Runs all that leaves the engine open. It must be empty.
@@ -65,6 +66,27 @@ fn get_many_keeps_the_order_of_its_keys(engine: &dyn Engine) {
     let expected = [Some("b"), None, Some("a"), Some("b"), Some("")].map(|v| v.map(bytes));
     assert_eq!(values, expected, "values come in the order of the keys");
     assert_eq!(engine.get_many(Space::Rows, &[]).expect("a read succeeds"), []);
+}
+
+fn get_many_shows_one_commit(engine: Arc<dyn Engine>) {
+    // More than an engine might read at once.
+    let keys: Vec<String> = (0..100).map(|number| format!("one/{number:03}")).collect();
+    let asked: Vec<Bytes> = keys.iter().map(|key| bytes(key)).collect();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for count in 0..300 {
+                let count = count.to_string();
+                let pairs: Vec<(&str, &str)> =
+                    keys.iter().map(|key| (key.as_str(), count.as_str())).collect();
+                put(&*engine, Space::Rows, &pairs);
+            }
+        });
+        while !writer.is_finished() {
+            let values = engine.get_many(Space::Rows, &asked).expect("a read succeeds");
+            let is_one = values.windows(2).all(|pair| pair[0] == pair[1]);
+            assert!(is_one, "of a batch all values are seen or none: {values:?}");
+        }
+    });
 }
 
 fn spaces_are_apart(engine: &dyn Engine) {

@@ -75,6 +75,11 @@ impl Inner {
         if self.closed { Err(EngineError::Closed) } else { Ok(()) }
     }
 
+    fn newest(&self, space: Space, key: &[u8]) -> Option<Bytes> {
+        let versions = self.spaces[space.index()].get(key)?;
+        as_of(versions, u64::MAX).cloned()
+    }
+
     fn set(&mut self, space: Space, key: Bytes, value: Option<Bytes>) {
         let commit = self.commit;
         let map = &mut self.spaces[space.index()];
@@ -124,12 +129,13 @@ impl Engine for MemoryEngine {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         let inner = self.inner.read();
         inner.check_open()?;
-        let versions = inner.spaces[space.index()].get(key);
-        Ok(versions.and_then(|versions| as_of(versions, u64::MAX)).cloned())
+        Ok(inner.newest(space, key))
     }
 
     fn get_many(&self, space: Space, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, EngineError> {
-        keys.iter().map(|key| self.get(space, key)).collect()
+        let inner = self.inner.read();
+        inner.check_open()?;
+        Ok(keys.iter().map(|key| inner.newest(space, key)).collect())
     }
 
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>, EngineError> {

@@ -123,6 +123,7 @@ impl Table {
         }
         let bytes_before = inner.part.bytes;
         inner.dropped = true;
+        self.stop_keeping_past(&inner);
         inner.part.dropped = true;
         let write = |key, value| BatchWrite { space: Space::Meta, key, value };
         let id = self.partition.id;

@@ -50,7 +50,10 @@ impl Table {
         check_range(from, to, &entries)?;
         let newest = entries.iter().map(|entry| entry.stamp.hlc).max().unwrap_or(Hlc::MIN);
         self.core.stamps.observe(newest, self.core.wall_millis())?;
-        let rows = rows_to_read(&entries, self.partition.durable().spec.writers.are_many());
+        let rows = rows_to_read(&entries, |delta, stamp| {
+            let many = self.partition.durable().spec.writers.are_many();
+            self.partition.keeps_past() || !self.is_whole(delta, stamp, many)
+        });
         let prefetched = Prefetched::read(&self.core, &self.partition, rows)?;
 
         let mut inner = self.partition.inner.lock();
@@ -156,6 +159,12 @@ impl Table {
         }
     }
 
+    /// Whether a delta is the row after it, whatever the row was: with one writer all that was
+    /// there is older, and its tombstone kills it, unless the row may be a copy from later.
+    fn is_whole(&self, delta: &Row, stamp: Stamp, many: bool) -> bool {
+        !many && delta.tombstone == Some(stamp) && stamp.hlc > self.partition.newest_copied()
+    }
+
     /// Reads all rows before it writes any, so that an entry is taken whole or not at all.
     fn merge_rows(
         &self,
@@ -168,12 +177,21 @@ impl Table {
         let many = inner.spec.writers.are_many();
         let mut merged = Vec::with_capacity(deltas.len());
         let mut noticed = Vec::new();
+        let keeps_past = self.partition.keeps_past();
+        let mut pasts = Vec::new();
         for RowDelta { key, delta } in deltas {
-            let mut row = if is_whole(delta, entry.stamp, many) {
+            let is_whole = self.is_whole(delta, entry.stamp, many);
+            let known = match is_whole && !keeps_past {
+                true => None,
+                false => prefetched.current(&self.core, &self.partition, inner, key)?.row,
+            };
+            if keeps_past {
+                pasts.push((key, known.clone(), delta));
+            }
+            let mut row = if is_whole {
                 delta.clone()
             } else {
-                let current = prefetched.current(&self.core, &self.partition, inner, key)?;
-                let mut row = current.row.map(std::sync::Arc::unwrap_or_clone).unwrap_or_default();
+                let mut row = known.map(std::sync::Arc::unwrap_or_clone).unwrap_or_default();
                 let seen = entry.seen.as_deref();
                 noticed.extend(self.conflicts_with(inner, seen, key, &row, delta));
                 row.merge(delta);
@@ -186,6 +204,10 @@ impl Table {
             let before = prefetched.parts(&self.core, &self.partition, inner, key)?;
             merged.push((key.clone(), before, row));
         }
+        for (key, before, delta) in pasts {
+            let id = self.partition.id;
+            self.core.past.note(id, key, before.as_deref(), entry.stamp.hlc, delta);
+        }
         let horizon = self.partition.horizon(&inner.spec);
         for (key, before, row) in merged {
             inner.put_row(key, before, row, horizon, at);
@@ -195,18 +217,12 @@ impl Table {
     }
 }
 
-/// Whether a delta is the row after it, whatever the row was: with one writer all that was there
-/// is older, and its tombstone kills it.
-fn is_whole(delta: &Row, stamp: Stamp, many: bool) -> bool {
-    !many && delta.tombstone == Some(stamp)
-}
-
-fn rows_to_read(entries: &[Entry], many: bool) -> Vec<Wanted> {
+fn rows_to_read(entries: &[Entry], is_read: impl Fn(&Row, Stamp) -> bool) -> Vec<Wanted> {
     let mut rows: BTreeMap<&EncodedKey, bool> = BTreeMap::new();
     for entry in entries {
         if let EntryBody::Rows(deltas) = &entry.body {
             for RowDelta { key, delta } in deltas {
-                *rows.entry(key).or_default() |= !is_whole(delta, entry.stamp, many);
+                *rows.entry(key).or_default() |= is_read(delta, entry.stamp);
             }
         }
     }

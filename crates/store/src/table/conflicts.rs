@@ -4,7 +4,7 @@
 //! A conflict is kept with the batch that applies the other region's entry. The log is bounded in
 //! number and bytes; the oldest goes first, and numbers tell how many have gone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use isthmus_model::change::Direction;
 use isthmus_model::conflict::{Side, conflicts};
@@ -38,6 +38,8 @@ pub(crate) struct ConflictLog {
     /// Bytes of those that are kept, the oldest first.
     sizes: VecDeque<usize>,
     bytes: usize,
+    /// Noticed since the store was opened, by the name of their rule.
+    by_rule: BTreeMap<&'static str, u64>,
 }
 
 impl ConflictLog {
@@ -74,6 +76,7 @@ impl ConflictLog {
         };
         let value = conflict::encode_value(noticed);
         self.last += 1;
+        *self.by_rule.entry(noticed.conflict.rule.as_str()).or_default() += 1;
         self.keep(value.len());
         let mut writes = vec![write(self.last, Some(value))];
         while self.sizes.len() > CONFLICTS_MAX
@@ -126,6 +129,11 @@ impl Table {
     /// How many conflicts there were.
     pub fn conflict_counts(&self) -> ConflictCounts {
         self.partition.inner.lock().conflicts.counts()
+    }
+
+    /// How many conflicts were noticed since the store was opened, by the name of their rule.
+    pub fn conflicts_by_rule(&self) -> BTreeMap<&'static str, u64> {
+        self.partition.inner.lock().conflicts.by_rule.clone()
     }
 
     /// The conflicts of a change from elsewhere with what this region has written. `seen` is what

@@ -52,7 +52,7 @@ pub(crate) struct Current {
 }
 
 /// Reads and decodes rows, in the order of their keys.
-pub(crate) fn read_rows(
+fn read_rows(
     core: &Core,
     partition: PartitionId,
     keys: &[EncodedKey],
@@ -61,7 +61,8 @@ pub(crate) fn read_rows(
     packed.into_iter().map(|value| value.map(|bytes| decode(&bytes)).transpose()).collect()
 }
 
-fn read_packed(
+/// Reads rows as of one commit, in the order of their keys.
+pub(crate) fn read_packed(
     core: &Core,
     partition: PartitionId,
     keys: &[EncodedKey],

@@ -111,15 +111,17 @@ impl Table {
         if !many && inner.spec.writing == Writing::Refuse {
             let at = At { lsn: inner.state.lsn, stamp: None };
             inner.put_row(key, before, row, horizon, at);
+            self.keep_past_anew(inner);
             return Ok(Repaired::Done);
         }
         let stamp = self.core.stamps.begin(self.core.wall_millis());
         inner.part.begun.push(stamp.hlc);
         let delta = if many { row } else { made_anew(&row, stamp) };
         let current = read.current(&self.core, &self.partition, inner, &key)?;
+        let lsn = inner.next_lsn();
+        self.keep_before((lsn, stamp), &key, current.row.as_deref(), &delta);
         let mut after = current.row.map(Arc::unwrap_or_clone).unwrap_or_default();
         after.merge(&delta);
-        let lsn = inner.next_lsn();
         let at = At { lsn, stamp: Some(stamp) };
         inner.put_row(key.clone(), before, after, horizon, at);
         inner.push_own(lsn, stamp, EntryBody::Rows(vec![RowDelta { key, delta }]));

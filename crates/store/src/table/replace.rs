@@ -161,6 +161,7 @@ impl Table {
         }
         let newest = rows.iter().filter_map(|(_, row)| row.stamp_max()).max();
         let newest = newest.map_or(Hlc::MIN, |stamp| stamp.hlc);
+        self.partition.note_copied(newest);
         let newest = newest.max(beside.done.as_ref().map_or(Hlc::MIN, |done| done.hlc));
         self.core.stamps.observe(newest, self.core.wall_millis())?;
         Ok(())
@@ -173,6 +174,8 @@ impl Table {
         bytes_before: usize,
         beside: Beside,
     ) -> Result<Pending<()>, StoreError> {
+        // A copy brings rows and not the entries that made them.
+        self.keep_past_anew(inner);
         if let Some((name, note)) = beside.note {
             inner.part.bytes += note.len();
             inner.part.writes.push(note_write(&name, Some(&note)));

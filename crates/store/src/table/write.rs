@@ -97,7 +97,7 @@ impl Table {
         }
         let granularity = granularity(&self.partition.durable().spec);
         let wanted = changes.iter().zip(&keys).filter_map(|(change, key)| {
-            let decoded = needs_row(change, granularity) || self.keeps_replaced_by(change);
+            let decoded = needs_row(change, granularity) || self.keeps_before(change);
             key.clone().map(|key| Wanted { key, decoded })
         });
         let wanted = wanted.collect();
@@ -122,15 +122,33 @@ impl Table {
         Ok(self.answer(&mut inner, bytes_before, results, begun, judged_by))
     }
 
-    /// Whether what the change replaces is kept for what is shipped.
-    fn keeps_replaced_by(&self, change: &CheckedChange) -> bool {
-        self.partition.keeps_replaced.load(Ordering::Relaxed)
-            && match &change.action {
-                RowAction::Put(cells) => cells.iter().any(|cell| is_large(&cell.value)),
-                // In row mode the entry carries all of the row, so it may be large anyhow.
-                RowAction::Update(_) => true,
-                RowAction::Delete => false,
-            }
+    /// Whether something of the row before the change is kept: for cuts, or for what is shipped.
+    fn keeps_before(&self, change: &CheckedChange) -> bool {
+        let replaces_large = || match &change.action {
+            RowAction::Put(cells) => cells.iter().any(|cell| is_large(&cell.value)),
+            // In row mode the entry carries all of the row, so it may be large anyhow.
+            RowAction::Update(_) => true,
+            RowAction::Delete => false,
+        };
+        let keeps_replaced = || self.partition.keeps_replaced.load(Ordering::Relaxed);
+        self.partition.keeps_past() || (keeps_replaced() && replaces_large())
+    }
+
+    /// Keeps of the row before a change that was accepted what is asked for.
+    pub(crate) fn keep_before(
+        &self,
+        (lsn, stamp): (Lsn, Stamp),
+        key: &EncodedKey,
+        before: Option<&Row>,
+        delta: &Row,
+    ) {
+        let Table { core, partition } = self;
+        if let Some(before) = before.filter(|_| partition.keeps_replaced.load(Ordering::Relaxed)) {
+            core.replaced.keep((partition.id, lsn), key, before, delta);
+        }
+        if partition.keeps_past() {
+            core.past.note(partition.id, key, before, stamp.hlc, delta);
+        }
     }
 
     /// Arranges the answer: with the open group if anything was accepted, else with the group that
@@ -247,7 +265,7 @@ impl Call<'_> {
     ) -> Result<Judged, StoreError> {
         let granularity = granularity(&self.inner.spec);
         let is_needed = needs_row(&change, granularity);
-        let is_kept = self.table.keeps_replaced_by(&change);
+        let is_kept = self.table.keeps_before(&change);
         let (mut row, mut replaced) = (None, None);
         // A key with a new number names a row that is not there.
         if let Some(encoded) = encoded.as_ref().filter(|_| is_needed || is_kept) {
@@ -293,10 +311,7 @@ impl Call<'_> {
         let mut deltas = Vec::with_capacity(judged.len());
         for one in judged {
             let Judged { key, encoded, replaced, before, delta, after, shown, read_bytes } = one;
-            if let Some(replaced) = replaced {
-                let Table { core, partition, .. } = self.table;
-                core.replaced.keep((partition.id, lsn), &encoded, &replaced, &delta);
-            }
+            self.table.keep_before((lsn, stamp), &encoded, replaced.as_deref(), &delta);
             deltas.push(RowDelta { key: encoded.clone(), delta });
             self.inner.put_row(encoded, before, after, horizon, at);
             written.push(Written { key, shown, read_bytes, stamp, lsn });

@@ -217,6 +217,36 @@ fn copy(from: &Region, to: &Region, rows_per_chunk: usize) {
     }
 }
 
+/// A copy that went on after a break has rows from a later snapshot than the log that follows.
+#[test]
+fn older_entries_do_not_take_back_what_a_copy_brought_from_later() {
+    let (a, b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    a.write(put(1, 1)).unwrap();
+    let first = a.table().snapshot().unwrap();
+    a.write(delete(1)).unwrap();
+    a.write(put(1, 3)).unwrap();
+    let all = EncodedKey::default();
+    let done = CopyDone {
+        origin: a.origin,
+        epoch: Epoch(1),
+        lsn: first.lsn(),
+        hlc: first.hlc(),
+        vector: first.vector(),
+        expiry: Vec::new(),
+        schema: None,
+        rules: None,
+    };
+    let copied = b.table().replace_range(&all, None, a.rows(), &[], Some(done), None);
+    b.finish(copied).unwrap();
+    let entries = entries_after(&a.table(), Lsn(1));
+    for (from, entry) in entries.into_iter().enumerate() {
+        let (from, to) = (Lsn(from as u64 + 1), Lsn(from as u64 + 2));
+        let pending = b.table().apply(a.origin, Epoch(1), from, to, vec![entry]);
+        b.finish(pending).unwrap();
+        assert_eq!(b.rows(), a.rows(), "through {to}");
+    }
+}
+
 #[test]
 fn copy_of_one_writer_replaces_everything_and_the_log_goes_on() {
     let (a, mut b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));

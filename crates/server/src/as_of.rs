@@ -1,0 +1,72 @@
+//! Which moment a read asks for, by a header of its request.
+
+use hyper::HeaderMap;
+use isthmus_model::hlc::Hlc;
+use isthmus_model::value::Text;
+use isthmus_protocol::request::Operation;
+
+use crate::api_error::ApiError;
+
+/// The header, of requests and of answers.
+pub(crate) const AS_OF: &str = "x-isthmus-as-of";
+
+/// Which moment a read asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AsOf {
+    /// The newest that is safe here.
+    Safe,
+    /// This one.
+    Cut(Hlc),
+}
+
+impl AsOf {
+    /// What the headers of a request ask for; `None`: the newest state of each row.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Option<AsOf>, ApiError> {
+        let Some(value) = headers.get(AS_OF) else { return Ok(None) };
+        let text = value.to_str().unwrap_or_default();
+        if text == "safe" {
+            return Ok(Some(AsOf::Safe));
+        }
+        let refused = || {
+            ApiError::invalid(format!(
+                "Invalid header: '{AS_OF}'. It is 'safe' or a time as such an answer names it, \
+                 like '1764547200000.0'."
+            ))
+        };
+        text.parse().map(|cut| Some(AsOf::Cut(cut))).map_err(|_| refused())
+    }
+}
+
+/// The tables that an operation reads; only reads can be as of a moment.
+pub(crate) fn tables_read(operation: &Operation) -> Result<Vec<&Text>, ApiError> {
+    match operation {
+        Operation::GetRow(get) => Ok(vec![&get.table]),
+        Operation::GetRange(get) => Ok(vec![&get.table]),
+        Operation::BatchGetRow(batch) => Ok(batch.tables.iter().map(|part| &part.table).collect()),
+        _ => Err(ApiError::invalid(format!(
+            "The header '{AS_OF}' is for GetRow, BatchGetRow and GetRange."
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(value: &str) -> Result<Option<AsOf>, ApiError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(AS_OF, value.parse().unwrap());
+        AsOf::of(&headers)
+    }
+
+    #[test]
+    fn a_read_asks_for_the_safe_time_or_for_one_that_was_told() {
+        assert_eq!(AsOf::of(&HeaderMap::new()), Ok(None));
+        assert_eq!(asked("safe"), Ok(Some(AsOf::Safe)));
+        let cut = Hlc((1_764_547_200_000 << 16) | 7);
+        assert_eq!(asked(&cut.to_string()), Ok(Some(AsOf::Cut(cut))));
+        for wrong in ["", "now", "Safe", "-1.0", "1.65536", "1.", "281474976710656.0", "1.0.0"] {
+            assert!(asked(wrong).is_err(), "{wrong}");
+        }
+    }
+}
