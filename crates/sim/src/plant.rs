@@ -64,6 +64,8 @@ pub enum Plant {
     TooSafe,
     /// A repair overwrites what has changed since the comparison.
     RepairBlind,
+    /// A repair does not ask what the log says of a row since the comparison.
+    RepairForgetful,
 }
 
 impl Plant {
@@ -91,7 +93,7 @@ impl Plant {
     pub const OF_SCHEMAS: [Plant; 2] = [Plant::DropNotWaitedFor, Plant::SchemaLeftOut];
 
     /// Those that spoil digests and what is made of them.
-    pub const OF_DIGESTS: [Plant; 8] = [
+    pub const OF_DIGESTS: [Plant; 9] = [
         Plant::RedoLeftOut,
         Plant::RedoOfOverwritesWrong,
         Plant::OldPartKept,
@@ -100,6 +102,7 @@ impl Plant {
         Plant::RowsCounted,
         Plant::TooSafe,
         Plant::RepairBlind,
+        Plant::RepairForgetful,
     ];
 
     /// Where it must be seen.
@@ -114,7 +117,8 @@ impl Plant {
             | Plant::WrittenSkipped
             | Plant::RowsCounted
             | Plant::TooSafe
-            | Plant::RepairBlind => Scenario::Verify,
+            | Plant::RepairBlind
+            | Plant::RepairForgetful => Scenario::Verify,
             _ => Scenario::Links,
         }
     }

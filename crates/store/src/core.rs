@@ -403,7 +403,7 @@ impl Core {
         for group in &groups {
             self.tidy(group);
         }
-        let changed = groups.iter().filter(|group| group.changes_digest());
+        let changed = groups.iter().filter(|group| group.concerns_digest());
         self.digests_due.lock().extend(changed.map(|group| group.partition.id));
         self.look_at_space();
     }

@@ -20,7 +20,7 @@ pub use scrub::{BadRange, ScrubStep};
 pub use view::{DigestView, ViewRow};
 
 pub(crate) use cache::{PartsCache, Tag};
-pub(crate) use live::{LiveDigest, Stamped};
+pub(crate) use live::{LiveDigest, Silent, Stamped};
 pub(crate) use rules::{Measure, families_of, kills_bucket, start_of_kills_bucket};
 pub(crate) use upkeep::Checkpointing;
 

@@ -24,8 +24,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::codec::row::encode_row;
 use crate::digest::{
-    Checkpointing, LiveDigest, Measure, PartsCache, Rules, Stamped, Tag, families_of, kills_bucket,
-    start_of_kills_bucket,
+    Checkpointing, LiveDigest, Measure, PartsCache, Rules, Silent, Stamped, Tag, families_of,
+    kills_bucket, start_of_kills_bucket,
 };
 use crate::engine::{BatchWrite, Space};
 use crate::error::StoreError;
@@ -47,6 +47,8 @@ pub(crate) struct Part {
     pub(crate) rows: Vec<(EncodedKey, Option<Bytes>)>,
     /// What they change in the digest, in order.
     pub(crate) digest: Vec<Stamped>,
+    /// Rows that entries name and that are in the digest as they were.
+    pub(crate) silent: Vec<Silent>,
     /// The digest counts otherwise from here on and is built anew.
     pub(crate) digest_anew: bool,
     /// Log records, in order; the last one is open.
@@ -77,9 +79,9 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Whether anything of the partition's digest changes with it.
-    pub(crate) fn changes_digest(&self) -> bool {
-        !self.digest.is_empty() || self.part.digest_anew
+    /// Whether the partition's digest keeps anything of it.
+    pub(crate) fn concerns_digest(&self) -> bool {
+        !self.digest.is_empty() || !self.part.silent.is_empty() || self.part.digest_anew
     }
 }
 
@@ -360,7 +362,7 @@ impl Partition {
         let finishes = inner.take_finishes(group.number);
         drop(inner);
         // Nobody is told of the group before it shows; writers need not wait for it.
-        self.digest.show(group.state.groups, &group.digest, group.part.digest_anew);
+        self.digest.show(group);
         finishes
     }
 
@@ -530,6 +532,9 @@ impl Inner {
         before.retain(|lane| rules.counts(lane));
         let mut changes = Vec::new();
         changes_between(&key.0, &before, after, &mut changes);
+        if changes.is_empty() && at.stamp.is_some() {
+            self.part.silent.push(Silent { key: key.0.clone(), lsn: at.lsn });
+        }
         for change in changes {
             self.part.bytes += key.0.len();
             self.part.digest.push(Stamped { change, lsn: at.lsn, stamp: at.stamp });

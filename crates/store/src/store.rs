@@ -14,7 +14,7 @@ use isthmus_digest::{Hasher, Tree};
 use isthmus_model::change::Direction;
 use isthmus_model::clock::Clock;
 use isthmus_model::hlc::Hlc;
-use isthmus_model::ids::{Epoch, Origin, PartitionId, TableId, id_of_region};
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId, id_of_region};
 use isthmus_model::value::Text;
 use parking_lot::{Mutex, RwLock};
 
@@ -229,7 +229,7 @@ impl Store {
                 let mark = Mark::default();
                 let key = keys::digest_mark::encode_key(spec.partition);
                 writes.push(put(key, keys::digest_mark::encode_value(mark)));
-                LiveDigest::new(hasher_of(&spec), 0, Some((mark, Tree::new())))
+                LiveDigest::new(hasher_of(&spec), (0, Lsn(0)), Some((mark, Tree::new())))
             }
             false => LiveDigest::off(hasher_of(&spec)),
         };
@@ -540,7 +540,10 @@ fn read_tables(core: &Core, snapshot: &dyn Snapshot) -> Result<Vec<Partition>, S
         let mut state = read_state(snapshot, spec.partition)?;
         let hasher = hasher_of(&spec);
         let digest = match core.options.digests {
-            true => LiveDigest::load(snapshot, spec.partition, hasher, state.groups)?,
+            true => {
+                let end = (state.groups, state.lsn);
+                LiveDigest::load(snapshot, spec.partition, hasher, end)?
+            }
             false => LiveDigest::off(hasher),
         };
         // A table of a format that had no digests; else the rules are what every region has.

@@ -105,6 +105,9 @@ pub struct Repair {
     /// Lanes of kills below were left out.
     #[prost(uint64, tag = "4")]
     pub floor_kills: u64,
+    /// One writer: the entry as of which the rows were compared.
+    #[prost(uint64, tag = "5")]
+    pub cut_lsn: u64,
 }
 
 /// One row of a repair.

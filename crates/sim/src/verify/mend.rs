@@ -110,8 +110,22 @@ impl World {
             }
             if races {
                 self.wander();
+                self.race_at(target, &some);
             }
             self.repair_some(repairs, target, some, races);
+        }
+    }
+
+    /// Clients change what is about to be repaired, in the target or where the table is written.
+    fn race_at(&mut self, target: usize, found: &[Found]) {
+        let region = if self.nature.is_writer(target) { target } else { self.nature.base };
+        for one in found {
+            if self.rng.random_range(0..3) == 0 {
+                self.write_row(region, &one.diff.key);
+                if self.rng.random() {
+                    self.commit(region);
+                }
+            }
         }
     }
 
@@ -125,10 +139,15 @@ impl World {
         let Some(table) = self.regions[target].table() else { return };
         let is_blind = self.options.plant == Some(Plant::RepairBlind);
         let Ok(view) = table.digest_view() else { return };
+        let forgets = is_blind || self.options.plant == Some(Plant::RepairForgetful);
+        let mut since = Lsn(u64::MAX);
         let mut rows = Vec::new();
         for one in found {
             let Some(row) = plan(repairs.direction, &one) else { continue };
             let key = one.diff.key.clone();
+            if !forgets {
+                since = since.min(Lsn(one.heads[1].cut_lsn));
+            }
             let Ok(seen) = view.row(&key) else { continue };
             let known_by = fingerprint(&view, &key, &seen.parts, &one.heads);
             if known_by != one.fingerprints[1] && !is_blind {
@@ -146,7 +165,7 @@ impl World {
         let (before, crashes) = (self.truth.last(origin), self.crashes);
         let keys: Vec<EncodedKey> = rows.iter().map(|row| row.key.clone()).collect();
         self.mended.extend(keys.iter().cloned());
-        let mut pending = table.repair(rows);
+        let mut pending = table.repair(rows, since);
         self.commit_all(target);
         let done = pending.try_take();
         self.note(&format!("repaired in {target}: {keys:?} {done:?}"));

@@ -1,6 +1,7 @@
 //! The world of a trial: regions, what lies between them, and one random step after another.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use isthmus_model::clock::Clock;
@@ -22,7 +23,7 @@ use crate::verify::judge::Watch;
 use crate::verify::nature::{Nature, PARTITION, origin_of};
 use crate::verify::region::{Region, others};
 use crate::verify::truth::{Moment, Truth};
-use crate::verify::writes::Writes;
+use crate::verify::writes::{self, Writes};
 
 /// Bytes of a log handed over at once, at most.
 const SLICES: [usize; 4] = [1, 200, 2000, 1 << 20];
@@ -182,16 +183,28 @@ impl World {
         if !is_busy || !self.nature.is_writer(region) {
             return;
         }
-        let Some(table) = self.regions[region].table() else { return };
         if self.nature.schema_changes
             && region == self.nature.base
             && self.rng.random_range(0..60) == 0
         {
             return self.change_schema(region);
         }
-        let schema = table.schema();
         let count = if self.rng.random_range(0..4) == 0 { self.rng.random_range(2..6) } else { 1 };
         let atomic = self.rng.random();
+        let keys = 0..self.nature.keys;
+        self.ask_for(region, count, atomic, &keys);
+    }
+
+    /// A client asks for some change of a row.
+    pub(super) fn write_row(&mut self, region: usize, key: &EncodedKey) {
+        if let Some(number) = (0..self.nature.keys).find(|number| writes::key(*number) == *key) {
+            self.ask_for(region, 1, false, &(number..number + 1));
+        }
+    }
+
+    fn ask_for(&mut self, region: usize, count: usize, atomic: bool, keys: &Range<i64>) {
+        let Some(table) = self.regions[region].table() else { return };
+        let schema = table.schema();
         let mut changes = Vec::new();
         for _ in 0..count {
             self.number += 1;
@@ -199,7 +212,7 @@ impl World {
                 rng: &mut self.rng,
                 schema: &schema,
                 now_millis: self.regions[region].clock.wall_millis(),
-                keys: self.nature.keys,
+                keys: keys.clone(),
                 number: self.number,
             };
             changes.extend(writes.change());

@@ -1,5 +1,7 @@
 //! Changes that clients ask for: few columns, few timestamps, so that they meet.
 
+use std::ops::Range;
+
 use isthmus_model::change::{
     CellChange, CellWrite, Condition, Existence, KeyPart, NamedKeyPart, Returned, RowAction,
     RowChange,
@@ -17,7 +19,7 @@ pub(super) struct Writes<'a> {
     pub(super) rng: &'a mut SmallRng,
     pub(super) schema: &'a Schema,
     pub(super) now_millis: i64,
-    pub(super) keys: i64,
+    pub(super) keys: Range<i64>,
     /// Goes into a value, so that no two are the same.
     pub(super) number: u64,
 }
@@ -30,7 +32,7 @@ pub(super) fn key(number: i64) -> EncodedKey {
 impl Writes<'_> {
     /// A change that the server accepts.
     pub(super) fn change(&mut self) -> Option<CheckedChange> {
-        let number = self.rng.random_range(0..self.keys);
+        let number = self.rng.random_range(self.keys.clone());
         let action = match self.rng.random_range(0..10) {
             0..=3 => RowAction::Put(self.cells()),
             4 => RowAction::Delete,

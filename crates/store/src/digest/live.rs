@@ -1,9 +1,10 @@
 //! The digest of a partition in memory, as of the last group that is durable.
 //!
 //! The changes of the newest groups are kept beside it, so that a copy of the digest can be taken
-//! back to the moment of a snapshot, or to the moment at which another region stands.
+//! back to the moment of a snapshot, or to the moment at which another region stands. With them
+//! is known which rows the newest entries name, so that a repair can tell what it must leave alone.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::digest::DigestState;
 use crate::error::StoreError;
 use crate::keys::digest_mark::Mark;
+use crate::partition::Group;
 
 /// A change of the digest, and which entry made it.
 #[derive(Clone, Debug)]
@@ -26,6 +28,16 @@ pub(crate) struct Stamped {
     pub(crate) lsn: Lsn,
     /// `None`: no entry made it.
     pub(crate) stamp: Option<Stamp>,
+}
+
+/// A row that an entry names and that is in the digest as it was, such as a delete of what is not
+/// there.
+#[derive(Clone, Debug)]
+pub(crate) struct Silent {
+    /// The encoded key of the row.
+    pub(crate) key: Bytes,
+    /// The entry's address in the log here.
+    pub(crate) lsn: Lsn,
 }
 
 impl Stamped {
@@ -38,10 +50,19 @@ impl Stamped {
     }
 }
 
+impl Silent {
+    fn bytes(&self) -> usize {
+        self.key.len() + std::mem::size_of::<Silent>()
+    }
+}
+
 /// The changes of one group.
 pub(crate) struct RingGroup {
     pub(crate) group: u64,
     pub(crate) changes: Arc<Vec<Stamped>>,
+    silent: Vec<Silent>,
+    /// The last entry that is in either.
+    lsn: Lsn,
     /// The digest was begun anew before them.
     pub(crate) begins_anew: bool,
     bytes: usize,
@@ -72,6 +93,8 @@ pub(crate) struct Live {
     ring_bytes: usize,
     /// Groups at or before this one are not in the ring any more.
     ring_start: u64,
+    /// Entries at or before this one may be unknown to the ring.
+    ring_lsn: Lsn,
     /// When the ring was aged, on the monotonic clock, and the last group then.
     aged: (Duration, u64),
 }
@@ -84,8 +107,13 @@ pub(crate) struct LiveDigest {
 }
 
 impl LiveDigest {
-    /// A digest that is `tree` as of a group, or is to be built if there is none.
-    pub(crate) fn new(hasher: Hasher, group: u64, loaded: Option<(Mark, Tree)>) -> LiveDigest {
+    /// A digest that is `tree` as of a group and an end of the log, or is to be built if there is
+    /// none.
+    pub(crate) fn new(
+        hasher: Hasher,
+        (group, lsn): (u64, Lsn),
+        loaded: Option<(Mark, Tree)>,
+    ) -> LiveDigest {
         let state = match &loaded {
             Some(_) => DigestState::Ready,
             None => DigestState::Building { rows: 0 },
@@ -102,6 +130,7 @@ impl LiveDigest {
             ring: VecDeque::new(),
             ring_bytes: 0,
             ring_start: group,
+            ring_lsn: lsn,
             aged: (Duration::ZERO, group),
         };
         LiveDigest { hasher, inner: Mutex::new(live), shown: Condvar::new() }
@@ -109,7 +138,7 @@ impl LiveDigest {
 
     /// A digest that is not kept.
     pub(crate) fn off(hasher: Hasher) -> LiveDigest {
-        let digest = LiveDigest::new(hasher, 0, None);
+        let digest = LiveDigest::new(hasher, (0, Lsn(0)), None);
         digest.lock().state = DigestState::Off;
         digest
     }
@@ -134,19 +163,20 @@ impl LiveDigest {
     }
 
     /// Takes in a group that is durable.
-    pub(crate) fn show(&self, group: u64, changes: &Arc<Vec<Stamped>>, begin_anew: bool) {
+    pub(crate) fn show(&self, group: &Group) {
         let mut live = self.lock();
         if live.state == DigestState::Off {
             return;
         }
-        if begin_anew {
+        if group.part.digest_anew {
             live.begin_anew();
         }
-        for stamped in changes.iter() {
-            live.take(&self.hasher, group, &stamped.change);
+        let number = group.state.groups;
+        for stamped in group.digest.iter() {
+            live.take(&self.hasher, number, &stamped.change);
         }
-        live.group = group;
-        live.remember(group, changes, begin_anew);
+        live.group = number;
+        live.remember(group);
         self.shown.notify_all();
     }
 }
@@ -173,22 +203,48 @@ impl Live {
         }
     }
 
-    fn remember(&mut self, group: u64, changes: &Arc<Vec<Stamped>>, begins_anew: bool) {
-        if changes.is_empty() && !begins_anew {
+    fn remember(&mut self, group: &Group) {
+        let (changes, silent) = (&group.digest, &group.part.silent);
+        if !group.concerns_digest() {
             return;
         }
-        let bytes = changes.iter().map(Stamped::bytes).sum();
-        self.redo_bytes += bytes;
+        let changed_bytes: usize = changes.iter().map(Stamped::bytes).sum();
+        let silent_bytes: usize = silent.iter().map(Silent::bytes).sum();
+        let bytes = changed_bytes + silent_bytes;
+        let changed = changes.iter().map(|stamped| stamped.lsn).max();
+        let lsn = silent.iter().map(|silent| silent.lsn).max().max(changed).unwrap_or_default();
+        self.redo_bytes += changed_bytes;
         self.ring_bytes += bytes;
+        if group.part.digest_anew {
+            // What was changed before in the same group is not told.
+            self.ring_lsn = self.ring_lsn.max(lsn);
+        }
         self.ring.push_back(Arc::new(RingGroup {
-            group,
+            group: group.state.groups,
             changes: changes.clone(),
-            begins_anew,
+            silent: silent.clone(),
+            lsn,
+            begins_anew: group.part.digest_anew,
             bytes,
         }));
         while self.ring_bytes > RING_BYTES_MAX || self.ring.len() > RING_GROUPS_MAX {
             self.drop_oldest();
         }
+    }
+
+    /// The rows that entries after an LSN name. `None`: it lies too far back to be known.
+    pub(crate) fn named_after(&self, lsn: Lsn) -> Option<HashSet<Bytes>> {
+        if lsn < self.ring_lsn || self.state == DigestState::Off {
+            return None;
+        }
+        let mut named = HashSet::new();
+        for group in self.ring.iter().rev().filter(|group| group.lsn > lsn) {
+            let changes = group.changes.iter().filter(|stamped| stamped.lsn > lsn);
+            named.extend(changes.filter_map(|stamped| key_of(&stamped.change).cloned()));
+            let silent = group.silent.iter().filter(|silent| silent.lsn > lsn);
+            named.extend(silent.map(|silent| silent.key.clone()));
+        }
+        Some(named)
     }
 
     /// The groups after `group`, newest first; `None` if some of them are not known any more.
@@ -222,6 +278,7 @@ impl Live {
         let Some(oldest) = self.ring.pop_front() else { return };
         self.ring_bytes -= oldest.bytes;
         self.ring_start = oldest.group;
+        self.ring_lsn = self.ring_lsn.max(oldest.lsn);
     }
 }
 

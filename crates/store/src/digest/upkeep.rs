@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_digest::{Change, Hasher, LEAF_ZERO_BITS, Lane, LeafPart, PageWrite, Sum, Tree};
 use isthmus_model::change::Direction;
-use isthmus_model::ids::PartitionId;
+use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_model::key::EncodedKey;
 
 use crate::codec::Corrupt;
@@ -43,30 +43,31 @@ pub(crate) struct Checkpointing {
 }
 
 impl LiveDigest {
-    /// The digest as the engine has it; to be built if it has none, or a damaged one.
+    /// The digest as the engine has it; to be built if it has none, or a damaged one. `end` is the
+    /// last group of the partition, and the end of its log.
     pub(crate) fn load(
         snapshot: &dyn Snapshot,
         partition: PartitionId,
         hasher: Hasher,
-        group: u64,
+        end: (u64, Lsn),
     ) -> Result<LiveDigest, StoreError> {
         let stored = snapshot.get(Space::Meta, &keys::digest_mark::encode_key(partition))?;
         let Some(stored) = stored else {
-            return LiveDigest::to_build(snapshot, partition, hasher, group);
+            return LiveDigest::to_build(snapshot, partition, hasher, end);
         };
         let loaded = keys::digest_mark::decode_value(&stored)
             .map_err(StoreError::corrupt("mark of a digest"))
             .and_then(|mark| Ok((mark, load_tree(snapshot, partition, mark, &hasher)?)));
         match loaded {
             Ok((mark, (tree, redo_bytes))) => {
-                let digest = LiveDigest::new(hasher, group, Some((mark, tree)));
+                let digest = LiveDigest::new(hasher, end, Some((mark, tree)));
                 digest.lock().redo_bytes = redo_bytes;
                 Ok(digest)
             }
             Err(StoreError::Engine(error)) => Err(StoreError::Engine(error)),
             Err(error) => {
                 tracing::error!(%partition, %error, "digest is damaged and is built anew");
-                LiveDigest::to_build(snapshot, partition, hasher, group)
+                LiveDigest::to_build(snapshot, partition, hasher, end)
             }
         }
     }
@@ -76,9 +77,9 @@ impl LiveDigest {
         snapshot: &dyn Snapshot,
         partition: PartitionId,
         hasher: Hasher,
-        group: u64,
+        end: (u64, Lsn),
     ) -> Result<LiveDigest, StoreError> {
-        let digest = LiveDigest::new(hasher, group, None);
+        let digest = LiveDigest::new(hasher, end, None);
         let (start, end) = keys::digest_page::range_of_partition(partition);
         let last = snapshot.scan(Space::Meta, &start, Some(&end), Direction::Backward).next();
         if let Some((key, _)) = last.transpose()? {

@@ -1,16 +1,21 @@
 //! Rows made like those of another replica, after both were compared.
 //!
 //! Each is changed only if it still is as it was compared, so that no newer change is lost: the
-//! caller names what of the row was in the digest then. With several writers, and at a writer, a
-//! repair is an entry of the log like any change. At a secondary of one writer it is not: its log
-//! is the writer's, and the row only becomes what that log says.
+//! caller names what of the row was in the digest then. With one writer no entry after the compared
+//! one may name the row, either: a delete of what is lost here changes nothing of it, and counts.
+//! With several writers, and at a writer, a repair is an entry of the log like any change. At a
+//! secondary of one writer it is not: its log is the writer's, and the row only becomes what that
+//! log says.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use isthmus_digest::{Change, Parts, Sum};
 use isthmus_model::change::Direction;
 use isthmus_model::entry::{EntryBody, RowDelta};
 use isthmus_model::hlc::Stamp;
+use isthmus_model::ids::Lsn;
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::{Cell, Row};
 
@@ -18,7 +23,7 @@ use crate::codec::row::encode_row;
 use crate::digest::{BadRange, Stamped};
 use crate::error::StoreError;
 use crate::limits::WRITE_CHANGES_MAX;
-use crate::partition::{At, Inner};
+use crate::partition::{At, Inner, Seen};
 use crate::pending::Pending;
 use crate::snapshot::TableSnapshot;
 use crate::spec::Writing;
@@ -59,13 +64,41 @@ pub enum Healed {
     Digest,
 }
 
+/// The rows that entries have named since they were compared.
+enum Named {
+    /// It does not matter: what a repair writes bears stamps, and each register decides.
+    Stamped,
+    /// These, and what waits to become durable.
+    Some(HashSet<Bytes>),
+    /// It is not known any more.
+    Unknown,
+}
+
+impl Named {
+    fn has(&self, inner: &Inner, key: &EncodedKey) -> bool {
+        match self {
+            Named::Stamped => false,
+            Named::Some(keys) => {
+                keys.contains(&key.0) || matches!(inner.see(key), Seen::Pending(..))
+            }
+            Named::Unknown => true,
+        }
+    }
+}
+
 impl Table {
-    /// Repairs rows, at most as many as one write may change; one result each, in order.
-    pub fn repair(&self, rows: Vec<RepairRow>) -> Pending<Vec<Repaired>> {
-        Pending::from_result(self.try_repair(rows))
+    /// Repairs rows, at most as many as one write may change; one result each, in order. They were
+    /// compared as of the entry `since`. With one writer a row that a later entry names is left as
+    /// it is; at the writer also one that such an entry may name, because that is too long ago.
+    pub fn repair(&self, rows: Vec<RepairRow>, since: Lsn) -> Pending<Vec<Repaired>> {
+        Pending::from_result(self.try_repair(rows, since))
     }
 
-    fn try_repair(&self, rows: Vec<RepairRow>) -> Result<Pending<Vec<Repaired>>, StoreError> {
+    fn try_repair(
+        &self,
+        rows: Vec<RepairRow>,
+        since: Lsn,
+    ) -> Result<Pending<Vec<Repaired>>, StoreError> {
         self.core.admit()?;
         if rows.len() > WRITE_CHANGES_MAX {
             return Err(StoreError::TooLarge("rows to repair"));
@@ -81,9 +114,13 @@ impl Table {
             return Err(StoreError::NoTable(inner.spec.id));
         }
         let bytes_before = inner.part.bytes;
+        let named = self.named_after(&inner, since)?;
         let mut repaired = Vec::with_capacity(rows.len());
         for row in rows {
-            repaired.push(self.repair_one(&mut inner, &read, row)?);
+            repaired.push(match named.has(&inner, &row.key) {
+                true => Repaired::Changed,
+                false => self.repair_one(&mut inner, &read, row)?,
+            });
         }
         if !repaired.contains(&Repaired::Done) {
             return Ok(Pending::ready(Ok(repaired)));
@@ -93,6 +130,22 @@ impl Table {
         inner.when_durable(group, Box::new(|done| answer.give(done.map(|()| repaired))));
         self.core.enqueue(&self.partition, &mut inner, bytes_before);
         Ok(pending)
+    }
+
+    fn named_after(&self, inner: &Inner, since: Lsn) -> Result<Named, StoreError> {
+        if inner.spec.writers.are_many() {
+            return Ok(Named::Stamped);
+        }
+        if !inner.has_digest() {
+            return Ok(Named::Unknown);
+        }
+        let live = self.partition.digest.lock_at(self.partition.durable().state.groups)?;
+        Ok(match (live.named_after(since), inner.spec.writing) {
+            (Some(named), _) => Named::Some(named),
+            (None, Writing::Accept) => Named::Unknown,
+            // What is brought back here the writer has not: the next comparison finds it.
+            (None, Writing::Refuse) => Named::Some(HashSet::new()),
+        })
     }
 
     fn repair_one(

@@ -227,13 +227,63 @@ fn repair_leaves_a_row_alone_that_has_changed_since() {
     region.write(put(1, 1)).unwrap();
     let view = region.table().digest_view().unwrap();
     let seen = view.row(&key(1).encode()).unwrap();
+    let since = region.table().durable_lsn();
     let row = region.table().get(&key(1).encode()).unwrap().unwrap();
     region.write(put(1, 2)).unwrap();
     let repair = |expected| RepairRow { key: key(1).encode(), expected, row: row.clone() };
-    let pending = region.table().repair(vec![repair(Some(seen.parts))]);
+    let pending = region.table().repair(vec![repair(Some(seen.parts.clone()))], since);
     assert_eq!(region.finish(pending).unwrap(), [Repaired::Changed]);
     let now = region.table().digest_view().unwrap().row(&key(1).encode()).unwrap();
-    let pending = region.table().repair(vec![repair(Some(now.parts))]);
+    let since = region.table().durable_lsn();
+    let pending = region.table().repair(vec![repair(Some(now.parts))], since);
     assert_eq!(region.finish(pending).unwrap(), [Repaired::Done]);
     check_digest(&region);
+}
+
+/// A row that the writer has lost, as a replica still has it, and the end of the log.
+fn lose_a_row(region: &Region) -> (isthmus_model::row::Row, Lsn) {
+    region.write(put(1, 1)).unwrap();
+    region.write(put(2, 1)).unwrap();
+    let row = region.table().get(&key(1).encode()).unwrap().unwrap();
+    region.finish(region.table().plant(&key(1).encode(), Plant::LostRow)).unwrap();
+    (row, region.table().durable_lsn())
+}
+
+fn bring_back(region: &Region, row: &isthmus_model::row::Row, since: Lsn) -> Repaired {
+    let expected = Some(isthmus_digest::Parts::new());
+    let repair = RepairRow { key: key(1).encode(), expected, row: row.clone() };
+    let pending = region.table().repair(vec![repair], since);
+    let repaired = region.finish(pending).unwrap();
+    check_digest(region);
+    repaired[0]
+}
+
+#[test]
+fn a_lost_row_that_was_deleted_since_it_was_compared_is_not_brought_back() {
+    let region = Region::new(1, Writers::One);
+    let (row, since) = lose_a_row(&region);
+    region.write(put(2, 2)).unwrap();
+    region.write(delete(1)).unwrap();
+    assert_eq!(bring_back(&region, &row, since), Repaired::Changed);
+    assert_eq!(bring_back(&region, &row, region.table().durable_lsn()), Repaired::Done);
+}
+
+#[test]
+fn a_delete_that_is_accepted_and_not_durable_holds_a_repair_back() {
+    let region = Region::new(1, Writers::One);
+    let (row, since) = lose_a_row(&region);
+    let deleted = region.table().write(vec![delete(1)], false);
+    assert_eq!(bring_back(&region, &row, since), Repaired::Changed);
+    drop(deleted);
+    assert_eq!(region.table().get(&key(1).encode()).unwrap(), None);
+}
+
+#[test]
+fn what_may_have_been_deleted_before_a_restart_is_not_brought_back() {
+    let mut region = Region::new(1, Writers::One);
+    let (row, since) = lose_a_row(&region);
+    region.write(put(2, 2)).unwrap();
+    region.restart();
+    assert_eq!(bring_back(&region, &row, since), Repaired::Changed);
+    assert_eq!(bring_back(&region, &row, region.table().durable_lsn()), Repaired::Done);
 }

@@ -176,11 +176,13 @@ fn mend(regions: &[Region; 2], clock: &Ticking, many: bool) -> Report {
         plan.push(ToRepair { key, fingerprint, floors, row });
     });
     let table = regions[1].table();
+    let since = table.durable_lsn();
     let view = table.digest_view().unwrap();
     for ToRepair { key, fingerprint, floors, row } in plan {
         let expected = parts_if_still(&view, floors, &key, fingerprint).unwrap();
         assert!(expected.is_some(), "nobody has written since");
-        let done = regions[1].finish(table.repair(vec![RepairRow { key, expected, row }]));
+        let rows = vec![RepairRow { key, expected, row }];
+        let done = regions[1].finish(table.repair(rows, since));
         assert_eq!(done.unwrap(), [Repaired::Done]);
     }
     report

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use isthmus_digest::{Parts, Sum};
 use isthmus_model::change::Direction;
 use isthmus_model::error::Kind;
-use isthmus_model::ids::TableId;
+use isthmus_model::ids::{Lsn, TableId};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
 use isthmus_protocol::error_code::ErrorCode;
@@ -147,7 +147,9 @@ impl Node {
             places.push(place);
         }
         drop(view);
-        for (place, repaired) in places.into_iter().zip(table.repair(rows).wait()?) {
+        for (place, repaired) in
+            places.into_iter().zip(table.repair(rows, Lsn(repair.cut_lsn)).wait()?)
+        {
             done[place] = repaired == Repaired::Done;
         }
         Ok(RepairTold { done })

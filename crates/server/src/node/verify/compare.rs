@@ -126,6 +126,7 @@ impl Work<'_> {
             }
             at.scrubbed += 1;
             at.pass = self.new_pass();
+            self.node.keep_place(self.id, json!(at));
         }
         Ok(true)
     }
@@ -160,6 +161,7 @@ impl Work<'_> {
         }
         at.pairs += 1;
         at.start = None;
+        self.node.keep_place(self.id, json!(at));
         true
     }
 

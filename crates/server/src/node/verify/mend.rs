@@ -2,7 +2,9 @@
 //!
 //! Rows are written while the comparison that names them goes on, so nothing is gathered. Each is
 //! written only if it is still as it was compared; one that has changed is looked at again in the
-//! next round. A job that is halted begins its round anew: what is repaired is alike by then.
+//! next round. With one writer what the log says of a row since it was compared counts as well,
+//! even where it changes nothing. A job that is halted begins its round anew: what is repaired is
+//! alike by then.
 
 use std::time::Duration;
 
@@ -27,8 +29,10 @@ use crate::node::jobs::spec::{RepairMode, RepairSpec};
 use crate::node::jobs::state::Outcome;
 use crate::peer::verify::{REPAIR_BYTES, REPAIR_ROWS_MAX, Repair, RepairOne};
 
-/// Rounds of comparing and repairing.
-const ROUNDS_MAX: u32 = 8;
+/// Rounds of comparing and repairing in which nothing was repaired.
+const FRUITLESS_MAX: u32 = 8;
+/// Rounds at all: what goes on to differ is not for a repair to mend.
+const ROUNDS_MAX: u32 = 100;
 /// What is written must be in the past of both sides, and what is shipped must arrive.
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
 
@@ -42,6 +46,15 @@ struct At {
     bytes_moved: u64,
 }
 
+/// As of what rows were compared.
+#[derive(Clone, Copy, PartialEq)]
+struct Basis {
+    /// Fingerprints leave out what is below.
+    floors: Floors,
+    /// The entry.
+    cut_lsn: u64,
+}
+
 /// What one round does.
 struct Round<'a> {
     work: &'a Work<'a>,
@@ -49,7 +62,8 @@ struct Round<'a> {
     target: &'a Place,
     rows: Vec<RepairOne>,
     bytes: usize,
-    floors: Floors,
+    /// As of what the gathered rows were compared.
+    basis: Basis,
     began: Duration,
     found: u64,
     repaired: u64,
@@ -73,6 +87,7 @@ impl Work<'_> {
         let (source, target) = (self.place(&spec.from)?, self.place(&spec.to)?);
         let mut left = 0;
         let mut equal_after = None;
+        let mut fruitless = 0;
         for round in 0..ROUNDS_MAX {
             let begun = self.round(spec, [&source, &target]);
             let (report, round_did) = begun;
@@ -97,9 +112,11 @@ impl Work<'_> {
                 Verdict::CouldNotTell(_) => None,
             };
             let again = round_did.repaired + round_did.changed + round_did.waiting > 0;
-            if spec.dry_run || !again {
+            fruitless = if round_did.repaired > 0 { 0 } else { fruitless + 1 };
+            if spec.dry_run || !again || fruitless == FRUITLESS_MAX {
                 break;
             }
+            self.node.keep_place(self.id, json!(at));
             // Only what is in the way of the next round is waited for.
             if round_did.changed + round_did.waiting > 0 || round > 0 {
                 self.control.rest(ROUND_PAUSE);
@@ -118,7 +135,7 @@ impl Work<'_> {
             target: pair[1],
             rows: Vec::new(),
             bytes: 0,
-            floors: Floors::NONE,
+            basis: Basis { floors: Floors::NONE, cut_lsn: 0 },
             began: self.node.clock().monotonic(),
             found: 0,
             repaired: 0,
@@ -207,10 +224,10 @@ impl Round<'_> {
             return;
         }
         let floors = row.heads[0].floors().joined(row.heads[1].floors());
-        if floors != self.floors {
-            // Fingerprints leave out what is below the floors.
+        let basis = Basis { floors, cut_lsn: row.heads[1].cut_lsn };
+        if basis != self.basis {
             self.flush();
-            self.floors = floors;
+            self.basis = basis;
         }
         let Some(one) = self.plan(row) else {
             self.waiting += 1;
@@ -253,8 +270,9 @@ impl Round<'_> {
         let repair = Repair {
             table: self.work.table.id().0,
             rows,
-            floor_time: self.floors.time,
-            floor_kills: self.floors.kills,
+            floor_time: self.basis.floors.time,
+            floor_kills: self.basis.floors.kills,
+            cut_lsn: self.basis.cut_lsn,
         };
         match self.target.repair(repair) {
             Ok(told) => {
