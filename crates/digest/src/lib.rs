@@ -28,7 +28,9 @@ pub use estimate::Estimate;
 pub use hasher::Hasher;
 pub use lane::Lane;
 pub use parts::Parts;
-pub use sketch::{Decoder, Encoder, Symbol, decode_symbols, encode_symbols, encode_symbols_short};
+pub use sketch::{
+    Decoder, Encoder, Symbol, Width, decode_symbols, encode_symbols, encode_symbols_short,
+};
 pub use sum::Sum;
 pub use tree::{LaneRoot, Leaf, LeafPart, PageWrite, SplitWanted, Stretch, Tree};
 pub use unlike::{LeafTold, decode_leaves, encode_leaves, unlike_leaves};

@@ -7,8 +7,10 @@
 //! symbols alike: the mapping uses only operations that are exact by IEEE 754 (product, quotient,
 //! square root), and a test pins it.
 //!
-//! Elements are keyed fingerprints, distinct within a set. A peer that sends nonsense gets no
-//! answer, or a wrong one: whoever acts on a difference looks at the rows themselves first.
+//! Elements are keyed fingerprints, distinct within a set. Of narrow ones two may meet; then one is
+//! named wrongly or not at all, so whoever takes narrow ones proves by sums that all are named. A
+//! peer that sends nonsense gets no answer, or a wrong one: whoever acts on a difference looks at
+//! the rows themselves first.
 
 use crate::Damaged;
 use crate::codec::{Reader, put_number, put_signed};
@@ -253,9 +255,61 @@ impl Decoder {
 
 const VERSION: u8 = 1;
 const SHORT: u8 = 2;
+const NARROW: u8 = 3;
 const WHAT: &str = "symbols of a sketch";
 const SYMBOL_BYTES_MIN: usize = 17;
-const SHORT_BYTES_MIN: usize = 9 + CHECK_BYTES;
+
+/// How wide the elements of a sketch are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Width {
+    /// 64 bits: no two fingerprints of a table are alike but by a very small chance.
+    #[default]
+    Wide,
+    /// 40 bits: some may be, so that what a sketch names must be proved to be all by sums.
+    Narrow,
+}
+
+impl Width {
+    /// Bytes of an element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Width::Wide => 8,
+            Width::Narrow => 5,
+        }
+    }
+
+    /// The bits of a fingerprint that are the element.
+    pub const fn mask(self) -> u64 {
+        u64::MAX >> (64 - 8 * self.bytes())
+    }
+
+    /// Elements on the wire, one after the other.
+    pub fn encode(self, elements: &[u64]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(elements.len() * self.bytes());
+        for element in elements {
+            out.extend_from_slice(&element.to_le_bytes()[..self.bytes()]);
+        }
+        out
+    }
+
+    /// What was encoded.
+    pub fn decode(self, bytes: &[u8]) -> Result<Vec<u64>, Damaged> {
+        if !bytes.len().is_multiple_of(self.bytes()) {
+            return Err(Damaged { what: "elements of a sketch" });
+        }
+        let element = |bytes: &[u8]| {
+            let mut whole = [0; 8];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(whole)
+        };
+        Ok(bytes.chunks_exact(self.bytes()).map(element).collect())
+    }
+
+    /// Bytes of the shortest symbol in the short form.
+    const fn short_bytes_min(self) -> usize {
+        self.bytes() + CHECK_BYTES + 1
+    }
+}
 
 /// The form of symbols on the wire.
 pub fn encode_symbols(symbols: &[Symbol]) -> Vec<u8> {
@@ -271,15 +325,18 @@ pub fn encode_symbols(symbols: &[Symbol]) -> Vec<u8> {
 }
 
 /// The short form: of checks what is compared, of counts by how much they miss what is to be
-/// expected. The first symbol stands at place `from` of a sketch of so many elements.
-pub fn encode_symbols_short(symbols: &[Symbol], from: u64, elements: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(24 + (SHORT_BYTES_MIN + 1) * symbols.len());
-    out.push(SHORT);
+/// expected. The first symbol stands at place `from` of a sketch of so many elements of a width.
+pub fn encode_symbols_short(symbols: &[Symbol], width: Width, from: u64, elements: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(24 + (width.short_bytes_min() + 1) * symbols.len());
+    out.push(match width {
+        Width::Wide => SHORT,
+        Width::Narrow => NARROW,
+    });
     put_number(&mut out, symbols.len() as u64);
     put_number(&mut out, from);
     put_number(&mut out, elements);
     for (place, symbol) in (from..).zip(symbols) {
-        out.extend_from_slice(&symbol.sum.to_le_bytes());
+        out.extend_from_slice(&symbol.sum.to_le_bytes()[..width.bytes()]);
         out.extend_from_slice(&symbol.check.to_le_bytes()[..CHECK_BYTES]);
         put_signed(&mut out, symbol.count.wrapping_sub(expected(place, elements)));
     }
@@ -307,24 +364,27 @@ pub fn decode_symbols(bytes: &[u8]) -> Result<Vec<Symbol>, Damaged> {
             }
             symbols
         }
-        SHORT => decode_short(&mut reader)?,
+        SHORT => decode_short(&mut reader, Width::Wide)?,
+        NARROW => decode_short(&mut reader, Width::Narrow)?,
         _ => return reader.damaged(),
     };
     reader.finish()?;
     Ok(symbols)
 }
 
-fn decode_short(reader: &mut Reader<'_>) -> Result<Vec<Symbol>, Damaged> {
-    let count = reader.count(SHORT_BYTES_MIN)?;
+fn decode_short(reader: &mut Reader<'_>, width: Width) -> Result<Vec<Symbol>, Damaged> {
+    let count = reader.count(width.short_bytes_min())?;
     let from = reader.number()?;
     let elements = reader.number()?;
     let mut symbols = Vec::with_capacity(count);
     for place in (from..).take(count) {
-        let sum = u64::from_le_bytes(reader.array()?);
+        let mut sum = [0; 8];
+        sum[..width.bytes()].copy_from_slice(reader.take(width.bytes())?);
         let mut check = [0; 8];
         check[..CHECK_BYTES].copy_from_slice(&reader.array::<CHECK_BYTES>()?);
         let count = reader.signed()?.wrapping_add(expected(place, elements));
-        symbols.push(Symbol { sum, check: u64::from_le_bytes(check), count });
+        let (sum, check) = (u64::from_le_bytes(sum), u64::from_le_bytes(check));
+        symbols.push(Symbol { sum, check, count });
     }
     Ok(symbols)
 }

@@ -7,7 +7,8 @@ use proptest::prelude::{any, proptest};
 use proptest::{prop_assert, prop_assert_eq};
 
 use super::{
-    CHECK_MASK, Decoder, Encoder, Symbol, decode_symbols, encode_symbols, encode_symbols_short, mix,
+    CHECK_MASK, Decoder, Encoder, Symbol, Width, decode_symbols, encode_symbols,
+    encode_symbols_short, mix,
 };
 
 /// Adds symbols one by one until the difference is known.
@@ -63,14 +64,31 @@ proptest! {
             .into_iter()
             .map(|(sum, check, count)| Symbol { sum, check: check & CHECK_MASK, count })
             .collect();
-        let short = encode_symbols_short(&symbols, from.into(), elements);
-        for bytes in [encode_symbols(&symbols), short] {
+        let short = encode_symbols_short(&symbols, Width::Wide, from.into(), elements);
+        let narrow: Vec<Symbol> = symbols
+            .iter()
+            .map(|symbol| Symbol { sum: symbol.sum & Width::Narrow.mask(), ..*symbol })
+            .collect();
+        let told = encode_symbols_short(&narrow, Width::Narrow, from.into(), elements);
+        let all = [(encode_symbols(&symbols), &symbols), (short, &symbols), (told, &narrow)];
+        for (bytes, symbols) in all {
             for cut in 0..bytes.len() {
                 prop_assert!(decode_symbols(&bytes[..cut]).is_err());
             }
             prop_assert_eq!(decode_symbols(&bytes), Ok(symbols.clone()));
         }
         let _ = decode_symbols(&noise);
+    }
+
+    #[test]
+    fn elements_of_either_width_round_trip(elements: Vec<u64>, noise: Vec<u8>) {
+        for width in [Width::Wide, Width::Narrow] {
+            let elements: Vec<u64> = elements.iter().map(|one| one & width.mask()).collect();
+            let bytes = width.encode(&elements);
+            prop_assert_eq!(bytes.len(), elements.len() * width.bytes());
+            prop_assert_eq!(width.decode(&bytes), Ok(elements));
+            prop_assert_eq!(width.decode(&noise).is_ok(), noise.len() % width.bytes() == 0);
+        }
     }
 
     #[test]
@@ -113,21 +131,28 @@ fn few_symbols_are_needed() {
 
 #[test]
 fn short_symbols_are_short_and_name_the_difference() {
+    for (width, bytes_max) in [(Width::Wide, 13), (Width::Narrow, 10)] {
+        name_a_difference(width, bytes_max);
+    }
+}
+
+fn name_a_difference(width: Width, bytes_max: usize) {
     let both = 20_000u64;
+    let element = |number| mix(number) & width.mask();
     let encoded = |own: std::ops::Range<u64>| {
-        let mut encoder = Encoder::new((0..both).chain(own).map(mix));
-        encode_symbols_short(&encoder.symbols(600), 0, encoder.elements() as u64)
+        let mut encoder = Encoder::new((0..both).chain(own).map(element));
+        encode_symbols_short(&encoder.symbols(600), width, 0, encoder.elements() as u64)
     };
     let [first, second] = [encoded(both..both + 200), encoded(both + 200..both + 350)];
-    assert!(first.len() < 600 * 13, "{}", first.len());
+    assert!(first.len() < 600 * bytes_max, "{}", first.len());
     let (first, second) = (decode_symbols(&first).unwrap(), decode_symbols(&second).unwrap());
     let difference: Vec<Symbol> = first.iter().zip(&second).map(|(a, b)| a.less(b)).collect();
     let mut decoder = Decoder::new(std::iter::empty());
     decoder.add(&difference);
     assert!(decoder.decoded());
     let (only_first, only_second) = decoder.difference();
-    assert_eq!(sorted(only_first), sorted((both..both + 200).map(mix).collect()));
-    assert_eq!(sorted(only_second), sorted((both + 200..both + 350).map(mix).collect()));
+    assert_eq!(sorted(only_first), sorted((both..both + 200).map(element).collect()));
+    assert_eq!(sorted(only_second), sorted((both + 200..both + 350).map(element).collect()));
 }
 
 #[test]

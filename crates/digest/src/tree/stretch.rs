@@ -56,12 +56,14 @@ impl Tree {
     }
 
     /// Those leaves that start in `[start, end)` whose sketch elements are wanted, in the order of
-    /// keys. What is found is taken out of what is wanted.
+    /// keys. An element is the bits of a fingerprint that are in `mask`. What is found is taken out
+    /// of what is wanted.
     pub fn leaves_named(
         &self,
         hasher: &Hasher,
         lane: Lane,
         (start, end): (&[u8], Option<&[u8]>),
+        mask: u64,
         wanted: &mut HashSet<u64>,
     ) -> Vec<Leaf> {
         let mut key = Vec::new();
@@ -72,7 +74,8 @@ impl Tree {
             }
             let page = &tree.slots[at].page;
             page.keys.read(leaf, &mut key);
-            if wanted.remove(&hasher.leaf_fingerprint(lane, &key, page.sums[leaf])) {
+            let fingerprint = hasher.leaf_fingerprint(lane, &key, page.sums[leaf]);
+            if wanted.remove(&(fingerprint & mask)) {
                 found.push(tree.leaf(at, leaf));
             }
         }

@@ -4,15 +4,11 @@
 //! something is left out for its size, the answer says so and the asker asks on.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use isthmus_digest::{Lane, LaneRoot, Sum};
-use isthmus_model::expiry::Expiry;
-use isthmus_model::family::Families;
-use isthmus_model::hlc::Hlc;
-use isthmus_model::ids::Origin;
+use isthmus_digest::Width;
 use isthmus_model::limits::{FAMILIES_MAX, FAMILY_COLUMNS_MAX};
 use prost::Message;
 
-use crate::frame::{ExpiredBefore, FamilyColumns, Packed, Watermark};
+use crate::frame::{FamilyColumns, Packed};
 use crate::pack::{Method, pack, unpack};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{
@@ -21,8 +17,13 @@ use crate::verify::limits::{
 };
 use crate::verify::question::FORMAT;
 
-/// Milliseconds of one bucket of kills, as a power of two.
-const KILLS_BUCKET_BITS: u32 = 20;
+mod opened;
+mod rows;
+
+pub use opened::{Floors, LaneSum, NotYet, Opened, Roots, SketchTold};
+pub use rows::{Coarse, CoarseRange, Laid, RowAnswer, Rows, SelectedParts, WrongLeaf};
+
+pub(crate) use opened::{SKILL, read_sum, sum_bytes};
 
 /// One answer.
 #[derive(Clone, PartialEq, Message)]
@@ -79,266 +80,6 @@ pub enum Tell {
     Laid(Laid),
 }
 
-/// A session is open.
-#[derive(Clone, PartialEq, Message)]
-pub struct Opened {
-    /// Its number.
-    #[prost(uint64, tag = "1")]
-    pub session: u64,
-    /// Epoch obeyed.
-    #[prost(uint64, tag = "2")]
-    pub epoch: u64,
-    /// Last entry in the snapshot.
-    #[prost(uint64, tag = "3")]
-    pub lsn: u64,
-    /// Greatest moment in the snapshot.
-    #[prost(uint64, tag = "4")]
-    pub hlc: u64,
-    /// Everything of every origin below it is in the snapshot.
-    #[prost(uint64, tag = "5")]
-    pub safe: u64,
-    /// The LSN that the sums are of.
-    #[prost(uint64, tag = "6")]
-    pub cut_lsn: u64,
-    /// The moment that the sums are of, as well as that could be had.
-    #[prost(uint64, tag = "7")]
-    pub cut_hlc: u64,
-    /// What is in the snapshot of each origin.
-    #[prost(message, repeated, tag = "8")]
-    pub vector: Vec<Watermark>,
-    /// What is logged as expired.
-    #[prost(message, repeated, tag = "9")]
-    pub expiry: Vec<ExpiredBefore>,
-    /// Lanes below are left out of all sums.
-    #[prost(message, optional, tag = "10")]
-    pub floors: Option<Floors>,
-    /// Several regions write.
-    #[prost(bool, tag = "11")]
-    pub many_writers: bool,
-    /// Number of the schema.
-    #[prost(uint64, tag = "12")]
-    pub schema: u64,
-    /// The roots are those that the asker gave; neither they nor symbols are told.
-    #[prost(bool, tag = "13")]
-    pub alike: bool,
-    /// Sums of everything.
-    #[prost(message, optional, tag = "14")]
-    pub roots: Option<Roots>,
-    /// The first symbols over all leaves.
-    #[prost(bytes = "bytes", tag = "15")]
-    pub symbols: Bytes,
-    /// All rows were read from disk since then, in milliseconds since the Unix epoch.
-    #[prost(int64, optional, tag = "16")]
-    pub scrubbed_since_millis: Option<i64>,
-    /// What sums depend on besides the rows.
-    #[prost(fixed64, tag = "17")]
-    pub rules: u64,
-    /// A sketch of coarse ranges.
-    #[prost(message, optional, tag = "18")]
-    pub sketch: Option<SketchTold>,
-    /// What may be asked: 0: not for sketches of coarse ranges, nor for short symbols.
-    #[prost(uint32, tag = "19")]
-    pub skill: u32,
-    /// Which columns the table's families take, in their order.
-    #[prost(message, repeated, tag = "20")]
-    pub families: Vec<FamilyColumns>,
-}
-
-/// What may be asked of this version.
-pub(crate) const SKILL: u32 = 1;
-
-/// A sketch of the coarse ranges of all lanes.
-#[derive(Clone, PartialEq, Message)]
-pub struct SketchTold {
-    /// Symbols, in the short form.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub symbols: Bytes,
-    /// Tells about how many ranges differ, if the symbols do not name them.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub estimate: Bytes,
-    /// How many ranges there are.
-    #[prost(uint64, tag = "3")]
-    pub ranges: u64,
-}
-
-/// What came of laying leaves beside those here. What is unlike here is selected.
-#[derive(Clone, PartialEq, Message)]
-pub struct Laid {
-    /// Places of those that were told and are unlike.
-    #[prost(uint32, repeated, tag = "1")]
-    pub unlike: Vec<u32>,
-    /// What is told of the parts that are selected; of rows all, unless there are more.
-    #[prost(message, optional, tag = "2")]
-    pub parts: Option<SelectedParts>,
-}
-
-/// What one side has dropped: lanes of time and of kills below these.
-#[derive(Clone, Copy, PartialEq, Message)]
-pub struct Floors {
-    /// Bucket of time.
-    #[prost(sint64, tag = "1")]
-    pub time: i64,
-    /// Bucket of kills.
-    #[prost(uint64, tag = "2")]
-    pub kills: u64,
-}
-
-/// Sums of everything above the floors.
-#[derive(Clone, PartialEq, Message)]
-pub struct Roots {
-    /// Sum of all lanes.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub total: Bytes,
-    /// Parts in all lanes.
-    #[prost(uint64, tag = "2")]
-    pub rows: u64,
-    /// Leaves in all lanes.
-    #[prost(uint64, tag = "3")]
-    pub leaves: u64,
-    /// Lane by lane, unless there are too many.
-    #[prost(message, repeated, tag = "4")]
-    pub lanes: Vec<LaneSum>,
-    /// The floors they were taken above.
-    #[prost(message, optional, tag = "5")]
-    pub floors: Option<Floors>,
-    /// There are more lanes than are told.
-    #[prost(bool, tag = "6")]
-    pub combined: bool,
-}
-
-/// The sum of a lane.
-#[derive(Clone, PartialEq, Message)]
-pub struct LaneSum {
-    /// The lane, encoded.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub lane: Bytes,
-    /// Its sum.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub sum: Bytes,
-    /// Parts.
-    #[prost(uint64, tag = "3")]
-    pub rows: u64,
-    /// Leaves.
-    #[prost(uint64, tag = "4")]
-    pub leaves: u64,
-}
-
-/// How far a side has come that is behind a cut.
-#[derive(Clone, Copy, PartialEq, Message)]
-pub struct NotYet {
-    /// Last entry.
-    #[prost(uint64, tag = "1")]
-    pub lsn: u64,
-    /// Greatest moment.
-    #[prost(uint64, tag = "2")]
-    pub hlc: u64,
-}
-
-/// Coarse ranges without a gap.
-#[derive(Clone, PartialEq, Message)]
-pub struct Coarse {
-    /// Each ends where the next begins.
-    #[prost(message, repeated, tag = "1")]
-    pub ranges: Vec<CoarseRange>,
-    /// Where the last one ends, if more follow.
-    #[prost(bytes = "bytes", optional, tag = "2")]
-    pub next: Option<Bytes>,
-}
-
-/// The parts in the leaves that start in a range.
-#[derive(Clone, PartialEq, Message)]
-pub struct CoarseRange {
-    /// First key.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub start: Bytes,
-    /// Sum over all lanes.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub sum: Bytes,
-    /// Leaves.
-    #[prost(uint64, tag = "3")]
-    pub leaves: u64,
-}
-
-/// What is told of the parts that are selected.
-#[derive(Clone, PartialEq, Message)]
-pub struct SelectedParts {
-    /// How many.
-    #[prost(uint64, tag = "1")]
-    pub count: u64,
-    /// They would be too many: nothing is selected.
-    #[prost(bool, tag = "2")]
-    pub too_many: bool,
-    /// Where the selected range ends, if that is before its end.
-    #[prost(bytes = "bytes", optional, tag = "3")]
-    pub next: Option<Bytes>,
-    /// Leaves whose sum is not that of their rows.
-    #[prost(message, repeated, tag = "4")]
-    pub wrong: Vec<WrongLeaf>,
-    /// Fingerprints of parts.
-    #[prost(fixed64, repeated, tag = "5")]
-    pub fingerprints: Vec<u64>,
-    /// Symbols over them.
-    #[prost(bytes = "bytes", tag = "6")]
-    pub symbols: Bytes,
-    /// Rows with parts unlike those that were given.
-    #[prost(message, repeated, tag = "7")]
-    pub unlike: Vec<RowAnswer>,
-    /// More rows are unlike than are told.
-    #[prost(bool, tag = "8")]
-    pub more: bool,
-    /// Those that were given and are not here.
-    #[prost(fixed64, repeated, tag = "9")]
-    pub lacking: Vec<u64>,
-    /// The rows that are unlike, packed.
-    #[prost(message, optional, tag = "10")]
-    pub packed: Option<Packed>,
-}
-
-/// A leaf whose sum is not that of its rows.
-#[derive(Clone, PartialEq, Message)]
-pub struct WrongLeaf {
-    /// First key.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub start: Bytes,
-    /// First key beyond; none: to the end.
-    #[prost(bytes = "bytes", optional, tag = "2")]
-    pub end: Option<Bytes>,
-}
-
-/// Rows.
-#[derive(Clone, PartialEq, Message)]
-pub struct Rows {
-    /// The rows.
-    #[prost(message, repeated, tag = "1")]
-    pub rows: Vec<RowAnswer>,
-    /// How many of what was asked for are answered.
-    #[prost(uint32, tag = "2")]
-    pub answered: u32,
-    /// The rows, packed.
-    #[prost(message, optional, tag = "3")]
-    pub packed: Option<Packed>,
-}
-
-/// One row.
-#[derive(Clone, PartialEq, Message)]
-pub struct RowAnswer {
-    /// Key.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub key: Bytes,
-    /// The row at the snapshot, packed; none: not there, or not asked for.
-    #[prost(bytes = "bytes", optional, tag = "2")]
-    pub packed: Option<Bytes>,
-    /// It is there at the snapshot.
-    #[prost(bool, tag = "3")]
-    pub present: bool,
-    /// Of its parts as of the cut; 0: it had none.
-    #[prost(fixed64, tag = "4")]
-    pub fingerprint: u64,
-    /// It changed between the cut and the snapshot.
-    #[prost(bool, tag = "5")]
-    pub moved: bool,
-}
-
 /// Why it could not be answered.
 #[derive(Clone, PartialEq, Message)]
 pub struct Failed {
@@ -361,108 +102,6 @@ pub enum FailedKind {
     Busy = 2,
     /// The question is wrong.
     Invalid = 3,
-}
-
-impl Floors {
-    /// Nothing is dropped.
-    pub const NONE: Floors = Floors { time: i64::MIN, kills: 0 };
-
-    /// What either has dropped.
-    pub fn joined(self, other: Floors) -> Floors {
-        Floors { time: self.time.max(other.time), kills: self.kills.max(other.kills) }
-    }
-
-    /// Whether a lane is above.
-    pub fn keep(&self, lane: Lane) -> bool {
-        match lane {
-            Lane::Data => true,
-            Lane::Time(bucket) => bucket >= self.time,
-            Lane::Kills(bucket) => bucket >= self.kills,
-        }
-    }
-
-    /// Kills below this moment are dropped.
-    pub fn kills_hlc(&self) -> Hlc {
-        let millis = u128::from(self.kills) << KILLS_BUCKET_BITS;
-        Hlc::from_millis(i64::try_from(millis).unwrap_or(i64::MAX).min((1 << 48) - 1))
-    }
-}
-
-/// A sum as it is sent.
-pub(crate) fn sum_bytes(sum: Sum) -> Bytes {
-    Bytes::copy_from_slice(&sum.0.to_be_bytes())
-}
-
-/// A sum as it was sent.
-pub(crate) fn read_sum(bytes: &Bytes) -> Result<Sum, VerifyError> {
-    let array = bytes[..].try_into().map_err(|_| VerifyError::Damaged("sum has a wrong length"))?;
-    Ok(Sum(u128::from_be_bytes(array)))
-}
-
-impl Roots {
-    /// Of a tree's lanes above the floors.
-    pub fn of(lanes: &[LaneRoot], floors: Floors) -> Roots {
-        let kept: Vec<&LaneRoot> = lanes.iter().filter(|root| floors.keep(root.lane)).collect();
-        let lane_sum = |root: &&LaneRoot| LaneSum {
-            lane: Bytes::copy_from_slice(&root.lane.encode()),
-            sum: sum_bytes(root.sum),
-            rows: root.rows,
-            leaves: root.leaves,
-        };
-        let combined = kept.len() > LANES_MAX;
-        Roots {
-            total: sum_bytes(kept.iter().map(|root| root.sum).sum()),
-            rows: kept.iter().map(|root| root.rows).sum(),
-            leaves: kept.iter().map(|root| root.leaves).sum(),
-            lanes: if combined { Vec::new() } else { kept.iter().map(lane_sum).collect() },
-            floors: Some(floors),
-            combined,
-        }
-    }
-
-    /// The total above floors that may be higher, if that can be told.
-    pub fn total_above(&self, floors: Floors) -> Result<Option<Sum>, VerifyError> {
-        if self.floors == Some(floors) {
-            return read_sum(&self.total).map(Some);
-        }
-        if self.combined {
-            return Ok(None);
-        }
-        let mut total = Sum::default();
-        for root in &self.lanes {
-            let lane = root.lane[..].try_into().ok().and_then(Lane::decode);
-            let lane = lane.ok_or(VerifyError::Damaged("unknown lane"))?;
-            if floors.keep(lane) {
-                total += read_sum(&root.sum)?;
-            }
-        }
-        Ok(Some(total))
-    }
-}
-
-impl Opened {
-    /// What is left out of its sums.
-    pub fn floors(&self) -> Floors {
-        self.floors.unwrap_or(Floors::NONE)
-    }
-
-    /// The moments up to which each origin's entries are in the snapshot.
-    pub fn vector_hlc(&self) -> Vec<(Origin, Hlc)> {
-        let mark =
-            |mark: &Watermark| Some((Origin(u8::try_from(mark.origin).ok()?), Hlc(mark.hlc)));
-        self.vector.iter().filter_map(mark).collect()
-    }
-
-    /// What may have gone from the disk by what is logged as expired.
-    pub fn expired(&self) -> Vec<Expiry> {
-        let expiries = self.expiry.iter().filter_map(ExpiredBefore::expiry);
-        expiries.map(Expiry::of_whole_buckets).collect()
-    }
-
-    /// The families that expiries name.
-    pub fn families(&self) -> Families {
-        FamilyColumns::families(&self.families)
-    }
 }
 
 impl Answer {
@@ -574,6 +213,7 @@ impl Answer {
         let parts = |parts: &SelectedParts| {
             parts.fingerprints.len() <= FINGERPRINTS_MAX
                 && parts.lacking.len() <= FINGERPRINTS_MAX
+                && parts.narrow_lacking.len() <= FINGERPRINTS_MAX * Width::Narrow.bytes()
                 && parts.wrong.len() <= WRONG_LEAVES_MAX
                 && next(&parts.next)
                 && rows(&parts.unlike)

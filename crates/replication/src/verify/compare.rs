@@ -6,7 +6,8 @@
 //! too many do, the table is walked in the order of its keys, window by window, and can be resumed
 //! at any. With one writer both sides are looked at after the same entry. A row that changed since
 //! is looked at again under a new cut; what will not settle is told, not guessed. With several
-//! writers each side's own vector says whether it lacks what it has had.
+//! writers each side's own vector says whether it lacks what it has had. Names of leaves and rows
+//! are short, and sums prove that none is missing (`proof.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
@@ -31,6 +32,7 @@ use crate::verify::side::{Counted, Side};
 mod judge;
 mod leaves;
 mod open;
+mod proof;
 mod rows;
 mod walk;
 
@@ -161,6 +163,19 @@ struct Run<'a, 's> {
     resume: Option<EncodedKey>,
     /// What is selected covers everything that differs, on both sides.
     selects_whole: bool,
+    /// Names are to be narrow: what is found is proved to be all by sums of the whole table.
+    wants_narrow: bool,
+}
+
+/// What came of looking at leaves that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looked {
+    /// All rows in them that differ are judged.
+    Done,
+    /// They hold more than is good for the way it was tried.
+    TooMuch,
+    /// Sums say that not all is named.
+    Unproved,
 }
 
 /// Why a comparison ends without a verdict.
@@ -198,6 +213,7 @@ pub fn compare(
         tree_wrong: Vec::new(),
         resume: None,
         selects_whole: false,
+        wants_narrow: true,
     };
     let end = run.whole();
     run.close();

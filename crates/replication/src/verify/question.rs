@@ -4,6 +4,7 @@
 //! Decoding gives an error for whatever is not a question within its bounds.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use isthmus_digest::Width;
 use prost::Message;
 
 use crate::verify::answer::{Floors, Roots};
@@ -88,6 +89,9 @@ pub struct Open {
     /// Symbols over coarse ranges that are to come at once, unless the roots are alike.
     #[prost(uint32, tag = "6")]
     pub coarse_symbols: u32,
+    /// Leaves, coarse ranges and parts of rows are to be known by narrow names.
+    #[prost(bool, tag = "7")]
+    pub narrow: bool,
 }
 
 /// A cut, as it is sent.
@@ -114,7 +118,7 @@ pub enum Cut {
     AsItIs,
 }
 
-/// Leaves out what the other side has dropped.
+/// Leaves out what the other side has dropped, or goes over to wide names.
 #[derive(Clone, PartialEq, Message)]
 pub struct Raise {
     /// Session.
@@ -123,6 +127,9 @@ pub struct Raise {
     /// What the other side has dropped.
     #[prost(message, optional, tag = "2")]
     pub floors: Option<Floors>,
+    /// Wide names from here on.
+    #[prost(bool, tag = "3")]
+    pub wide: bool,
 }
 
 /// A sketch of the coarse ranges of all lanes.
@@ -240,6 +247,9 @@ pub struct Select {
     /// Leaves, by their places among those that were told last. Without a range.
     #[prost(uint32, repeated, tag = "5")]
     pub places: Vec<u32>,
+    /// Leaves, by narrow names, one after the other. Without a range.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub narrow_leaves: Bytes,
 }
 
 /// A range of keys.
@@ -424,6 +434,7 @@ impl Question {
             Some(Ask::Select(ask)) => {
                 let range = |range: &Range| key(&range.start) && end(&range.end);
                 ask.leaves.len() <= LEAVES_MAX
+                    && ask.narrow_leaves.len() <= LEAVES_MAX * Width::Narrow.bytes()
                     && ask.places.len() <= LEAVES_MAX
                     && ask.range.as_ref().is_none_or(range)
                     && want(&ask.want)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_digest::LeafTold;
+use isthmus_digest::{LeafTold, Width};
 use isthmus_model::clock::Clock;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, TableId};
@@ -35,6 +35,10 @@ struct Session {
     view: Box<dyn View>,
     /// What either side has dropped.
     floors: Floors,
+    /// How wide the names of leaves, coarse ranges and parts of rows are.
+    width: Width,
+    /// The bits of a fingerprint that are such a name.
+    mask: u64,
     cut: (Lsn, Hlc),
     window: Option<Window>,
     coarse: Option<Arc<[NamedRange]>>,
@@ -61,19 +65,33 @@ pub struct Sessions {
     views: Arc<dyn Views>,
     clock: Arc<dyn Clock>,
     selected_max: usize,
+    /// Bits of narrow names that count.
+    narrow_mask: u64,
     slots: Mutex<Slots>,
 }
 
 impl Sessions {
     /// None are open.
     pub fn new(views: Arc<dyn Views>, clock: Arc<dyn Clock>) -> Sessions {
-        Sessions { views, clock, selected_max: SELECTED_MAX, slots: Mutex::default() }
+        Sessions {
+            views,
+            clock,
+            selected_max: SELECTED_MAX,
+            narrow_mask: Width::Narrow.mask(),
+            slots: Mutex::default(),
+        }
     }
 
     /// Selects fewer parts at once, as if rows were many.
     #[cfg(test)]
     pub(crate) fn with_selected_max(self, selected_max: usize) -> Sessions {
         Sessions { selected_max, ..self }
+    }
+
+    /// Lets fewer bits of narrow names count, so that names meet.
+    #[cfg(test)]
+    pub(crate) fn with_narrow_mask(self, narrow_mask: u64) -> Sessions {
+        Sessions { narrow_mask, ..self }
     }
 
     /// Answers a question. Errors become answers, too.
@@ -168,9 +186,15 @@ impl Sessions {
             }
         };
         let floors = view.floors().joined(open.floors.unwrap_or(Floors::NONE));
+        let (width, mask) = match open.narrow {
+            true => (Width::Narrow, self.narrow_mask),
+            false => (Width::Wide, Width::Wide.mask()),
+        };
         let mut session = Session {
             view,
             floors,
+            width,
+            mask,
             cut,
             window: None,
             coarse: None,
@@ -259,8 +283,11 @@ impl Session {
         match ask {
             Ask::Raise(ask) => {
                 let floors = ask.floors.unwrap_or(Floors::NONE).joined(self.floors);
-                if floors != self.floors {
+                if floors != self.floors || (ask.wide && self.width != Width::Wide) {
                     self.floors = floors;
+                    if ask.wide {
+                        (self.width, self.mask) = (Width::Wide, Width::Wide.mask());
+                    }
                     (self.window, self.coarse) = (None, None);
                     self.told = Vec::new();
                     self.selection = Selection::default();
@@ -319,6 +346,7 @@ impl Session {
             rules: head.rules,
             sketch: None,
             skill: SKILL,
+            narrow: self.width == Width::Narrow,
         }
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use isthmus_digest::{Decoder, Estimate, Symbol, decode_symbols};
 
 use crate::verify::answer::{SketchTold, Tell};
-use crate::verify::compare::Run;
+use crate::verify::compare::{Looked, Run};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{COARSE_SYMBOLS, FIRST_SYMBOLS, SYMBOLS_MAX};
 use crate::verify::question::{Ask, LeafSymbols, Named, Sketch};
@@ -121,37 +121,48 @@ impl Run<'_, '_> {
     pub(super) fn find(&mut self) -> Result<Option<String>, VerifyError> {
         if self.options.start.is_none() {
             self.selects_whole = true;
-            let done = self.try_whole();
+            let mut looked = self.try_whole();
+            if self.is_narrow() && matches!(looked, Ok(Looked::Unproved)) {
+                looked = self.widen().and_then(|()| self.try_whole());
+            }
             self.selects_whole = false;
-            if done? {
+            if looked? == Looked::Done {
                 return Ok(None);
             }
         }
         self.walk()
     }
 
-    /// Tries without a walk. False: too much differs.
-    fn try_whole(&mut self) -> Result<bool, VerifyError> {
+    /// Tries without a walk.
+    fn try_whole(&mut self) -> Result<Looked, VerifyError> {
         let tuning = self.options.tuning;
         let mut place = At::keys((Bytes::new(), None));
         let mut first = FIRST_SYMBOLS as usize;
         match self.coarse_that_differ()? {
             Coarse::Named(ranges) => {
                 let few = ranges.iter().all(|ranges| ranges.len() <= tuning.few_ranges);
-                if few && self.few_leaves(ranges.clone().map(Named::coarse))? {
-                    return Ok(true);
+                if few {
+                    match self.few_leaves(ranges.clone().map(Named::coarse))? {
+                        Looked::TooMuch => {}
+                        looked => return Ok(looked),
+                    }
                 }
                 place.coarse = Some(ranges);
             }
-            Coarse::About(leaves) if leaves > tuning.whole_symbols_max => return Ok(false),
+            Coarse::About(leaves) if leaves > tuning.whole_symbols_max => {
+                return Ok(Looked::TooMuch);
+            }
             Coarse::About(leaves) => first = enough_for(leaves),
             Coarse::Unknown => {}
         }
         let found = self.leaves_that_differ(&place, first, tuning.whole_symbols_max)?;
-        let Some(only_in) = found else { return Ok(false) };
+        let Some(only_in) = found else { return Ok(Looked::TooMuch) };
         let few = only_in.iter().all(|leaves| leaves.len() <= tuning.few_leaves);
-        if few && self.is_skilled() && self.few_leaves(only_in.clone().map(Named::leaves))? {
-            return Ok(true);
+        if few && self.is_skilled() {
+            match self.few_leaves(only_in.clone().map(Named::leaves))? {
+                Looked::TooMuch => {}
+                looked => return Ok(looked),
+            }
         }
         self.rows_of_leaves(only_in)
     }

@@ -10,7 +10,7 @@ use isthmus_digest::{Lane, Sum};
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::Origin;
 
-use crate::verify::answer::{Floors, LaneSum, NotYet, Opened, Roots, SKILL, SketchTold, Tell};
+use crate::verify::answer::{Floors, LaneSum, NotYet, Opened, SKILL, SketchTold, Tell};
 use crate::verify::compare::Run;
 use crate::verify::error::VerifyError;
 use crate::verify::limits::COARSE_SYMBOLS;
@@ -24,6 +24,8 @@ pub(super) struct Pair {
     pub(super) only_data: bool,
     /// Both sides know sketches of coarse ranges and short symbols.
     pub(super) skilled: bool,
+    /// Both sides use narrow names.
+    pub(super) narrow: bool,
     /// That of the second side.
     pub(super) sketch: Option<SketchTold>,
     pub(super) opened_at: Duration,
@@ -182,6 +184,7 @@ impl Run<'_, '_> {
             roots: other.and_then(|other| other.roots.clone()),
             first_symbols: 0,
             coarse_symbols: if other.is_some() { COARSE_SYMBOLS } else { 0 },
+            narrow: self.wants_narrow && other.is_none_or(|other| other.narrow),
         };
         let name = self.names()[side].to_owned();
         let later = |why| Ok(Ok(Opening::Later(why)));
@@ -231,13 +234,9 @@ impl Run<'_, '_> {
         }
         let floors = first.floors().joined(second.floors());
         let mut sketch = second.sketch.take();
-        if first.floors() != floors {
-            first.roots = self.raised(0, first.session, floors)?;
-            first.floors = Some(floors);
-        }
-        if second.floors() != floors {
-            second.roots = self.raised(1, second.session, floors)?;
-            second.floors = Some(floors);
+        let narrow = first.narrow && second.narrow;
+        self.level(0, &mut first, floors, narrow)?;
+        if self.level(1, &mut second, floors, narrow)? {
             sketch = None;
         }
         let heads = [first, second];
@@ -247,7 +246,15 @@ impl Run<'_, '_> {
         let only_data = heads.iter().all(has_only_data);
         let opened_at = self.shell.clock.monotonic();
         let skilled = heads.iter().all(|head| head.skill >= SKILL);
-        Ok(Fit::Differ(Box::new(Pair { heads, many, only_data, skilled, sketch, opened_at })))
+        Ok(Fit::Differ(Box::new(Pair {
+            heads,
+            many,
+            only_data,
+            skilled,
+            narrow,
+            sketch,
+            opened_at,
+        })))
     }
 
     /// With several writers: whether a side lacks too much of what the other one has had.
@@ -262,14 +269,24 @@ impl Run<'_, '_> {
         too_much.then(|| format!("{name} is {gap} ms behind {ahead}"))
     }
 
-    fn raised(
+    /// Brings a side to these floors, and to wide names where the other one has such. Gives whether
+    /// anything had to be done.
+    fn level(
         &mut self,
         side: usize,
-        session: u64,
+        head: &mut Opened,
         floors: Floors,
-    ) -> Result<Option<Roots>, VerifyError> {
-        match self.sides[side].ask(Ask::Raise(Raise { session, floors: Some(floors) }))? {
-            Tell::Opened(opened) => Ok(opened.roots),
+        narrow: bool,
+    ) -> Result<bool, VerifyError> {
+        if head.floors() == floors && head.narrow == narrow {
+            return Ok(false);
+        }
+        let raise = Raise { session: head.session, floors: Some(floors), wide: !narrow };
+        match self.sides[side].ask(Ask::Raise(raise))? {
+            Tell::Opened(opened) => {
+                (head.roots, head.floors, head.narrow) = (opened.roots, Some(floors), narrow);
+                Ok(true)
+            }
             _ => Err(VerifyError::Protocol("another answer than to raise")),
         }
     }

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
+use isthmus_digest::{Sum, Width};
 use isthmus_model::key::EncodedKey;
 
 use crate::verify::answer::{RowAnswer, SelectedParts, Tell, WrongLeaf};
 use crate::verify::compare::leaves::{Difference, OnlyIn};
-use crate::verify::compare::{Detail, Run};
+use crate::verify::compare::{Detail, Looked, Run, proof};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{
     CHUNK_ROWS, FINGERPRINTS_MAX, FROM_MAX, LEAVES_MAX, ROWS_MAX, SYMBOLS_MAX,
@@ -44,9 +45,8 @@ impl Run<'_, '_> {
         many || (self.options.detail == Detail::Cells && listed)
     }
 
-    /// Few leaves, or coarse ranges, of either side: all in one exchange. False: there was more in
-    /// them than that is good for.
-    pub(super) fn few_leaves(&mut self, named: [Named; 2]) -> Result<bool, VerifyError> {
+    /// Few leaves, or coarse ranges, of either side: all in one exchange.
+    pub(super) fn few_leaves(&mut self, named: [Named; 2]) -> Result<Looked, VerifyError> {
         let contents = self.wants_contents();
         let [first, second] = named;
         let first = Named { session: self.session(0)?, ..first };
@@ -54,7 +54,7 @@ impl Run<'_, '_> {
             return Err(VerifyError::Protocol("another answer than leaves"));
         };
         if told.is_empty() {
-            return Ok(false);
+            return Ok(Looked::TooMuch);
         }
         let second = Named { session: self.session(1)?, ..second };
         let Tell::Laid(laid) =
@@ -64,7 +64,7 @@ impl Run<'_, '_> {
         };
         let second = laid.parts.unwrap_or_default();
         if second.too_many {
-            return Ok(false);
+            return Ok(Looked::TooMuch);
         }
         self.note_wrong(1, &second.wrong);
         let kind = if second.more { Want::NOTHING } else { Want::UNLIKE };
@@ -73,12 +73,13 @@ impl Run<'_, '_> {
         // Without places it would be about leaves that are named; none are.
         let first = self.select(0, select)?;
         if first.too_many {
-            return Ok(false);
+            return Ok(Looked::TooMuch);
+        }
+        if !self.proves(proof::outside([&first, &second])?) {
+            return Ok(Looked::Unproved);
         }
         if first.more || second.more {
-            let counts = [first.count as usize, second.count as usize];
-            self.rows_of_selections(counts, GUESS_FEW)?;
-            return Ok(true);
+            return self.rows_of_selections([&first, &second], GUESS_FEW);
         }
         let mut candidates = Candidates::new();
         put(&mut candidates, 0, first.unlike);
@@ -88,13 +89,13 @@ impl Run<'_, '_> {
             _ => true,
         });
         self.judge_keys(candidates)?;
-        Ok(true)
+        Ok(Looked::Done)
     }
 
-    /// Any number of leaves. False: they hold more rows than can be selected.
-    pub(super) fn rows_of_leaves(&mut self, only_in: OnlyIn) -> Result<bool, VerifyError> {
+    /// Any number of leaves.
+    pub(super) fn rows_of_leaves(&mut self, only_in: OnlyIn) -> Result<Looked, VerifyError> {
         if only_in.iter().any(|leaves| leaves.len() > LEAVES_MAX) {
-            return Ok(false);
+            return Ok(Looked::TooMuch);
         }
         // Mostly one row of a leaf differs.
         let differing = only_in[0].len() + only_in[1].len();
@@ -103,42 +104,63 @@ impl Run<'_, '_> {
         let [first, second] = only_in;
         let (own, theirs) =
             (Want { short: skilled, ..wants(Want::SYMBOLS, 0, guess) }, Want::default());
-        let mut told = if skilled && differing < self.options.tuning.many_leaves {
-            let first = self.select(0, leaves(&first, own))?;
-            let second = leaves(&second, self.unlike_sketch(first.symbols.clone()));
+        let told = if skilled && differing < self.options.tuning.many_leaves {
+            let first = self.select(0, self.of_leaves(first, own))?;
+            let want = self.unlike_sketch(first.symbols.clone());
+            let second = self.of_leaves(second, want);
             [first, self.select(1, second)?]
         } else {
             // Both read at one time; the sketch is laid beside later.
             let asks = [
-                Select { session: self.session(0)?, ..leaves(&first, own) },
-                Select { session: self.session(1)?, ..leaves(&second, theirs) },
+                Select { session: self.session(0)?, ..self.of_leaves(first, own) },
+                Select { session: self.session(1)?, ..self.of_leaves(second, theirs) },
             ];
             let [first, second] = self.ask_both(asks.map(Ask::Select))?;
             let told = [self.note_selected(0, first)?, self.note_selected(1, second)?];
             match skilled && told.iter().all(|told| !told.too_many) {
                 true => {
                     let want = self.unlike_sketch(told[0].symbols.clone());
-                    let [first, _] = told;
-                    [first, self.selected(1, want)?]
+                    let [first, second] = told;
+                    let more = self.selected(1, want)?;
+                    let SelectedParts { outside, inside, .. } = second;
+                    [first, SelectedParts { outside, inside, ..more }]
                 }
                 false => told,
             }
         };
         if told.iter().any(|told| told.too_many) {
-            return Ok(false);
+            return Ok(Looked::TooMuch);
         }
-        let counts = [told[0].count as usize, told[1].count as usize];
-        if !skilled || told[1].more {
-            self.rows_of_selections(counts, guess)?;
-            return Ok(true);
+        let [first, mut second] = told;
+        if self.selects_whole && !self.proves(proof::outside([&first, &second])?) {
+            return Ok(Looked::Unproved);
+        }
+        if !skilled || second.more {
+            return self.rows_of_selections([&first, &second], guess);
         }
         let mut candidates = Candidates::new();
-        put(&mut candidates, 1, std::mem::take(&mut told[1].unlike));
+        put(&mut candidates, 1, std::mem::take(&mut second.unlike));
         let contents = self.wants_contents();
-        let rows = self.rows_by_fingerprint(0, &told[1].lacking, contents)?;
+        let (rows, named) = self.rows_by_name(0, &lacking(&second)?, contents)?;
+        let named = [named, proof::told(&second.unlike_sum)?];
+        if !self.proves(proof::unnamed([&first, &second], named)?) {
+            return Ok(Looked::Unproved);
+        }
         put(&mut candidates, 0, rows);
         self.judge_keys(candidates)?;
-        Ok(true)
+        Ok(Looked::Done)
+    }
+
+    /// Selects leaves by their names.
+    fn of_leaves(&self, names: Vec<u64>, want: Want) -> Select {
+        let want = Some(want);
+        match self.is_narrow() {
+            true => {
+                let narrow_leaves = Width::Narrow.encode(&names).into();
+                Select { narrow_leaves, want, ..Select::default() }
+            }
+            false => Select { leaves: names, want, ..Select::default() },
+        }
     }
 
     /// Wants the rows that are unlike those of a sketch.
@@ -162,7 +184,7 @@ impl Run<'_, '_> {
         let stop = first.next.clone().or_else(|| end.cloned());
         let second = self.select(1, range(stop.as_ref(), 2 * limit))?;
         let mut done = first.next.clone();
-        if let Some(next) = second.next {
+        if let Some(next) = second.next.clone() {
             // The second side has far more here: the first one goes no further, either.
             first = self.select(0, range(Some(&next), limit))?;
             done = Some(next);
@@ -170,7 +192,7 @@ impl Run<'_, '_> {
         if done.as_ref() == Some(start) {
             return Err(VerifyError::Protocol("a range ends where it begins"));
         }
-        self.rows_of_selections([first.count as usize, second.count as usize], 1024)?;
+        self.rows_of_selections([&first, &second], 1024)?;
         Ok(done)
     }
 
@@ -205,7 +227,12 @@ impl Run<'_, '_> {
     }
 
     /// Finds in what the selections differ, and judges these rows.
-    fn rows_of_selections(&mut self, counts: [usize; 2], guess: usize) -> Result<(), VerifyError> {
+    fn rows_of_selections(
+        &mut self,
+        selected: [&SelectedParts; 2],
+        guess: usize,
+    ) -> Result<Looked, VerifyError> {
+        let counts = selected.map(|parts| parts.count as usize);
         let only_in = match self.parts_by_sketch(counts, guess)? {
             Some(only_in) => only_in,
             None => self.parts_by_list(counts)?,
@@ -213,11 +240,17 @@ impl Run<'_, '_> {
         // Few rows come at once with what is in them; many come first as keys.
         let contents = only_in.iter().all(|parts| parts.len() <= ROWS_MAX) && self.wants_contents();
         let mut candidates = Candidates::new();
+        let mut named = [None; 2];
         for (side, parts) in only_in.iter().enumerate() {
-            let rows = self.rows_by_fingerprint(side, parts, contents)?;
+            let (rows, sum) = self.rows_by_name(side, parts, contents)?;
             put(&mut candidates, side, rows);
+            named[side] = sum;
         }
-        self.judge_keys(candidates)
+        if !self.proves(proof::unnamed(selected, named)?) {
+            return Ok(Looked::Unproved);
+        }
+        self.judge_keys(candidates)?;
+        Ok(Looked::Done)
     }
 
     fn parts_by_sketch(
@@ -267,21 +300,26 @@ impl Run<'_, '_> {
         ])
     }
 
-    fn rows_by_fingerprint(
+    /// The rows of parts, and the sum of these, if the side tells it.
+    fn rows_by_name(
         &mut self,
         side: usize,
-        fingerprints: &[u64],
+        names: &[u64],
         contents: bool,
-    ) -> Result<Vec<RowAnswer>, VerifyError> {
+    ) -> Result<(Vec<RowAnswer>, Option<Sum>), VerifyError> {
         let mut rows = Vec::new();
-        let mut rest = fingerprints;
+        let mut sum = Some(Sum::default());
+        let mut rest = names;
         while !rest.is_empty() {
             let fingerprints = rest[..rest.len().min(ROWS_MAX)].to_vec();
             let session = self.session(side)?;
             let ask = RowsByFingerprint { session, fingerprints, contents };
-            rest = self.ask_rows(side, Ask::RowsByFingerprint(ask), rest, &mut rows)?;
+            let (left, asked) =
+                self.ask_rows(side, Ask::RowsByFingerprint(ask), rest, &mut rows)?;
+            sum = sum.zip(asked).map(|(sum, asked)| sum + asked);
+            rest = left;
         }
-        Ok(rows)
+        Ok((rows, sum))
     }
 
     fn rows_by_key(
@@ -295,25 +333,26 @@ impl Run<'_, '_> {
         while !rest.is_empty() {
             let keys = rest[..rest.len().min(ROWS_MAX)].to_vec();
             let ask = RowsByKey { session: self.session(side)?, keys, contents };
-            rest = self.ask_rows(side, Ask::RowsByKey(ask), rest, &mut rows)?;
+            rest = self.ask_rows(side, Ask::RowsByKey(ask), rest, &mut rows)?.0;
         }
         Ok(rows)
     }
 
-    /// Asks for rows; gives what of `asked` is not answered yet.
+    /// Asks for rows; gives what of `asked` is not answered yet, and the sum of what is.
     fn ask_rows<'l, T>(
         &mut self,
         side: usize,
         ask: Ask,
         asked: &'l [T],
         rows: &mut Vec<RowAnswer>,
-    ) -> Result<&'l [T], VerifyError> {
+    ) -> Result<(&'l [T], Option<Sum>), VerifyError> {
         let Tell::Rows(told) = self.sides[side].ask(ask)? else {
             return Err(VerifyError::Protocol("another answer than rows"));
         };
+        let sum = proof::told(&told.asked_sum)?;
         rows.extend(told.rows);
         match asked.get(told.answered as usize..) {
-            Some(rest) if told.answered > 0 => Ok(rest),
+            Some(rest) if told.answered > 0 => Ok((rest, sum)),
             Some(_) | None => Err(VerifyError::Protocol("a wrong count of answered rows")),
         }
     }
@@ -364,8 +403,13 @@ impl Run<'_, '_> {
     }
 }
 
-fn leaves(leaves: &[u64], want: Want) -> Select {
-    Select { leaves: leaves.to_vec(), want: Some(want), ..Select::default() }
+/// The parts of the other side that a side says it lacks.
+fn lacking(told: &SelectedParts) -> Result<Vec<u64>, VerifyError> {
+    if told.narrow_lacking.is_empty() {
+        return Ok(told.lacking.clone());
+    }
+    let names = Width::Narrow.decode(&told.narrow_lacking);
+    names.map_err(|_| VerifyError::Damaged("names are cut short"))
 }
 
 fn parts(tell: Tell) -> Result<SelectedParts, VerifyError> {

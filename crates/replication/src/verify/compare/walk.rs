@@ -9,8 +9,8 @@ use isthmus_digest::Sum;
 use isthmus_model::key::EncodedKey;
 
 use crate::verify::answer::{Coarse, Tell, read_sum};
-use crate::verify::compare::Run;
 use crate::verify::compare::leaves::{At, KeyRange};
+use crate::verify::compare::{Looked, Run};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::COARSE_RANGES_MAX;
 use crate::verify::question::{Ask, CoarseRanges, Cut};
@@ -26,6 +26,8 @@ struct Segment {
 impl Run<'_, '_> {
     /// Compares from the start, or where an earlier comparison ended. Gives why it ended early.
     pub(super) fn walk(&mut self) -> Result<Option<String>, VerifyError> {
+        // Sums of the whole table prove nothing of a window.
+        self.widen()?;
         let start = self.options.start.clone().unwrap_or_default().0;
         let mut next = Some(start);
         let mut first_symbols = 256;
@@ -120,7 +122,7 @@ impl Run<'_, '_> {
             // The next window is probably like this one.
             let differing = only_in[0].len() + only_in[1].len();
             *first_symbols = (differing + differing / 2 + 64).min(symbols_max);
-            if self.rows_of_leaves(only_in)? {
+            if self.rows_of_leaves(only_in)? == Looked::Done {
                 return Ok(());
             }
         }

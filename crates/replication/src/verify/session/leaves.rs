@@ -85,7 +85,7 @@ impl Session {
         let elements = window.encoder.elements() as u64;
         self.window = Some(window);
         match short {
-            true => encode_symbols_short(&symbols, from.into(), elements).into(),
+            true => encode_symbols_short(&symbols, self.width, from.into(), elements).into(),
             false => encode_symbols(&symbols).into(),
         }
     }
@@ -93,9 +93,14 @@ impl Session {
     fn window(&mut self, at: At) -> Window {
         let ranges = self.ranges_at(&at);
         let (hasher, tree) = (self.view.hasher(), self.view.tree());
-        let encoder = Encoder::new(ranges.iter().flat_map(|range| {
-            tree.fingerprints(hasher, range.lane, &range.start, range.end.as_deref())
-        }));
+        let encoder = Encoder::new(
+            ranges
+                .iter()
+                .flat_map(|range| {
+                    tree.fingerprints(hasher, range.lane, &range.start, range.end.as_deref())
+                })
+                .map(|fingerprint| fingerprint & self.mask),
+        );
         Window { at, ranges, encoder, given: 0 }
     }
 
@@ -127,7 +132,7 @@ impl Session {
                 if stretch.sum.is_zero() && stretch.rows == 0 {
                     continue;
                 }
-                let name = hasher.leaf_fingerprint(lane, &stretch.start, stretch.sum);
+                let name = hasher.leaf_fingerprint(lane, &stretch.start, stretch.sum) & self.mask;
                 let (start, end) = (stretch.start.into(), stretch.end.map(Bytes::from));
                 ranges.push((name, LaneRange { lane, start, end }));
             }
@@ -152,7 +157,7 @@ impl Session {
         let symbols = Encoder::new(names()).symbols((count as usize).min(SYMBOLS_MAX));
         let elements = ranges.len() as u64;
         SketchTold {
-            symbols: encode_symbols_short(&symbols, 0, elements).into(),
+            symbols: encode_symbols_short(&symbols, self.width, 0, elements).into(),
             estimate: Estimate::of(names()).encode().into(),
             ranges: elements,
         }

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use isthmus_digest::{
-    Decoder, Encoder, Lane, Leaf, Parts, Sum, decode_symbols, encode_symbols, encode_symbols_short,
+    Decoder, Encoder, Lane, Leaf, Parts, Sum, Width, decode_symbols, encode_symbols,
+    encode_symbols_short,
 };
 
-use crate::verify::answer::{Answer, RowAnswer, Rows, SelectedParts, Tell, WrongLeaf};
+use crate::verify::answer::{Answer, RowAnswer, Rows, SelectedParts, Tell, WrongLeaf, sum_bytes};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{
     ANSWER_ROW_BYTES, FINGERPRINTS_MAX, KEPT_BYTES_MAX, ROWS_MAX, SYMBOLS_MAX, WRONG_LEAVES_MAX,
@@ -25,13 +26,24 @@ use crate::verify::view::{ViewRow, fingerprint_of};
 /// What is selected.
 #[derive(Default)]
 pub(super) struct Selection {
-    /// Fingerprint of each part, with the row's key; by rising key.
-    parts: Vec<(u64, Bytes)>,
-    by_fingerprint: HashMap<u64, u32>,
+    /// By rising key.
+    parts: Vec<Part>,
+    by_name: HashMap<u64, u32>,
+    /// Of all parts.
+    sum: Sum,
     /// Rows as they were read, as far as there is room for them.
     kept: HashMap<Bytes, ViewRow>,
     kept_bytes: usize,
     sketch: Option<(Encoder, u32)>,
+}
+
+/// A part of a row.
+struct Part {
+    /// What of its fingerprint it is known by.
+    name: u64,
+    sum: Sum,
+    /// The row's key.
+    key: Bytes,
 }
 
 /// A leaf that is read.
@@ -54,9 +66,10 @@ pub(super) fn choose(chosen: &mut ChosenLeaves, lane: Lane, leaf: Leaf) {
 }
 
 impl Selection {
-    fn push(&mut self, fingerprint: u64, key: &Bytes) {
-        self.by_fingerprint.insert(fingerprint, self.parts.len() as u32);
-        self.parts.push((fingerprint, key.clone()));
+    fn push(&mut self, name: u64, sum: Sum, key: &Bytes) {
+        self.by_name.insert(name, self.parts.len() as u32);
+        self.sum += sum;
+        self.parts.push(Part { name, sum, key: key.clone() });
     }
 
     /// How many parts.
@@ -72,22 +85,25 @@ impl Selection {
         }
     }
 
-    fn key_of(&self, fingerprint: u64) -> Option<&Bytes> {
-        let place = *self.by_fingerprint.get(&fingerprint)?;
-        self.parts.get(place as usize).map(|(_, key)| key)
+    fn named(&self, name: u64) -> Option<&Part> {
+        let place = *self.by_name.get(&name)?;
+        self.parts.get(place as usize)
     }
 
-    fn symbols(&mut self, from: u32, count: u32, short: bool) -> Bytes {
+    fn symbols(&mut self, from: u32, count: u32, short: Option<Width>) -> Bytes {
         let kept = self.sketch.take().filter(|(_, given)| *given <= from);
-        let made = || (Encoder::new(self.parts.iter().map(|(part, _)| *part)), 0);
+        let made = || (Encoder::new(self.parts.iter().map(|part| part.name)), 0);
         let (mut encoder, given) = kept.unwrap_or_else(made);
         let count = (count as usize).min(SYMBOLS_MAX);
         encoder.symbols((from - given) as usize);
         let symbols = encoder.symbols(count);
         self.sketch = Some((encoder, from.saturating_add(count as u32)));
         match short {
-            true => encode_symbols_short(&symbols, from.into(), self.parts.len() as u64).into(),
-            false => encode_symbols(&symbols).into(),
+            Some(width) => {
+                let elements = self.parts.len() as u64;
+                encode_symbols_short(&symbols, width, from.into(), elements).into()
+            }
+            None => encode_symbols(&symbols).into(),
         }
     }
 }
@@ -124,7 +140,9 @@ impl Session {
                 self.select_chosen(chosen)?
             }
             None => {
-                let chosen = self.chosen(&ask.leaves);
+                let narrow = Width::Narrow.decode(&ask.narrow_leaves);
+                let narrow = narrow.map_err(|_| VerifyError::Damaged("leaves are cut short"))?;
+                let chosen = self.chosen(ask.leaves.iter().chain(&narrow).copied());
                 self.select_chosen(chosen)?
             }
         };
@@ -133,13 +151,15 @@ impl Session {
             parts.too_many = told.too_many;
             parts.next = told.next;
             parts.wrong = told.wrong;
+            parts.outside = told.outside;
+            parts.inside = told.inside;
         }
         Ok(answer)
     }
 
-    /// The fingerprint of one part, if its lane is compared.
-    fn part_fingerprint(&self, row: &ViewRow, lane: Lane, sum: Sum) -> Option<u64> {
-        let part = || Parts::one(lane, sum).fingerprint(self.view.hasher(), &row.key);
+    /// The name of one part, if its lane is compared.
+    fn part_name(&self, row: &ViewRow, lane: Lane, sum: Sum) -> Option<u64> {
+        let part = || Parts::one(lane, sum).fingerprint(self.view.hasher(), &row.key) & self.mask;
         self.floors.keep(lane).then(part)
     }
 
@@ -156,8 +176,8 @@ impl Session {
                 return false;
             }
             for (lane, sum) in row.parts.iter() {
-                if let Some(part) = self.part_fingerprint(&row, lane, sum) {
-                    selection.push(part, &row.key);
+                if let Some(name) = self.part_name(&row, lane, sum) {
+                    selection.push(name, sum, &row.key);
                 }
             }
             true
@@ -188,8 +208,8 @@ impl Session {
                     let Some(leaf) = leaf else { continue };
                     leaf.found += sum;
                     leaf.found_rows += 1;
-                    if let Some(part) = self.part_fingerprint(&row, lane, sum) {
-                        selection.push(part, &row.key);
+                    if let Some(name) = self.part_name(&row, lane, sum) {
+                        selection.push(name, sum, &row.key);
                     }
                 }
                 too_many = selection.parts.len() > self.selected_max;
@@ -200,13 +220,28 @@ impl Session {
                 return Ok((told, rows_read));
             }
         }
+        let all: Sum = self
+            .view
+            .tree()
+            .lanes()
+            .iter()
+            .filter(|root| self.floors.keep(root.lane))
+            .map(|root| root.sum)
+            .sum();
+        let chosen: Sum = leaves.values().flatten().map(|leaf| leaf.sum).sum();
+        let told = SelectedParts {
+            outside: sum_bytes(all - chosen),
+            inside: sum_bytes(selection.sum),
+            wrong: wrong(leaves),
+            ..SelectedParts::default()
+        };
         self.selection = selection;
-        Ok((SelectedParts { wrong: wrong(leaves), ..SelectedParts::default() }, rows_read))
+        Ok((told, rows_read))
     }
 
-    /// The leaves with these fingerprints, by lane and start.
-    fn chosen(&self, wanted: &[u64]) -> ChosenLeaves {
-        let mut wanted: HashSet<u64> = wanted.iter().copied().collect();
+    /// The leaves with these names, by lane and start.
+    fn chosen(&self, wanted: impl Iterator<Item = u64>) -> ChosenLeaves {
+        let mut wanted: HashSet<u64> = wanted.collect();
         let mut chosen = ChosenLeaves::new();
         for (lane, leaf) in self.find_leaves(&mut wanted) {
             choose(&mut chosen, lane, leaf);
@@ -214,7 +249,7 @@ impl Session {
         chosen
     }
 
-    /// Leaves by their fingerprints, by lane and start. They are looked for where symbols were
+    /// Leaves by their names, by lane and start. They are looked for where symbols were
     /// told of last, and where they are not all there, everywhere.
     pub(super) fn find_leaves(&self, wanted: &mut HashSet<u64>) -> Vec<(Lane, Leaf)> {
         let all = wanted.clone();
@@ -232,7 +267,7 @@ impl Session {
         let mut found = Vec::new();
         for LaneRange { lane, start, end } in ranges {
             let range = (&start[..], end.as_deref());
-            let leaves = tree.leaves_named(hasher, *lane, range, wanted);
+            let leaves = tree.leaves_named(hasher, *lane, range, self.mask, wanted);
             found.extend(leaves.into_iter().map(|leaf| (*lane, leaf)));
         }
         found
@@ -253,11 +288,12 @@ impl Session {
                 let (from, count) = want.map_or((0, 0), |want| (want.from, want.count));
                 let count = (count as usize).min(FINGERPRINTS_MAX);
                 let parts = self.selection.parts.iter().skip(from as usize).take(count);
-                told.fingerprints = parts.map(|(part, _)| *part).collect();
+                told.fingerprints = parts.map(|part| part.name).collect();
             }
             Want::SYMBOLS => {
                 let (from, count) = want.map_or((0, 0), |want| (want.from, want.count));
-                let short = want.is_some_and(|want| want.short);
+                let is_short = want.is_some_and(|want| want.short);
+                let short = is_short.then_some(self.width);
                 told.symbols = self.selection.symbols(from, count, short);
             }
             Want::UNLIKE_SKETCH => {
@@ -281,10 +317,10 @@ impl Session {
         told: &mut SelectedParts,
     ) -> Result<u64, VerifyError> {
         let like: HashSet<u64> = want.like.iter().copied().collect();
-        let known = &self.selection.by_fingerprint;
+        let known = &self.selection.by_name;
         told.lacking = want.like.iter().filter(|part| !known.contains_key(part)).copied().collect();
-        let unlike = self.selection.parts.iter().filter(|(part, _)| !like.contains(part));
-        let keys: BTreeSet<&Bytes> = unlike.map(|(_, key)| key).collect();
+        let unlike = self.selection.parts.iter().filter(|part| !like.contains(&part.name));
+        let keys: BTreeSet<&Bytes> = unlike.map(|part| &part.key).collect();
         self.tell_rows(&keys, want.contents, told)
     }
 
@@ -296,16 +332,20 @@ impl Session {
     ) -> Result<u64, VerifyError> {
         let theirs = decode_symbols(&want.sketch)
             .map_err(|_| VerifyError::Damaged("symbols cannot be read"))?;
-        let mut decoder = Decoder::new(self.selection.parts.iter().map(|(part, _)| *part));
+        let mut decoder = Decoder::new(self.selection.parts.iter().map(|part| part.name));
         decoder.add(&theirs);
         if !decoder.decoded() {
             told.more = true;
             return Ok(0);
         }
         let (only_there, only_here) = decoder.difference();
-        told.lacking = only_there;
-        let keys = only_here.iter().filter_map(|part| self.selection.key_of(*part));
-        self.tell_rows(&keys.collect(), want.contents, told)
+        match self.width {
+            Width::Wide => told.lacking = only_there,
+            Width::Narrow => told.narrow_lacking = self.width.encode(&only_there).into(),
+        }
+        let named = || only_here.iter().filter_map(|name| self.selection.named(*name));
+        told.unlike_sum = sum_bytes(named().map(|part| part.sum).sum());
+        self.tell_rows(&named().map(|part| &part.key).collect(), want.contents, told)
     }
 
     fn tell_rows(
@@ -368,26 +408,28 @@ impl Session {
     ) -> Result<Answer, VerifyError> {
         let mut told = RowsTold::new();
         let mut keys = HashSet::new();
-        let (mut answered, mut read) = (0, 0);
+        let (mut answered, mut read, mut asked) = (0, 0, Sum::default());
         for part in &ask.fingerprints {
             if told.is_full() {
                 break;
             }
             answered += 1;
             // Nonsense names nothing.
-            let Some(key) = self.selection.key_of(*part) else { continue };
+            let Some(Part { sum, key, .. }) = self.selection.named(*part) else { continue };
+            asked += *sum;
             if keys.insert(key) {
                 let (row, is_read) = self.row(key)?;
                 read += u64::from(is_read);
                 told.push(self.row_answer(row, ask.contents));
             }
         }
-        Ok(Answer::new(read, Tell::Rows(Rows { rows: told.rows, answered, packed: None })))
+        let rows = Rows { rows: told.rows, answered, asked_sum: sum_bytes(asked), packed: None };
+        Ok(Answer::new(read, Tell::Rows(rows)))
     }
 
     pub(super) fn rows_by_key(&self, ask: &RowsByKey) -> Result<Answer, VerifyError> {
         let (rows, answered, read) = self.rows_of(ask.keys.iter(), ask.contents)?;
-        let rows = Rows { rows, answered: answered as u32, packed: None };
+        let rows = Rows { rows, answered: answered as u32, ..Rows::default() };
         Ok(Answer::new(read, Tell::Rows(rows)))
     }
 }

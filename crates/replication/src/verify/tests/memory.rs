@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_digest::{Hasher, LEAF_ZERO_BITS, Lane, LeafPart, Parts, Sum, Tree};
+use isthmus_digest::{Hasher, LEAF_ZERO_BITS, Lane, LeafPart, Parts, Sum, Tree, Width};
 use isthmus_model::expiry::{Expiry, add_expiry};
 use isthmus_model::family::NO_FAMILIES;
 use isthmus_model::hlc::{Hlc, Stamp};
@@ -332,7 +332,7 @@ impl Side for Remote {
         if self.is_old {
             question.packs = false;
             match &mut question.ask {
-                Some(Ask::Open(open)) => open.coarse_symbols = 0,
+                Some(Ask::Open(open)) => (open.coarse_symbols, open.narrow) = (0, false),
                 Some(Ask::LeafSymbols(ask)) => ask.short = false,
                 Some(Ask::Sketch(_) | Ask::Leaves(_) | Ask::Lay(_)) => {
                     panic!("an old side is asked what it does not know")
@@ -341,10 +341,15 @@ impl Side for Remote {
             }
         }
         let mut answer = self.sessions.answer(question);
-        if let Some(Tell::Opened(opened)) = &mut answer.tell
-            && self.is_old
-        {
-            (opened.skill, opened.sketch) = (0, None);
+        match &mut answer.tell {
+            Some(Tell::Opened(opened)) if self.is_old => {
+                (opened.skill, opened.sketch) = (0, None);
+            }
+            Some(Tell::Parts(parts)) if self.is_old => {
+                (parts.outside, parts.inside) = (Bytes::new(), Bytes::new());
+            }
+            Some(Tell::Rows(rows)) if self.is_old => rows.asked_sum = Bytes::new(),
+            Some(_) | None => {}
         }
         Answer::decode(&answer.encode())
     }
@@ -361,11 +366,22 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new(first: Replica, second: Replica, selected_max: usize) -> Pair {
+        Pair::named(first, second, selected_max, u64::MAX)
+    }
+
+    /// Of narrow names only some bits count.
+    pub(crate) fn named(
+        first: Replica,
+        second: Replica,
+        selected_max: usize,
+        narrow_mask: u64,
+    ) -> Pair {
+        let narrow_mask = narrow_mask & Width::Narrow.mask();
         let clock = Ticking::default();
         let replicas = [first, second].map(|replica| Shared(Arc::new(Mutex::new(replica))));
         let sessions = replicas.clone().map(|replica| {
             let sessions = Sessions::new(Arc::new(replica), Arc::new(clock.clone()));
-            Arc::new(sessions.with_selected_max(selected_max))
+            Arc::new(sessions.with_selected_max(selected_max).with_narrow_mask(narrow_mask))
         });
         Pair { replicas, sessions, clock, old: [false; 2] }
     }

@@ -135,7 +135,10 @@ fn exactly_the_planted_rows_and_cells_are_named_whatever_the_leaves() {
         let expected = differing(&sides[0].base, &sides[1].base);
         let [first, second] = sides.clone();
         let selected_max = if chance.one_in(4) { 1 + chance.below(100) } else { NOBODY };
-        let mut pair = Pair::new(first, second, selected_max);
+        // Names that meet make it look again, and never leave anything out.
+        let bits = if chance.one_in(3) { chance.below(12) } else { 64 };
+        let mask = 1u64.checked_shl(bits as u32).map_or(u64::MAX, |one| one - 1);
+        let mut pair = Pair::named(first, second, selected_max, mask);
         pair.old = [chance.one_in(6), chance.one_in(6)];
         let mut options = any_options(chance);
         if chance.one_in(4) {
@@ -287,7 +290,7 @@ fn many_differences_take_few_exchanges_and_bytes() {
     assert_eq!(report.rows_differing, 300);
     assert!(report.costs[1].round_trips <= 8, "{:?}", report.costs);
     let bytes = report.costs[1].bytes_sent + report.costs[1].bytes_received;
-    assert!(bytes < 300 * 180, "{bytes}");
+    assert!(bytes < 300 * 150, "{bytes}");
     assert!(report.rows_read() < 300 * 100, "{}", report.rows_read());
 }
 
