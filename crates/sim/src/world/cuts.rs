@@ -20,7 +20,8 @@ impl World {
         };
         let Some(life) = self.nodes.get(node).and_then(|place| place.life.as_ref()) else { return };
         let Some(table) = life.store.table(self.nature.tables[place].id) else { return };
-        if life.is_fatal() {
+        // Clients see nothing of a dropped table.
+        if life.is_fatal() || table.is_dropped() {
             return;
         }
         table.keep_past();
