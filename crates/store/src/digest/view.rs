@@ -135,15 +135,22 @@ impl DigestView {
         self.roll_back(|stamped| stamped.lsn > cut)
     }
 
-    /// Takes back what entries after a moment have done, as far as that is known.
+    /// Takes back what entries after a moment have done, as far as that is known and the digest
+    /// was not begun anew since.
     pub fn roll_back_to_hlc(&mut self, cut: Hlc) {
         self.roll_back(|stamped| stamped.stamp.is_some_and(|stamp| stamp.hlc > cut));
     }
 
     fn roll_back(&mut self, is_after: impl Fn(&Stamped) -> bool) -> bool {
         let hasher = &self.partition.digest.hasher;
-        let mut whole = true;
+        let (mut whole, mut begun_anew) = (true, false);
         for group in &self.ring {
+            if begun_anew {
+                // What changed before was counted otherwise, and cannot be taken off this digest.
+                whole &= !group.changes.iter().any(&is_after);
+                continue;
+            }
+            begun_anew = group.begins_anew;
             for stamped in group.changes.iter().rev().filter(|stamped| is_after(stamped)) {
                 if !self.tree.undo(hasher, &stamped.change) {
                     whole = false;

@@ -162,6 +162,29 @@ fn mark_on_its_way_does_not_outlive_the_digest_that_it_is_of() {
 }
 
 #[test]
+fn view_is_not_taken_back_to_before_the_digest_was_begun_anew() {
+    let region = Region::new(1, Writers::ManyByColumn);
+    let before = region.table().durable_hlc();
+    for row in 0..20 {
+        region.write(put(row, row)).unwrap();
+    }
+    upkeep(&region);
+    time_to_live(&region, Some(86_400));
+    upkeep(&region);
+    let begun = region.table().durable_hlc();
+    region.clock.advance(10);
+    region.write(put(3, 7)).unwrap();
+    let taken_back = |cut| {
+        let mut view = region.table().digest_view().unwrap();
+        view.roll_back_to_hlc(cut);
+        view.tree().lanes()
+    };
+    assert_eq!(taken_back(before), taken_back(begun));
+    let now = region.table().digest_view().unwrap().tree().lanes();
+    assert_ne!(taken_back(begun), now);
+}
+
+#[test]
 fn view_is_taken_back_to_an_earlier_end_of_the_log() {
     let region = Region::new(1, Writers::One);
     for row in 0..50 {
