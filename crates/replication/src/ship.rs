@@ -396,7 +396,6 @@ impl Outbound {
             if !self.runs_on(partition, direction) {
                 continue;
             }
-            let was_in_gap = self.is_in_gap(partition);
             let frame = match self.work(partition) {
                 Ok(frame) => frame,
                 Err(error) => {
@@ -414,16 +413,8 @@ impl Outbound {
                 self.follow(partition, &mut frame);
                 return Some(frame);
             }
-            // What it needs was found to be gone: the copy that heals it can begin.
-            if !was_in_gap && self.is_in_gap(partition) {
-                self.wake(partition);
-            }
         }
         None
-    }
-
-    fn is_in_gap(&self, partition: PartitionId) -> bool {
-        self.links.get(&partition).is_some_and(|shipping| shipping.link.state() == State::Gap)
     }
 
     /// What time alone brings: links to open anew, promises.
