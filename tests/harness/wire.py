@@ -313,6 +313,9 @@ UNKNOWN_CODES = {
     "OTSTimeout", "OTSInternalServerError", "OTSServerUnavailable", "OTSRequestTimeout",
 }
 
+# Answers with a status of a broken server that say for certain that nothing happened.
+REFUSAL_CODES = {"OTSServerBusy", "OTSPartitionUnavailable"}
+
 
 def read_error(body):
     message = read_message(body)
@@ -378,7 +381,7 @@ class Client:
             code, message = read_error(data)
         except (ValueError, IndexError) as error:
             raise Unknown(f"{operation}: status {status}, body {data[:80]!r}") from error
-        if code in UNKNOWN_CODES or status >= 500 and code != "OTSServerBusy":
+        if code in UNKNOWN_CODES or status >= 500 and code not in REFUSAL_CODES:
             raise Unknown(f"{operation}: {status} {code}: {message}")
         raise Refused(status, code, message)
 

@@ -20,10 +20,12 @@ cargo xtask COMMAND
   check              format, lints, docs, licences, what must not be in the tree
   test [SUITE...]    all tests, or: rust python node java bad-input end-to-end
   sim [ARGS]         the simulator with the given seed and options
-  bench NAME [ARGS]  a benchmark: write, read, lag, verify, digest-cost, replicate, isolation
+  bench NAME [ARGS]  a benchmark: write, read, lag, verify, digest-cost, replicate, isolation,
+                     semi-sync
   compat [--newest]  the SDK suites, with the pinned SDKs or with the newest ones
   fuzz TARGET [SECS] request_decoder or plainbuffer_decoder, 60 seconds by default
-  soak [NAME]        the long tests: overwrites (ten million), peers (an hour); both by default
+  soak [NAME]        the long tests: overwrites (ten million), peers (an hour), semi-sync (200
+                     regions lost); all by default
   setup              install what the commands above need
 
 Tests take their sizes from the environment, for a quick run:

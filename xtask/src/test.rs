@@ -97,14 +97,17 @@ fn java(class_path: &str, totals: &mut Totals) -> Outcome {
 /// The tests that take too long for every run, all or one of them.
 pub(crate) fn soak(named: &[String]) -> Outcome {
     let wanted = match named {
-        [] => "overwrites or never_rest",
+        [] => "overwrites or never_rest or outlives_the_region",
         [one] if one == "overwrites" => "overwrites",
         [one] if one == "peers" => "never_rest",
-        _ => return Err("soak knows: overwrites, peers".to_owned()),
+        [one] if one == "semi-sync" => "outlives_the_region",
+        _ => return Err("soak knows: overwrites, peers, semi-sync".to_owned()),
     };
     dev::build()?;
     let python = install::python()?;
-    let files = ["end_to_end/test_size.py", "end_to_end/test_soak.py"];
+    let names = ["size", "soak", "modes"];
+    let files = names.map(|name| format!("end_to_end/test_{name}.py"));
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
     let arguments = [&["-B", "-m", "pytest"][..], &files, &["-v", "-s", "-k", wanted]].concat();
     let mut tests = command(python, &arguments);
     let folder = crate::run::root().join("tests");

@@ -475,6 +475,13 @@ impl Cluster {
             .map_err(|error| BenchError::Failed(format!("status cannot be read: {error}")))
     }
 
+    /// Sets when writes of the table are answered; `mode` is JSON.
+    pub(crate) fn set_mode(&self, mode: &str) -> Result<()> {
+        let change = format!(r#"{{"change":"set-mode","mode":{mode}}}"#);
+        let target = format!("/v1/global-tables/{TABLE}/changes");
+        self.administer("POST", &target, change.into()).map(drop)
+    }
+
     /// The first region's administration port.
     pub(crate) fn admin(&self) -> Result<Target> {
         let address = self.region(0)?.admin.trim_start_matches("http://").to_owned();

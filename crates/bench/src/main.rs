@@ -24,6 +24,7 @@ mod read;
 mod replicate;
 mod report;
 mod rows;
+mod semi_sync;
 mod verify;
 mod write;
 
@@ -68,6 +69,8 @@ enum Command {
     Replicate(replicate::ReplicateArgs),
     /// What a dead and a slow peer cost the others
     Isolation(isolation::IsolationArgs),
+    /// Writes that are answered when another region holds them, beside those that do not wait
+    SemiSync(semi_sync::SemiSyncArgs),
     /// Passes connections on, later and slower: stands for a long way
     Proxy(proxy::ProxyArgs),
     /// Answers requests without doing anything: the floor of the HTTP stack
@@ -154,6 +157,7 @@ fn run(command: Command) -> Result<()> {
         Command::Verify(args) => verify::run(&args)?.print(args.json),
         Command::Replicate(args) => replicate::run(&args)?.print(args.json),
         Command::Isolation(args) => isolation::run(&args)?.print(args.json),
+        Command::SemiSync(args) => semi_sync::run(&args)?.print(args.json),
         Command::Proxy(args) => proxy::serve(&args),
         Command::Echo(args) => echo::serve(&args),
         Command::Guard(args) => process::become_guarded(&args),

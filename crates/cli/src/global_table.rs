@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::error::{CliError, Exit};
 use crate::extract::ExtractArgs;
+use crate::mode::{self, ModeArgs};
 use crate::output;
 use crate::progress::Line;
 use crate::target::{Place, TargetArgs};
@@ -47,7 +48,8 @@ Examples:
   isthmus global-table unbind notes --regions r3
   isthmus global-table update notes --region-name r2 --writable false
   isthmus global-table topology notes chain
-  isthmus global-table drop notes")]
+  isthmus global-table drop notes
+  isthmus global-table mode notes semi-sync --held-by 1")]
 pub(crate) struct GlobalTableArgs {
     #[command(subcommand)]
     command: GlobalTableCommand,
@@ -74,6 +76,8 @@ enum GlobalTableCommand {
     Topology(TopologyArgs),
     /// Drop the table in every region, with all its rows
     Drop(dropping::DropArgs),
+    /// Show or change when writes are answered
+    Mode(ModeArgs),
 }
 
 /// Who writes.
@@ -201,6 +205,7 @@ pub(crate) async fn run(args: GlobalTableArgs) -> Result<(), CliError> {
         GlobalTableCommand::Update(args) => session.update(args).await,
         GlobalTableCommand::Drop(args) => session.drop_table(args, &place).await,
         GlobalTableCommand::Topology(topology) => topology::run(&topology, &args.target).await,
+        GlobalTableCommand::Mode(mode) => mode::run(&mode, &args.target).await,
     }
 }
 

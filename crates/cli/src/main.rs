@@ -16,6 +16,7 @@ mod global_table;
 mod job;
 mod link;
 mod load;
+mod mode;
 mod output;
 mod plan;
 mod progress;
@@ -33,6 +34,7 @@ mod topology;
 mod units;
 mod up;
 mod verify;
+mod wait;
 
 use clap::{Parser, Subcommand};
 
@@ -97,6 +99,8 @@ enum Command {
     Advise(advise::AdviseArgs),
     /// Load a CSV or JSON Lines file into a table
     Load(load::LoadArgs),
+    /// Wait until regions have a write
+    Wait(wait::WaitArgs),
     /// Find out whether replicas of a table are alike, and where not
     Verify(verify::VerifyArgs),
     /// Make replicas of a table alike again
@@ -129,6 +133,7 @@ impl Command {
             Command::Plan(args) => args.target.json,
             Command::Advise(args) => args.target.json,
             Command::Load(args) => args.target.json,
+            Command::Wait(args) => args.target.json,
             Command::Verify(args) => args.target.json,
             Command::Repair(args) => args.target.json,
             Command::Scrub(args) => args.target.json,
@@ -154,6 +159,7 @@ impl Command {
             | Command::Top(_)
             | Command::Plan(_)
             | Command::Advise(_)
+            | Command::Wait(_)
             | Command::Repair(_)
             | Command::Scrub(_)
             | Command::Job(_)
@@ -200,6 +206,7 @@ fn run(command: Command) -> Result<Exit, CliError> {
             Command::Plan(args) => plan::run(args).await.map(done),
             Command::Advise(args) => advise::run(args).await.map(done),
             Command::Load(args) => load::run(args).await.map(done),
+            Command::Wait(args) => wait::run(args).await.map(done),
             Command::Verify(args) => verify::run(args).await,
             Command::Repair(args) => repair::run(args).await,
             Command::Scrub(args) => scrub::run(args).await,

@@ -188,6 +188,7 @@ fn tables_text(told: &[Told]) -> String {
                 output::plain(&status.region),
                 if table.writable { "yes" } else { "no" }.to_owned(),
                 table.serve_mode.map_or("this region only", |mode| mode.as_str()).to_owned(),
+                table.write_mode.as_ref().map_or_else(|| "async".to_owned(), |mode| mode.words()),
                 table.partitions.to_string(),
                 table.entries.to_string(),
                 table.digest.as_ref().map_or("-", |digest| digest_word(digest.state)).to_owned(),
@@ -199,8 +200,17 @@ fn tables_text(told: &[Told]) -> String {
         return String::new();
     }
     rows.sort();
-    let headings =
-        ["TABLE", "REGION", "WRITABLE", "SERVED", "PARTITIONS", "ENTRIES", "DIGEST", "DIFFERS"];
+    let headings = [
+        "TABLE",
+        "REGION",
+        "WRITABLE",
+        "SERVED",
+        "ANSWERS",
+        "PARTITIONS",
+        "ENTRIES",
+        "DIGEST",
+        "DIFFERS",
+    ];
     output::table_text(&headings, &rows)
 }
 

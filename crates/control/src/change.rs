@@ -11,6 +11,7 @@ use crate::edges::SetEdges;
 use crate::extract::BindExtract;
 use crate::global_table::{ControlError, GlobalTable};
 use crate::link_rule::SetLink;
+use crate::write_mode::SetMode;
 
 /// A change of the record of a global table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub enum Change {
     SetEdges(SetEdges),
     /// Adds a replica that takes less than all.
     BindExtract(BindExtract),
+    /// Sets when writes are answered.
+    SetMode(SetMode),
 }
 
 impl GlobalTable {
@@ -32,6 +35,7 @@ impl GlobalTable {
             Change::SetLink(asked) => changed.set_link(asked)?,
             Change::SetEdges(asked) => changed.set_edges(asked)?,
             Change::BindExtract(asked) => changed.bind_extract(asked)?,
+            Change::SetMode(asked) => changed.set_mode(asked)?,
         }
         if changed == *self {
             return Ok(false);

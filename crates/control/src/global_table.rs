@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::edges::Edge;
 use crate::extract::Extract;
 use crate::link_rule::LinkRule;
+use crate::write_mode::WriteMode;
 
 /// Replicas of one table at most, the base included.
 pub const REPLICAS_MAX: usize = 10;
@@ -110,6 +111,9 @@ pub struct GlobalTable {
     /// Regions that the base has not reached for long, and that entries go around.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub away: Vec<String>,
+    /// When a write is answered.
+    #[serde(default, skip_serializing_if = "WriteMode::is_async")]
+    pub mode: WriteMode,
 }
 
 /// Why a global table cannot be changed so.
@@ -142,6 +146,12 @@ pub enum ControlError {
     /// The base cannot go.
     #[error("region {0} is the base of the table and cannot be unbound")]
     BaseStays(String),
+    /// Writes would wait for regions that are not there.
+    #[error(
+        "writes are answered when {0} other regions hold them, and {1} others would take all of \
+         the table; change its mode first"
+    )]
+    TooFewToHold(u8, usize),
     /// No rule is called so.
     #[error("there is no rule {0}; the rules are last-writer, priority, max, min, counter, set")]
     UnknownRule(String),
@@ -173,6 +183,7 @@ impl ControlError {
             | ControlError::BadExtract(_)
             | ControlError::TooManyReplicas
             | ControlError::OutOfRange(_)
+            | ControlError::TooFewToHold(..)
             | ControlError::UnknownRule(_)
             | ControlError::FamilyStays(_)
             | ControlError::NoRegion(_)
@@ -206,6 +217,7 @@ impl GlobalTable {
             links: Vec::new(),
             edges: Vec::new(),
             away: Vec::new(),
+            mode: WriteMode::default(),
         }
     }
 
@@ -244,9 +256,12 @@ impl GlobalTable {
         if region == self.base {
             return Err(ControlError::BaseStays(region.to_owned()));
         }
-        self.advance(region, Progress::Unbinding, now_millis)?;
-        self.leave_edges(region);
-        self.version += 1;
+        let mut left = self.clone();
+        left.advance(region, Progress::Unbinding, now_millis)?;
+        left.check_mode()?;
+        left.leave_edges(region);
+        left.version += 1;
+        *self = left;
         Ok(())
     }
 

@@ -23,3 +23,4 @@ pub mod forecast;
 pub mod global_table;
 pub mod link_rule;
 pub mod schema_change;
+pub mod write_mode;

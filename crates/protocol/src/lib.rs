@@ -23,6 +23,7 @@ pub mod error_code;
 mod messages;
 pub mod page_token;
 pub mod plainbuffer;
+pub mod receipt;
 pub mod request;
 pub mod response;
 pub mod signature;

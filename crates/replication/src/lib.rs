@@ -16,6 +16,7 @@ pub mod frame;
 pub mod horizon;
 pub mod limits;
 pub mod link;
+pub mod mode;
 pub mod pack;
 pub mod patch;
 pub mod progress;

@@ -71,3 +71,5 @@ pub const PLACES_KEPT_MAX: usize = 512;
 pub const PLACE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Of them, at once.
 pub const PLACE_STEP_BYTES: usize = 1024 * 1024;
+/// Writes of one partition that wait until other regions hold them; more are refused.
+pub const WAITING_WRITES_MAX: usize = 512;

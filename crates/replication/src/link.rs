@@ -271,6 +271,12 @@ impl Link {
         self.acked
     }
 
+    /// The replica has all through this LSN and is no mixture of older and newer rows; `None`: it
+    /// is one, or it is not known.
+    pub fn held(&self) -> Option<Lsn> {
+        self.acked.filter(|_| self.copy.is_none() && !self.incomplete)
+    }
+
     /// Everything through this LSN was sent.
     pub fn shipped(&self) -> Lsn {
         self.shipped
@@ -683,6 +689,7 @@ mod tests {
         link.step(Event::CopyBegan { progress, offers: false });
         assert_eq!(link.needs_after(), Some(Lsn(90)));
         assert_eq!(link.next(), Some(Action::SendChunk(Bytes::new())));
+        assert_eq!(link.held(), None);
         let key = Bytes::from_static(b"m");
         link.step(Event::ChunkSent { number: 1, bytes: 5, next_key: Some(key.clone()), rows: 1 });
         assert_eq!(link.next(), Some(Action::SendChunk(key)));
@@ -692,6 +699,11 @@ mod tests {
         assert_eq!(link.state(), State::Copying);
         link.step(Event::ChunkAcked(2));
         assert_eq!((link.state(), link.acked()), (State::Following, Some(Lsn(90))));
+        // Until it was told that it follows, it may be read as a mixture.
+        assert_eq!(link.held(), None);
+        assert_eq!(link.next(), Some(Action::Follow));
+        link.done(&Action::Follow);
+        assert_eq!(link.held(), Some(Lsn(90)));
     }
 
     /// A link that copies with offers, from the beginning, and has offered as much as it may.

@@ -42,6 +42,14 @@ impl Feeding {
     pub fn of(own: Origin, origins: Vec<Origin>) -> Feeding {
         if origins == [own] { Feeding::Own } else { Feeding::Passed(origins) }
     }
+
+    /// Whether entries that region `own`, which the link leaves, has made are among them.
+    pub fn carries(&self, own: Origin) -> bool {
+        match self {
+            Feeding::Own => true,
+            Feeding::Passed(origins) => origins.contains(&own),
+        }
+    }
 }
 
 /// How far a link that passes on has come with each origin.

@@ -39,6 +39,7 @@ use crate::limits::{
     BROKEN_RETRY_AFTER, CHANGES_KEPT_MAX, OLDEST_RECORDS_MAX, PROMISE_EVERY, RETRY_AFTER, WHOLE_FOR,
 };
 use crate::link::{Action, Event, Link, State};
+use crate::mode::Modes;
 use crate::pack::{Method, PackedLog, PackedLogs, Stretch, pack, pack_as_is};
 use crate::patch::pack_patch;
 use crate::progress::{CopyReport, Progress};
@@ -72,6 +73,8 @@ pub struct Shared {
     pub streams: Arc<Streams>,
     /// Requests that are followed.
     pub traces: Arc<Traces>,
+    /// Writes that wait until other regions hold them.
+    pub modes: Arc<Modes>,
     /// How this node names itself, and the newest format that it speaks with others.
     pub hello: Hello,
     /// Log bytes in one parcel, before compression; one log record may be larger.
@@ -354,6 +357,7 @@ impl Outbound {
             Some(Body::Ack(ack)) => {
                 self.count_acked(PartitionId(ack.partition), Lsn(ack.held));
                 self.on_link(ack.partition, |_, link| link.step(Event::Acked(Lsn(ack.held))));
+                self.tell_held(PartitionId(ack.partition));
                 Ok(())
             }
             Some(Body::CopyWant(want)) => {
@@ -522,6 +526,14 @@ impl Outbound {
         }
     }
 
+    /// Tells what the peer holds of this region, where its link carries that.
+    pub fn tell_held(&self, partition: PartitionId) {
+        let Some(shipping) = self.links.get(&partition) else { return };
+        if shipping.carried.carries(self.shared.origin()) {
+            self.shared.modes.held(partition, self.peer, shipping.link.held());
+        }
+    }
+
     fn count_acked(&mut self, partition: PartitionId, held: Lsn) {
         let Some(shipping) = self.links.get_mut(&partition) else { return };
         // What was never shipped is a fault of the peer and counts for nothing.
@@ -660,6 +672,10 @@ impl Outbound {
         if is_of_copy(&action) {
             shipping.brake.copied(now.saturating_sub(began), now);
         }
+        if action == Action::Follow {
+            self.tell_held(partition);
+        }
+        let Some(shipping) = self.links.get_mut(&partition) else { return Ok(None) };
         let frame = body.map(Frame::from);
         let on_the_way = |frame: &Frame| (frame.encoded_len() + MESSAGE_HEAD_BYTES) as u64;
         shipping.wire_bytes += frame.as_ref().map_or(0, on_the_way);

@@ -37,14 +37,17 @@ impl AsOf {
     }
 }
 
-/// The tables that an operation reads; only reads can be as of a moment.
-pub(crate) fn tables_read(operation: &Operation) -> Result<Vec<&Text>, ApiError> {
+/// The tables that an operation reads; `header` is for reads only.
+pub(crate) fn tables_read<'a>(
+    operation: &'a Operation,
+    header: &str,
+) -> Result<Vec<&'a Text>, ApiError> {
     match operation {
         Operation::GetRow(get) => Ok(vec![&get.table]),
         Operation::GetRange(get) => Ok(vec![&get.table]),
         Operation::BatchGetRow(batch) => Ok(batch.tables.iter().map(|part| &part.table).collect()),
         _ => Err(ApiError::invalid(format!(
-            "The header '{AS_OF}' is for GetRow, BatchGetRow and GetRange."
+            "The header '{header}' is for GetRow, BatchGetRow and GetRange."
         ))),
     }
 }

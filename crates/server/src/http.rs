@@ -26,6 +26,7 @@ use isthmus_protocol::compression::{
 };
 use isthmus_protocol::date::format_date;
 use isthmus_protocol::error_code::{ErrorCode, encode_error};
+use isthmus_protocol::receipt::Receipt;
 use isthmus_protocol::request::{
     BatchPartsAnswer, BatchWritePart, BatchWriteParts, Operation, TableWrites, check_path, decode,
 };
@@ -39,6 +40,7 @@ use crate::as_of::{AS_OF, AsOf, tables_read};
 use crate::caller::{Caller, Callers};
 use crate::metrics::Outcome;
 use crate::node::Node;
+use crate::receipts::{self, AFTER, RECEIPT};
 use crate::refusals::Refusals;
 use crate::rows::Rows;
 use crate::slow_peer::{Patience, TimedStream};
@@ -224,23 +226,36 @@ impl PublicApi {
         check_path(&path).map_err(ApiError::from)?;
         let Ok(_in_work) = self.in_work.try_acquire() else { return Err(busy().into()) };
         let body = self.inflated(&head.headers, body)?;
+        let mut receipt = receipts::is_wanted(&head.headers)?.then(Receipt::default);
+        let after = receipts::after(&head.headers)?;
         let as_of = AsOf::of(&head.headers)?;
-        if path == BATCH_WRITE && as_of.is_none() {
-            return Ok(Success::of(self.batch_write(body).await?));
+        if path == BATCH_WRITE && as_of.is_none() && after.is_none() {
+            let body = self.batch_write(body, receipt.as_mut()).await?;
+            return Ok(Success::of(body).with_receipt(receipt));
         }
         let operation = decode(&path, body.clone()).map_err(ApiError::from)?;
+        if receipt.is_some() {
+            receipts::check_write(&operation)?;
+        }
+        if let Some(after) = &after {
+            for table in tables_read(&operation, AFTER)? {
+                let table = self.node.readable(table.as_str())?;
+                self.node.read_after(&table, after).await?;
+            }
+        }
         let cut = match as_of {
             Some(as_of) => Some(self.cut(&operation, as_of).await?),
             None => None,
         };
-        let mut success = Success::of(self.execute(operation, &body, cut).await?);
+        let body = self.execute(operation, &body, cut, receipt.as_mut()).await?;
+        let mut success = Success::of(body).with_receipt(receipt);
         success.headers.extend(cut.map(|cut| (AS_OF, cut.to_string())));
         Ok(success)
     }
 
     /// The moment as of which an operation reads.
     async fn cut(&self, operation: &Operation, as_of: AsOf) -> Result<Hlc, ApiError> {
-        let tables = tables_read(operation)?.into_iter();
+        let tables = tables_read(operation, AS_OF)?.into_iter();
         let tables: Result<Vec<_>, ApiError> =
             tables.map(|table| self.node.readable(table.as_str())).collect();
         self.node.cut(&tables?, as_of).await
@@ -286,7 +301,11 @@ impl PublicApi {
     }
 
     /// A batch that would be large in memory is carried out part by part.
-    async fn batch_write(&self, body: Bytes) -> Result<Bytes, ApiError> {
+    async fn batch_write(
+        &self,
+        body: Bytes,
+        mut receipt: Option<&mut Receipt>,
+    ) -> Result<Bytes, ApiError> {
         let mut parts = BatchWriteParts::decode(body)?;
         // What refuses a batch as a whole must do so before the first part is written.
         for table in parts.tables() {
@@ -298,7 +317,7 @@ impl PublicApi {
             let BatchWritePart { writes, continues } = part?;
             let rows = |table: &TableWrites| (table.table.clone(), table.rows.len());
             let tables: Vec<_> = writes.tables.iter().map(rows).collect();
-            let answer = self.rows.batch_write(writes).await;
+            let answer = self.rows.batch_write(writes, receipt.as_deref_mut()).await;
             if is_first && (answer.is_err() || parts.is_empty()) {
                 return answer;
             }
@@ -316,12 +335,13 @@ impl PublicApi {
         operation: Operation,
         body: &Bytes,
         cut: Option<Hlc>,
+        receipt: Option<&mut Receipt>,
     ) -> Result<Bytes, ApiError> {
         match operation {
             Operation::PutRow(write)
             | Operation::UpdateRow(write)
-            | Operation::DeleteRow(write) => self.rows.write(write).await,
-            Operation::BatchWriteRow(batch) => self.rows.batch_write(batch).await,
+            | Operation::DeleteRow(write) => self.rows.write(write, receipt).await,
+            Operation::BatchWriteRow(batch) => self.rows.batch_write(batch, receipt).await,
             Operation::GetRow(get) => self.rows.get(get, cut),
             Operation::BatchGetRow(batch) => self.rows.batch_get(batch, cut),
             Operation::GetRange(get) => self.rows.range(get, cut),
@@ -404,6 +424,13 @@ struct Success {
 impl Success {
     fn of(body: Bytes) -> Success {
         Success { body, headers: Vec::new() }
+    }
+
+    /// With the receipt of what was written, if anything was.
+    fn with_receipt(mut self, receipt: Option<Receipt>) -> Success {
+        let receipt = receipt.filter(|receipt| !receipt.marks().is_empty());
+        self.headers.extend(receipt.map(|receipt| (RECEIPT, receipt.to_text())));
+        self
     }
 }
 

@@ -24,6 +24,7 @@ pub mod node;
 pub mod peer;
 mod plant;
 pub mod probe;
+pub mod receipts;
 pub mod refusals;
 pub mod rows;
 pub mod slow_peer;
@@ -112,6 +113,7 @@ pub async fn serve(
     node.spawn(node.clone().keep_up(stopped.clone()));
     node.spawn(node.clone().keep_digests(stopped.clone()));
     node.spawn(node.clone().watch_clocks(stopped.clone()));
+    node.spawn(node.clone().keep_modes(stopped.clone()));
     node.spawn(node.clone().keep_scrubbed(stopped.clone()));
     node.spawn(node.clone().keep_gauge(stopped.clone()));
     node.spawn(node.clone().keep_probing(stopped.clone()));

@@ -10,6 +10,7 @@
 //! `replication::traffic`, `requests` here), and add its family in `families`.
 
 mod families;
+mod modes;
 mod requests;
 
 use prometheus_client::encoding::text::encode;

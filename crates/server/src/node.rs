@@ -14,9 +14,11 @@ mod gauge;
 mod global_tables;
 pub mod jobs;
 mod links;
+mod modes;
 mod peers;
 mod plan;
 mod reach;
+mod receipts;
 mod reconcile;
 mod retention;
 mod schema;
@@ -37,6 +39,7 @@ use isthmus_model::ids::{Origin, PartitionId, TableId};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::frame::{FORMAT, Hello};
 use isthmus_replication::horizon::SafeTimes;
+use isthmus_replication::mode::Modes;
 use isthmus_replication::pack::PackedLogs;
 use isthmus_replication::ship::{Outbound, Shared};
 use isthmus_replication::trace::Traces;
@@ -81,6 +84,8 @@ pub struct Node {
     /// Partitions whose log has grown since the last look.
     grown: Mutex<BTreeSet<PartitionId>>,
     reconcile_soon: Notify,
+    /// Something has become durable.
+    committed: Notify,
     /// One obedience to records at a time, so that the last one counts.
     obeying: Mutex<()>,
     /// How often what is assigned has changed.
@@ -140,6 +145,7 @@ impl Node {
                 config.trace.endpoint.as_ref().map(|_| config.trace.sample),
                 seed,
             )),
+            modes: Arc::new(Modes::new(clock.clone())),
             hello: Hello {
                 format: config.peer.format_max.unwrap_or(FORMAT),
                 region: u32::from(config.region.number),
@@ -182,6 +188,7 @@ impl Node {
             changing: tokio::sync::Mutex::new(()),
             grown: Mutex::new(BTreeSet::new()),
             reconcile_soon: Notify::new(),
+            committed: Notify::new(),
             obeying: Mutex::new(()),
             changes: AtomicU64::new(0),
             tasks: Mutex::new(tokio::task::JoinSet::new()),
@@ -294,7 +301,10 @@ impl Node {
             Some(record) if !record.table.writes(&self.config.region.name) => {
                 Err(self.not_written_here(&record.table))
             }
-            Some(_) => self.check_clock().map(|()| table),
+            Some(_) => {
+                self.check_clock()?;
+                self.check_holders(&table).map(|()| table)
+            }
             None => Ok(table),
         }
     }
@@ -361,6 +371,7 @@ impl Node {
         self.store.on_durable(Arc::new(move |partition, lsn| {
             let Some(node) = node.upgrade() else { return };
             node.grown.lock().insert(partition);
+            node.committed.notify_waiters();
             for other in node.others.values() {
                 other.grown(partition, lsn);
             }

@@ -10,6 +10,7 @@ use isthmus_model::check::{
     check_range,
 };
 use isthmus_model::hlc::Hlc;
+use isthmus_model::ids::Lsn;
 use isthmus_model::key::{EncodedKey, PrimaryKey, encode_bound};
 use isthmus_model::limits::{PAGE_BYTES_MAX, RANGE_ROWS_MAX};
 use isthmus_model::row::Row;
@@ -18,6 +19,7 @@ use isthmus_model::show::{Shown, View, look};
 use isthmus_model::value::Text;
 use isthmus_protocol::page_token::PageTokens;
 use isthmus_protocol::plainbuffer::ValueRef;
+use isthmus_protocol::receipt::Receipt;
 use isthmus_protocol::request::{BatchWriteRow, GetRange, GetRow, WriteRow};
 use isthmus_protocol::response::{
     Consumed, RowAnswer, RowsAnswer, TableAnswer, encode_batch, encode_get_row, encode_write_row,
@@ -51,8 +53,12 @@ impl Rows {
         Rows { node, tokens: PageTokens::new(token_key) }
     }
 
-    /// PutRow, UpdateRow, DeleteRow.
-    pub async fn write(&self, write: WriteRow) -> Result<Bytes, ApiError> {
+    /// PutRow, UpdateRow, DeleteRow. What is written is added to the receipt, if one is wanted.
+    pub async fn write(
+        &self,
+        write: WriteRow,
+        receipt: Option<&mut Receipt>,
+    ) -> Result<Bytes, ApiError> {
         let table = self.node.writable(write.table.as_str())?;
         let schema = table.schema();
         let returned = write.change.returned.clone();
@@ -64,13 +70,21 @@ impl Rows {
         followed.into_iter().for_each(Followed::committed);
         let written = written?;
         let written = written.into_iter().next().unwrap_or(Err(StoreError::Unknown))?;
+        self.node.until_held(&table, written.lsn).done().await?;
+        if let Some(receipt) = receipt {
+            self.node.note_receipt(receipt, &table, written.lsn);
+        }
         let consumed = consumed_by_write(size, &written);
         let row = shown_row(&returned, written);
         Ok(encode_write_row(&schema, consumed, row.as_ref()))
     }
 
-    /// BatchWriteRow.
-    pub async fn batch_write(&self, batch: BatchWriteRow) -> Result<Bytes, ApiError> {
+    /// BatchWriteRow. What is written is added to the receipt, if one is wanted.
+    pub async fn batch_write(
+        &self,
+        batch: BatchWriteRow,
+        mut receipt: Option<&mut Receipt>,
+    ) -> Result<Bytes, ApiError> {
         let mut tables = Vec::with_capacity(batch.tables.len());
         for writes in &batch.tables {
             tables.push(self.node.writable(writes.table.as_str())?);
@@ -85,10 +99,25 @@ impl Rows {
         let followed: Vec<Followed<'_>> =
             tables.iter().filter_map(|table| Followed::write(traces, table)).collect();
         let mut answers = Vec::with_capacity(under_way.len());
-        for (table, part) in under_way {
-            answers.push((table, part.answer().await));
+        let mut holds = Vec::with_capacity(under_way.len());
+        for (table, (name, part)) in tables.iter().zip(under_way) {
+            let (rows, last) = part.answer().await;
+            if let (Some(receipt), Some(lsn)) = (receipt.as_deref_mut(), last) {
+                self.node.note_receipt(receipt, table, lsn);
+            }
+            holds.push(last.map(|lsn| self.node.until_held(table, lsn)));
+            answers.push((name, rows));
         }
         followed.into_iter().for_each(Followed::committed);
+        for (hold, (_, rows)) in holds.into_iter().zip(&mut answers) {
+            if let Some(hold) = hold
+                && let Err(error) = hold.done().await
+            {
+                for row in rows.iter_mut().filter(|row| matches!(row, RowAnswer::Done { .. })) {
+                    *row = failed(error.clone());
+                }
+            }
+        }
         Ok(encode_tables(&tables, &answers))
     }
 
@@ -419,7 +448,8 @@ struct BatchUnderWay {
 }
 
 impl BatchUnderWay {
-    async fn answer(self) -> Vec<RowAnswer> {
+    /// One answer per row, and the last entry that was written.
+    async fn answer(self) -> (Vec<RowAnswer>, Option<Lsn>) {
         let (mut results, all) = match self.pending {
             None => (Vec::new().into_iter(), None),
             Some(pending) => match pending.await {
@@ -427,23 +457,28 @@ impl BatchUnderWay {
                 Err(error) => (Vec::new().into_iter(), Some(ApiError::from(error))),
             },
         };
+        let mut last = None;
         let answer = |place: Result<(WriteSize, Returned), ApiError>| {
             let (size, returned) = match place {
                 Ok(place) => place,
                 Err(error) => return failed(error),
             };
             match (results.next(), &all) {
-                (Some(Ok(written)), _) => RowAnswer::Done {
-                    consumed: consumed_by_write(size, &written),
-                    row: shown_row(&returned, written),
-                    next_token: None,
-                },
+                (Some(Ok(written)), _) => {
+                    last = last.max(Some(written.lsn));
+                    RowAnswer::Done {
+                        consumed: consumed_by_write(size, &written),
+                        row: shown_row(&returned, written),
+                        next_token: None,
+                    }
+                }
                 (Some(Err(error)), _) => failed(error.into()),
                 (None, Some(error)) => failed(error.clone()),
                 (None, None) => failed(StoreError::Unknown.into()),
             }
         };
-        self.places.into_iter().map(answer).collect()
+        let answers = self.places.into_iter().map(answer).collect();
+        (answers, last)
     }
 }
 

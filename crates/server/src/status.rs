@@ -4,7 +4,11 @@
 //! What must hold: names and units stay as they are, because scripts read them; new keys are
 //! optional. Times are milliseconds since the Unix epoch, a span of time ends in `_ms`.
 
+mod write_mode;
+
 use serde::{Deserialize, Serialize};
+
+pub use self::write_mode::{HolderStatus, SyncState, WriteModeStatus};
 
 /// How a region does, as it sees itself and the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -183,6 +187,9 @@ pub struct TableStatus {
     /// Who writes that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serve_mode: Option<ServeMode>,
+    /// How writes wait for other regions; absent where they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_mode: Option<WriteModeStatus>,
     /// Whether clients may write here.
     pub writable: bool,
     /// Partitions.

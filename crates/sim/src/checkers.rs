@@ -8,6 +8,7 @@ pub(crate) mod cuts;
 pub(crate) mod deleted;
 pub(crate) mod digest;
 pub(crate) mod dropped;
+pub(crate) mod held;
 pub(crate) mod order;
 pub(crate) mod prefix;
 pub(crate) mod registers;

@@ -3,6 +3,9 @@
 //! An answer is judged when it comes. A change whose answer was lost is "maybe": nothing is
 //! demanded of it, and if it shows, it must show everywhere.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use isthmus_model::change::{
     CellChange, CellWrite, ColumnFilter, Comparator, Condition, Existence, Filter, KeyPart,
     NamedKeyPart, Returned, RowAction, RowChange,
@@ -10,16 +13,18 @@ use isthmus_model::change::{
 use isthmus_model::check::{CheckedChange, check_change};
 use isthmus_model::clock::Clock;
 use isthmus_model::error::Outcome;
-use isthmus_model::ids::{Origin, PartitionId, Timestamp};
+use isthmus_model::ids::{Lsn, Origin, PartitionId, Timestamp};
 use isthmus_model::key::KeyValue;
 use isthmus_model::rule::{ConflictRules, Rule};
 use isthmus_model::schema::{DefinedColumn, Schema};
 use isthmus_model::value::{Text, Value, ValueKind};
+use isthmus_replication::mode::{Answer, Begun, Modes, Wait};
 use isthmus_store::{Pending, StoreError, Table, Written};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use crate::checkers::acked;
+use crate::checkers::{acked, held};
+use crate::clock::NodeClock;
 use crate::families;
 use crate::node::Life;
 use crate::observer::Observer;
@@ -35,6 +40,28 @@ struct Request {
     changes: Vec<(CheckedChange, Option<String>)>,
     wall_millis: i64,
     answer: Pending<Results>,
+    /// It is durable where it was asked for, and waits for other regions until then.
+    holds: Option<(Results, Wait, Duration)>,
+    modes: Arc<Modes>,
+    clock: Arc<NodeClock>,
+}
+
+impl Request {
+    /// The answer of one that waits, if it is there.
+    fn take_held(&mut self) -> Option<(Results, Answer)> {
+        let (_, wait, _) = self.holds.as_mut()?;
+        let answer = wait.try_take()?;
+        self.holds.take().map(|(results, ..)| (results, answer))
+    }
+
+    /// Whether it has waited long enough. Its outcome is not known then.
+    fn has_given_up(&self) -> bool {
+        self.holds.as_ref().is_some_and(|(_, _, until)| self.clock.monotonic() > *until)
+    }
+}
+
+fn last_written(results: &[Result<Written, StoreError>]) -> Option<Lsn> {
+    results.iter().flatten().map(|written| written.lsn).max()
 }
 
 /// All clients.
@@ -47,6 +74,8 @@ pub(crate) struct Clients {
     /// Numbers that servers gave.
     given: Vec<(PartitionId, i64)>,
     pub(crate) acknowledged: u64,
+    /// Of the requests that were answered, those that others held by then.
+    pub(crate) held: u64,
     /// One in so many requests to a base changes a schema.
     schema_one_in: u32,
     /// Tables are dropped now and then.
@@ -72,6 +101,7 @@ impl Clients {
             open: Vec::new(),
             given: Vec::new(),
             acknowledged: 0,
+            held: 0,
         }
     }
 
@@ -91,7 +121,7 @@ impl Clients {
         node: usize,
         life: &Life,
         plans: &[TablePlan],
-        clock: &dyn Clock,
+        clock: &Arc<NodeClock>,
     ) -> Option<String> {
         let plan = plans.get(self.rng.random_range(0..plans.len()))?;
         let table = life.store.table(plan.id)?;
@@ -115,12 +145,26 @@ impl Clients {
             }
         }
         let atomic = changes.len() > 1 && self.rng.random();
+        let modes = life.modes.shared.clone();
+        if let Err(refusal) = modes.admit(plan.partition) {
+            return Some(format!("node {node} refuses writes of {}: {refusal:?}", plan.name));
+        }
         let only = changes.iter().map(|(change, _)| change.clone()).collect();
         let answer = table.write(only, atomic);
         let number = self.next;
         let (rows, name) = (changes.len(), plan.name);
         let partition = plan.partition;
-        self.open.push(Request { node, partition, number, changes, wall_millis, answer });
+        self.open.push(Request {
+            node,
+            partition,
+            number,
+            changes,
+            wall_millis,
+            answer,
+            holds: None,
+            modes,
+            clock: clock.clone(),
+        });
         Some(format!("node {node} asked {number}: {rows} rows of {name}, atomic {atomic}"))
     }
 
@@ -181,15 +225,60 @@ impl Clients {
         let mut told = Vec::new();
         let open = std::mem::take(&mut self.open);
         for mut request in open {
-            match request.answer.try_take() {
-                None => self.open.push(request),
-                Some(answer) => {
-                    told.push(format!("answer {} {}", request.number, summary(&answer)));
-                    self.take_answer(&request, answer, observer);
-                }
+            if request.holds.is_none()
+                && let Some(answer) = request.answer.try_take()
+            {
+                told.push(format!("answer {} {}", request.number, summary(&answer)));
+                self.take_durable(request, answer, observer);
+            } else if let Some((results, answer)) = request.take_held() {
+                told.push(format!("held {} {answer:?}", request.number));
+                self.take_held(&request, results, answer, observer);
+            } else if !request.has_given_up() {
+                self.open.push(request);
             }
         }
         told
+    }
+
+    /// It is durable where it was asked for. What was written may have to wait.
+    fn take_durable(
+        &mut self,
+        mut request: Request,
+        answer: Result<Results, StoreError>,
+        observer: &mut Observer,
+    ) {
+        let last = last_written(answer.as_deref().unwrap_or_default());
+        let (Ok(results), Some(last)) = (&answer, last) else {
+            return self.take_answer(&request, answer, observer);
+        };
+        match request.modes.wait(request.partition, last) {
+            Begun::Over(how) => self.take_held(&request, results.clone(), how, observer),
+            Begun::Waits(wait) => {
+                let patience = request.modes.patience(request.partition);
+                let until = request.clock.monotonic() + patience;
+                request.holds = Some((results.clone(), wait, until));
+                self.open.push(request);
+            }
+        }
+    }
+
+    /// It is answered; if it is said to be held by others, they must hold it now.
+    fn take_held(
+        &mut self,
+        request: &Request,
+        results: Results,
+        how: Answer,
+        observer: &mut Observer,
+    ) {
+        if let (Answer::Held, Some(last), Some(report)) =
+            (how, last_written(&results), request.modes.report(request.partition))
+        {
+            let (node, partition) = (request.node, request.partition);
+            let checked = held::check(observer, node, partition, last, report.asked.held_by);
+            observer.judge(checked);
+            self.held += 1;
+        }
+        self.take_answer(request, Ok(results), observer);
     }
 
     fn take_answer(

@@ -145,6 +145,9 @@ fn main() -> ExitCode {
         "{acknowledged} changes acknowledged, {crashes} crashes, {digests} digests held to rows, \
          {cuts} cuts read"
     );
+    if tally.held > 0 {
+        println!("{} requests answered when other regions held them", tally.held);
+    }
     if matches!(arguments.scenario, Scenario::Verify | Scenario::Schemas) {
         println!("{tally:?}");
     }

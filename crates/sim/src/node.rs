@@ -3,6 +3,8 @@
 //! A life begins with what is on the disk and ends in a crash or a clean stop; nothing but the
 //! disk outlives it.
 
+mod modes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +17,7 @@ use isthmus_replication::error::ReplicationError;
 use isthmus_replication::frame::{Frame, Hello};
 use isthmus_replication::horizon::SafeTimes;
 use isthmus_replication::link::State;
+use isthmus_replication::mode::{Modes, SemiSync};
 use isthmus_replication::pack::PackedLogs;
 use isthmus_replication::receive::{Assignments, Inbound};
 use isthmus_replication::retention::Retention;
@@ -34,6 +37,8 @@ use crate::options::{Nature, TablePlan};
 use crate::plant::Plant;
 use crate::roles::{INSTANCE, Roles, origin_of, region_name};
 
+pub(crate) use self::modes::LifeModes;
+
 /// How long a cut stays readable after it was the safe time.
 const PAST_KEPT_MILLIS: i64 = 3000;
 
@@ -45,12 +50,17 @@ pub(crate) struct Node {
     pub(crate) format: u32,
     /// What is at rest of what people ask of its links.
     pub(crate) asked: Asked,
+    /// What is at rest of when writes are answered.
+    pub(crate) modes: SemiSyncs,
     /// `None`: it is down.
     pub(crate) life: Option<Life>,
 }
 
 /// What is asked of links, by peer and partition.
 pub(crate) type Asked = BTreeMap<(usize, PartitionId), Terms>;
+
+/// What writes of a partition wait for.
+pub(crate) type SemiSyncs = BTreeMap<PartitionId, SemiSync>;
 
 type Grown = Arc<Mutex<Vec<(PartitionId, Lsn)>>>;
 
@@ -70,6 +80,7 @@ pub(crate) struct Life {
     fatal: Arc<AtomicBool>,
     retention: Option<Retention>,
     asked: Asked,
+    pub(crate) modes: LifeModes,
     /// Assignments were obeyed when they had changed so often.
     obeyed: u64,
 }
@@ -87,8 +98,10 @@ impl Life {
         let clock: Arc<dyn Clock> = place.clock.clone();
         let store = Store::open(engine, clock.clone(), options)?;
         let roles = Arc::new(Roles::read(node, store.clone(), &nature.tables)?);
+        let modes = Arc::new(Modes::new(clock.clone()));
         let shared = Shared {
             store: store.clone(),
+            modes: modes.clone(),
             traces: Arc::new(Traces::new(clock.clone(), None, 0)),
             clock,
             safe_times: Arc::new(SafeTimes::default()),
@@ -121,6 +134,7 @@ impl Life {
             fatal: Arc::new(AtomicBool::new(false)),
             retention: nature.retention,
             asked: place.asked.clone(),
+            modes: LifeModes::new(modes, place.modes.clone()),
             obeyed: 0,
         };
         life.listen();
@@ -171,6 +185,7 @@ impl Life {
             let joined = joined.filter(|p| self.roles.is_neighbour(origin_of(*peer), *p));
             outbound.tell_of(&joined.collect());
         }
+        self.obey_modes();
     }
 
     /// People ask other things of links.
@@ -254,6 +269,7 @@ impl Life {
     pub(crate) fn tick(&mut self) {
         self.outbound.values_mut().for_each(Outbound::tick);
         self.inbound.values_mut().for_each(Inbound::tick);
+        self.modes.tick(&self.store);
     }
 
     /// Up to when everything is in a table, if that is known.

@@ -195,6 +195,15 @@ impl Observer {
         here.or_else(removed).unwrap_or_default()
     }
 
+    /// A node has everything of an origin durably through this.
+    pub(crate) fn held(&self, node: usize, origin: Origin, partition: PartitionId) -> Lsn {
+        let Some(view) = self.view(node, partition) else { return Lsn(0) };
+        match view.spec.writers.are_many() {
+            true => view.state.watermark(origin).map_or(Lsn(0), |mark| mark.lsn),
+            false => view.state.lsn,
+        }
+    }
+
     /// Whether a stamp was not used before.
     pub(crate) fn is_new_stamp(&self, stamp: Stamp) -> bool {
         !self.stamps.contains(&stamp)
@@ -227,12 +236,8 @@ impl Observer {
         partition: PartitionId,
         held: Lsn,
     ) {
-        let Some(view) = self.view(node, partition) else { return };
-        let has = match view.spec.writers.are_many() {
-            true => view.state.watermark(origin).map_or(Lsn(0), |mark| mark.lsn),
-            false => view.state.lsn,
-        };
-        if held > has {
+        let has = self.held(node, origin, partition);
+        if held > has && self.view(node, partition).is_some() {
             let what = format!("node {node} acknowledges {held} of {origin}, durable is {has}");
             self.judge(Err(Violation::of("order per origin", what)));
         }

@@ -182,6 +182,8 @@ pub(crate) struct Nature {
     pub(crate) past_bytes_max: usize,
     /// How often something is asked of links.
     pub(crate) ask_every: Option<u64>,
+    /// How often it is set when writes of a table are answered.
+    pub(crate) mode_every: Option<u64>,
 }
 
 impl Nature {
@@ -229,6 +231,7 @@ impl Nature {
             formats: vec![FORMAT; REGIONS],
             past_bytes_max: one_of(&mut split(options.seed, Purpose::Cuts), PAST_BYTES),
             ask_every: None,
+            mode_every: None,
         };
         // Enough rows for several leaves.
         nature.keys += one_of(rng, &[0, 0, 0, 300]);
@@ -240,6 +243,7 @@ impl Nature {
         if options.scenario == Scenario::Edges {
             nature.with_edges(rng);
         }
+        nature.mode_every = half(rng, |rng| rng.random_range(100..3000) * MILLI);
         let regions = nature.regions;
         nature.tables.iter_mut().for_each(|plan| plan.fill_record(regions));
         nature

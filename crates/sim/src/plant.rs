@@ -48,6 +48,8 @@ pub enum Plant {
     PauseForgotten,
     /// What was cut off the log while a link was stopped is passed over when it is resumed.
     CutPassedOver,
+    /// What was sent to a region is taken for what it holds.
+    HeldWhenShipped,
     /// What a group changed in the digest is not written with it, now and then.
     RedoLeftOut,
     /// What is written of an overwritten row does not take all of its old part off.
@@ -70,7 +72,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 13] = [
+    pub const ALL: [Plant; 14] = [
         Plant::AnswerBeforeSync,
         Plant::EntryLeftOut,
         Plant::RowLeftOut,
@@ -84,6 +86,7 @@ impl Plant {
         Plant::WaitingPromised,
         Plant::PauseForgotten,
         Plant::CutPassedOver,
+        Plant::HeldWhenShipped,
     ];
 
     /// Those of regions that pass on.

@@ -20,6 +20,8 @@ pub(crate) enum Purpose {
     Wishes,
     /// What is read as of which cut.
     Cuts,
+    /// When writes are to be answered.
+    Modes,
     /// The disk of the node with this index.
     Disk(usize),
 }
@@ -34,6 +36,7 @@ pub(crate) fn split(seed: u64, purpose: Purpose) -> SmallRng {
         Purpose::Clients => 5,
         Purpose::Wishes => 6,
         Purpose::Cuts => 7,
+        Purpose::Modes => 8,
         Purpose::Disk(node) => 100 + node as u64,
     };
     SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)

@@ -21,6 +21,8 @@ pub struct Tally {
     pub repaired: u64,
     /// Changes of schemas that were asked for.
     pub schema_changes: u64,
+    /// Requests that were answered when other regions held them.
+    pub held: u64,
 }
 
 impl Tally {
@@ -35,5 +37,6 @@ impl Tally {
         self.rot_found += other.rot_found;
         self.repaired += other.repaired;
         self.schema_changes += other.schema_changes;
+        self.held += other.held;
     }
 }

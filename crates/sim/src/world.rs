@@ -10,6 +10,7 @@ mod drops;
 mod events;
 mod faults;
 mod links;
+mod modes;
 mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,7 @@ use crate::clients::Clients;
 use crate::clock::{NodeClock, WorldTime};
 use crate::disk::Disk;
 use crate::network::Network;
-use crate::node::{Asked, Life, Node};
+use crate::node::{Asked, Life, Node, SemiSyncs};
 use crate::observer::Observer;
 use crate::options::{Nature, Options, TablePlan};
 use crate::rng::{Purpose, split};
@@ -90,7 +91,11 @@ pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
             crashes: world.crashes,
             digests_checked: world.digests_checked,
             cuts_checked: world.cuts_checked,
-            tally: Tally { schema_changes: world.clients.schema_changes, ..Tally::default() },
+            tally: Tally {
+                schema_changes: world.clients.schema_changes,
+                held: world.clients.held,
+                ..Tally::default()
+            },
         }),
         Err(violation) => Err(Box::new(Failure {
             violation,
@@ -121,6 +126,7 @@ struct World {
     schedule: SmallRng,
     faults: SmallRng,
     wishes: SmallRng,
+    modes: SmallRng,
     trace: Trace,
     crashes: u64,
     digests_checked: u64,
@@ -147,6 +153,7 @@ impl World {
             disk: Arc::new(Disk::new(place, seed, options.plant, observer.clone())),
             format: nature.formats[place],
             asked: Asked::new(),
+            modes: SemiSyncs::new(),
             life: None,
         };
         World {
@@ -160,6 +167,7 @@ impl World {
             schedule: split(seed, Purpose::Schedule),
             faults: split(seed, Purpose::Faults),
             wishes: split(seed, Purpose::Wishes),
+            modes: split(seed, Purpose::Modes),
             options: options.clone(),
             phase: Phase::Chaos,
             queue: BTreeMap::new(),

@@ -255,17 +255,28 @@ impl View {
                     output::plain(&table.name),
                     output::plain(&status.region),
                     table.serve_mode.map_or("here only", |mode| mode.as_str()).to_owned(),
+                    table.write_mode.as_ref().map_or_else(|| "async".into(), |mode| mode.words()),
                     if table.writable { "yes" } else { "no" }.to_owned(),
                     table.digest.as_ref().map_or(0, |digest| digest.rows).to_string(),
                     table.entries.to_string(),
                     if table.differing.is_empty() { "-".into() } else { differing.to_string() },
                 ];
-                rows.push((cells, if differing > 0 { Colour::Bad } else { Colour::Plain }));
+                let waits = table.write_mode.as_ref();
+                let is_bad = differing > 0 || waits.is_some_and(|mode| mode.has_fallen_back());
+                rows.push((cells, if is_bad { Colour::Bad } else { Colour::Plain }));
             }
         }
         rows.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let headings =
-            vec!["TABLE", "REGION", "SERVED", "WRITABLE", "ROWS", "ENTRIES", "DIFFERING"];
+        let headings = vec![
+            "TABLE",
+            "REGION",
+            "SERVED",
+            "ANSWERS",
+            "WRITABLE",
+            "ROWS",
+            "ENTRIES",
+            "DIFFERING",
+        ];
         Panel { title: "tables", headings, rows }
     }
 

@@ -22,6 +22,7 @@ use proptest::prelude::{Strategy, any, prop_assert, proptest};
 use super::*;
 use crate::frame::{Body, FORMAT, Frame, Hello};
 use crate::link::State;
+use crate::mode::Modes;
 use crate::receive::{Assignments, Inbound, Unfed};
 use crate::ship::{Outbound, Shared};
 use crate::terms::{Direction as Dialled, Terms};
@@ -179,6 +180,7 @@ impl Region {
             packed: Arc::default(),
             streams: Arc::default(),
             traces: Arc::new(Traces::new(Arc::new(StoppedClock), None, 0)),
+            modes: Arc::new(Modes::new(Arc::new(StoppedClock))),
             hello: Hello {
                 format,
                 region: u32::from(origin),

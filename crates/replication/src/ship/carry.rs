@@ -35,6 +35,11 @@ pub(super) struct Carried {
 }
 
 impl Carried {
+    /// Whether entries that region `own` has made are among what is carried to a replica.
+    pub(super) fn carries(&self, own: Origin) -> bool {
+        self.feeding.carries(own)
+    }
+
     /// The origins of which entries are picked out of the log to be passed on; none: otherwise.
     pub(super) fn origins(&self) -> &[Origin] {
         self.passing.as_ref().map_or(&[], Passing::origins)
@@ -112,6 +117,7 @@ impl Outbound {
                 log_start: stands.log_start,
             });
         });
+        self.tell_held(partition);
     }
 
     /// Tells on one of the streams how replicas stand, as far as that is news, and of ranges of

@@ -19,8 +19,18 @@ pub(super) fn routes() -> Router<AdminApi> {
     Router::new()
         .route("/v1/tables/{name}/schema", get(schema))
         .route("/v1/tables/{name}/changes", post(change))
+        .route("/v1/tables/{name}/receipt", get(receipt))
+        .route("/v1/receipts/wait", post(wait))
         .route("/v1/tables/{name}/conflicts", get(conflicts))
         .route("/v1/tables/{name}/conflicts/{id}/restore", post(restore))
+}
+
+async fn receipt(State(api): State<AdminApi>, Path(name): Path<String>) -> Response {
+    answer(api.node.receipt_json(&name))
+}
+
+async fn wait(State(api): State<AdminApi>, body: Bytes) -> Response {
+    answer(api.node.wait_for_regions(&body).await)
 }
 
 async fn schema(State(api): State<AdminApi>, Path(name): Path<String>) -> Response {

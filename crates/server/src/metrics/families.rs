@@ -14,6 +14,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
 use super::Outcome;
+use super::modes::ModeFigures;
 use crate::node::Node;
 use crate::node::tell::{disk_bytes, memory_bytes};
 use crate::status::{ProbeStatus, Ratios};
@@ -25,13 +26,14 @@ type Labels = Vec<(&'static str, String)>;
 
 /// Durations as Prometheus wants them: the bound of each class in seconds, how often it came.
 #[derive(Debug)]
-struct Histogram {
+pub(super) struct Histogram {
     classes: Vec<(f64, u64)>,
     sum: f64,
 }
 
 impl Histogram {
-    fn of(durations: &Durations) -> Histogram {
+    /// Those of so many durations.
+    pub(super) fn of(durations: &Durations) -> Histogram {
         let (counts, sum) = durations.get();
         let bounds = DURATION_BOUNDS_MICROS.iter().map(|micros| *micros as f64 / 1e6);
         let classes = bounds.chain([f64::MAX]).zip(counts).collect();
@@ -102,6 +104,7 @@ pub(super) struct Figures {
     disk_free: Option<u64>,
     refuses_writes: bool,
     probes: Vec<ProbeStatus>,
+    modes: ModeFigures,
 }
 
 impl Figures {
@@ -179,6 +182,7 @@ impl Figures {
             disk_free: node.store().space_left().ok(),
             refuses_writes: node.store().refuses_writes().is_some(),
             probes: node.probes().status(node.clock().wall_millis()),
+            modes: ModeFigures::of(node, label),
         }
     }
 
@@ -349,15 +353,16 @@ impl Collector for Figures {
         self.store(&mut to)?;
         self.requests(&mut to)?;
         self.probes(&mut to)?;
+        self.modes.encode(&mut to)?;
         self.links(&mut to)
     }
 }
 
 /// Writes families.
-struct Families<'a>(DescriptorEncoder<'a>);
+pub(super) struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
-    fn gauge(
+    pub(super) fn gauge(
         &mut self,
         name: &str,
         help: &str,
@@ -373,7 +378,7 @@ impl Families<'_> {
         Ok(())
     }
 
-    fn counter(
+    pub(super) fn counter(
         &mut self,
         name: &str,
         help: &str,
@@ -393,7 +398,7 @@ impl Families<'_> {
         Ok(())
     }
 
-    fn histogram<'h>(
+    pub(super) fn histogram<'h>(
         &mut self,
         name: &str,
         help: &str,
@@ -417,7 +422,7 @@ fn one(value: f64) -> [(Labels, f64); 1] {
     [(Labels::new(), value)]
 }
 
-fn table_label(table: &str) -> Labels {
+pub(super) fn table_label(table: &str) -> Labels {
     vec![("table", table.to_owned())]
 }
 

@@ -7,6 +7,7 @@ use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
 use serde_json::{Value, json};
 
+use super::events::EventKind;
 use super::global_tables::no_global_table;
 use super::{Node, Record};
 use crate::api_error::ApiError;
@@ -89,9 +90,13 @@ impl Node {
             self.check_families(id, &asked.extract.families)?;
         }
         let is_changed = record.table.change(&change)?;
-        let version = record.table.version;
+        let (version, mode) = (record.table.version, record.table.mode);
         if is_changed {
             self.save(id, record).await?;
+        }
+        if is_changed && matches!(change, Change::SetMode(_)) {
+            let text = format!("writes are answered {mode}");
+            self.notice(EventKind::WriteModeSet, name, text, json!({ "mode": mode }));
         }
         Ok(json!({ "version": version, "changed": is_changed }))
     }

@@ -8,6 +8,7 @@ use isthmus_model::conflict::{Side, Winner};
 use isthmus_model::key::{EncodedKey, PrimaryKey};
 use isthmus_model::schema::Schema;
 use isthmus_protocol::error_code::ErrorCode;
+use isthmus_protocol::receipt::Receipt;
 use isthmus_store::{Noticed, Table};
 use serde_json::{Value as Json, json};
 
@@ -54,10 +55,14 @@ impl Node {
         let change = written_back(&table, &noticed, loser)?;
         let checked = check_change(&table.schema(), change, self.clock.wall_millis())?;
         let results = table.write(vec![checked], false).await?;
+        let mut receipt = Receipt::default();
         for result in results {
-            result?;
+            let written = result?;
+            self.until_held(&table, written.lsn).done().await?;
+            self.note_receipt(&mut receipt, &table, written.lsn);
         }
-        Ok(json!({ "id": id, "restored": side_json(self, loser) }))
+        let restored = side_json(self, loser);
+        Ok(json!({ "id": id, "restored": restored, "receipt": receipt.to_text() }))
     }
 
     fn one(&self, schema: &Schema, number: u64, noticed: &Noticed) -> Json {

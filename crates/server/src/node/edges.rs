@@ -186,7 +186,7 @@ pub(super) fn extract_of(record: &Record, region: &str) -> Option<Arc<Extract>> 
 }
 
 /// What a replica holds of an origin.
-fn held_of(standing: &Standing, origin: u8) -> Option<Lsn> {
+pub(super) fn held_of(standing: &Standing, origin: u8) -> Option<Lsn> {
     let mark = standing.held.iter().find(|mark| mark.origin == u32::from(origin));
     mark.map(|mark| Lsn(mark.lsn))
 }

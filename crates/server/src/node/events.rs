@@ -54,6 +54,12 @@ pub enum EventKind {
     TableDropped,
     /// All regions have had that, and nothing of it is left.
     TableGone,
+    /// When writes of a table are answered was set.
+    WriteModeSet,
+    /// Too few other regions keep up with the writes of a table.
+    SyncFellBack,
+    /// They keep up again.
+    SyncRestored,
 }
 
 impl EventKind {
@@ -68,6 +74,8 @@ impl EventKind {
                 | EventKind::LinkHealed
                 | EventKind::TableDropped
                 | EventKind::TableGone
+                | EventKind::WriteModeSet
+                | EventKind::SyncRestored
         );
         !is_news
     }

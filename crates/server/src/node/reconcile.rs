@@ -205,6 +205,7 @@ impl Node {
             Question::Change(change) => self.on_change(&change).await,
             Question::Trigger(trigger) => self.on_trigger(&trigger),
             Question::Drop(asked) => self.on_drop(from, &asked).await.map(|()| Bytes::new()),
+            Question::Holds(holds) => self.on_holds(&holds).await.map(|()| Bytes::new()),
             Question::Measure(measure) => self.on_measure(measure).await,
             Question::Time(_) => Ok(self.tell_time()),
             about_rows @ (Question::Compare(_)
@@ -361,5 +362,6 @@ impl Node {
             drop(links);
             other.wake();
         }
+        self.obey_modes(&records);
     }
 }

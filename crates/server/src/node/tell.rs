@@ -95,6 +95,7 @@ impl Node {
                         Serve::PrimarySecondary => ServeMode::PrimarySecondary,
                         Serve::PeerToPeer => ServeMode::PeerToPeer,
                     }),
+                    write_mode: self.write_mode_status(table, record.as_ref()),
                     writable: spec.writing == Writing::Accept
                         && record.as_ref().is_none_or(|record| record.ready),
                     partitions: 1,

@@ -12,7 +12,7 @@ pub struct Call {
     #[prost(string, tag = "1")]
     pub from: String,
     /// What is asked.
-    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 30, 50")]
+    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 50")]
     pub question: Option<Question>,
 }
 
@@ -55,6 +55,9 @@ pub enum Question {
     /// Ship now what waits.
     #[prost(message, tag = "20")]
     Trigger(Trigger),
+    /// Tell whether the region has a write.
+    #[prost(message, tag = "25")]
+    Holds(Holds),
     /// Take bytes and rows, so that the way here is measured.
     #[prost(message, tag = "30")]
     Measure(Measure),
@@ -143,6 +146,17 @@ pub struct Forward {
     /// Request body.
     #[prost(bytes = "bytes", tag = "2")]
     pub body: Bytes,
+}
+
+/// Whether the asked region has what a receipt names; it waits a while until it does.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Holds {
+    /// The receipt, as text.
+    #[prost(string, tag = "1")]
+    pub receipt: String,
+    /// How long it may wait before it says no, in milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub wait_millis: u64,
 }
 
 /// The links of a table that leave the asked region ship what waits, whatever their timing.

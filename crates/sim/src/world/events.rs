@@ -64,6 +64,8 @@ pub(super) enum Event {
     DiskFrees(usize),
     /// A person asks something of a link somewhere.
     AskSomewhere,
+    /// A person says when writes of a table are answered.
+    ModeSet,
 }
 
 impl World {
@@ -126,6 +128,7 @@ impl World {
             Event::Start(node) => self.start(node),
             Event::End(node) => self.crash(node),
             Event::AskSomewhere => self.ask_somewhere(),
+            Event::ModeSet => self.set_mode(),
             Event::CrashSomewhere
             | Event::BreakSomewhere
             | Event::Break(_)
@@ -244,7 +247,7 @@ impl World {
         let node = self.random_node();
         let Some(place) = self.nodes.get(node) else { return };
         let Some(life) = &place.life else { return };
-        let asked = self.clients.ask(node, life, &self.nature.tables, &*place.clock);
+        let asked = self.clients.ask(node, life, &self.nature.tables, &place.clock);
         if let Some(asked) = asked {
             self.note(&asked);
         }

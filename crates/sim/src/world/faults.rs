@@ -32,6 +32,9 @@ impl World {
         if let Some(every) = self.nature.ask_every {
             self.after(every, Event::AskSomewhere);
         }
+        if let Some(every) = self.nature.mode_every {
+            self.after(every, Event::ModeSet);
+        }
         for place in &self.nodes {
             place.disk.set_odds(commits, reads);
         }

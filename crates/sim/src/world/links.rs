@@ -93,6 +93,11 @@ impl World {
                 }
                 let frame = self.life(node).and_then(|life| life.poll_outbound(peer, direction));
                 let Some(frame) = frame else { break };
+                if self.options.plant == Some(Plant::HeldWhenShipped)
+                    && let Some(life) = self.life(node)
+                {
+                    life.take_shipped_for_held(peer);
+                }
                 self.send(stream, Way::There, node, frame);
             }
         }

@@ -54,6 +54,7 @@ impl Node {
             | Question::Change(_)
             | Question::Drop(_)
             | Question::Trigger(_)
+            | Question::Holds(_)
             | Question::Measure(_)
             | Question::Time(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));

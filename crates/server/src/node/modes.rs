@@ -1,0 +1,254 @@
+//! Writes that are answered when other regions hold them: what the records ask for, and what
+//! becomes of a write that waits.
+//!
+//! Waiting itself is `isthmus_replication::mode`. Here the records say which regions count, what
+//! neighbours tell of regions that no link reaches is passed on, and each change of state is an
+//! event and a note at rest before anything is answered because of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_control::write_mode::{self, WriteMode};
+use isthmus_model::ids::{Lsn, PartitionId, TableId};
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_replication::mode::{Begun, Fallback, ModeChange, Refusal, SemiSync, Wait};
+use isthmus_store::Table;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::Sleep;
+
+use super::edges::held_of;
+use super::events::{Event, EventKind};
+use super::{Node, Record};
+use crate::api_error::ApiError;
+use crate::status::{HolderStatus, SyncState, WriteModeStatus};
+
+/// How often it is looked whether a bound in time has passed.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const NOTES: &str = "fallen-back/";
+
+fn note_name(partition: PartitionId) -> Vec<u8> {
+    format!("{NOTES}{:016x}", partition.0).into_bytes()
+}
+
+/// What is kept of a partition that has fallen back, so that a restart knows.
+#[derive(Serialize, Deserialize)]
+struct FallenBack {
+    reason: String,
+}
+
+/// A write that is durable here and may have to wait. Its patience has begun.
+pub struct Hold<'a> {
+    node: &'a Node,
+    waiting: Option<(Wait, Pin<Box<Sleep>>)>,
+}
+
+impl Hold<'_> {
+    /// Waits until the write may be answered. An error says that it is written here and that its
+    /// outcome is unknown.
+    pub async fn done(self) -> Result<(), ApiError> {
+        let Some((mut wait, patience)) = self.waiting else { return Ok(()) };
+        tokio::select! {
+            biased;
+            _ = &mut wait => Ok(()),
+            () = patience => {
+                wait.give_up();
+                Err(ApiError::new(
+                    ErrorCode::Timeout,
+                    format!(
+                        "Operation timeout. The write is durable in region {} and not yet known \
+                         to be held by as many others as the table asks for; whether it outlives \
+                         the loss of this region is not known.",
+                        self.node.config.region.name
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Begins to wait until a write that is durable here is held by as many other regions as its
+    /// table asks for.
+    pub fn until_held(&self, table: &Table, lsn: Lsn) -> Hold<'_> {
+        let modes = &self.shared.modes;
+        let waiting = match modes.wait(table.partition(), lsn) {
+            Begun::Over(_) => None,
+            Begun::Waits(wait) => {
+                let patience = modes.patience(table.partition());
+                Some((wait, Box::pin(tokio::time::sleep(patience))))
+            }
+        };
+        Hold { node: self, waiting }
+    }
+
+    /// Whether a write of a table may be made, as far as other regions keep up.
+    pub(super) fn check_holders(&self, table: &Table) -> Result<(), ApiError> {
+        self.shared.modes.admit(table.partition()).map_err(|refusal| match refusal {
+            Refusal::FallenBack(reason) => ApiError::new(
+                ErrorCode::PartitionUnavailable,
+                format!("Nothing was written, since {reason}. Try again later."),
+            ),
+            Refusal::TooMany => ApiError::new(
+                ErrorCode::ServerBusy,
+                "Server is busy. Too many writes wait for other regions.",
+            ),
+        })
+    }
+
+    /// Lets writes wait as the records say.
+    pub(super) fn obey_modes(&self, records: &BTreeMap<TableId, Record>) {
+        let own = &self.config.region.name;
+        let mut wanted = BTreeSet::new();
+        for (id, Record { table, .. }) in records {
+            let WriteMode::SemiSync(asked) = &table.mode else { continue };
+            let Some(partition) = self.partition_of(*id).filter(|_| table.writes(own)) else {
+                continue;
+            };
+            let counting = table.replicas.iter().filter(|r| table.counts(own, &r.region));
+            let counting = counting.filter_map(|replica| self.number_of(&replica.region));
+            let fallen_back = self.recorded_fall(partition);
+            self.shared.modes.set(partition, terms(asked), &counting.collect(), fallen_back);
+            for other in self.others.values() {
+                other.links().tell_held(partition);
+            }
+            wanted.insert(partition);
+        }
+        for partition in self.shared.modes.partitions() {
+            if !wanted.contains(&partition) {
+                self.shared.modes.unset(partition);
+                // Should it come back in a crash, the table only climbs back once more.
+                drop(self.store.delete_note(&note_name(partition)));
+            }
+        }
+    }
+
+    fn recorded_fall(&self, partition: PartitionId) -> Option<String> {
+        let note = self.store.note(&note_name(partition)).ok()??;
+        serde_json::from_slice::<FallenBack>(&note).ok().map(|fallen| fallen.reason)
+    }
+
+    /// Sees to it that bounds in time are kept, and records what has changed, until `stop` says
+    /// so.
+    pub async fn keep_modes(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            self.tell_relayed();
+            self.shared.modes.tick();
+            for change in self.shared.modes.take_changes() {
+                self.record_change(change).await;
+            }
+            tokio::select! {
+                () = self.shared.modes.changed() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = stop.changed() => return,
+            }
+        }
+    }
+
+    /// Tells what regions hold that no link of this one gives its entries to.
+    fn tell_relayed(&self) {
+        for partition in self.shared.modes.partitions() {
+            let Some(table) = self.table_of(partition) else { continue };
+            let Some(record) = self.record(table.id()).filter(|r| r.table.has_edges()) else {
+                continue;
+            };
+            for replica in &record.table.replicas {
+                let standing = self.standing_of(table.id(), &replica.region);
+                let Some(standing) = standing.filter(|standing| standing.is_complete) else {
+                    continue;
+                };
+                if let Some(number) = self.number_of(&replica.region) {
+                    let held = held_of(&standing, self.config.region.number);
+                    self.shared.modes.held(partition, number, held);
+                }
+            }
+        }
+    }
+
+    async fn record_change(&self, change: ModeChange) {
+        let table = self.table_of(change.partition);
+        let name = table.map_or_else(String::new, |table| table.name().as_str().to_owned());
+        let own = &self.config.region.name;
+        let (kind, text) = match change.fallen_back {
+            true => (EventKind::SyncFellBack, "has fallen back"),
+            false => (EventKind::SyncRestored, "is in sync again"),
+        };
+        let report = self.shared.modes.report(change.partition);
+        let fallback = report.map(|report| report.asked.fallback.as_str());
+        let event = Event {
+            at_ms: change.at_millis,
+            kind,
+            table: name,
+            text: format!("writing in {own} {text}: {}", change.reason),
+            detail: json!({
+                "region": own,
+                "fallen_back": change.fallen_back,
+                "reason": change.reason,
+                "fallback": fallback,
+            }),
+        };
+        self.verification.events.push(event, &self.store);
+        let name = note_name(change.partition);
+        let recorded = match change.fallen_back {
+            true => {
+                let note = json!(FallenBack { reason: change.reason.clone() }).to_string();
+                self.store.put_note(&name, note.as_bytes()).await
+            }
+            false => self.store.delete_note(&name).await,
+        };
+        match recorded {
+            Ok(()) => self.shared.modes.recorded(&change),
+            Err(error) => tracing::warn!(%error, "a region that fell back could not record it"),
+        }
+    }
+
+    /// How writes of a table are answered, where they wait for other regions.
+    pub(super) fn write_mode_status(
+        &self,
+        table: &Table,
+        record: Option<&Record>,
+    ) -> Option<WriteModeStatus> {
+        let WriteMode::SemiSync(asked) = record?.table.mode else { return None };
+        let report = self.shared.modes.report(table.partition());
+        let holders = report.iter().flat_map(|report| &report.holders);
+        let holders = holders.map(|(region, held)| HolderStatus {
+            region: self.name_of(*region),
+            held_lsn: held.map(|held| held.0),
+        });
+        Some(WriteModeStatus {
+            answers: "semi-sync".to_owned(),
+            held_by: asked.held_by,
+            bound_entries: asked.bound_entries,
+            bound_ms: asked.bound_ms,
+            patience_ms: asked.patience_ms,
+            fallback: asked.fallback.as_str().to_owned(),
+            state: report.as_ref().map(|report| match report.fallen_back {
+                true => SyncState::FallenBack,
+                false => SyncState::InSync,
+            }),
+            reason: report.as_ref().map(|report| report.reason.clone()).unwrap_or_default(),
+            since_ms: report.as_ref().map(|report| report.since_millis),
+            lag_entries: report.as_ref().and_then(|report| report.lag),
+            waiting: report.as_ref().map_or(0, |report| report.waiting as u64),
+            holders: holders.collect(),
+        })
+    }
+}
+
+/// What is asked, as the replication room takes it.
+fn terms(asked: &write_mode::SemiSync) -> SemiSync {
+    SemiSync {
+        held_by: usize::from(asked.held_by),
+        bound_entries: asked.bound_entries,
+        bound: Duration::from_millis(asked.bound_ms),
+        patience: Duration::from_millis(asked.patience_ms),
+        fallback: match asked.fallback {
+            write_mode::Fallback::Wait => Fallback::Wait,
+            write_mode::Fallback::Refuse => Fallback::Refuse,
+            write_mode::Fallback::Async => Fallback::Async,
+        },
+    }
+}

@@ -1,0 +1,96 @@
+//! Writes that wait for other regions, as the server lets them wait.
+
+use std::sync::Arc;
+
+use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_replication::mode::{ModeChange, Modes};
+use isthmus_replication::terms::Wish;
+use isthmus_replication::timing::Timing;
+use isthmus_store::{Pending, Store};
+
+use super::{Life, SemiSyncs};
+use crate::roles::origin_of;
+
+fn note_name(partition: PartitionId) -> Vec<u8> {
+    format!("fallen-back/{partition}").into_bytes()
+}
+
+/// The modes of one life.
+pub(crate) struct LifeModes {
+    pub(crate) shared: Arc<Modes>,
+    asked: SemiSyncs,
+    /// Changes of state whose notes are not durable yet.
+    noted: Vec<(ModeChange, Pending<()>)>,
+}
+
+impl LifeModes {
+    pub(super) fn new(shared: Arc<Modes>, asked: SemiSyncs) -> LifeModes {
+        LifeModes { shared, asked, noted: Vec::new() }
+    }
+
+    /// Looks at bounds in time; a change counts once its note is durable.
+    pub(super) fn tick(&mut self, store: &Store) {
+        self.shared.tick();
+        for change in self.shared.take_changes() {
+            let name = note_name(change.partition);
+            let noted = match change.fallen_back {
+                true => store.put_note(&name, change.reason.as_bytes()),
+                false => store.delete_note(&name),
+            };
+            self.noted.push((change, noted));
+        }
+        let shared = &self.shared;
+        self.noted.retain_mut(|(change, noted)| match noted.try_take() {
+            None => true,
+            Some(Ok(())) => {
+                shared.recorded(change);
+                false
+            }
+            Some(Err(_)) => false,
+        });
+    }
+}
+
+impl Life {
+    /// People say when writes are answered.
+    pub(crate) fn set_modes(&mut self, asked: &SemiSyncs) {
+        self.modes.asked.clone_from(asked);
+        self.obey_modes();
+    }
+
+    /// Lets writes wait for the regions that get all of this one at once.
+    pub(super) fn obey_modes(&self) {
+        let shared = self.roles.shared();
+        let modes = &self.modes.shared;
+        for plan in shared.iter().filter(|plan| plan.is_writer(self.node)) {
+            let partition = plan.partition;
+            let Some(asked) = self.modes.asked.get(&partition) else {
+                modes.unset(partition);
+                continue;
+            };
+            let counts = |peer: &&usize| {
+                let own = origin_of(self.node);
+                let feeding = self.roles.feeding(partition, **peer);
+                let terms = self.asked.get(&(**peer, partition));
+                feeding.is_some_and(|feeding| feeding.carries(own))
+                    && terms.is_none_or(|terms| {
+                        terms.wish == Wish::Run && terms.timing == Timing::Immediate
+                    })
+            };
+            let counting = self.outbound.keys().filter(counts).map(|peer| origin_of(*peer));
+            let fallen_back = self.store.note(&note_name(partition)).ok().flatten();
+            let fallen_back = fallen_back.map(|why| String::from_utf8_lossy(&why).into_owned());
+            modes.set(partition, *asked, &counting.collect(), fallen_back);
+            self.outbound.values().for_each(|outbound| outbound.tell_held(partition));
+        }
+    }
+
+    /// A planted bug: what was sent to a peer is taken for what it holds.
+    pub(crate) fn take_shipped_for_held(&self, peer: usize) {
+        let Some(outbound) = self.outbound.get(&peer) else { return };
+        for partition in self.modes.shared.partitions() {
+            let shipped = outbound.report(partition).map_or(Lsn(0), |report| report.shipped);
+            self.modes.shared.held(partition, origin_of(peer), Some(shipped));
+        }
+    }
+}
