@@ -254,8 +254,8 @@ impl Modes {
     /// Begins to wait with a write that is durable here.
     pub fn wait(&self, partition: PartitionId, lsn: Lsn) -> Begun {
         let Some(known) = self.known(partition) else { return Begun::Over(Answer::NotHeld) };
-        let now = self.clock.monotonic();
         let mut inner = known.0.lock();
+        let now = self.clock.monotonic();
         if inner.is_over {
             return Begun::Over(Answer::NotHeld);
         }
@@ -299,10 +299,9 @@ impl Modes {
     pub fn tick(&self) {
         let all: Vec<_> =
             self.partitions.read().iter().map(|(id, known)| (*id, known.clone())).collect();
-        let now = self.clock.monotonic();
         for (partition, known) in all {
             let mut inner = known.0.lock();
-            let news = inner.watch.look(now);
+            let news = inner.watch.look(self.clock.monotonic());
             self.settle(partition, &mut inner, news);
         }
     }

@@ -69,7 +69,8 @@ impl Watch {
 
     /// Time has passed, or something else was asked. A state that changes is told with its reason.
     pub(super) fn look(&mut self, now: Duration) -> Option<String> {
-        let took = self.goal.filter(|(goal, _)| self.held >= Some(*goal)).map(|(_, set)| now - set);
+        let reached = self.goal.filter(|(goal, _)| self.held >= Some(*goal));
+        let took = reached.map(|(_, set)| now.saturating_sub(set));
         let is_even = self.held >= Some(self.end);
         // Before the first write of a life nobody waits for anything.
         if is_even || self.end == Lsn(0) {
@@ -88,7 +89,7 @@ impl Watch {
         let since = self.goal.map_or(now, |(_, set)| set);
         let reason = if self.lag().is_some_and(|lag| lag > bound_entries) {
             format!("fewer than {held_by} others hold all but the newest {bound_entries} entries")
-        } else if now - since > bound {
+        } else if now.saturating_sub(since) > bound {
             let millis = bound.as_millis();
             format!("fewer than {held_by} others hold what was written more than {millis} ms ago")
         } else {
@@ -183,6 +184,16 @@ mod tests {
         watch.written(Lsn(40), millis(now));
         watch.held(Some(Lsn(39)), millis(now));
         assert!(watch.held(Some(Lsn(40)), millis(now + 20)).is_some());
+    }
+
+    #[test]
+    fn a_time_that_was_taken_earlier_is_told_later() {
+        let mut watch = watch();
+        watch.held(Some(Lsn(1)), millis(1));
+        assert_eq!(watch.written(Lsn(3), millis(7)), None);
+        assert_eq!(watch.written(Lsn(2), millis(6)), None);
+        assert_eq!(watch.held(Some(Lsn(3)), millis(6)), None);
+        assert!(!watch.has_fallen_back());
     }
 
     #[test]
