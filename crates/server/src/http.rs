@@ -38,6 +38,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::api_error::ApiError;
 use crate::as_of::{AS_OF, AsOf, tables_read};
 use crate::caller::{Caller, Callers};
+use crate::fault;
 use crate::metrics::Outcome;
 use crate::node::Node;
 use crate::receipts::{self, AFTER, RECEIPT};
@@ -171,8 +172,9 @@ impl PublicApi {
         let mut caller = None;
         let began = self.node.clock().monotonic();
         let traces = self.node.traces();
-        let serving = self.serve_request(from, request, &mut caller);
+        let serving = fault::caught(self.serve_request(from, request, &mut caller));
         let (answer, followed) = trace::serve(traces, serving).await;
+        let answer = answer.unwrap_or_else(|| Err(ApiError::internal().closing()));
         let outcome = match &answer {
             Ok(_) => Outcome::Done,
             Err(failure) => Outcome::of_code(failure.error.code),

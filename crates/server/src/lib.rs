@@ -18,6 +18,7 @@ pub mod api_error;
 mod as_of;
 pub mod caller;
 pub mod config;
+mod fault;
 pub mod http;
 pub mod metrics;
 pub mod node;
@@ -56,6 +57,8 @@ use crate::peer::tls::{PeerTls, TlsError, TlsFiles};
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The exit status of a process that could not make a commit durable.
 pub const EXIT_COMMIT_FAILED: i32 = 70;
+/// The exit status of a process that found a fault of its own.
+pub const EXIT_FAULT: i32 = 71;
 
 /// Why a region cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -109,29 +112,36 @@ pub async fn serve(
     let boot = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
     let callers = Arc::new(Callers::new(node.config()));
     let api = http::PublicApi::new(node.clone(), callers.clone(), &token_key, boot);
-    node.spawn(node.clone().keep_reconciled(stopped.clone()));
-    node.spawn(node.clone().keep_up(stopped.clone()));
-    node.spawn(node.clone().keep_digests(stopped.clone()));
-    node.spawn(node.clone().watch_clocks(stopped.clone()));
-    node.spawn(node.clone().keep_modes(stopped.clone()));
-    node.spawn(node.clone().keep_scrubbed(stopped.clone()));
-    node.spawn(node.clone().keep_gauge(stopped.clone()));
-    node.spawn(node.clone().keep_probing(stopped.clone()));
-    node.spawn(node.clone().keep_traces_exported(stopped.clone()));
+    keep(&node, "keep_reconciled", node.clone().keep_reconciled(stopped.clone()));
+    keep(&node, "keep_up", node.clone().keep_up(stopped.clone()));
+    keep(&node, "keep_digests", node.clone().keep_digests(stopped.clone()));
+    keep(&node, "watch_clocks", node.clone().watch_clocks(stopped.clone()));
+    keep(&node, "keep_modes", node.clone().keep_modes(stopped.clone()));
+    keep(&node, "keep_scrubbed", node.clone().keep_scrubbed(stopped.clone()));
+    keep(&node, "keep_gauge", node.clone().keep_gauge(stopped.clone()));
+    keep(&node, "keep_probing", node.clone().keep_probing(stopped.clone()));
+    keep(&node, "keep_traces_exported", node.clone().keep_traces_exported(stopped.clone()));
     for other in node.others().values() {
-        node.spawn(other.clone().keep_fresh(stopped.clone()));
-        node.spawn(other.clone().keep_pushing(stopped.clone()));
-        node.spawn(other.clone().keep_pulling(node.clone(), stopped.clone()));
-        node.spawn(other.clone().keep_answering(node.clone(), stopped.clone()));
+        keep(&node, "keep_fresh", other.clone().keep_fresh(stopped.clone()));
+        keep(&node, "keep_pushing", other.clone().keep_pushing(stopped.clone()));
+        keep(&node, "keep_pulling", other.clone().keep_pulling(node.clone(), stopped.clone()));
+        keep(&node, "keep_answering", other.clone().keep_answering(node.clone(), stopped.clone()));
     }
     if let Some((files, current)) = tls {
         let shown = current.subscribe();
-        node.spawn(peer::serve::serve(node.clone(), shown, ports.peer, stopped.clone()));
-        node.spawn(peer::renew::keep_renewed(node.clone(), files, current, stopped.clone()));
+        keep(
+            &node,
+            "peer port",
+            peer::serve::serve(node.clone(), shown, ports.peer, stopped.clone()),
+        );
+        let renewed = peer::renew::keep_renewed(node.clone(), files, current, stopped.clone());
+        keep(&node, "keep_renewed", renewed);
     }
-    node.spawn(admin::AdminApi::new(node.clone(), callers).serve(ports.admin, stopped.clone()));
+    let admin = admin::AdminApi::new(node.clone(), callers).serve(ports.admin, stopped.clone());
+    keep(&node, "administration port", admin);
     node.take_up_jobs();
-    let public = tokio::spawn(Arc::new(api).serve(ports.public, stopped));
+    let public = Arc::new(api).serve(ports.public, stopped);
+    let public = tokio::spawn(fault::or_end("public port", public));
     tracing::info!(
         region = %node.config().region.name,
         endpoint = %node.config().public.endpoint,
@@ -148,6 +158,11 @@ pub async fn serve(
     let _ = tokio::task::spawn_blocking(move || committer.join()).await;
     store.close()?;
     Ok(())
+}
+
+/// Lets a part of the region run that it cannot do without.
+fn keep(node: &Node, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    node.spawn(fault::or_end(name, work));
 }
 
 struct Ports {
@@ -220,7 +235,7 @@ fn start_committer(store: &Arc<Store>) -> Result<std::thread::JoinHandle<()>, Se
     let store = store.clone();
     std::thread::Builder::new()
         .name("committer".to_owned())
-        .spawn(move || store.run_committer())
+        .spawn(move || fault::thread_or_end("committer", || store.run_committer()))
         .map_err(ServerError::Committer)
 }
 
