@@ -61,7 +61,8 @@ pub(super) struct LaneTree {
     /// How many slots are dirty.
     pub(super) dirty: usize,
     pub(super) splittable: u64,
-    /// No key beyond this one was ever in the last leaf; `None` if that is not known.
+    /// No key beyond this one was ever in the last leaf, and none of its leaves begins beyond it;
+    /// `None` if that is not known.
     pub(super) bound: Option<Vec<u8>>,
     /// Whether what is stored knows a bound, too.
     pub(super) is_bound_settled: bool,
@@ -285,6 +286,12 @@ impl LaneTree {
         });
         records.splice(leaf..leaf + 1, found);
         self.replace(at..at + 1, &records, tick, false);
+        // A row that has nothing in this lane may begin the last leaf; it is begun only once.
+        if let (Some(bound), Some(part)) = (&mut self.bound, parts.last())
+            && *bound < part.start
+        {
+            bound.clone_from(&part.start);
+        }
         true
     }
 

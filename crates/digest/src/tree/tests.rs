@@ -1,6 +1,6 @@
 //! A tree says what a plain map of rows says, whatever happens to it and wherever it crashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proptest::collection::vec;
@@ -231,15 +231,13 @@ impl World {
         end: Option<&[u8]>,
         mut is_start: impl FnMut(&[u8]) -> bool,
     ) -> Vec<LeafPart> {
-        let keys = self.rows.range((lane, start.to_vec())..).map(|((of, key), _)| (*of, key));
-        let keys =
-            keys.take_while(|(of, key)| *of == lane && end.is_none_or(|end| key.as_slice() < end));
+        // Who reads rows meets also those that have nothing in this lane.
+        let keys = self.rows.keys().map(|(_, key)| key);
+        let keys = keys.filter(|key| key.as_slice() > start);
+        let keys: BTreeSet<&Vec<u8>> =
+            keys.filter(|key| end.is_none_or(|end| key.as_slice() < end)).collect();
         let mut starts = vec![start.to_vec()];
-        for (_, key) in keys {
-            if key.as_slice() != start && is_start(key) {
-                starts.push(key.clone());
-            }
-        }
+        starts.extend(keys.into_iter().filter(|key| is_start(key)).cloned());
         let ends = starts.iter().skip(1).map(|start| Some(start.as_slice()));
         let ends: Vec<Option<&[u8]>> = ends.chain([end]).collect();
         let parts = starts.iter().zip(ends).map(|(start, end)| {
@@ -358,6 +356,7 @@ impl World {
             assert_eq!(leaves.len() as u64, root.leaves);
             assert_eq!((leaves[0].start.len(), &leaves[leaves.len() - 1].end), (0, &None));
             assert!(leaves.windows(2).all(|pair| pair[0].end.as_ref() == Some(&pair[1].start)));
+            assert!(leaves.is_sorted_by(|a, b| a.start < b.start));
             for leaf in &leaves {
                 let total = self.total(root.lane, &leaf.start, leaf.end.as_deref());
                 assert_eq!((leaf.sum, leaf.rows), total, "{:?} {leaf:?}", root.lane);
@@ -489,6 +488,19 @@ fn an_append_splits_at_once_and_takes_few_rows_a_leaf() {
     assert_eq!(world.tree.wants_split(), None);
     let fingerprints = world.tree.fingerprints(&world.hasher, Lane::Data, b"", None);
     assert!(fingerprints.count() >= leaves.len() - 1);
+}
+
+#[test]
+fn a_leaf_that_was_split_beyond_the_rows_of_its_lane_is_not_begun_twice() {
+    let mut world = World::new();
+    let is_boundary = |number: &u16| world.hasher.zero_bits(&key(*number)) >= LEAF_ZERO_BITS;
+    let beyond = (1..900).find(is_boundary).unwrap();
+    world.run(Step::Put(vec![(0, Lane::Time(0), Some(1)), (beyond, Lane::Data, Some(2))]));
+    let parts = world.parts(Lane::Time(0), b"", None, |at| at == key(beyond));
+    assert_eq!(parts.len(), 2);
+    assert!(world.tree.split(Lane::Time(0), b"", 0, &parts));
+    world.run(Step::Put(vec![(beyond, Lane::Time(0), Some(3))]));
+    world.check();
 }
 
 #[test]

@@ -115,13 +115,16 @@ impl Answer {
         let kind = match error {
             VerifyError::NoSession => FailedKind::NoSession,
             VerifyError::Busy => FailedKind::Busy,
-            VerifyError::Damaged(_) | VerifyError::Protocol(_) => FailedKind::Invalid,
+            VerifyError::Damaged(_) | VerifyError::Protocol(_) | VerifyError::Refused(_) => {
+                FailedKind::Invalid
+            }
             VerifyError::Unreachable(_) | VerifyError::Read(_) => FailedKind::Read,
         };
         let reason = match error {
             VerifyError::Unreachable(reason) | VerifyError::Read(reason) => reason.clone(),
             VerifyError::Damaged(_)
             | VerifyError::Protocol(_)
+            | VerifyError::Refused(_)
             | VerifyError::NoSession
             | VerifyError::Busy => error.to_string(),
         };
@@ -135,7 +138,7 @@ impl Answer {
                 FailedKind::Read => VerifyError::Read(failed.reason),
                 FailedKind::NoSession => VerifyError::NoSession,
                 FailedKind::Busy => VerifyError::Busy,
-                FailedKind::Invalid => VerifyError::Protocol("the question was refused as wrong"),
+                FailedKind::Invalid => VerifyError::Refused(failed.reason),
             }),
             Some(tell) => Ok(tell),
             None => Err(VerifyError::Protocol("an answer without one")),

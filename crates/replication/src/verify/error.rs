@@ -11,6 +11,9 @@ pub enum VerifyError {
     /// The answer does not fit the question.
     #[error("side broke the protocol: {0}")]
     Protocol(&'static str),
+    /// The side holds the question for wrong.
+    #[error("side refused a question as wrong: {0}")]
+    Refused(String),
     /// The session is not known, or ended because nobody asked anything for long.
     #[error("session of the comparison has ended")]
     NoSession,
@@ -29,7 +32,9 @@ impl VerifyError {
     /// The kind of failure.
     pub fn kind(&self) -> Kind {
         match self {
-            VerifyError::Damaged(_) | VerifyError::Protocol(_) => Kind::Corrupt,
+            VerifyError::Damaged(_) | VerifyError::Protocol(_) | VerifyError::Refused(_) => {
+                Kind::Corrupt
+            }
             VerifyError::NoSession => Kind::NotFound,
             VerifyError::Busy => Kind::Busy,
             VerifyError::Unreachable(_) => Kind::Unavailable,
