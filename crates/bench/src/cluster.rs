@@ -393,6 +393,12 @@ impl Cluster {
 
     /// Makes replicas of the table in all other regions and waits until they hold its rows.
     pub(crate) fn create_replicas(&self, limit: Duration) -> Result<()> {
+        let id = self.bind_replicas()?;
+        self.await_replicas(&id, limit)
+    }
+
+    /// Lets all other regions begin to copy the table; gives the global table's id.
+    pub(crate) fn bind_replicas(&self) -> Result<String> {
         let (base, others) =
             self.up.regions.split_first().ok_or_else(|| BenchError::failed("no regions"))?;
         let instance = &self.up.instance;
@@ -412,11 +418,15 @@ impl Cluster {
             serve_mode: Some(ServeMode::PrimarySecondary),
         };
         let answer = self.call("/CreateGlobalTable", &Operation::CreateGlobalTable(create))?;
-        let id = decode_global_table(answer)?.id;
+        Ok(decode_global_table(answer)?.id)
+    }
+
+    /// Waits until all replicas hold the table's rows.
+    pub(crate) fn await_replicas(&self, id: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             let describe = Operation::DescribeGlobalTable(DescribeGlobalTable {
-                id: Some(id.clone()),
+                id: Some(id.to_owned()),
                 name: TABLE.to_owned(),
                 replica: None,
                 return_rpo: false,
@@ -477,7 +487,15 @@ impl Cluster {
 
     /// Sets when writes of the table are answered; `mode` is JSON.
     pub(crate) fn set_mode(&self, mode: &str) -> Result<()> {
-        let change = format!(r#"{{"change":"set-mode","mode":{mode}}}"#);
+        self.change_table(format!(r#"{{"change":"set-mode","mode":{mode}}}"#))
+    }
+
+    /// Holds copies to a share of one processor at their origin.
+    pub(crate) fn hold_copies(&self, percent: u8) -> Result<()> {
+        self.change_table(format!(r#"{{"change":"set-link","copy_cpu_percent":{percent}}}"#))
+    }
+
+    fn change_table(&self, change: String) -> Result<()> {
         let target = format!("/v1/global-tables/{TABLE}/changes");
         self.administer("POST", &target, change.into()).map(drop)
     }

@@ -16,7 +16,24 @@ const SHARE: f64 = 0.2;
 /// Requests that are made ready.
 const PUTS_MAX: u64 = 50_000;
 
+/// How far the copy is held back, and what the origin's p99 may become.
+struct Hold {
+    name: &'static str,
+    /// Of one processor; `None`: as links do by themselves.
+    percent: Option<u8>,
+    aim: f64,
+}
+
+const HOLDS: [Hold; 2] = [
+    Hold { name: "default throttle", percent: None, aim: 2.0 },
+    Hold { name: "10 % of a processor", percent: Some(10), aim: 1.2 },
+];
+
 pub(super) fn measure(run: &mut Run<'_>, rows: RowSet) -> Result<()> {
+    HOLDS.iter().try_for_each(|hold| measure_held(run, rows, hold))
+}
+
+fn measure_held(run: &mut Run<'_>, rows: RowSet, hold: &Hold) -> Result<()> {
     let cluster = run.cluster(2, |_| Ok(()))?;
     let load = Load::Rows(rows);
     load.create(&cluster)?;
@@ -28,17 +45,17 @@ pub(super) fn measure(run: &mut Run<'_>, rows: RowSet) -> Result<()> {
     let share = plan(run, &cluster, &puts, Some(full.rate() * SHARE))?;
     let quiet = run_load(&share)?;
     run.report.line(Line::of("PutRow at 20 %, quiet", "", Some(0), &quiet, 1));
-    let (copying, moved) = copy(run, &cluster, &share, &load)?;
+    let (copying, moved) = copy(run, &cluster, &share, &load, hold)?;
     run.report.note_errors("PutRow while copying", &copying);
     run.report.line(Line::of("PutRow at 20 %, while copying", "", Some(1), &copying, 1));
     run.report.ratio(Ratio {
-        what: "origin's p99 while copying".to_owned(),
+        what: format!("origin's p99 while copying, {}", hold.name),
         value: copying.times.quantile(0.99) / quiet.times.quantile(0.99),
         of: copying.times.quantile(0.99),
         to: quiet.times.quantile(0.99),
         floor: "the same load, quiet".to_owned(),
         unit: "ms",
-        aim: Some("at most 2".to_owned()),
+        aim: Some(format!("at most {}", hold.aim)),
     });
     run.add(&moved);
     Ok(())
@@ -50,11 +67,16 @@ fn copy(
     cluster: &Cluster,
     share: &Plan,
     load: &Load,
+    hold: &Hold,
 ) -> Result<(Outcome, super::Moved)> {
     let start = Instant::now();
+    let id = cluster.bind_replicas()?;
+    if let Some(percent) = hold.percent {
+        cluster.hold_copies(percent)?;
+    }
     let limit = run.args.patience();
     let (outcome, copied_in) = std::thread::scope(|scope| {
-        let copying = scope.spawn(|| cluster.create_replicas(limit).map(|()| start.elapsed()));
+        let copying = scope.spawn(|| cluster.await_replicas(&id, limit).map(|()| start.elapsed()));
         let outcome = run_load(share);
         let was_copying = !copying.is_finished();
         let copied_in =
@@ -69,8 +91,11 @@ fn copy(
     })?;
     let link = cluster.await_link(1, PATIENCE, |link| link.lag_entries == 0)?;
     let shipped = (link.sent_bytes, link.wire_bytes);
-    let mut moved =
-        load.moved("1 KiB rows, copied while written", copied_in.as_secs_f64(), shipped);
+    let mut moved = load.moved(
+        &format!("1 KiB rows, copied while written, {}", hold.name),
+        copied_in.as_secs_f64(),
+        shipped,
+    );
     moved.rows = link.copied_rows.unwrap_or(moved.rows);
     Ok((outcome, moved))
 }
