@@ -19,6 +19,8 @@ impl World {
     /// Changes something somewhere. Gives whether it did.
     pub(super) fn plant_somewhere(&mut self) -> bool {
         let region = self.rng.random_range(0..self.regions.len());
+        // A plant whose commit fails may be there all the same, and nobody would know.
+        self.regions[region].disk.engine.unplan();
         let key = self.some_key(region);
         let kind = match self.nature.rots {
             true => Plant::Bit,

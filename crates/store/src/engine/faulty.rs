@@ -79,6 +79,11 @@ impl FaultyEngine {
         self.state.lock().plan.extend(faults);
     }
 
+    /// Takes back what was laid down and has not happened.
+    pub fn unplan(&self) {
+        self.state.lock().plan.clear();
+    }
+
     /// Changes the odds.
     pub fn set_odds(&self, odds: FaultOdds) {
         self.state.lock().odds = odds;
