@@ -140,7 +140,8 @@ struct SetArgs {
     /// At most so many entries, or rows of a copy, per second; 0: any
     #[arg(long, value_name = "N")]
     entries_per_second: Option<u64>,
-    /// Percent of one processor that a copy may take at its origin; 0: the default, 25
+    /// Percent of one processor that a copy may take at its origin; 0: the default, 25, and 75
+    /// while it is found what a replica lacks that has most rows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=100))]
     copy_cpu_percent: Option<u8>,
 }

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use isthmus_digest::{Lane, Parts, Sum, Tree};
 use isthmus_model::key::EncodedKey;
-use isthmus_store::digest::{DigestView, Rules};
+use isthmus_store::StoreError;
+use isthmus_store::digest::{DigestView, Rules, ViewRow};
 use prost::Message;
 
 use crate::error::ReplicationError;
@@ -410,6 +411,13 @@ fn greater(a: &Option<Floors>, b: &Option<Floors>) -> Floors {
     Floors { time: a.time.max(b.time), kills: a.kills.max(b.kills) }
 }
 
+type KeyRange = (EncodedKey, Option<EncodedKey>);
+
+/// Whether a row lies before the end of a range; what could not be read does.
+fn is_before(row: &Result<ViewRow, StoreError>, end: Option<&EncodedKey>) -> bool {
+    row.as_ref().is_ok_and(|row| end.is_none_or(|end| row.key < *end)) || row.is_err()
+}
+
 type Named = (Vec<WantedRange>, Vec<(u64, Bytes)>, usize);
 
 /// The fingerprints of the rows in some ranges; `None`: they are too many.
@@ -421,11 +429,13 @@ fn named(
 ) -> Result<Option<Named>, ReplicationError> {
     let mut wanted = Vec::with_capacity(ranges.len());
     let (mut rows, mut bytes) = (Vec::new(), 0);
+    let key = |key: Vec<u8>| EncodedKey(key.into());
+    let ranges: Vec<KeyRange> =
+        ranges.into_iter().map(|(start, end)| (key(start), end.map(key))).collect();
+    let mut all = view.rows_of(ranges.clone()).peekable();
     for (start, end) in ranges {
-        let start = EncodedKey(start.into());
-        let end = end.map(|end| EncodedKey(end.into()));
         let mut fingerprints = Vec::new();
-        for row in view.rows(&start, end.as_ref()) {
+        while let Some(row) = all.next_if(|row| is_before(row, end.as_ref())) {
             let row = row?;
             let Some(fingerprint) = fingerprint(view, floors, &row.key, row.parts) else {
                 continue;
@@ -490,11 +500,17 @@ pub(crate) fn pick(
     let floors = want.floors.clone().unwrap_or_default();
     let wanted = WantedRanges::decode(unpack(packed)?)
         .map_err(|_| ReplicationError::Damaged("an answer to an offer cannot be decoded"))?;
+    let key_range = |range: &WantedRange| (EncodedKey(range.start.clone()), end_of(&range.end));
+    let ranges: Vec<KeyRange> = wanted.ranges.iter().map(key_range).collect();
+    if !ranges.is_sorted_by(|(_, end), (next, _)| end.as_ref().is_some_and(|end| end <= next)) {
+        return Err(ReplicationError::Damaged("ranges that are wanted do not ascend"));
+    }
+    let mut all = view.rows_of(ranges.clone()).peekable();
     let mut bytes = 0;
-    for range in &wanted.ranges {
+    for (range, (_, end)) in wanted.ranges.iter().zip(ranges) {
         let mut there: BTreeMap<u64, bool> =
             decode_fingerprints(&range.rows)?.into_iter().map(|known| (known, false)).collect();
-        for row in view.rows(&EncodedKey(range.start.clone()), end_of(&range.end).as_ref()) {
+        while let Some(row) = all.next_if(|row| is_before(row, end.as_ref())) {
             let row = row?;
             let Some(fingerprint) = fingerprint(view, &floors, &row.key, row.parts) else {
                 continue;

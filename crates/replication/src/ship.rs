@@ -46,7 +46,7 @@ use crate::progress::{CopyReport, Progress};
 use crate::standings::Standings;
 use crate::streams::Streams;
 use crate::terms::{Direction, Terms, Wish};
-use crate::throttle::Brake;
+use crate::throttle::{Brake, CopyWork};
 use crate::timing::Gate;
 use crate::trace::{MARKS_MAX, Shipped, Traces};
 use crate::traffic::{Rate, Traffic};
@@ -670,7 +670,12 @@ impl Outbound {
         let (bytes, entries) = (shipping.sent_bytes - sent.0, shipping.sent_entries - sent.1);
         shipping.brake.shipped(bytes, entries, now);
         if is_of_copy(&action) {
-            shipping.brake.copied(now.saturating_sub(began), now);
+            let work = match (&action, &body) {
+                (Action::Offer(_), _) => CopyWork::Compares,
+                (_, Some(Body::CopyChunk(chunk))) if chunk.scattered => CopyWork::Compares,
+                _ => CopyWork::Sends,
+            };
+            shipping.brake.copied(work, now.saturating_sub(began), now);
         }
         if action == Action::Follow {
             self.tell_held(partition);

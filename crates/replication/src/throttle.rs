@@ -7,33 +7,37 @@
 
 use std::time::Duration;
 
-/// Percent of a processor that a copy takes at the origin, where nothing else is asked: about
-/// half of what the path to a replica can carry, so that the origin's writes hardly feel it.
-pub const COPY_CPU_PERCENT: u8 = 25;
+/// Percent of a processor that sending rows of a copy takes at the origin, where nothing else is
+/// asked: about half of what the path to a replica can carry, so that the origin's writes hardly
+/// feel it.
+pub const SEND_CPU_PERCENT: u8 = 25;
+/// The same of finding which rows a replica lacks. That is a small part of the work of sending all
+/// of them, and a replica that fell out of the log waits for it.
+pub const COMPARE_CPU_PERCENT: u8 = 75;
 /// What may be shipped at once after a pause, in seconds of the rate.
 const BURST_SECONDS: f64 = 0.25;
 /// A copy never rests longer than this at once.
 const REST_MAX: Duration = Duration::from_secs(10);
 
 /// How fast a link may ship.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttle {
     /// Bytes of log records and rows per second, before compression; `None`: any.
     pub bytes_per_second: Option<u64>,
     /// Entries, or rows of a copy, per second; `None`: any.
     pub entries_per_second: Option<u64>,
-    /// Percent of one processor that a copy may take here, 1 to 100.
-    pub copy_cpu_percent: u8,
+    /// Percent of one processor that a copy may take here, 1 to 100; `None`: `SEND_CPU_PERCENT`
+    /// and `COMPARE_CPU_PERCENT`.
+    pub copy_cpu_percent: Option<u8>,
 }
 
-impl Default for Throttle {
-    fn default() -> Throttle {
-        Throttle {
-            bytes_per_second: None,
-            entries_per_second: None,
-            copy_cpu_percent: COPY_CPU_PERCENT,
-        }
-    }
+/// What was done for a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyWork {
+    /// Rows were read and packed.
+    Sends,
+    /// It was found which rows differ, and these were packed.
+    Compares,
 }
 
 /// Tells when a link may ship more. Moments are of the monotonic clock.
@@ -74,8 +78,12 @@ impl Brake {
     }
 
     /// Takes note of how long it took to make ready a piece of a copy.
-    pub fn copied(&mut self, took: Duration, now: Duration) {
-        let percent = f64::from(self.throttle.copy_cpu_percent.clamp(1, 100));
+    pub fn copied(&mut self, work: CopyWork, took: Duration, now: Duration) {
+        let percent = self.throttle.copy_cpu_percent.unwrap_or(match work {
+            CopyWork::Sends => SEND_CPU_PERCENT,
+            CopyWork::Compares => COMPARE_CPU_PERCENT,
+        });
+        let percent = f64::from(percent.clamp(1, 100));
         let rest = took.mul_f64(100.0 / percent - 1.0);
         self.copy_rests_until = now + rest.min(REST_MAX);
     }
@@ -156,10 +164,18 @@ mod tests {
     #[test]
     fn copies_rest_by_what_they_took() {
         let ms = Duration::from_millis;
-        for (percent, rest) in [(10, 90), (25, 30), (50, 10), (100, 0)] {
+        let (sends, compares) = (CopyWork::Sends, CopyWork::Compares);
+        for (percent, work, rest) in [
+            (Some(10), sends, 81),
+            (Some(10), compares, 81),
+            (None, sends, 27),
+            (None, compares, 3),
+            (Some(50), sends, 9),
+            (Some(100), sends, 0),
+        ] {
             let throttle = Throttle { copy_cpu_percent: percent, ..Throttle::default() };
             let mut brake = Brake::new(throttle, START);
-            brake.copied(ms(10), START);
+            brake.copied(work, ms(9), START);
             assert_eq!(brake.copy_due(START), (rest > 0).then(|| START + ms(rest)));
             assert_eq!(brake.log_due(START), None);
         }

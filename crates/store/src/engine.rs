@@ -158,7 +158,8 @@ impl EngineError {
     }
 }
 
-/// Keys and values in order, read as they are asked for.
+/// Keys and values in order, read as they are asked for. An error ends it, or the range that it
+/// is in where it goes through several.
 pub type Scan<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes), EngineError>> + Send + 'a>;
 
 /// Keeps bytes. Every method blocks.
@@ -206,4 +207,21 @@ pub trait Snapshot: Send + Sync {
         end: Option<&[u8]>,
         direction: Direction,
     ) -> Scan<'_>;
+
+    /// What scanning ranges one after the other gives, ascending. They ascend, and none reaches
+    /// into the next. To begin another range costs less than to begin a scan.
+    fn scan_ranges(&self, space: Space, ranges: Vec<ScanRange>) -> Scan<'_> {
+        Box::new(ranges.into_iter().flat_map(move |ScanRange { start, end }| {
+            self.scan(space, &start, Some(&end), Direction::Forward)
+        }))
+    }
+}
+
+/// Keys from `start` (inclusive) to `end` (exclusive).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScanRange {
+    /// The first key.
+    pub start: Bytes,
+    /// The first key that is no part of it.
+    pub end: Bytes,
 }

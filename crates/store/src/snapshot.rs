@@ -13,7 +13,7 @@ use isthmus_model::schema::Schema;
 
 use crate::codec::row::decode_row;
 use crate::digest::Rules;
-use crate::engine::{EngineError, Snapshot, Space};
+use crate::engine::{EngineError, ScanRange, Snapshot, Space};
 use crate::error::StoreError;
 use crate::keys;
 use crate::keys::partition::{PartitionState, Watermark};
@@ -120,6 +120,20 @@ impl TableSnapshot {
     ) -> impl Iterator<Item = Result<(EncodedKey, Bytes), StoreError>> + Send + '_ {
         scan_packed_rows(&*self.snapshot, self.spec.partition, start, end, direction)
     }
+
+    /// The rows of some ranges, ascending, in their packed form; `None` as an end: the last row.
+    /// The ranges ascend, and none reaches into the next. Cheaper than to scan one after the other.
+    pub fn scan_packed_ranges<'a>(
+        &'a self,
+        ranges: &[(EncodedKey, Option<EncodedKey>)],
+    ) -> impl Iterator<Item = Result<(EncodedKey, Bytes), StoreError>> + Send + use<'a> {
+        let partition = self.spec.partition;
+        let range = |(start, end): &(EncodedKey, Option<EncodedKey>)| ScanRange {
+            start: keys::row::encode_key(partition, start),
+            end: end_of(partition, end.as_ref()),
+        };
+        self.snapshot.scan_ranges(Space::Rows, ranges.iter().map(range).collect()).map(row)
+    }
 }
 
 fn decode(bytes: &Bytes) -> Result<Row, StoreError> {
@@ -148,12 +162,18 @@ fn scan_packed_rows<'a>(
     direction: Direction,
 ) -> impl Iterator<Item = Result<(EncodedKey, Bytes), StoreError>> + Send + 'a {
     let start = keys::row::encode_key(partition, start);
-    let end = end
-        .map_or_else(|| keys::end_of_rows(partition), |end| keys::row::encode_key(partition, end));
-    let row = |pair: Result<(Bytes, Bytes), EngineError>| {
-        let (key, value) = pair?;
-        let (_, key) = keys::row::decode_key(&key).map_err(StoreError::corrupt("key of a row"))?;
-        Ok((key, value))
-    };
+    let end = end_of(partition, end);
     snapshot.scan(Space::Rows, &start, Some(&end), direction).map(row)
+}
+
+/// Where a range of rows ends in the engine.
+fn end_of(partition: PartitionId, end: Option<&EncodedKey>) -> Bytes {
+    end.map_or_else(|| keys::end_of_rows(partition), |end| keys::row::encode_key(partition, end))
+}
+
+/// A row as the engine holds it.
+fn row(pair: Result<(Bytes, Bytes), EngineError>) -> Result<(EncodedKey, Bytes), StoreError> {
+    let (key, value) = pair?;
+    let (_, key) = keys::row::decode_key(&key).map_err(StoreError::corrupt("key of a row"))?;
+    Ok((key, value))
 }

@@ -161,9 +161,19 @@ impl View for StoreView {
         end: Option<&[u8]>,
         each: &mut dyn FnMut(ViewRow) -> bool,
     ) -> Result<(), VerifyError> {
-        let key = |key: &[u8]| EncodedKey(bytes::Bytes::copy_from_slice(key));
-        let end = end.map(key);
-        for row in self.view.rows(&key(start), end.as_ref()) {
+        let key = bytes::Bytes::copy_from_slice;
+        self.rows_of(&[(key(start), end.map(key))], each)
+    }
+
+    fn rows_of(
+        &self,
+        ranges: &[(bytes::Bytes, Option<bytes::Bytes>)],
+        each: &mut dyn FnMut(ViewRow) -> bool,
+    ) -> Result<(), VerifyError> {
+        let range = |(start, end): &(bytes::Bytes, Option<bytes::Bytes>)| {
+            (EncodedKey(start.clone()), end.clone().map(EncodedKey))
+        };
+        for row in self.view.rows_of(ranges.iter().map(range).collect()) {
             match row {
                 Ok(row) => {
                     if !each(view_row(row)) {

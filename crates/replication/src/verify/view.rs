@@ -85,6 +85,25 @@ pub trait View: Send {
         each: &mut dyn FnMut(ViewRow) -> bool,
     ) -> Result<(), VerifyError>;
 
+    /// The same of some ranges that ascend, none of which reaches into the next.
+    fn rows_of(
+        &self,
+        ranges: &[(Bytes, Option<Bytes>)],
+        each: &mut dyn FnMut(ViewRow) -> bool,
+    ) -> Result<(), VerifyError> {
+        let mut goes_on = true;
+        for (start, end) in ranges {
+            self.rows(start, end.as_deref(), &mut |row| {
+                goes_on = each(row);
+                goes_on
+            })?;
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// One row, whether it is there or not.
     fn row(&self, key: &[u8]) -> Result<ViewRow, VerifyError>;
 }

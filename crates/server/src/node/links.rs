@@ -41,7 +41,6 @@ const TOLD_ONE_BY_ONE_MAX: usize = 32;
 /// What is asked of a link, as the replication room takes it; an error tells what of it makes no
 /// sense.
 fn terms(rule: &LinkRule) -> Result<Terms, String> {
-    let default = Throttle::default();
     Ok(Terms {
         wish: match rule.wanted {
             Wanted::Running => Wish::Run,
@@ -57,7 +56,7 @@ fn terms(rule: &LinkRule) -> Result<Terms, String> {
         throttle: Throttle {
             bytes_per_second: rule.throttle.bytes_per_second,
             entries_per_second: rule.throttle.entries_per_second,
-            copy_cpu_percent: rule.throttle.copy_cpu_percent.unwrap_or(default.copy_cpu_percent),
+            copy_cpu_percent: rule.throttle.copy_cpu_percent,
         },
     })
 }

@@ -227,15 +227,23 @@ impl DigestView {
         start: &EncodedKey,
         end: Option<&EncodedKey>,
     ) -> impl Iterator<Item = Result<ViewRow, StoreError>> + Send + '_ {
-        let mut stored = self.snapshot.scan_packed(start, end, Direction::Forward).peekable();
-        let upper = match end {
-            Some(end) => std::ops::Bound::Excluded(end.0.clone()),
-            None => std::ops::Bound::Unbounded,
-        };
-        let is_empty = end.is_some_and(|end| end <= start);
-        let from = std::ops::Bound::Included(start.0.clone());
-        let range = if is_empty { None } else { Some(self.moved.range((from, upper))) };
-        let mut moved = range.into_iter().flatten().map(|(key, _)| key).peekable();
+        self.rows_of(vec![(start.clone(), end.cloned())])
+    }
+
+    /// The same of some ranges that ascend, none of which reaches into the next.
+    pub fn rows_of(
+        &self,
+        ranges: Vec<(EncodedKey, Option<EncodedKey>)>,
+    ) -> impl Iterator<Item = Result<ViewRow, StoreError>> + Send + '_ {
+        let mut stored = self.snapshot.scan_packed_ranges(&ranges).peekable();
+        let moved = ranges.into_iter().flat_map(|(start, end)| {
+            let is_empty = end.as_ref().is_some_and(|end| *end <= start);
+            let upper =
+                end.map_or(std::ops::Bound::Unbounded, |end| std::ops::Bound::Excluded(end.0));
+            let from = std::ops::Bound::Included(start.0);
+            (!is_empty).then(|| self.moved.range((from, upper))).into_iter().flatten()
+        });
+        let mut moved = moved.map(|(key, _)| key).peekable();
         std::iter::from_fn(move || {
             let first_stored = match stored.peek() {
                 Some(Ok((key, _))) => Some(key.0.clone()),

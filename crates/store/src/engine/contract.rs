@@ -9,7 +9,7 @@ use bytes::Bytes;
 use isthmus_model::change::Direction;
 use isthmus_model::ids::{Lsn, PartitionId};
 
-use crate::engine::{Batch, Engine, EngineError, Snapshot, Space};
+use crate::engine::{Batch, Engine, EngineError, ScanRange, Snapshot, Space};
 use crate::keys::{self, LogOf};
 
 /// Runs everything. `open` makes an empty engine.
@@ -26,6 +26,7 @@ pub fn check_open_engine(engine: &dyn Engine) {
     get_many_keeps_the_order_of_its_keys(engine);
     spaces_are_apart(engine);
     scan_is_bounded_and_ordered(engine);
+    ranges_give_what_scans_of_each_give(engine);
     snapshot_shows_one_moment(engine);
     forgotten_log_goes_and_the_rest_stays(engine);
     dropped_partition_goes_and_others_stay(engine);
@@ -130,6 +131,37 @@ fn scan_is_bounded_and_ordered(engine: &dyn Engine) {
         assert!(none.is_empty(), "a range that ends before it starts is empty");
         let none = collect(&*snapshot, "scan/1", Some("scan/1"), direction);
         assert!(none.is_empty(), "a range that ends where it starts is empty");
+    }
+}
+
+fn ranges_give_what_scans_of_each_give(engine: &dyn Engine) {
+    let names: Vec<String> = (0..300).map(|n| format!("ranges/{n:03}")).collect();
+    let pairs: Vec<(&str, &str)> = names.iter().map(|n| (n.as_str(), "v")).collect();
+    put(engine, Space::Meta, &pairs);
+    let snapshot = engine.snapshot().expect("a snapshot succeeds");
+    let cases: [&[(&str, &str)]; 6] = [
+        &[],
+        &[("ranges/010", "ranges/020"), ("ranges/020", "ranges/021"), ("ranges/250", "ranges0")],
+        // Between keys, empty, and beyond all keys.
+        &[
+            ("ranges/0105", "ranges/0108"),
+            ("ranges/0109", "ranges/012"),
+            ("ranges/2995", "ranges0"),
+        ],
+        &[("ranges/05", "ranges/05"), ("ranges/050", "ranges/051"), ("ranges/051", "ranges/052")],
+        &[("ranges", "ranges/"), ("ranges/", "ranges/001"), ("ranges/299", "ranges/3")],
+        &[("ranges/1", "ranges/2")],
+    ];
+    for ranges in cases {
+        let each = ranges
+            .iter()
+            .flat_map(|(start, end)| collect(&*snapshot, start, Some(end), Direction::Forward));
+        let range =
+            |(start, end): &(&str, &str)| ScanRange { start: bytes(start), end: bytes(end) };
+        let scan = snapshot.scan_ranges(Space::Meta, ranges.iter().map(range).collect());
+        let text = |key: Bytes| String::from_utf8_lossy(&key).into_owned();
+        let all: Vec<String> = scan.map(|pair| text(pair.expect("a scan succeeds").0)).collect();
+        assert_eq!(all, each.collect::<Vec<_>>(), "{ranges:?}");
     }
 }
 

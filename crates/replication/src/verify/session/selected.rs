@@ -199,26 +199,25 @@ impl Session {
         let mut selection = Selection::default();
         let mut rows_read = 0;
         let mut too_many = false;
-        for (start, end) in joined_ranges(&leaves) {
-            self.view.rows(&start, end.as_deref(), &mut |row| {
-                rows_read += 1;
-                selection.keep(&row);
-                for (lane, sum) in row.parts.iter() {
-                    let leaf = leaves.get_mut(&lane).and_then(|list| leaf_of(list, &row.key));
-                    let Some(leaf) = leaf else { continue };
-                    leaf.found += sum;
-                    leaf.found_rows += 1;
-                    if let Some(name) = self.part_name(&row, lane, sum) {
-                        selection.push(name, sum, &row.key);
-                    }
+        let ranges = joined_ranges(&leaves);
+        self.view.rows_of(&ranges, &mut |row| {
+            rows_read += 1;
+            selection.keep(&row);
+            for (lane, sum) in row.parts.iter() {
+                let leaf = leaves.get_mut(&lane).and_then(|list| leaf_of(list, &row.key));
+                let Some(leaf) = leaf else { continue };
+                leaf.found += sum;
+                leaf.found_rows += 1;
+                if let Some(name) = self.part_name(&row, lane, sum) {
+                    selection.push(name, sum, &row.key);
                 }
-                too_many = selection.parts.len() > self.selected_max;
-                !too_many
-            })?;
-            if too_many {
-                let told = SelectedParts { too_many, ..SelectedParts::default() };
-                return Ok((told, rows_read));
             }
+            too_many = selection.parts.len() > self.selected_max;
+            !too_many
+        })?;
+        if too_many {
+            let told = SelectedParts { too_many, ..SelectedParts::default() };
+            return Ok((told, rows_read));
         }
         let all: Sum = self
             .view
@@ -442,7 +441,7 @@ fn leaf_of<'a>(leaves: &'a mut [Chosen], key: &[u8]) -> Option<&'a mut Chosen> {
 }
 
 /// The ranges that the leaves cover together, in order.
-fn joined_ranges(leaves: &ChosenLeaves) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+fn joined_ranges(leaves: &ChosenLeaves) -> Vec<(Bytes, Option<Bytes>)> {
     let all = leaves.values().flatten();
     let mut ranges: Vec<(Vec<u8>, Option<Vec<u8>>)> =
         all.map(|leaf| (leaf.start.clone(), leaf.end.clone())).collect();
@@ -463,7 +462,7 @@ fn joined_ranges(leaves: &ChosenLeaves) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
             Some(_) | None => joined.push((start, end)),
         }
     }
-    joined
+    joined.into_iter().map(|(start, end)| (start.into(), end.map(Bytes::from))).collect()
 }
 
 fn wrong(leaves: ChosenLeaves) -> Vec<WrongLeaf> {

@@ -7,7 +7,7 @@ use isthmus_model::change::Direction;
 use rocksdb::{DB, DBRawIterator, ReadOptions};
 
 use crate::engine::rocks::{failed, family, shared};
-use crate::engine::{EngineError, Scan, Snapshot, Space};
+use crate::engine::{EngineError, Scan, ScanRange, Snapshot, Space};
 
 /// One moment of the database.
 pub(super) struct RocksSnapshot {
@@ -62,7 +62,68 @@ impl Snapshot for RocksSnapshot {
             Direction::Forward => iterator.seek_to_first(),
             Direction::Backward => iterator.seek_to_last(),
         }
-        Box::new(RocksScan { iterator, direction, started: false })
+        Box::new(RocksScan { iterator, direction, started: false, has_failed: false })
+    }
+
+    fn scan_ranges(&self, space: Space, ranges: Vec<ScanRange>) -> Scan<'_> {
+        let family = match family(&self.db, space) {
+            Ok(family) => family,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
+            return Box::new(std::iter::empty());
+        };
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        options.set_iterate_lower_bound(&first.start[..]);
+        options.set_iterate_upper_bound(&last.end[..]);
+        let iterator = self.db.raw_iterator_cf_opt(family, options);
+        Box::new(RangesScan { iterator, ranges: ranges.into_iter(), end: None })
+    }
+}
+
+/// One iterator that goes through some ranges. Where a block cannot be read the rest of its range
+/// is left out after the error.
+struct RangesScan<'a> {
+    iterator: DBRawIterator<'a>,
+    /// Those that were not begun.
+    ranges: std::vec::IntoIter<ScanRange>,
+    /// Where the one ends that it is in.
+    end: Option<Bytes>,
+}
+
+impl Iterator for RangesScan<'_> {
+    type Item = Result<(Bytes, Bytes), EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.end.is_some() && self.iterator.valid() {
+            self.iterator.next();
+        }
+        loop {
+            if let Some(end) = &self.end {
+                match self.iterator.item() {
+                    Some((key, value)) if key < &end[..] => {
+                        let pair = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+                        return Some(Ok(pair));
+                    }
+                    Some(_) => {}
+                    // Past the last key of all ranges, or a block that could not be read.
+                    None => {
+                        if let Err(error) = self.iterator.status() {
+                            self.end = None;
+                            return Some(Err(failed(&error)));
+                        }
+                    }
+                }
+            }
+            let ScanRange { start, end } = self.ranges.next()?;
+            // Where it stands at or beyond the start, no key lies between.
+            let stands = self.end.is_some() && self.iterator.valid();
+            if !stands || self.iterator.key().is_none_or(|key| key < &start[..]) {
+                self.iterator.seek(&start);
+            }
+            self.end = Some(end);
+        }
     }
 }
 
@@ -70,12 +131,17 @@ struct RocksScan<'a> {
     iterator: DBRawIterator<'a>,
     direction: Direction,
     started: bool,
+    /// A block could not be read; nothing is told of what comes after it.
+    has_failed: bool,
 }
 
 impl Iterator for RocksScan<'_> {
     type Item = Result<(Bytes, Bytes), EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.has_failed {
+            return None;
+        }
         if self.started && self.iterator.valid() {
             match self.direction {
                 Direction::Forward => self.iterator.next(),
@@ -88,7 +154,10 @@ impl Iterator for RocksScan<'_> {
                 Some(Ok((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))))
             }
             // The end, or a block that could not be read.
-            None => self.iterator.status().err().map(|error| Err(failed(&error))),
+            None => self.iterator.status().err().map(|error| {
+                self.has_failed = true;
+                Err(failed(&error))
+            }),
         }
     }
 }
