@@ -193,12 +193,14 @@ pub fn lagging(first: (&Row, Knowledge<'_>), second: (&Row, Knowledge<'_>)) -> F
         row
     };
     let floor = first.1.floor.max(second.1.floor);
-    // All below has reached both sides: what a kill there has not killed is alive, also where the
-    // other side still remembers the kill.
-    let settled = floor.min(first.1.safe).min(second.1.safe);
+    // A kill that both sides have had, and may have forgotten: what it has not killed is alive,
+    // also where the other side still remembers it. The vectors count as well, since a side that
+    // has just started does not know yet how far all others are.
+    let is_settled =
+        |kill: Stamp| kill.hlc < floor && first.1.covers(kill) && second.1.covers(kill);
     let known = |row: &Row| {
         let mut row = expired(row);
-        row.purge(settled);
+        row.forget(&is_settled);
         row
     };
     let (a, b) = (known(first.0), known(second.0));

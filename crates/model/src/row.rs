@@ -246,13 +246,17 @@ impl Row {
     /// Forgets tombstones, deleted versions and trims below the horizon: nothing older than them
     /// can come any more.
     pub fn purge(&mut self, horizon: Hlc) {
-        let old = |stamp: Stamp| stamp.hlc < horizon;
+        self.forget(&|stamp| stamp.hlc < horizon);
+    }
+
+    /// Forgets the kills that are old.
+    pub(crate) fn forget(&mut self, old: &dyn Fn(Stamp) -> bool) {
         self.tombstone = self.tombstone.filter(|stamp| !old(*stamp));
         for column in &mut self.columns {
             column.tombstone = column.tombstone.filter(|stamp| !old(*stamp));
             column.trims.retain(|trim| !old(trim.stamp));
             column.cells.retain(|cell| cell.value.is_some() || !old(cell.stamp));
-            column.change_shares(|shares| shares.purge(horizon));
+            column.change_shares(|shares| shares.forget(old));
         }
         self.columns.retain(|column| !column.is_bare());
     }

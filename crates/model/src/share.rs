@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 
 use serde_json::Value as Json;
 
-use crate::hlc::{Hlc, Stamp};
+use crate::hlc::Stamp;
 use crate::ids::{Origin, Timestamp};
 use crate::row::{Cell, Trim};
 use crate::value::{Text, Value};
@@ -151,9 +151,9 @@ impl Shares {
         });
     }
 
-    /// Forgets what was replaced by writes below the horizon.
-    pub fn purge(&mut self, horizon: Hlc) {
-        self.seen.retain(|seen| seen.by.hlc >= horizon);
+    /// Forgets what was replaced by old writes.
+    pub(crate) fn forget(&mut self, is_old: impl Fn(Stamp) -> bool) {
+        self.seen.retain(|seen| !is_old(seen.by));
     }
 
     /// The greatest stamp in it.
@@ -277,6 +277,7 @@ fn union(shares: &[&Share]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hlc::Hlc;
 
     fn stamp(hlc: u64, origin: u8) -> Stamp {
         Stamp { hlc: Hlc(hlc), origin: Origin(origin) }
@@ -336,7 +337,7 @@ mod tests {
         shares.settle(Some(stamp(7, 3)));
         assert_eq!(shares.list.len(), 1);
         assert_eq!(face(&shares, &[]), Some(Value::Integer(3)));
-        shares.purge(Hlc(9));
+        shares.forget(|by| by.hlc < Hlc(9));
         assert!(shares.seen.is_empty());
     }
 }

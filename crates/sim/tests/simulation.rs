@@ -43,12 +43,26 @@ fn invariants_hold_whatever_breaks() {
     }
 }
 
+/// The seeds that lines of a list of regressions begin with.
+fn seeds_of(list: &str) -> impl Iterator<Item = u64> {
+    let lines = list.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    lines.map(|line| {
+        let seed = line.split_whitespace().next().and_then(|word| word.parse().ok());
+        seed.expect("a line of regressions begins with a seed")
+    })
+}
+
 #[test]
 fn seeds_that_failed_once_hold() {
-    let lines = include_str!("../regressions.txt").lines();
-    for line in lines.filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
-        let seed = line.split_whitespace().next().and_then(|word| word.parse().ok());
-        hold(seed.expect("a line of regressions.txt begins with a seed"));
+    for seed in seeds_of(include_str!("../regressions.txt")) {
+        hold(seed);
+    }
+}
+
+#[test]
+fn trials_that_failed_once_hold() {
+    for seed in seeds_of(include_str!("../regressions-verify.txt")) {
+        hold_in(Scenario::Verify, seed);
     }
 }
 

@@ -370,6 +370,26 @@ fn exactly_the_changed_and_made_up_cells_are_named() {
     });
 }
 
+#[test]
+fn a_kill_that_both_have_had_hides_nothing_where_a_safe_time_is_not_known() {
+    let killed = Row { tombstone: Some(stamp(4)), ..Row::default() };
+    let alive = Row { marker: Some(stamp(2)), ..Row::default() };
+    let vector = [(stamp(9).origin, stamp(9).hlc)];
+    let knows = |safe| Knowledge {
+        vector: &vector,
+        safe,
+        floor: stamp(8).hlc,
+        expiry: &[],
+        families: &NO_FAMILIES,
+    };
+    // The first has just started.
+    let found = lagging((&killed, knows(Hlc::MIN)), (&alive, knows(stamp(9).hlc)));
+    assert_eq!(named(&found), [(Register::Marker, Class::Extra)]);
+    // The second has: the first may have forgotten what it has not had.
+    let found = lagging((&killed, knows(stamp(9).hlc)), (&alive, knows(Hlc::MIN)));
+    assert!(found.unclear);
+}
+
 fn cell(timestamp: i64, at: i64, value: i64) -> Cell {
     Cell { timestamp: Timestamp(timestamp), stamp: stamp(at), value: Some(Value::Integer(value)) }
 }
