@@ -2,6 +2,7 @@
 
 use isthmus_digest::{Lane, Sum};
 use isthmus_model::family::FamilyTime;
+use isthmus_model::hlc::Hlc;
 use isthmus_model::row::EXPIRY_BUCKET_MILLIS;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -259,6 +260,25 @@ fn repair_leaves_a_row_alone_that_has_changed_since() {
     let now = region.table().digest_view().unwrap().row(&key(1).encode()).unwrap();
     let since = region.table().durable_lsn();
     let pending = region.table().repair(vec![repair(Some(now.parts))], since);
+    assert_eq!(region.finish(pending).unwrap(), [Repaired::Done]);
+    check_digest(&region);
+}
+
+#[test]
+fn repair_expects_nothing_of_kills_that_count_no_more() {
+    let region = Region::new(1, Writers::ManyByColumn);
+    // A put leaves a tombstone behind it.
+    region.write(put(1, 1)).unwrap();
+    region.clock.advance(10 << 20);
+    region.table().set_horizon(Hlc::from_millis(START_MILLIS + (2 << 20)));
+    region.write(put(2, 2)).unwrap();
+    let table = region.table();
+    let expected = table.digest_view().unwrap().row(&key(1).encode()).unwrap().parts;
+    let remembered = table.partition.inner.lock().parts_overlaid(&key(1).encode());
+    assert_ne!(remembered, Some(expected.clone()), "measured before the floor rose");
+    let row = table.get(&key(1).encode()).unwrap().unwrap();
+    let repair = RepairRow { key: key(1).encode(), expected: Some(expected), row };
+    let pending = table.repair(vec![repair], table.durable_lsn());
     assert_eq!(region.finish(pending).unwrap(), [Repaired::Done]);
     check_digest(&region);
 }
