@@ -252,10 +252,11 @@ impl Opened {
         self.vector.iter().filter_map(mark).collect()
     }
 
-    /// What may have gone from the disk by what is logged as expired.
+    /// What is logged as expired. A bound inside of a bucket is logged when cells begin to live
+    /// longer, and what lies below it counts in no digest from there on, whether or not a disk
+    /// still holds it.
     pub fn expired(&self) -> Vec<Expiry> {
-        let expiries = self.expiry.iter().filter_map(ExpiredBefore::expiry);
-        expiries.map(Expiry::of_whole_buckets).collect()
+        self.expiry.iter().filter_map(ExpiredBefore::expiry).collect()
     }
 
     /// The families that expiries name.
