@@ -2,10 +2,9 @@
 
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::{Cell, Row};
-use isthmus_store::Plant;
 use isthmus_store::codec::row::encode_row;
 use isthmus_store::engine::{Batch, Engine, Space};
-use isthmus_store::keys;
+use isthmus_store::{Plant, StoreError, keys};
 use rand::Rng;
 
 use crate::verify::nature::PARTITION;
@@ -45,15 +44,30 @@ impl World {
         if kind == Plant::Version && self.moments[region].rows.get(key).is_some_and(is_taken) {
             return false;
         }
+        let rotten_before = self.rotten[region].get(key).copied();
+        if kind == Plant::Bit {
+            self.rotten[region].insert(key.clone(), self.step);
+        }
         let mut planted = table.plant(key, kind);
         self.commit_all(region);
-        let done = matches!(planted.try_take(), Some(Ok(())));
-        if done {
-            self.note(&format!("planted in region {region}: {kind:?} at {key:?}"));
+        let answer = planted.try_take();
+        let done = matches!(answer, Some(Ok(())));
+        // Where the commit failed nobody is told whether the disk has kept it.
+        let is_unknown = matches!(answer, Some(Err(StoreError::Unknown)) | None);
+        if done || is_unknown {
             let lsn = table.durable_lsn();
             self.planted[region].insert(key.clone(), lsn);
+        }
+        if kind == Plant::Bit {
+            match rotten_before {
+                _ if done || is_unknown => self.rotten[region].insert(key.clone(), self.step),
+                Some(since) => self.rotten[region].insert(key.clone(), since),
+                None => self.rotten[region].remove(key),
+            };
+        }
+        if done {
+            self.note(&format!("planted in region {region}: {kind:?} at {key:?}"));
             if kind == Plant::Bit {
-                self.rotten[region].insert(key.clone(), self.step);
                 // What has rotted is not in memory any more.
                 self.crash(region);
             }
