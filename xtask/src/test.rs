@@ -97,15 +97,16 @@ fn java(class_path: &str, totals: &mut Totals) -> Outcome {
 /// The tests that take too long for every run, all or one of them.
 pub(crate) fn soak(named: &[String]) -> Outcome {
     let wanted = match named {
-        [] => "overwrites or never_rest or outlives_the_region",
+        [] => "overwrites or never_rest or outlives_the_region or ten_million_deletes",
         [one] if one == "overwrites" => "overwrites",
         [one] if one == "peers" => "never_rest",
         [one] if one == "semi-sync" => "outlives_the_region",
-        _ => return Err("soak knows: overwrites, peers, semi-sync".to_owned()),
+        [one] if one == "deletes" => "ten_million_deletes",
+        _ => return Err("soak knows: overwrites, peers, semi-sync, deletes".to_owned()),
     };
     dev::build()?;
     let python = install::python()?;
-    let names = ["size", "soak", "modes"];
+    let names = ["size", "soak", "modes", "deletes"];
     let files = names.map(|name| format!("end_to_end/test_{name}.py"));
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     let arguments = [&["-B", "-m", "pytest"][..], &files, &["-v", "-s", "-k", wanted]].concat();

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use clap::Args;
-use isthmus_server::status::{CopyStatus, DifferingStatus, DigestWord, LinkStatus, Status};
+use isthmus_server::status::{
+    CopyStatus, DifferingStatus, DigestWord, LinkStatus, Status, TableStatus,
+};
 use serde_json::json;
 
 use crate::error::{CliError, Exit};
@@ -211,7 +213,21 @@ fn tables_text(told: &[Told]) -> String {
         "DIGEST",
         "DIFFERS",
     ];
-    output::table_text(&headings, &rows)
+    output::table_text(&headings, &rows) + &put_back_text(told)
+}
+
+/// Why tables are neither read nor written whose old disks were put back.
+fn put_back_text(told: &[Told]) -> String {
+    let statuses = told.iter().filter_map(|told| told.status.as_ref().ok());
+    let of_status = |status: &Status| {
+        let reason = |table: &TableStatus| {
+            let reason = table.put_back.as_ref()?;
+            let (table, region) = (output::plain(&table.name), output::plain(&status.region));
+            Some(format!("\n{table} in {region}: {}", output::plain(reason)))
+        };
+        status.tables.iter().filter_map(reason).collect::<String>()
+    };
+    statuses.map(of_status).collect()
 }
 
 fn digest_word(state: DigestWord) -> &'static str {

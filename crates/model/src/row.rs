@@ -261,6 +261,19 @@ impl Row {
         self.columns.retain(|column| !column.is_bare());
     }
 
+    /// The moment of the newest of the kills that it still remembers; `None`: there are none.
+    pub fn newest_kill(&self) -> Option<Hlc> {
+        let of_column = |column: &Column| {
+            let trims = column.trims.iter().map(|trim| trim.stamp);
+            let deleted = column.cells.iter().filter(|cell| cell.value.is_none());
+            let stamps = trims.chain(deleted.map(|cell| cell.stamp)).chain(column.tombstone).max();
+            let shares = column.shares.as_ref().and_then(|shares| shares.newest_kill());
+            stamps.map(|stamp| stamp.hlc).max(shares)
+        };
+        let of_row = self.tombstone.map(|stamp| stamp.hlc);
+        self.columns.iter().filter_map(of_column).max().max(of_row)
+    }
+
     /// The greatest stamp in it.
     pub fn stamp_max(&self) -> Option<Stamp> {
         let of_column = |column: &Column| {

@@ -156,6 +156,11 @@ impl Shares {
         self.seen.retain(|seen| !is_old(seen.by));
     }
 
+    /// The moment of the newest write whose replacing is remembered.
+    pub fn newest_kill(&self) -> Option<Hlc> {
+        self.seen.iter().map(|seen| seen.by.hlc).max()
+    }
+
     /// The greatest stamp in it.
     pub fn stamp_max(&self) -> Option<Stamp> {
         let shares = self.list.iter().map(|share| share.stamp).max();

@@ -26,6 +26,9 @@ pub const FORMAT_OF_OFFERS: u32 = 2;
 pub const FORMAT_OF_CODECS: u32 = 3;
 /// The first format in which entries tell what their origin had seen, and rows hold shares.
 pub const FORMAT_OF_SEEN: u32 = 3;
+/// The first format in which an origin says of which partitions it wants to be told safe times; an
+/// older one is told of all.
+pub const FORMAT_OF_WANTED: u32 = 3;
 /// The first format in which regions pass on what others have made.
 pub const FORMAT_OF_EDGES: u32 = 3;
 /// The first format in which a schema may say that the table is dropped.
@@ -135,6 +138,15 @@ pub struct Open {
     /// Epoch of the origin.
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
+    /// The region whose log is shipped: with one writer that writer.
+    #[prost(uint32, tag = "3")]
+    pub log_of: u32,
+    /// The life of that log; 0: not known.
+    #[prost(uint64, tag = "4")]
+    pub life: u64,
+    /// The writer has lost what the replica holds, and asks it to ship it back.
+    #[prost(bool, tag = "5")]
+    pub asks_back: bool,
 }
 
 /// Where a replica stands.
@@ -161,6 +173,13 @@ pub struct Opened {
     /// What it has of every origin.
     #[prost(message, repeated, tag = "10")]
     pub vector: Vec<Watermark>,
+    /// The life of which the last entry is that it holds of the log that is offered; 0: not known.
+    #[prost(uint64, tag = "11")]
+    pub life: u64,
+    /// The greatest moment that it has had of the region that is answered: of an entry or of a
+    /// promise.
+    #[prost(uint64, tag = "12")]
+    pub moment: u64,
 }
 
 /// How far a copy has come; kept at rest by the replica.
@@ -195,11 +214,14 @@ pub struct Watermark {
     /// HLC of that entry.
     #[prost(uint64, tag = "3")]
     pub hlc: u64,
+    /// Of which life of the origin's log that entry is; 0: not known.
+    #[prost(uint64, tag = "4")]
+    pub life: u64,
 }
 
 impl From<&isthmus_store::Watermark> for Watermark {
     fn from(mark: &isthmus_store::Watermark) -> Watermark {
-        Watermark { origin: u32::from(mark.origin.0), lsn: mark.lsn.0, hlc: mark.hlc.0 }
+        Watermark { origin: u32::from(mark.origin.0), lsn: mark.lsn.0, hlc: mark.hlc.0, life: 0 }
     }
 }
 
@@ -644,6 +666,9 @@ pub struct Promise {
     /// Partitions for which it has not sent everything yet.
     #[prost(uint64, repeated, tag = "2")]
     pub behind: Vec<u64>,
+    /// Partitions whose safe time at the replica it waits for, because rows remember kills there.
+    #[prost(uint64, repeated, tag = "3")]
+    pub wanted: Vec<u64>,
 }
 
 /// A replica has everything of every origin below `hlc`.

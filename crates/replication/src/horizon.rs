@@ -35,6 +35,13 @@ impl SafeTimes {
         *known = hlc.max(*known);
     }
 
+    /// The greatest moment that an origin has promised, where everything below it is applied.
+    pub fn promised_by(&self, partition: PartitionId, origin: Origin) -> Hlc {
+        let partitions = self.partitions.lock();
+        let known = partitions.get(&partition);
+        known.and_then(|known| known.applied.get(&origin)).copied().unwrap_or(Hlc::MIN)
+    }
+
     /// The replica in region `replica` reports its safe time.
     pub fn reported(&self, partition: PartitionId, replica: Origin, hlc: Hlc) {
         let mut partitions = self.partitions.lock();

@@ -20,6 +20,7 @@ pub mod mode;
 pub mod pack;
 pub mod patch;
 pub mod progress;
+pub mod put_back;
 pub mod receive;
 pub mod relay;
 pub mod retention;

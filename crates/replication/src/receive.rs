@@ -4,7 +4,7 @@
 //! writes, and acknowledged when it is durable, in order. What a peer sends is never trusted: it
 //! is checked for who sends it, for which partition, for epoch, range and checksum.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use isthmus_model::entry::Entry;
 use isthmus_model::error::Kind;
 use isthmus_model::expiry::Expiry;
-use isthmus_model::hlc::Hlc;
+use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::schema::Schema;
@@ -30,8 +30,8 @@ use crate::differential::{self, Remembered};
 use crate::error::{ReplicationError, chain};
 use crate::frame::{
     self, Ack, Body, CopiedRows, CopyAck, CopyBegin, CopyChunk, CopyOffer, CopyProgress, Counts,
-    ExpiredBefore, Fault, FaultKind, Follow, Frame, Hello, Open, Opened, Parcel, Promise, Records,
-    Safe, Standing,
+    ExpiredBefore, FORMAT_OF_WANTED, Fault, FaultKind, Follow, Frame, Hello, Open, Opened, Parcel,
+    Promise, Records, Safe, Standing,
 };
 use crate::limits::{
     OFFERS_MAX, PROMISE_EVERY, RECEIVE_BYTES_MAX, RECEIVE_FRAMES_MAX, SAFE_REPORTS_MAX,
@@ -91,6 +91,10 @@ struct Receiving {
     table: Arc<Table>,
     copy: Option<Copying>,
     safe_reported: Hlc,
+    /// Of which life of the log is what comes.
+    life: Stamp,
+    /// The replica was said to lack what only a copy brings.
+    incomplete: bool,
 }
 
 struct Copying {
@@ -162,6 +166,8 @@ pub struct Inbound {
     waiting_bytes: usize,
     outgoing: VecDeque<Frame>,
     reported_at: Duration,
+    /// Partitions whose safe times the origin wants to be told.
+    wanted: BTreeSet<PartitionId>,
     /// Assignments were looked at when they had changed so often.
     changes_seen: u64,
 }
@@ -184,6 +190,7 @@ impl Inbound {
             waiting_bytes: 0,
             outgoing: VecDeque::new(),
             reported_at: Duration::ZERO,
+            wanted: BTreeSet::new(),
         }
     }
 
@@ -304,15 +311,20 @@ impl Inbound {
         self.reported_at = now;
         let own = self.shared.store.promise();
         let mut reports = 0;
-        for (partition, receiving) in &mut self.links {
+        if self.format < FORMAT_OF_WANTED {
+            self.wanted = self.links.keys().copied().collect();
+        }
+        // Asked for again, if more is wanted.
+        for partition in std::mem::take(&mut self.wanted) {
+            let Some(receiving) = self.links.get_mut(&partition) else { continue };
             if !receiving.table.spec().writers.are_many()
                 || receiving.copy.is_some()
                 || reports >= SAFE_REPORTS_MAX
             {
                 continue;
             }
-            let others = self.assignments.other_writers(*partition);
-            let safe = self.shared.safe_times.safe(*partition, &others, own);
+            let others = self.assignments.other_writers(partition);
+            let safe = self.shared.safe_times.safe(partition, &others, own);
             if safe > receiving.safe_reported {
                 receiving.safe_reported = safe;
                 reports += 1;
@@ -344,18 +356,40 @@ impl Inbound {
 
     /// Two feeders of one table must not copy to it at the same time.
     fn end_stale_links(&mut self, origin: Origin) {
-        let changes = self.assignments.changes();
+        let changes = self.assignments.changes() + self.shared.put_backs.changes();
         if self.changes_seen == changes {
             return;
         }
         self.changes_seen = changes;
-        let feeds = |partition: &PartitionId| self.assignments.fed_by(origin, *partition).is_ok();
-        let stale: Vec<PartitionId> =
-            self.links.keys().filter(|partition| !feeds(partition)).copied().collect();
-        for partition in stale {
+        let is_stale = |partition: &PartitionId, receiving: &Receiving| {
+            let lacks = !receiving.incomplete && self.takes_back(origin, *partition);
+            lacks.then_some("an old disk was put back there").or_else(|| {
+                let is_fed = self.fed_by(origin, *partition).is_ok();
+                (!is_fed).then_some("another region feeds the table there")
+            })
+        };
+        let stale: Vec<(PartitionId, &str)> = self
+            .links
+            .iter()
+            .filter_map(|(id, receiving)| Some((*id, is_stale(id, receiving)?)))
+            .collect();
+        for (partition, reason) in stale {
             self.links.remove(&partition);
-            let reason = "another region feeds the table there".to_owned();
-            self.fault(partition, FaultKind::Retry, reason);
+            self.fault(partition, FaultKind::Retry, reason.to_owned());
+        }
+    }
+
+    /// Whether this origin gives back what an old disk here lacks.
+    fn takes_back(&self, origin: Origin, partition: PartitionId) -> bool {
+        self.shared.put_backs.takes_from(partition, origin)
+    }
+
+    /// The table that this origin may feed: also one that is written here, where it gives back
+    /// what was lost.
+    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, Unfed> {
+        match self.takes_back(origin, partition) {
+            true => self.shared.store.table_of_partition(partition).ok_or(Unfed::Unassigned),
+            false => self.assignments.fed_by(origin, partition),
         }
     }
 
@@ -375,7 +409,9 @@ impl Inbound {
     fn on_open(&mut self, origin: Origin, open: &Open) {
         let partition = PartitionId(open.partition);
         self.links.remove(&partition);
-        let table = match self.assignments.fed_by(origin, partition) {
+        let put_backs = self.shared.put_backs.clone();
+        put_backs.asked_back(partition, origin, open.asks_back);
+        let table = match self.fed_by(origin, partition) {
             Ok(table) => table,
             Err(Unfed::Unassigned) => {
                 let reason = "the table does not exist there yet".to_owned();
@@ -394,29 +430,50 @@ impl Inbound {
         match saved_progress(&self.shared, &table, origin) {
             Ok(copy) => {
                 let watermark = table.watermark(origin).0.0;
+                // An older region tells nothing.
+                let log_of = if open.log_of == 0 { origin } else { Origin(open.log_of as u8) };
+                let takes_back = put_backs.takes_from(partition, origin);
+                let incomplete = takes_back || self.assignments.is_incomplete(origin, partition);
                 let opened = Opened {
                     partition: partition.0,
                     watermark,
                     copy,
-                    incomplete: self.assignments.is_incomplete(origin, partition),
+                    incomplete,
                     has_past: table.durable_lsn() > Lsn(0),
                     has_digest: table.digest_state() == DigestState::Ready,
                     vector: table.vector().iter().map(frame::Watermark::from).collect(),
+                    life: table.life_met(log_of).0,
+                    moment: self.moment_had(&table, origin).0,
                 };
                 self.outgoing.push_back(Body::Opened(opened).into());
                 self.openings += 1;
                 let opening = self.openings;
-                let receiving = Receiving { opening, table, copy: None, safe_reported: Hlc::MIN };
+                let receiving = Receiving {
+                    opening,
+                    table,
+                    copy: None,
+                    safe_reported: Hlc::MIN,
+                    life: Stamp { hlc: Hlc(open.life), origin: log_of },
+                    incomplete: takes_back,
+                };
                 self.links.insert(partition, receiving);
             }
             Err(error) => self.fault(partition, FaultKind::Retry, chain(&error)),
         }
     }
 
+    /// The greatest moment that was had here of an origin.
+    fn moment_had(&self, table: &Table, origin: Origin) -> Hlc {
+        let marks = table.vector().into_iter().filter(|mark| mark.origin == origin);
+        let applied = marks.map(|mark| mark.hlc).max().unwrap_or(Hlc::MIN);
+        applied.max(self.shared.safe_times.promised_by(table.partition(), origin))
+    }
+
     fn on_follow(&mut self, origin: Origin, follow: &Follow) {
         let partition = PartitionId(follow.partition);
         if let Some(receiving) = self.links.get_mut(&partition) {
             receiving.copy = None;
+            self.shared.put_backs.follows(&receiving.table, origin);
             self.assignments.follows(origin, partition);
         }
     }
@@ -439,8 +496,9 @@ impl Inbound {
     fn on_parcel(&mut self, origin: Origin, parcel: Parcel) -> Result<(), ReplicationError> {
         let partition = PartitionId(parcel.partition);
         let Some(receiving) = self.links.get(&partition) else { return Ok(()) };
+        receiving.table.meet(receiving.life);
         if !parcel.ranges.is_empty() {
-            return self.on_passed(parcel);
+            return self.on_passed(origin, parcel);
         }
         let packed = parcel.body.ok_or(ReplicationError::Damaged("a parcel is empty"))?;
         let received = self.shared.traces.now_nanos();
@@ -487,7 +545,7 @@ impl Inbound {
     }
 
     /// A parcel with entries of others, or ranges of theirs.
-    fn on_passed(&mut self, parcel: Parcel) -> Result<(), ReplicationError> {
+    fn on_passed(&mut self, origin: Origin, parcel: Parcel) -> Result<(), ReplicationError> {
         let partition = PartitionId(parcel.partition);
         let Some(receiving) = self.links.get(&partition) else { return Ok(()) };
         if !receiving.table.spec().writers.are_many() {
@@ -502,6 +560,10 @@ impl Inbound {
         let (table, epoch) = (receiving.table.clone(), Epoch(parcel.epoch));
         let mut pending = None;
         for part in relay::part(&parcel.ranges, entries)? {
+            if part.origin != origin {
+                // Who passes it on knows not of which life it is.
+                table.meet(Stamp { hlc: Hlc::MIN, origin: part.origin });
+            }
             let taken = table.apply(part.origin, epoch, part.from, part.to, part.entries);
             // All are durable when the last one is.
             pending = unless_refused(taken)?.or(pending);
@@ -523,8 +585,11 @@ impl Inbound {
         let vector = begin.vector.iter();
         let vector = vector.map(|mark| (Origin(mark.origin as u8), Hlc(mark.hlc))).collect();
         let expiry = begin.expiry.iter().filter_map(ExpiredBefore::expiry).collect();
-        self.assignments.copies(origin, partition)?;
+        if !self.takes_back(origin, partition) {
+            self.assignments.copies(origin, partition)?;
+        }
         if let Some(receiving) = self.links.get_mut(&partition) {
+            receiving.table.meet(receiving.life);
             receiving.copy = Some(Copying {
                 next_key: first.next_key.clone(),
                 next_offer: Some(first.next_key.clone()),
@@ -631,6 +696,8 @@ impl Inbound {
     }
 
     fn on_promise(&mut self, promise: &Promise, claims: &Claims) {
+        let wanted = promise.wanted.iter().take(SAFE_REPORTS_MAX);
+        self.wanted.extend(wanted.map(|partition| PartitionId(*partition)));
         let origin = self.origin();
         let kept = |(partition, receiving): &(&PartitionId, &Receiving)| {
             let spec = receiving.table.spec();
@@ -785,7 +852,7 @@ pub fn copy_note(origin: Origin, partition: PartitionId) -> Vec<u8> {
 
 /// With one writer there is one copy at most, noted as that of the base, so that one from another
 /// feeder takes the place of an older one. With several each feeder's goes on by itself.
-fn noted_as(table: &Table, feeder: Origin) -> Origin {
+pub(crate) fn noted_as(table: &Table, feeder: Origin) -> Origin {
     let spec = table.spec();
     if spec.writers.are_many() { feeder } else { spec.base }
 }
@@ -832,8 +899,12 @@ fn copy_done(origin: Origin, copy: &Copying) -> CopyDone {
             hlc: Hlc(mark.hlc),
         })
         .collect();
+    let known = copy.first.vector.iter().filter(|mark| mark.life > 0);
+    let life =
+        |mark: &frame::Watermark| Stamp { hlc: Hlc(mark.life), origin: Origin(mark.origin as u8) };
     CopyDone {
         origin,
+        lives: known.map(life).collect(),
         epoch: copy.epoch,
         lsn: Lsn(copy.first.first_lsn),
         hlc: Hlc(copy.first.first_hlc),

@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn ranges_reach_the_end_of_what_is_applied_only_at_the_end_of_the_log() {
         let mut passing = Passing::new(Origin(1), vec![Origin(1), Origin(2)]);
-        passing.stand(&[frame::Watermark { origin: 2, lsn: 4, hlc: 0 }]);
+        passing.stand(&[frame::Watermark { origin: 2, lsn: 4, hlc: 0, life: 0 }]);
         let mark = |origin: u8, lsn: u64| Watermark {
             origin: Origin(origin),
             lsn: Lsn(lsn),

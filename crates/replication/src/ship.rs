@@ -22,7 +22,7 @@ use bytes::Bytes;
 use isthmus_model::clock::Clock;
 use isthmus_model::compression::Compression;
 use isthmus_model::entry::Entry;
-use isthmus_model::hlc::Hlc;
+use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use isthmus_store::codec::Corrupt;
 use isthmus_store::keys::log::{RecordBuilder, decode_head, decode_record};
@@ -43,6 +43,7 @@ use crate::mode::Modes;
 use crate::pack::{Method, PackedLog, PackedLogs, Stretch, pack, pack_as_is};
 use crate::patch::pack_patch;
 use crate::progress::{CopyReport, Progress};
+use crate::put_back::PutBacks;
 use crate::standings::Standings;
 use crate::streams::Streams;
 use crate::terms::{Direction, Terms, Wish};
@@ -67,6 +68,8 @@ pub struct Shared {
     pub safe_times: Arc<SafeTimes>,
     /// How replicas stand, where regions pass on what others have made.
     pub standings: Arc<Standings>,
+    /// Old disks that were put back.
+    pub put_backs: Arc<PutBacks>,
     /// Parcels packed a moment ago.
     pub packed: Arc<PackedLogs>,
     /// The newest stream from each peer.
@@ -176,6 +179,8 @@ struct Shipping {
     /// Chunks under way: number, rows that they settle, bytes.
     under_way: VecDeque<(u64, u64, u64)>,
     alike_rows: u64,
+    /// The life that the replica was told when the link was offered.
+    told_life: Stamp,
     /// The replica has a digest, too.
     offers: bool,
     unassigned: bool,
@@ -191,6 +196,8 @@ struct Shipping {
     traced: VecDeque<Shipped>,
     carried: Carried,
 }
+
+const NEW_LIFE: &str = "the log has begun a new life; opening anew";
 
 /// Before each message: whether it is compressed, and its length.
 const MESSAGE_HEAD_BYTES: usize = 5;
@@ -209,6 +216,8 @@ pub struct Outbound {
     waits: BTreeMap<PartitionId, Duration>,
     /// Links that do not ship at once.
     timed: BTreeSet<PartitionId>,
+    /// Links that ship nothing, as the disk here was put back.
+    put_back: BTreeSet<PartitionId>,
     changes: VecDeque<StateChange>,
     /// Partitions of which it is told how replicas stand, and the newest promise told by region.
     told: BTreeMap<PartitionId, BTreeMap<Origin, u64>>,
@@ -227,6 +236,7 @@ impl Outbound {
             retries: Vec::new(),
             waits: BTreeMap::new(),
             timed: BTreeSet::new(),
+            put_back: BTreeSet::new(),
             changes: VecDeque::new(),
             told: BTreeMap::new(),
         }
@@ -267,6 +277,7 @@ impl Outbound {
             since_millis: self.shared.clock.wall_millis(),
             copy: None,
             alike_rows: 0,
+            told_life: Stamp { hlc: Hlc::MIN, origin: self.peer },
             offers: false,
             unassigned: false,
             method: Method::default(),
@@ -278,6 +289,7 @@ impl Outbound {
             carried: Carried::default(),
         };
         self.links.insert(partition, shipping);
+        self.note_linked(partition);
         self.look_at_gate(partition);
         self.wake(partition);
     }
@@ -287,8 +299,17 @@ impl Outbound {
         if let Some(shipping) = self.links.remove(&partition) {
             self.timed.remove(&partition);
             self.waits.remove(&partition);
+            self.note_linked(partition);
             self.tell_closed(partition, shipping.terms.direction);
         }
+    }
+
+    /// Takes note of whether the peer will say where it stands, and holds all.
+    fn note_linked(&self, partition: PartitionId) {
+        let is_linked = self.links.get(&partition).is_some_and(|shipping| {
+            shipping.terms.wish != Wish::Stop && shipping.carried.extract.is_none()
+        });
+        self.shared.put_backs.linked(partition, self.peer, is_linked);
     }
 
     fn tell_closed(&mut self, partition: PartitionId, direction: Direction) {
@@ -434,6 +455,10 @@ impl Outbound {
         for partition in due {
             self.on_link(partition.0, |_, link| link.step(Event::RetryDue));
         }
+        self.shared.put_backs.settle();
+        for partition in std::mem::take(&mut self.put_back) {
+            self.wake(partition);
+        }
         for partition in self.timed.clone() {
             self.look_at_gate(partition);
             self.note_state(partition);
@@ -568,6 +593,9 @@ impl Outbound {
         let Some(shipping) = self.links.get_mut(&partition) else { return };
         shipping.copy = None;
         shipping.unassigned = kind == FaultKind::Unassigned;
+        if shipping.unassigned {
+            self.shared.put_backs.knows_nothing(partition, self.peer);
+        }
         if kind == FaultKind::PriorMissing {
             shipping.whole_until = self.shared.clock.monotonic() + WHOLE_FOR;
         }
@@ -636,6 +664,16 @@ impl Outbound {
         let format = self.format();
         let Some(shipping) = self.links.get_mut(&partition) else { return Ok(None) };
         let Some(action) = shipping.link.next() else { return Ok(None) };
+        if action != Action::Open && self.shared.put_backs.is_put_back(partition) {
+            self.put_back.insert(partition);
+            return Ok(None);
+        }
+        let life = shipping.table.life();
+        if action != Action::Open && shipping.told_life != life {
+            // Else the replica would take it for what an earlier life has made.
+            self.on_fault(partition, FaultKind::Retry, NEW_LIFE.to_owned());
+            return Ok(None);
+        }
         let began = self.shared.clock.monotonic();
         if let Some(due) = shipping.due(&action, began) {
             self.waits.insert(partition, due);
@@ -644,7 +682,14 @@ impl Outbound {
         let sent = (shipping.sent_bytes, shipping.sent_entries);
         let body = match &action {
             Action::Open => {
-                Some(Body::Open(Open { partition: partition.0, epoch: shipping.link.epoch.0 }))
+                shipping.told_life = life;
+                Some(Body::Open(Open {
+                    partition: partition.0,
+                    epoch: shipping.link.epoch.0,
+                    log_of: life.origin.0.into(),
+                    life: life.hlc.0,
+                    asks_back: self.shared.put_backs.asks_back(partition, self.peer),
+                }))
             }
             Action::Follow => Some(Body::Follow(Follow { partition: partition.0 })),
             Action::BeginCopy(resumed) => {

@@ -239,6 +239,13 @@ impl PublicApi {
         if receipt.is_some() {
             receipts::check_write(&operation)?;
         }
+        if self.node.has_just_started()
+            && let Ok(tables) = tables_read(&operation, AS_OF)
+        {
+            for table in tables {
+                self.node.listen_first(table.as_str()).await;
+            }
+        }
         if let Some(after) = &after {
             for table in tables_read(&operation, AFTER)? {
                 let table = self.node.readable(table.as_str())?;

@@ -41,7 +41,8 @@ use std::time::Duration;
 
 use isthmus_model::clock::Clock;
 use isthmus_model::ids::Origin;
-use isthmus_store::engine::{EngineError, rocks};
+use isthmus_store::engine::EngineError;
+use isthmus_store::engine::rocks::{RocksEngine, RocksOptions};
 use isthmus_store::{Store, StoreError, StoreOptions};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
@@ -102,7 +103,8 @@ pub async fn serve(
 ) -> Result<(), ServerError> {
     let tls = read_tls(&config)?;
     let ports = Ports::open(&config).await?;
-    let store = open_store(&config, clock.clone())?;
+    let engine = open_engine(&config)?;
+    let store = open_store(&config, engine.clone(), clock.clone())?;
     let committer = start_committer(&store)?;
     let seed = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
     let shown = tls.as_ref().map(|(_, current)| current.subscribe());
@@ -115,6 +117,8 @@ pub async fn serve(
     keep(&node, "keep_reconciled", node.clone().keep_reconciled(stopped.clone()));
     keep(&node, "keep_up", node.clone().keep_up(stopped.clone()));
     keep(&node, "keep_digests", node.clone().keep_digests(stopped.clone()));
+    keep(&node, "keep_swept", node.clone().keep_swept(stopped.clone()));
+    keep(&node, "keep_tidy", Node::keep_tidy(engine, stopped.clone()));
     keep(&node, "watch_clocks", node.clone().watch_clocks(stopped.clone()));
     keep(&node, "keep_modes", node.clone().keep_modes(stopped.clone()));
     keep(&node, "keep_scrubbed", node.clone().keep_scrubbed(stopped.clone()));
@@ -203,15 +207,21 @@ fn read_tls(config: &Config) -> Result<Option<(TlsFiles, watch::Sender<PeerTls>)
     Ok(Some((files, watch::Sender::new(tls))))
 }
 
-fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Store>, ServerError> {
+fn open_engine(config: &Config) -> Result<Arc<RocksEngine>, ServerError> {
     let storage = &config.storage;
-    let engine = rocks::RocksEngine::open(
-        &storage.data,
-        &rocks::RocksOptions {
-            memory_bytes: (storage.cache_bytes + storage.write_buffer_bytes) as usize,
-            ..rocks::RocksOptions::default()
-        },
-    )?;
+    let options = RocksOptions {
+        memory_bytes: (storage.cache_bytes + storage.write_buffer_bytes) as usize,
+        ..RocksOptions::default()
+    };
+    Ok(Arc::new(RocksEngine::open(&storage.data, &options)?))
+}
+
+fn open_store(
+    config: &Config,
+    engine: Arc<RocksEngine>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Store>, ServerError> {
+    let storage = &config.storage;
     let options = StoreOptions {
         origin: Origin(config.region.number),
         skew_max: Duration::from_millis(config.peer.clock_skew_max_ms),
@@ -223,7 +233,7 @@ fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Store>, Serv
         digests: storage.digests,
         ..StoreOptions::new(Origin(config.region.number))
     };
-    let store = Store::open(Arc::new(engine), clock, options)?;
+    let store = Store::open(engine, clock, options)?;
     store.on_fatal(Arc::new(|error| {
         tracing::error!(%error, "a commit failed; the process ends and recovers at its next start");
         std::process::exit(EXIT_COMMIT_FAILED);

@@ -17,6 +17,7 @@ mod links;
 mod modes;
 mod peers;
 mod plan;
+mod put_back;
 mod reach;
 mod receipts;
 mod reconcile;
@@ -37,10 +38,12 @@ use isthmus_control::global_table::{GlobalTable, Serve, Sync};
 use isthmus_model::clock::Clock;
 use isthmus_model::ids::{Origin, PartitionId, TableId};
 use isthmus_protocol::error_code::ErrorCode;
+use isthmus_replication::error::ReplicationError;
 use isthmus_replication::frame::{FORMAT, Hello};
 use isthmus_replication::horizon::SafeTimes;
 use isthmus_replication::mode::Modes;
 use isthmus_replication::pack::PackedLogs;
+use isthmus_replication::put_back::PutBacks;
 use isthmus_replication::ship::{Outbound, Shared};
 use isthmus_replication::trace::Traces;
 use isthmus_store::{Store, StoreError, Table, Writers};
@@ -107,6 +110,9 @@ pub enum NodeError {
     /// What is stored cannot be read.
     #[error("read what is stored")]
     Store(#[from] StoreError),
+    /// What is noted of an old disk cannot be read.
+    #[error("read what is noted of a disk that was put back")]
+    PutBack(#[from] ReplicationError),
     /// The record of a global table is damaged.
     #[error("the record of global table {0} is damaged")]
     Record(String),
@@ -138,6 +144,7 @@ impl Node {
             clock: clock.clone(),
             safe_times: Arc::new(SafeTimes::default()),
             standings: Arc::default(),
+            put_backs: Arc::new(PutBacks::read(store.clone())?),
             packed: Arc::new(PackedLogs::default()),
             streams: Arc::default(),
             traces: Arc::new(Traces::new(
@@ -287,7 +294,7 @@ impl Node {
     pub fn readable(&self, name: &str) -> Result<Arc<Table>, ApiError> {
         let table = self.store.table_by_name(name).ok_or_else(ApiError::no_table)?;
         let ready = self.records.lock().get(&table.id()).is_none_or(|record| record.ready);
-        if ready {
+        if ready && !self.shared.put_backs.is_put_back(table.partition()) {
             return Ok(table);
         }
         Err(ApiError::new(ErrorCode::TableNotReady, "The table is not ready."))

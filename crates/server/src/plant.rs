@@ -10,7 +10,7 @@ use isthmus_store::{Plant, StoreError};
 
 use crate::config::Config;
 use crate::node::verify::key_of_json;
-use crate::{ServerError, open_store, start_committer};
+use crate::{ServerError, open_engine, open_store, start_committer};
 
 /// Why nothing was planted.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ fn plant_blocking(
     key_json: &str,
     kind: Plant,
 ) -> Result<String, PlantError> {
-    let store = open_store(config, Arc::new(SystemClock))?;
+    let store = open_store(config, open_engine(config)?, Arc::new(SystemClock))?;
     let committer = start_committer(&store)?;
     let planted = plant_in(&store, table, key_json, kind);
     store.stop();

@@ -59,6 +59,7 @@ impl Rows {
         write: WriteRow,
         receipt: Option<&mut Receipt>,
     ) -> Result<Bytes, ApiError> {
+        self.node.listen_first(write.table.as_str()).await;
         let table = self.node.writable(write.table.as_str())?;
         let schema = table.schema();
         let returned = write.change.returned.clone();
@@ -87,6 +88,7 @@ impl Rows {
     ) -> Result<Bytes, ApiError> {
         let mut tables = Vec::with_capacity(batch.tables.len());
         for writes in &batch.tables {
+            self.node.listen_first(writes.table.as_str()).await;
             tables.push(self.node.writable(writes.table.as_str())?);
         }
         // Every table's part is handed over before the first is waited for: they share a sync.

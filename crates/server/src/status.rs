@@ -192,6 +192,9 @@ pub struct TableStatus {
     pub write_mode: Option<WriteModeStatus>,
     /// Whether clients may write here.
     pub writable: bool,
+    /// Why it is neither read nor written, where an old disk was put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub put_back: Option<String>,
     /// Partitions.
     pub partitions: u64,
     /// Address of the last durable entry, added over its partitions.

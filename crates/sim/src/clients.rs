@@ -115,17 +115,20 @@ impl Clients {
         self.open.retain(|request| request.node != node);
     }
 
-    /// Asks a node for something; gives what, in words.
+    /// Asks a node for something; gives what, in words. With `waits` nothing is asked before the
+    /// node has heard of all others.
     pub(crate) fn ask(
         &mut self,
         node: usize,
         life: &Life,
         plans: &[TablePlan],
         clock: &Arc<NodeClock>,
+        waits: bool,
     ) -> Option<String> {
         let plan = plans.get(self.rng.random_range(0..plans.len()))?;
         let table = life.store.table(plan.id)?;
-        if !life.roles.is_ready(plan.partition) {
+        let may = life.is_usable(plan.partition);
+        if !may || (waits && !life.has_heard_all(plan.partition)) {
             return None;
         }
         if plan.base == node && self.rng.random_range(0..self.schema_one_in) == 0 {

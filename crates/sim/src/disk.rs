@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use isthmus_model::change::Direction;
 use isthmus_model::ids::PartitionId;
 use isthmus_store::engine::faulty::{Fault, FaultOdds, FaultyEngine};
 use isthmus_store::engine::{Batch, Engine, EngineError, Snapshot, Space};
@@ -78,6 +79,28 @@ impl Disk {
     /// Lets the next commit fail, as power does that goes in the middle of it.
     pub(crate) fn fail_next(&self) {
         self.state.lock().fails_next = true;
+    }
+
+    /// All that is durable, if it can be read.
+    pub(crate) fn copy(&self) -> Option<Batch> {
+        let snapshot = self.engine().snapshot().ok()?;
+        let mut batch = Batch::default();
+        for space in Space::ALL {
+            for pair in snapshot.scan(space, &[], None, Direction::Forward) {
+                let (key, value) = pair.ok()?;
+                batch.put(space, key, value);
+            }
+        }
+        Some(batch)
+    }
+
+    /// An old copy takes the place of what is on the disk.
+    pub(crate) fn put_back(&self, copy: Batch) {
+        let mut state = self.state.lock();
+        let engine = FaultyEngine::new(self.seed ^ self.node as u64, FaultOdds::default());
+        // Nothing fails where no odds are set.
+        let _ = engine.commit(copy);
+        state.engine = Arc::new(engine);
     }
 
     /// Power is gone: so is what was not durable.

@@ -9,6 +9,7 @@
 //! invariant that did not hold. Every invariant is a file in `checkers/`; `plant.rs` has the
 //! bugs that show that the checkers see.
 
+mod branches;
 mod checkers;
 mod clients;
 mod clock;
@@ -36,7 +37,9 @@ pub use world::{Failure, Report};
 /// Runs a seed.
 pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
     match options.scenario {
-        Scenario::Links | Scenario::Schemas | Scenario::Edges => world::run(options),
+        Scenario::Links | Scenario::Schemas | Scenario::Edges | Scenario::Restores => {
+            world::run(options)
+        }
         Scenario::Verify => verify::run_trial(options),
         Scenario::Crashes => verify::run_crashes(options),
     }

@@ -18,7 +18,8 @@ struct Arguments {
 }
 
 const USAGE: &str = "usage: isthmus-sim [--seeds N] [--from S] [--seed S] [--twice] [--until N] \
-                     [--dump] [--plant NAME] [--scenario links|edges|verify|crashes|schemas]";
+                     [--dump] [--plant NAME] \
+                     [--scenario links|edges|verify|crashes|schemas|restores]";
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments {
@@ -51,6 +52,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     .into_iter()
                     .chain(Plant::OF_EDGES)
                     .chain(Plant::OF_SCHEMAS)
+                    .chain(Plant::OF_RESTORES)
                     .chain(Plant::OF_DIGESTS);
                 let found = all.find(|plant| format!("{plant:?}") == name);
                 let plant = found.ok_or(format!("no bug is called {name}"))?;
@@ -64,6 +66,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     Some("verify") => Scenario::Verify,
                     Some("crashes") => Scenario::Crashes,
                     Some("schemas") => Scenario::Schemas,
+                    Some("restores") => Scenario::Restores,
                     other => return Err(format!("there is no scenario {other:?}; {USAGE}")),
                 };
             }
@@ -85,6 +88,7 @@ fn tell(options: &Options, failure: &Failure) {
         Scenario::Verify => "--scenario verify".to_owned(),
         Scenario::Crashes => "--scenario crashes".to_owned(),
         Scenario::Schemas => format!("--scenario schemas --until {until}"),
+        Scenario::Restores => format!("--scenario restores --until {until}"),
     };
     println!("again: cargo xtask sim --seed {} {scenario} --dump", options.seed);
 }
@@ -148,7 +152,7 @@ fn main() -> ExitCode {
     if tally.held > 0 {
         println!("{} requests answered when other regions held them", tally.held);
     }
-    if matches!(arguments.scenario, Scenario::Verify | Scenario::Schemas) {
+    if matches!(arguments.scenario, Scenario::Verify | Scenario::Schemas | Scenario::Restores) {
         println!("{tally:?}");
     }
     println!("{passed} passed, {failed} failed");

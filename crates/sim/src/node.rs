@@ -19,7 +19,9 @@ use isthmus_replication::horizon::SafeTimes;
 use isthmus_replication::link::State;
 use isthmus_replication::mode::{Modes, SemiSync};
 use isthmus_replication::pack::PackedLogs;
+use isthmus_replication::put_back::PutBacks;
 use isthmus_replication::receive::{Assignments, Inbound};
+use isthmus_replication::relay::Feeding;
 use isthmus_replication::retention::Retention;
 use isthmus_replication::ship::{Outbound, Shared};
 use isthmus_replication::standings::OwnWord;
@@ -106,6 +108,7 @@ impl Life {
             clock,
             safe_times: Arc::new(SafeTimes::default()),
             standings: Arc::default(),
+            put_backs: Arc::new(PutBacks::read(store.clone()).map_err(|_| StoreError::Stopped)?),
             packed: Arc::new(PackedLogs::learning_from(nature.dictionary_samples)),
             streams: Arc::default(),
             hello: Hello {
@@ -162,7 +165,7 @@ impl Life {
     /// Opens the links that are named at rest.
     pub(crate) fn obey_links(&mut self) {
         self.roles.refresh();
-        self.obeyed = self.roles.changes();
+        self.obeyed = self.changes();
         let shared = self.roles.shared();
         for plan in &shared {
             let Some(table) = self.store.table(plan.id) else {
@@ -170,7 +173,9 @@ impl Life {
                 continue;
             };
             for (peer, outbound) in &mut self.outbound {
-                match self.roles.feeding(plan.partition, *peer) {
+                let to = self.shared.put_backs.gives_back_to(plan.partition);
+                let gives_back = (to == Some(origin_of(*peer))).then_some(Feeding::Own);
+                match gives_back.or_else(|| self.roles.feeding(plan.partition, *peer)) {
                     Some(feeding) => {
                         let terms = self.asked.get(&(*peer, plan.partition)).cloned();
                         outbound.open(plan.partition, table.clone(), &terms.unwrap_or_default());
@@ -188,6 +193,20 @@ impl Life {
         self.obey_modes();
     }
 
+    fn changes(&self) -> u64 {
+        self.roles.changes() + self.shared.put_backs.changes()
+    }
+
+    /// Whether clients may use a table here.
+    pub(crate) fn is_usable(&self, partition: PartitionId) -> bool {
+        self.roles.is_ready(partition) && !self.shared.put_backs.is_put_back(partition)
+    }
+
+    /// Whether all replicas have said where they stand since the start.
+    pub(crate) fn has_heard_all(&self, partition: PartitionId) -> bool {
+        self.shared.put_backs.are_all_heard(partition)
+    }
+
     /// People ask other things of links.
     pub(crate) fn ask(&mut self, asked: &Asked) {
         self.asked.clone_from(asked);
@@ -203,7 +222,7 @@ impl Life {
 
     /// What the links to a peer have to send now, if anything.
     pub(crate) fn poll_outbound(&mut self, peer: usize, direction: Direction) -> Option<Frame> {
-        if self.obeyed != self.roles.changes() {
+        if self.obeyed != self.changes() {
             self.obey_links();
         }
         let grown = std::mem::take(&mut *self.grown.lock());
@@ -388,7 +407,9 @@ impl Life {
             return false;
         };
         let spec = table.spec();
-        if spec.writers != plan.writers || spec.writing != writing {
+        // What an old disk lacks comes before what the record says.
+        let is_put_back = self.shared.put_backs.is_put_back(plan.partition);
+        if spec.writers != plan.writers || (spec.writing != writing && !is_put_back) {
             drop(self.store.set_writing(plan.id, writing, plan.writers, spec.epoch));
             return false;
         }
@@ -408,7 +429,7 @@ impl Life {
     ) -> Result<(), String> {
         for plan in plans {
             let table = self.store.table(plan.id).ok_or("a table is missing")?;
-            if !self.roles.is_shared(plan.partition) || !self.roles.is_ready(plan.partition) {
+            if !self.roles.is_shared(plan.partition) || !self.is_usable(plan.partition) {
                 return Err(format!("{} is not complete at node {}", plan.name, self.node));
             }
             self.check_links(plan, &table)?;

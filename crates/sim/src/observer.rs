@@ -20,6 +20,7 @@ use isthmus_store::keys::partition::PartitionState;
 use isthmus_store::{TableSpec, Writers};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::branches::{BranchNumber, Branches};
 use crate::checkers::registers::Expired;
 use crate::checkers::{Violation, dropped, order, prefix, replay, stamps};
 use crate::roles::origin_of;
@@ -62,6 +63,11 @@ pub(crate) struct PartitionView {
     stored: BTreeMap<EncodedKey, Row>,
     /// Moment of the last entry that the node made itself.
     pub(crate) own_hlc: Hlc,
+    /// The branch of the log that the node makes; with several writers.
+    branch: BranchNumber,
+    /// By origin, the branches of its log on which what was applied of it may lie; with several
+    /// writers. Of others it is on the first.
+    on: BTreeMap<Origin, BTreeSet<BranchNumber>>,
 }
 
 impl PartitionView {
@@ -69,6 +75,19 @@ impl PartitionView {
     pub(crate) fn expired(&self) -> Expired<'_> {
         let families = &self.spec.schema.options.families;
         Expired { list: &self.state.expiry, families }
+    }
+
+    /// The branches of an origin's log on which what was applied of it may lie.
+    pub(crate) fn on(&self, origin: Origin) -> BTreeSet<BranchNumber> {
+        self.on.get(&origin).cloned().unwrap_or_else(|| BTreeSet::from([0]))
+    }
+
+    /// Everything of an origin is here through this.
+    fn holds_of(&self, origin: Origin) -> Lsn {
+        match self.spec.writers.are_many() {
+            true => self.state.watermark(origin).map_or(Lsn(0), |mark| mark.lsn),
+            false => self.state.lsn,
+        }
     }
 
     /// The rows that were written.
@@ -82,13 +101,21 @@ impl PartitionView {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct NodeView {
     partitions: BTreeMap<PartitionId, PartitionView>,
     promised: Hlc,
     /// A chunk of a copy was given to the node since the last batch.
     copying: BTreeSet<PartitionId>,
+    /// The ends of logs that a disk had before an older one was put in its place.
+    had: BTreeMap<PartitionId, Lsn>,
+    /// What of others' logs it had then.
+    had_of: BTreeMap<(PartitionId, Origin), Lsn>,
 }
+
+/// A node's disk as it was.
+#[derive(Clone, Debug)]
+pub(crate) struct Saved(BTreeMap<PartitionId, PartitionView>);
 
 /// What one batch did to one partition.
 #[derive(Debug, Default)]
@@ -110,6 +137,8 @@ pub(crate) struct Observer {
     nodes: Vec<NodeView>,
     /// By partition, origin and the origin's LSN.
     pub(crate) known: BTreeMap<(PartitionId, Origin, Lsn), Known>,
+    /// What was made before and after old disks were put back.
+    branches: BTreeMap<(PartitionId, Origin), Branches>,
     stamps: BTreeSet<Stamp>,
     schemas: BTreeMap<(PartitionId, SchemaNumber), Schema>,
     /// Of tables with one writer: what each state of the origin shows.
@@ -131,6 +160,7 @@ impl Observer {
         Observer {
             nodes: (0..nodes).map(|_| NodeView::default()).collect(),
             known: BTreeMap::new(),
+            branches: BTreeMap::new(),
             stamps: BTreeSet::new(),
             schemas: BTreeMap::new(),
             states: BTreeMap::new(),
@@ -188,20 +218,99 @@ impl Observer {
         self.states.get(&(partition, lsn)).copied()
     }
 
-    /// The end of a node's log, also of a dropped table that it has removed.
+    /// The end of a node's log, or the end that it has had; also of a dropped table that it has
+    /// removed.
     pub(crate) fn durable_lsn(&self, node: usize, partition: PartitionId) -> Lsn {
-        let removed = || self.removed.get(&(node, partition)).copied();
-        let here = self.view(node, partition).map(|view| view.state.lsn);
-        here.or_else(removed).unwrap_or_default()
+        let had = self.nodes.get(node).and_then(|view| view.had.get(&partition)).copied();
+        let has = self.view(node, partition).map_or(Lsn(0), |view| view.state.lsn);
+        let removed = self.removed.get(&(node, partition)).copied();
+        has.max(had.or(removed).unwrap_or_default())
+    }
+
+    /// Whether an older disk was put in the place of a node's, with a partition on it.
+    pub(crate) fn was_put_back(&self, node: usize, partition: PartitionId) -> bool {
+        self.nodes.get(node).is_some_and(|view| view.had.contains_key(&partition))
+    }
+
+    /// The branches of an origin's log; `None`: nothing of it was ever durable.
+    pub(crate) fn branches(&self, partition: PartitionId, origin: Origin) -> Option<&Branches> {
+        self.branches.get(&(partition, origin))
+    }
+
+    /// Whether a node holds an entry that another one has made a moment ago, or has said so and
+    /// lost it since with its disk.
+    pub(crate) fn holds(
+        &self,
+        node: usize,
+        maker: usize,
+        partition: PartitionId,
+        lsn: Lsn,
+    ) -> bool {
+        let origin = origin_of(maker);
+        let (Some(view), Some(made)) = (self.view(node, partition), self.view(maker, partition))
+        else {
+            return false;
+        };
+        let had = self.nodes.get(node).and_then(|view| view.had_of.get(&(partition, origin)));
+        if had.is_some_and(|had| *had >= lsn) {
+            return true;
+        }
+        let Some(branches) = self.branches(partition, origin) else { return false };
+        let mut on = view.on(origin).into_iter();
+        self.held(node, origin, partition) >= lsn
+            && (!view.spec.writers.are_many()
+                || on.any(|branch| branches.are_one(branch, made.branch, lsn)))
+    }
+
+    /// A node's disk as it is.
+    pub(crate) fn save(&self, node: usize) -> Saved {
+        let partitions = self.nodes.get(node).map(|view| view.partitions.clone());
+        Saved(partitions.unwrap_or_default())
+    }
+
+    /// Whether others hold all that a node has made, and its disk has the tables that it had.
+    pub(crate) fn can_lose(&self, node: usize, saved: &Saved) -> bool {
+        let Some(now) = self.nodes.get(node) else { return false };
+        let origin = origin_of(node);
+        now.partitions.iter().all(|(partition, view)| {
+            let range = (*partition, origin, Lsn(0))..=(*partition, origin, Lsn(u64::MAX));
+            let made = self.known.range(range).next_back().map_or(Lsn(0), |((.., lsn), _)| *lsn);
+            let held = self.nodes.iter().enumerate().filter(|(other, _)| *other != node);
+            let held = held.filter_map(|(_, other)| other.partitions.get(partition));
+            let held = held.map(|other| other.holds_of(origin));
+            let had = saved.0.get(partition);
+            had.is_some_and(|had| had.spec.writers == view.spec.writers)
+                && held.max().unwrap_or_default() >= made
+        })
+    }
+
+    /// An old copy takes the place of a node's disk.
+    pub(crate) fn put_back(&mut self, node: usize, saved: Saved) {
+        let others: Vec<Origin> = (0..self.nodes.len()).map(origin_of).collect();
+        let Some(view) = self.nodes.get_mut(node) else { return };
+        let origin = origin_of(node);
+        for (partition, now) in &view.partitions {
+            let had = view.had.entry(*partition).or_default();
+            *had = now.state.lsn.max(*had);
+            for other in &others {
+                let had = view.had_of.entry((*partition, *other)).or_default();
+                *had = now.holds_of(*other).max(*had);
+            }
+        }
+        view.partitions = saved.0;
+        view.copying.clear();
+        for (partition, back) in &mut view.partitions {
+            // With one writer nothing is made before all that was lost is here again.
+            if back.spec.writers.are_many() {
+                let branches = self.branches.entry((*partition, origin)).or_default();
+                back.branch = branches.fork(back.branch, back.state.lsn);
+            }
+        }
     }
 
     /// A node has everything of an origin durably through this.
     pub(crate) fn held(&self, node: usize, origin: Origin, partition: PartitionId) -> Lsn {
-        let Some(view) = self.view(node, partition) else { return Lsn(0) };
-        match view.spec.writers.are_many() {
-            true => view.state.watermark(origin).map_or(Lsn(0), |mark| mark.lsn),
-            false => view.state.lsn,
-        }
+        self.view(node, partition).map_or(Lsn(0), |view| view.holds_of(origin))
     }
 
     /// Whether a stamp was not used before.
@@ -288,6 +397,8 @@ impl Observer {
                     shadow: BTreeMap::new(),
                     stored: BTreeMap::new(),
                     own_hlc: Hlc::MIN,
+                    branch: 0,
+                    on: BTreeMap::new(),
                 },
                 (None, None) => continue,
             };
@@ -316,7 +427,8 @@ impl Observer {
         if let Some(schema) = spec.map(|spec| &spec.schema) {
             self.schemas.insert((view.spec.partition, schema.number), schema.clone());
         }
-        order::check(self, node, view, moved)?;
+        let followed = order::check(self, node, view, moved)?;
+        view.on.extend(followed);
         dropped::check(node, view, moved)?;
         for entry in &moved.entries {
             stamps::check(self, node, view, entry)?;
@@ -336,6 +448,8 @@ impl Observer {
         }
         if let Some(state) = &moved.state {
             view.state = state.clone();
+            let branches = self.branches.entry((view.spec.partition, origin_of(node))).or_default();
+            branches.durable(view.branch, state.lsn);
         }
         let mut touched: BTreeSet<EncodedKey> = moved.rows.keys().cloned().collect();
         touched.extend(moved.entries.iter().flat_map(keys_of).cloned());
@@ -397,6 +511,8 @@ impl Observer {
             schema,
             before,
         };
+        let branches = self.branches.entry((partition, entry.stamp.origin)).or_default();
+        branches.made(view.branch, entry.origin_lsn);
         self.known.insert((partition, entry.stamp.origin, entry.origin_lsn), known);
         Ok(())
     }

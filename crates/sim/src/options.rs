@@ -39,6 +39,8 @@ pub enum Scenario {
     Crashes,
     /// As `Links`, and schemas change all the time.
     Schemas,
+    /// Old disks are put back, at moments at which others hold all that is lost.
+    Restores,
 }
 
 /// What to run.
@@ -184,6 +186,8 @@ pub(crate) struct Nature {
     pub(crate) ask_every: Option<u64>,
     /// How often it is set when writes of a table are answered.
     pub(crate) mode_every: Option<u64>,
+    /// How often a disk is copied, and put back after about as long.
+    pub(crate) put_back_every: Option<u64>,
 }
 
 impl Nature {
@@ -232,6 +236,7 @@ impl Nature {
             past_bytes_max: one_of(&mut split(options.seed, Purpose::Cuts), PAST_BYTES),
             ask_every: None,
             mode_every: None,
+            put_back_every: None,
         };
         // Enough rows for several leaves.
         nature.keys += one_of(rng, &[0, 0, 0, 300]);
@@ -244,9 +249,26 @@ impl Nature {
             nature.with_edges(rng);
         }
         nature.mode_every = half(rng, |rng| rng.random_range(100..3000) * MILLI);
+        if options.scenario == Scenario::Restores {
+            nature.with_restores(rng);
+        }
         let regions = nature.regions;
         nature.tables.iter_mut().for_each(|plan| plan.fill_record(regions));
         nature
+    }
+
+    fn with_restores(&mut self, rng: &mut SmallRng) {
+        self.put_back_every = Some(rng.random_range(300..2500) * MILLI);
+        self.formats = vec![FORMAT; REGIONS];
+        // A clock that goes back could not tell a life from an earlier one, nor keep a promise of
+        // which the disk knows nothing; and what a disk loses by lies is lost.
+        self.clock_step_every = None;
+        self.disk_full_every = None;
+        self.read_fails_per_million = 0;
+        self.chaos_micros += 6 * SECOND;
+        for plan in &mut self.tables {
+            plan.shared_at = plan.shared_at.min(SECOND);
+        }
     }
 
     fn with_edges(&mut self, rng: &mut SmallRng) {

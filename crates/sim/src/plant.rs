@@ -50,6 +50,10 @@ pub enum Plant {
     CutPassedOver,
     /// What was sent to a region is taken for what it holds.
     HeldWhenShipped,
+    /// Nobody remembers of which life what it holds is.
+    LifeForgotten,
+    /// Nobody is asked for safe times, so that horizons stand still.
+    HorizonStands,
     /// What a group changed in the digest is not written with it, now and then.
     RedoLeftOut,
     /// What is written of an overwritten row does not take all of its old part off.
@@ -72,7 +76,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 14] = [
+    pub const ALL: [Plant; 15] = [
         Plant::AnswerBeforeSync,
         Plant::EntryLeftOut,
         Plant::RowLeftOut,
@@ -87,6 +91,7 @@ impl Plant {
         Plant::PauseForgotten,
         Plant::CutPassedOver,
         Plant::HeldWhenShipped,
+        Plant::HorizonStands,
     ];
 
     /// Those of regions that pass on.
@@ -94,6 +99,9 @@ impl Plant {
 
     /// Those of changes of schemas.
     pub const OF_SCHEMAS: [Plant; 2] = [Plant::DropNotWaitedFor, Plant::SchemaLeftOut];
+
+    /// Those of disks that are put back.
+    pub const OF_RESTORES: [Plant; 1] = [Plant::LifeForgotten];
 
     /// Those that spoil digests and what is made of them.
     pub const OF_DIGESTS: [Plant; 9] = [
@@ -113,6 +121,7 @@ impl Plant {
         match self {
             Plant::SafeOfNeighbours => Scenario::Edges,
             Plant::DropNotWaitedFor | Plant::SchemaLeftOut => Scenario::Schemas,
+            Plant::LifeForgotten => Scenario::Restores,
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes
             }

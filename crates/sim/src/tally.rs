@@ -23,6 +23,8 @@ pub struct Tally {
     pub schema_changes: u64,
     /// Requests that were answered when other regions held them.
     pub held: u64,
+    /// Old disks that were put back.
+    pub put_backs: u64,
 }
 
 impl Tally {
@@ -38,5 +40,6 @@ impl Tally {
         self.repaired += other.repaired;
         self.schema_changes += other.schema_changes;
         self.held += other.held;
+        self.put_backs += other.put_backs;
     }
 }

@@ -11,6 +11,7 @@ mod events;
 mod faults;
 mod links;
 mod modes;
+mod restores;
 mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use isthmus_model::ids::PartitionId;
 use isthmus_replication::frame::FORMAT;
 use isthmus_replication::terms::Direction;
 use isthmus_store::Store;
+use isthmus_store::engine::Batch;
 use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -33,7 +35,7 @@ use crate::clock::{NodeClock, WorldTime};
 use crate::disk::Disk;
 use crate::network::Network;
 use crate::node::{Asked, Life, Node, SemiSyncs};
-use crate::observer::Observer;
+use crate::observer::{Observer, Saved};
 use crate::options::{Nature, Options, TablePlan};
 use crate::rng::{Purpose, split};
 use crate::tally::Tally;
@@ -94,6 +96,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
             tally: Tally {
                 schema_changes: world.clients.schema_changes,
                 held: world.clients.held,
+                put_backs: world.put_backs,
                 ..Tally::default()
             },
         }),
@@ -140,6 +143,12 @@ struct World {
     /// Links that were stopped, for a planted bug; when they are resumed, where the log began and
     /// what the replica had.
     passed_over: BTreeMap<(usize, usize, PartitionId), Option<(u64, u64)>>,
+    /// A disk that is to be put back.
+    saved: Option<(usize, Batch, Saved)>,
+    /// The node whose disk is to go, as soon as others hold all that it has made. Until then
+    /// nothing is asked of it.
+    loses_disk: Option<usize>,
+    put_backs: u64,
 }
 
 impl World {
@@ -161,6 +170,9 @@ impl World {
             gone: BTreeSet::new(),
             crossings: Crossings::default(),
             passed_over: BTreeMap::new(),
+            saved: None,
+            loses_disk: None,
+            put_backs: 0,
             nodes: (0..nature.regions).map(node).collect(),
             network: Network::new(split(seed, Purpose::Network), nature.latency),
             clients: Clients::new(split(seed, Purpose::Clients), &nature, options.scenario),
@@ -328,7 +340,10 @@ impl World {
         for place in &self.nodes {
             place.disk.set_odds(0, 0);
             place.disk.set_full(false);
-            place.clock.set_offset(0);
+            // A clock that goes back could not tell a life from an earlier one.
+            if self.nature.put_back_every.is_none() {
+                place.clock.set_offset(0);
+            }
         }
         for node in 0..self.nature.regions {
             self.soon(50_000, Event::Start(node));
@@ -349,6 +364,17 @@ impl World {
         for (node, place) in self.nodes.iter().enumerate() {
             let life = place.life.as_ref().ok_or("a node is down")?;
             digest::are_ready(node, &life.store)?;
+        }
+        Ok(())
+    }
+
+    /// Whether no row remembers a kill any more.
+    fn is_swept(&self) -> Result<(), String> {
+        for (node, place) in self.nodes.iter().enumerate() {
+            let tables = place.life.iter().flat_map(|life| life.store.tables());
+            if let Some(table) = tables.into_iter().find(|table| table.remembers_kills()) {
+                return Err(format!("rows of {} at node {node} remember kills", table.name()));
+            }
         }
         Ok(())
     }
@@ -389,7 +415,7 @@ impl World {
             }
         }
         let deadline = self.now() + DRAIN_MICROS_MAX;
-        while let Err(waits) = self.is_quiet() {
+        while let Err(waits) = self.is_quiet().and_then(|()| self.is_swept()) {
             if self.now() > deadline {
                 return Err(Violation::of("what is healed gets on", waits));
             }

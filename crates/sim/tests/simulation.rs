@@ -8,6 +8,8 @@ use isthmus_sim::{Options, Plant, Scenario, run};
 const SEEDS: u64 = 40;
 /// A planted bug must be seen within so many seeds.
 const PLANT_SEEDS: u64 = 60;
+/// Worlds in which old disks are put back, in one test run.
+const RESTORES_SEEDS: u64 = 12;
 /// Worlds whose regions pass on over edges, in one test run.
 const EDGES_SEEDS: u64 = 2;
 /// Worlds whose schemas change all the time, in one test run.
@@ -88,6 +90,17 @@ fn every_planted_bug_is_seen() {
             seen(plant, PLANT_SEEDS).is_some(),
             "{plant:?} was not seen within {PLANT_SEEDS} seeds"
         );
+    }
+}
+
+#[test]
+fn old_disks_that_are_put_back_are_found_out_and_healed() {
+    for seed in 1..=RESTORES_SEEDS {
+        hold_in(Scenario::Restores, seed);
+    }
+    for plant in Plant::OF_RESTORES {
+        let found = seen(plant, PLANT_SEEDS);
+        assert!(found.is_some(), "{plant:?} was not seen within {PLANT_SEEDS} seeds");
     }
 }
 

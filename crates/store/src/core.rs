@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use isthmus_model::clock::Clock;
+use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, PartitionId};
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -81,6 +82,9 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: StoreOptions,
     pub(crate) stamps: Stamps,
+    /// When this life of the store began, by the wall clock: the hybrid one may run ahead of it,
+    /// and an older disk would know nothing of that.
+    pub(crate) life: Hlc,
     pub(crate) tail: Tail,
     pub(crate) replaced: Replaced,
     pub(crate) past: Past,
@@ -88,6 +92,8 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     /// Partitions whose digests may want upkeep.
     pub(crate) digests_due: Mutex<BTreeSet<PartitionId>>,
+    /// Partitions of which rows may want to be swept.
+    pub(crate) sweeps_due: Mutex<BTreeSet<PartitionId>>,
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Bytes that wait or are being committed.
@@ -102,6 +108,8 @@ pub(crate) struct Core {
 
 /// After entries that did not compress, this many records go uncompressed.
 const COMPRESS_PAUSE: u32 = 32;
+/// The part of the queue beyond which upkeep waits.
+const UPKEEP_SHARE: usize = 8;
 /// Charged to the queue for a write beside its bytes.
 const WRITE_OVERHEAD_BYTES: usize = 64;
 
@@ -112,8 +120,10 @@ impl Core {
         options: StoreOptions,
         node: NodeState,
     ) -> Core {
+        let stamps = Stamps::new(options.origin, options.skew_max, node.ceiling);
         Core {
-            stamps: Stamps::new(options.origin, options.skew_max, node.ceiling),
+            life: Hlc::from_millis(clock.wall_millis()),
+            stamps,
             tail: Tail::new(options.log_tail_bytes_max),
             replaced: Replaced::new(REPLACED_BYTES_MAX),
             past: Past::new(options.past_bytes_max),
@@ -123,6 +133,7 @@ impl Core {
             })),
             counters: Counters::default(),
             digests_due: Mutex::default(),
+            sweeps_due: Mutex::default(),
             engine,
             clock,
             options,
@@ -171,6 +182,16 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Whether upkeep may add to what waits: it leaves most of the queue to clients.
+    pub(crate) fn admit_upkeep(&self) -> Result<(), StoreError> {
+        self.admit()?;
+        let share = self.options.queue_bytes_max / UPKEEP_SHARE;
+        match self.queue_bytes.load(Ordering::Acquire) <= share {
+            true => Ok(()),
+            false => Err(StoreError::Busy),
+        }
     }
 
     /// Why nothing that needs room is accepted, if so.
@@ -403,6 +424,8 @@ impl Core {
         for group in &groups {
             self.tidy(group);
         }
+        let expired = groups.iter().filter(|group| group.part.expired);
+        self.sweeps_due.lock().extend(expired.map(|group| group.partition.id));
         let changed = groups.iter().filter(|group| group.concerns_digest());
         self.digests_due.lock().extend(changed.map(|group| group.partition.id));
         self.look_at_space();

@@ -32,6 +32,8 @@ pub const SKEW_MAX: Duration = Duration::from_millis(500);
 pub const CEILING_MARGIN: Duration = Duration::from_secs(2);
 /// Ids reserved at a time.
 pub const ID_BLOCK: u64 = 4096;
+/// Ids left out where an old disk was put back.
+pub const IDS_LEFT_OUT: u64 = 1 << 24;
 /// Changes of one call to `Table::write`.
 pub const WRITE_CHANGES_MAX: usize = 1000;
 /// Rows of one chunk given to `Table::replace_range`.
@@ -46,7 +48,9 @@ pub const CONFLICTS_MAX: usize = 10_000;
 pub const CONFLICT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The engine is told to forget log records in steps of this many entries.
 pub const FORGET_STEP: u64 = 1024;
-/// Rows looked at in one step of the sweep.
+/// Rows of one table looked at in one step of the sweep.
 pub const SWEEP_ROWS: usize = 500;
+/// Tables swept in one step.
+pub const SWEEP_TABLES: usize = 64;
 /// Records taken from the engine by one `read_log`.
 pub const LOG_SLICE_RECORDS_MAX: usize = 4096;

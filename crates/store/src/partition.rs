@@ -32,10 +32,11 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::keys::log::RecordBuilder;
 use crate::keys::partition::{PartitionState, Watermark};
+use crate::kills::Kills;
 use crate::limits::LOG_RECORD_BYTES;
 use crate::log_size::{LogSizes, Mark};
 use crate::spec::TableSpec;
-use crate::table::ConflictLog;
+use crate::table::{ConflictLog, Sweep};
 
 /// Told how a group ended.
 pub(crate) type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -65,6 +66,8 @@ pub(crate) struct Part {
     pub(crate) log_replaced: bool,
     /// The table goes.
     pub(crate) dropped: bool,
+    /// Cells of all rows have expired.
+    pub(crate) expired: bool,
 }
 
 /// A group taken by the committer.
@@ -128,6 +131,8 @@ pub(crate) struct Inner {
     /// First and last LSN of the log records being committed.
     pub(crate) in_flight: Vec<(Lsn, Lsn)>,
     pub(crate) conflicts: ConflictLog,
+    /// Rows that the sweep is to look at one day.
+    pub(crate) kills: Kills,
     /// What to tell when a group is durable, in order of groups.
     finishes: Vec<(u64, Finish)>,
 }
@@ -143,17 +148,6 @@ pub(crate) struct Durable {
     pub(crate) state: PartitionState,
     pub(crate) spec: Arc<TableSpec>,
     pub(crate) schema: Arc<Schema>,
-}
-
-/// How far the sweep has come.
-#[derive(Default)]
-pub(crate) struct Sweep {
-    /// Rows before it have been looked at.
-    pub(crate) next: Option<EncodedKey>,
-    /// What the running pass goes by.
-    pub(crate) goal: Option<(Vec<Expiry>, Hlc)>,
-    /// What the last whole pass went by, and when it ended, on the monotonic clock.
-    pub(crate) done: Option<((Vec<Expiry>, Hlc), std::time::Duration)>,
 }
 
 /// A horizon that has been passed once more. A counter's share says what its region has added
@@ -189,6 +183,8 @@ pub(crate) struct Partition {
     /// What had been applied of each origin when rows of a copy last stood for entries, and where.
     pub(crate) whole_marks: Mutex<(Lsn, Vec<Watermark>)>,
     pub(crate) sweep: Mutex<Sweep>,
+    /// What rows remember is known: all were looked at since the store was opened.
+    pub(crate) kills_counted: AtomicBool,
     pub(crate) checkpointing: Mutex<Checkpointing>,
     /// The newest moment in rows that were copied in this life: entries may be older than they.
     newest_copied: AtomicU64,
@@ -241,6 +237,7 @@ impl Partition {
             forgotten: AtomicU64::new(0),
             whole_marks: Mutex::default(),
             sweep: Mutex::default(),
+            kills_counted: AtomicBool::new(false),
             checkpointing: Mutex::default(),
             newest_copied: AtomicU64::new(0),
             keeps_replaced: AtomicBool::new(false),
@@ -261,6 +258,7 @@ impl Partition {
                 kept: VecDeque::new(),
                 in_flight: Vec::new(),
                 conflicts,
+                kills: Kills::default(),
                 finishes: Vec::new(),
             }),
         }
@@ -509,6 +507,9 @@ impl Inner {
         if let Some(tag) = self.tag(&key) {
             self.cache.put(tag, &parts);
         }
+        if let Some(row) = &row {
+            self.note_kills(&key, row);
+        }
         let group = self.open_group;
         match self.overlay.get_mut(&key) {
             Some(known) if known.group == group => {
@@ -521,6 +522,13 @@ impl Inner {
                 self.part.rows.push((key.clone(), value));
                 self.overlay.insert(key, Overlaid { row, parts, group, place });
             }
+        }
+    }
+
+    /// Takes note of what the sweep will find in a row.
+    pub(crate) fn note_kills(&mut self, key: &EncodedKey, row: &Row) {
+        if let Some(newest) = row.newest_kill() {
+            self.kills.note(kills_bucket(newest), key);
         }
     }
 
@@ -693,6 +701,7 @@ impl Inner {
     /// Takes note of an expiry of all rows.
     pub(crate) fn expire(&mut self, expiry: Expiry, at: At) {
         add_expiry(&mut self.state.expiry, expiry);
+        self.part.expired = true;
         let own_time = self.schema.options.families.with_own_time();
         if !own_time.is_within(expiry.spared) {
             // No lane is theirs alone, so what has gone of them is left out by counting anew.

@@ -64,6 +64,11 @@ impl TableSnapshot {
         vector_in(&self.state, &self.spec, self.own)
     }
 
+    /// Of which life of an origin the last entry in it is; `Hlc::MIN`: nobody knows.
+    pub fn life_met(&self, origin: Origin) -> Hlc {
+        self.state.life_met(origin)
+    }
+
     /// What the table was.
     pub fn spec(&self) -> &TableSpec {
         &self.spec

@@ -81,6 +81,14 @@ impl Stamps {
         self.inner.lock().clock.observe(seen, wall_millis, self.skew_millis_max)
     }
 
+    /// This region may have given out all before a moment, though its disk does not know of it.
+    /// What is further ahead than its clock can have been is a mistake of who says so.
+    pub(crate) fn rise_to(&self, moment: Hlc, wall_millis: i64) {
+        let ahead_max = millis(CEILING_MARGIN) + 2 * self.skew_millis_max;
+        // Refused, nothing has changed.
+        let _ = self.inner.lock().clock.observe(moment, wall_millis, ahead_max);
+    }
+
     /// The moment below which every stamp is durable and none will be given any more, and whether
     /// a higher ceiling should be made durable soon.
     pub(crate) fn promise(&self, wall_millis: i64) -> (Hlc, bool) {

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -157,6 +158,7 @@ impl Store {
         for table in tables.by_id.values() {
             table.begin_digest_if_missing();
             core.digests_due.lock().insert(table.partition());
+            core.sweeps_due.lock().insert(table.partition());
         }
         let ids = Ids { next: reserved, reserved, asked: reserved };
         let store =
@@ -218,7 +220,8 @@ impl Store {
         tables.coming.insert((spec.id, spec.name.clone()));
         drop(tables);
         let rules = Rules::of(&spec.schema, &[]);
-        let state = PartitionState { epoch: spec.epoch, rules, ..PartitionState::default() };
+        let mut state = PartitionState { epoch: spec.epoch, rules, ..PartitionState::default() };
+        state.lives.begin(self.core.life, Lsn(0));
         let put = |key, value| BatchWrite { space: Space::Meta, key, value: Some(value) };
         let mut writes = vec![
             put(keys::table::encode_key(spec.id), keys::table::encode_value(&spec)),
@@ -240,8 +243,9 @@ impl Store {
             self.core.parts.clone(),
             Default::default(),
         );
-        let partition = Arc::new(partition);
-        let table = Arc::new(Table::new(self.core.clone(), partition));
+        // It has no rows that could remember anything.
+        partition.kills_counted.store(true, Ordering::Release);
+        let table = Arc::new(Table::new(self.core.clone(), Arc::new(partition)));
         let tables = self.tables.clone();
         let (answer, pending) = Pending::new();
         let finish = move |done: Result<(), StoreError>| {
@@ -332,8 +336,15 @@ impl Store {
         Ok(id_of_region(self.origin(), ids.next))
     }
 
+    /// Leaves out so many ids that none is given which was given since the disk here was copied.
+    pub fn leave_out_ids(&self) {
+        let mut ids = self.ids.lock();
+        ids.next += limits::IDS_LEFT_OUT;
+        self.reserve_more_ids(&mut ids);
+    }
+
     fn reserve_more_ids(&self, ids: &mut Ids) {
-        let asked = ids.reserved + limits::ID_BLOCK;
+        let asked = ids.reserved.max(ids.next) + limits::ID_BLOCK;
         ids.asked = asked;
         let state = NodeState { ids_reserved: asked, ..NodeState::default() };
         let write = BatchWrite {
@@ -360,6 +371,12 @@ impl Store {
             self.core.ask_for_ceiling();
         }
         promise
+    }
+
+    /// Another region has had something of this one with this moment: nothing is stamped before
+    /// it, even if the disk here is an old one.
+    pub fn rise_to(&self, moment: Hlc) {
+        self.core.stamps.rise_to(moment, self.core.wall_millis());
     }
 
     /// Bytes in memory of what rows were, for reads as of cuts.
@@ -392,8 +409,23 @@ impl Store {
         self.write_note(name, None)
     }
 
+    /// Writes a named record, or forgets it, however much waits for the committer: for what must
+    /// become durable with what is accepted after it. To be used for little.
+    pub fn note_surely(&self, name: &[u8], note: Option<&[u8]>) -> Pending<()> {
+        self.write_checked_note(self.core.check_alive(), name, note)
+    }
+
     fn write_note(&self, name: &[u8], note: Option<&[u8]>) -> Pending<()> {
-        let checked = self.core.admit().and_then(|()| check_note(name, note));
+        self.write_checked_note(self.core.admit(), name, note)
+    }
+
+    fn write_checked_note(
+        &self,
+        admitted: Result<(), StoreError>,
+        name: &[u8],
+        note: Option<&[u8]>,
+    ) -> Pending<()> {
+        let checked = admitted.and_then(|()| check_note(name, note));
         if let Err(error) = checked {
             return Pending::ready(Err(error));
         }
@@ -460,17 +492,43 @@ impl Store {
         done
     }
 
-    /// Takes one bounded step, per table, of removing from the disk what has expired and what no
-    /// region needs to remember. Gives whether there may be more to do right away.
+    /// Takes one bounded step of removing from the disk what has expired and what no region needs
+    /// to remember. Gives whether there may be more to do right away. A table of which nothing can
+    /// go costs nothing. May refuse while much waits for the committer.
     pub fn sweep_step(&self) -> bool {
+        let due: Vec<PartitionId> = {
+            let due = self.core.sweeps_due.lock();
+            due.iter().take(limits::SWEEP_TABLES).copied().collect()
+        };
         let mut more = false;
-        for table in self.tables() {
+        let mut left = Vec::new();
+        for partition in &due {
+            // Taken out first, so that a horizon which moves meanwhile puts it in again.
+            self.core.sweeps_due.lock().remove(partition);
+            let Some(table) = self.table_of_partition(*partition) else { continue };
             match table.sweep_step() {
-                Ok(left) => more |= left,
-                Err(error) => tracing::debug!(table = %table.id(), %error, "sweep waits"),
+                Ok(false) => {}
+                Ok(true) => {
+                    more = true;
+                    left.push(*partition);
+                }
+                Err(error) => {
+                    tracing::debug!(table = %table.id(), %error, "sweep waits");
+                    left.push(*partition);
+                }
             }
         }
+        let mut due = self.core.sweeps_due.lock();
+        more |= !due.is_empty();
+        due.extend(left);
         more
+    }
+
+    /// How many rows wait for the sweep, at most, over all tables.
+    pub fn rows_to_sweep(&self) -> u64 {
+        let due: Vec<PartitionId> = self.core.sweeps_due.lock().iter().copied().collect();
+        let tables = due.into_iter().filter_map(|partition| self.table_of_partition(partition));
+        tables.map(|table| table.rows_to_sweep()).sum()
     }
 
     /// Takes a bounded step of the upkeep of each digest that has changed: building, splitting,
@@ -550,6 +608,7 @@ fn read_tables(core: &Core, snapshot: &dyn Snapshot) -> Result<Vec<Partition>, S
         if state.groups == 0 && digest.lock().mark.is_none() {
             state.rules = Rules::of(&spec.schema, &state.expiry);
         }
+        state.lives.begin(core.life, state.lsn);
         let conflicts = ConflictLog::read(snapshot, spec.partition)?;
         partitions.push(Partition::new(spec, state, digest, core.parts.clone(), conflicts));
     }

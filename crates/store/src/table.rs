@@ -33,6 +33,7 @@ mod admin;
 mod apply;
 mod conflicts;
 mod cuts;
+mod life;
 mod log;
 mod plant;
 mod prefetch;
@@ -47,6 +48,7 @@ pub use log::LogSlice;
 pub use plant::Plant;
 pub use repair::{Healed, RepairRow, Repaired};
 pub use replace::{Beside, CopyDone};
+pub(crate) use sweep::Sweep;
 pub use write::Written;
 
 /// A table of this node.
@@ -171,7 +173,12 @@ impl Table {
     /// and swept. Never goes back. Without meaning for a table with one writer.
     pub fn set_horizon(&self, horizon: Hlc) {
         let latest = self.core.wall_millis() + self.core.options.skew_max.as_millis() as i64;
+        let spec = &self.partition.durable().spec;
+        let before = self.partition.horizon(spec);
         self.partition.set_horizon(horizon, Hlc::from_millis(latest));
+        if self.partition.horizon(spec) > before {
+            self.core.sweeps_due.lock().insert(self.partition.id);
+        }
     }
 
     /// One row as it is durable, with its tombstones; what expired may still be in it.

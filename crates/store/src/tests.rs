@@ -28,6 +28,7 @@ mod cuts;
 mod digest;
 mod families;
 mod life;
+mod put_back;
 mod replicas;
 #[cfg(feature = "rocks")]
 mod rocks;

@@ -23,6 +23,7 @@ use super::*;
 use crate::frame::{Body, FORMAT, Frame, Hello};
 use crate::link::State;
 use crate::mode::Modes;
+use crate::put_back::PutBacks;
 use crate::receive::{Assignments, Inbound, Unfed};
 use crate::ship::{Outbound, Shared};
 use crate::terms::{Direction as Dialled, Terms};
@@ -161,6 +162,7 @@ impl Region {
             lsn: Lsn(lsn),
             hlc: hlc(lsn),
             vector: vec![Watermark { origin: Origin(1), lsn: Lsn(lsn), hlc: hlc(lsn) }],
+            lives: Vec::new(),
             expiry: Vec::new(),
             schema: None,
             rules: None,
@@ -177,6 +179,7 @@ impl Region {
             clock: Arc::new(StoppedClock),
             safe_times: Arc::default(),
             standings: Arc::default(),
+            put_backs: Arc::new(PutBacks::read(self.store.clone()).unwrap()),
             packed: Arc::default(),
             streams: Arc::default(),
             traces: Arc::new(Traces::new(Arc::new(StoppedClock), None, 0)),

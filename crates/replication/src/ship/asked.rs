@@ -42,6 +42,8 @@ impl Outbound {
             return;
         }
         let before = std::mem::replace(&mut shipping.terms, terms.clone());
+        self.note_linked(partition);
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
         if before.direction != terms.direction {
             shipping.copy = None;
             let reason = "waiting for the other stream between the regions";

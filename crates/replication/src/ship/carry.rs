@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, Origin, PartitionId};
-use isthmus_store::LogSlice;
+use isthmus_store::{LogSlice, Table};
 use prost::Message;
 
 use super::{Outbound, Shared, Shipping};
@@ -74,6 +75,7 @@ impl Outbound {
     pub fn extract(&mut self, partition: PartitionId, extract: Option<Arc<Extract>>) {
         if let Some(shipping) = self.links.get_mut(&partition) {
             shipping.carried.extract = extract;
+            self.note_linked(partition);
         }
     }
 
@@ -100,6 +102,15 @@ impl Outbound {
         shipping.method = Method::agreed(shipping.terms.compression, format);
         shipping.told_dictionary = 0;
         shipping.unassigned = false;
+        let table = shipping.table.clone();
+        self.shared.store.rise_to(Hlc(opened.moment));
+        if is_whole && table.life().origin == self.shared.origin() {
+            let (life, held) = (Hlc(opened.life), held_of_own(&table, &opened, &self.shared));
+            if self.shared.put_backs.heard(&table, peer, life, held) {
+                return self.on_fault(partition, FaultKind::Retry, PUT_BACK.to_owned());
+            }
+        }
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
         let stands = match shipping.where_stands(&opened, format, &self.shared) {
             Ok(stands) => stands,
             Err(error) => return self.on_fault(partition, FaultKind::Retry, error.to_string()),
@@ -162,6 +173,18 @@ fn refused(reason: &str) -> ReplicationError {
     ReplicationError::Refused(reason.to_owned())
 }
 
+/// How far the replica holds the log that this region makes.
+fn held_of_own(table: &Table, opened: &Opened, shared: &Shared) -> Lsn {
+    if !table.spec().writers.are_many() {
+        return Lsn(opened.watermark);
+    }
+    let own = u32::from(shared.origin().0);
+    let mark = opened.vector.iter().find(|mark| mark.origin == own);
+    mark.map_or(Lsn(opened.watermark), |mark| Lsn(mark.lsn))
+}
+
+const PUT_BACK: &str = "the region holds entries of this one that are not here any more: an old \
+                        disk was put back";
 const HAS_MORE: &str = "the replica has more than this region, which passes on to it";
 const ROWS_CAME: &str = "rows of a copy came here; looking anew where the replica stands";
 

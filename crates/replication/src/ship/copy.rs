@@ -270,6 +270,7 @@ fn watermarks(snapshot: &TableSnapshot) -> Vec<Watermark> {
             origin: u32::from(mark.origin.0),
             lsn: mark.lsn.0,
             hlc: mark.hlc.0,
+            life: snapshot.life_met(mark.origin).0,
         })
         .collect()
 }

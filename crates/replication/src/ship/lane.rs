@@ -19,6 +19,8 @@ pub(super) struct Lane {
     pub(super) format: u32,
     pub(super) promised_at: Duration,
     pub(super) owed: Owed,
+    /// Safe times of partitions up to this one were asked for last.
+    pub(super) wanted_to: PartitionId,
     ready: VecDeque<PartitionId>,
     is_ready: BTreeSet<PartitionId>,
     control: VecDeque<Frame>,

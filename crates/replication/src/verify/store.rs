@@ -89,6 +89,7 @@ impl StoreView {
             origin: mark.origin.0.into(),
             lsn: mark.lsn.0,
             hlc: mark.hlc.0,
+            life: 0,
         };
         let head = Head {
             epoch: snapshot.epoch(),

@@ -31,6 +31,9 @@ impl Node {
             // Nobody knows who else writes.
             return Hlc::MIN;
         }
+        if self.may_be_put_back(table) {
+            return Hlc::MIN;
+        }
         let others = self.other_writers(table.partition());
         self.shared.safe_times.safe_to_read(table, &others, self.store.promise())
     }

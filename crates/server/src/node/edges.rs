@@ -33,6 +33,9 @@ impl Node {
     /// Whose entries the link of a table to a region carries; `None`: there is no link.
     pub(super) fn feeding(&self, record: &Record, region: &str) -> Option<Feeding> {
         let (own, table) = (&self.config.region.name, &record.table);
+        if self.gives_back_to(record, region) {
+            return Some(Feeding::Own);
+        }
         let mut fed: Vec<&str> = table.feeds(own, region).collect();
         if !record.ready {
             // What is a mixture, or lacks something, is not passed on.

@@ -60,6 +60,11 @@ pub enum EventKind {
     SyncFellBack,
     /// They keep up again.
     SyncRestored,
+    /// Another region holds entries of this one that are not here any more: an old disk was put
+    /// back.
+    OldDisk,
+    /// What an old disk lacked is here again.
+    OldDiskHealed,
 }
 
 impl EventKind {
@@ -76,6 +81,7 @@ impl EventKind {
                 | EventKind::TableGone
                 | EventKind::WriteModeSet
                 | EventKind::SyncRestored
+                | EventKind::OldDiskHealed
         );
         !is_news
     }

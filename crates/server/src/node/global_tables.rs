@@ -218,10 +218,7 @@ impl Node {
         if let Some(writable) = change.writable {
             record.table.set_writable(&change.place.region, writable)?;
         }
-        let writing = match record.table.writes(&self.config.region.name) {
-            true => Writing::Accept,
-            false => Writing::Refuse,
-        };
+        let writing = self.writing_of(id, &record.table);
         let epoch = self.store.table(id).ok_or_else(ApiError::no_table)?.epoch();
         self.store.set_writing(id, writing, writers(&record.table), epoch).await?;
         self.save(id, record).await?;

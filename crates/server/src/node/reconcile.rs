@@ -257,10 +257,7 @@ impl Node {
 
     /// Makes the table, or lets it obey a newer record.
     async fn hold(&self, spec: TableSpec, table: &GlobalTable) -> Result<(), ApiError> {
-        let writing = match table.writes(&self.config.region.name) {
-            true => Writing::Accept,
-            false => Writing::Refuse,
-        };
+        let writing = self.writing_of(spec.id, table);
         let writers = writers(table);
         if let Some(held) = self.store.table(spec.id) {
             let epoch = held.epoch().max(spec.epoch);

@@ -97,7 +97,9 @@ impl Node {
                     }),
                     write_mode: self.write_mode_status(table, record.as_ref()),
                     writable: spec.writing == Writing::Accept
-                        && record.as_ref().is_none_or(|record| record.ready),
+                        && record.as_ref().is_none_or(|record| record.ready)
+                        && !self.shared.put_backs.is_put_back(spec.partition),
+                    put_back: self.put_back_reason(spec.partition),
                     partitions: 1,
                     entries: table.durable_lsn().0,
                     digest: Some(self.digest_status(table)),

@@ -1,4 +1,4 @@
-//! What a node does now and then: trim logs, move horizons, log what has expired.
+//! What a node does now and then: trim logs, move horizons, log what has expired, sweep.
 //!
 //! One timer for the node, none per table; only partitions whose log has grown are looked at.
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_replication::receive::Assignments;
 use isthmus_store::Table;
+use isthmus_store::engine::rocks::RocksEngine;
 use tokio::sync::watch;
 
 use super::Node;
@@ -22,6 +23,13 @@ const DIGEST_REST_FACTOR: u32 = 15;
 const DIGEST_REST: Duration = Duration::from_millis(50);
 /// And never longer than this.
 const DIGEST_REST_MAX: Duration = Duration::from_secs(1);
+/// The sweep rests so long where there was nothing to do.
+const SWEEP_REST: Duration = Duration::from_millis(500);
+/// Rows that wait for the sweep, and for how many times the time that a step took it rests then:
+/// the more there are, the greater its share of one processor, up to a half.
+const SWEEP_SHARES: [(u64, u32); 4] = [(10_000, 19), (100_000, 9), (1_000_000, 3), (u64::MAX, 1)];
+/// How often it is looked whether files hold much that was deleted.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Does upkeep again and again, until `stop` says so.
@@ -30,6 +38,7 @@ impl Node {
             self.store.tables().iter().map(|table| table.partition()).collect();
         let mut rounds = 0u32;
         let mut reach = Reach::default();
+        let mut put_backs_seen = 0;
         while !*stop.borrow() {
             left.append(&mut self.grown.lock());
             // How their replicas stand is told again and again.
@@ -38,6 +47,7 @@ impl Node {
             self.keep_logs_within_budget();
             self.tell_link_changes();
             self.release_pasts();
+            put_backs_seen = self.look_at_put_backs(put_backs_seen);
             reach.look(&self);
             rounds = rounds.wrapping_add(1);
             if rounds.is_multiple_of(EXPIRE_EVERY) {
@@ -45,7 +55,6 @@ impl Node {
                 let is_there = |partition| self.table_of(partition).is_some();
                 self.copies.forget_all_but(&self.store, is_there);
             }
-            self.store.sweep_step();
             let packed = self.shared.packed.clone();
             let learned =
                 tokio::task::spawn_blocking(move || packed.dictionaries.learn_step()).await;
@@ -83,6 +92,47 @@ impl Node {
         }
     }
 
+    /// Sweeps tables of which rows can forget something, with a share of one processor that grows
+    /// with what there is to sweep.
+    pub async fn keep_swept(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            let began = self.clock.monotonic();
+            let store = self.store.clone();
+            let step = move || (store.sweep_step(), store.rows_to_sweep());
+            let (more, waiting) = match tokio::task::spawn_blocking(step).await {
+                Ok(done) => done,
+                Err(error) => {
+                    tracing::error!(%error, "the sweep broke");
+                    return;
+                }
+            };
+            let took = self.clock.monotonic().saturating_sub(began);
+            tokio::select! {
+                () = tokio::time::sleep(sweep_rest(took, more, waiting)) => {}
+                _ = stop.changed() => return,
+            }
+        }
+    }
+
+    /// Lets the engine give back what was deleted, again and again, until `stop` says so.
+    pub async fn keep_tidy(engine: Arc<RocksEngine>, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            tokio::select! {
+                () = tokio::time::sleep(TIDY_EVERY) => {}
+                _ = stop.changed() => return,
+            }
+            let engine = engine.clone();
+            match tokio::task::spawn_blocking(move || engine.tidy_step()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "cannot give back room yet"),
+                Err(error) => {
+                    tracing::error!(%error, "tidying the data directory broke");
+                    return;
+                }
+            }
+        }
+    }
+
     /// Returns whether nothing is left to do until the log grows again.
     fn look_after(&self, partition: PartitionId) -> bool {
         let Some(table) = self.table_of(partition) else { return true };
@@ -96,6 +146,8 @@ impl Node {
             let own = self.store.promise();
             table.set_horizon(self.shared.safe_times.horizon(partition, &others, own));
         }
+        // The horizon of a quiet table moves on as long as there is anything to forget.
+        let rests = record.is_none() || !table.remembers_kills();
         let end = table.durable_lsn();
         let Some(mut needed) = self.log_needed_after(partition, end) else { return false };
         match self.log_held_by_all(&table) {
@@ -104,7 +156,7 @@ impl Node {
             Some(Some(held)) => needed = needed.min(held),
         }
         self.trim(&table, needed);
-        needed == end
+        needed == end && rests
     }
 
     /// Everything through this LSN is at every replica; `None`: one has not said.
@@ -134,9 +186,27 @@ fn digest_rest(took: Duration, more: bool) -> Duration {
     (took * DIGEST_REST_FACTOR).clamp(least, DIGEST_REST_MAX)
 }
 
+/// How long the sweep rests after a step, with so many rows waiting for it.
+fn sweep_rest(took: Duration, more: bool, waiting: u64) -> Duration {
+    if !more {
+        return SWEEP_REST;
+    }
+    let share = SWEEP_SHARES.iter().find(|(rows, _)| waiting <= *rows);
+    took * share.map_or(1, |(_, factor)| *factor)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sweep_takes_more_the_more_there_is() {
+        let millis = Duration::from_millis;
+        assert_eq!(sweep_rest(millis(4), true, 0), millis(76));
+        assert_eq!(sweep_rest(millis(4), true, 500_000), millis(12));
+        assert_eq!(sweep_rest(millis(4), true, 10_000_000), millis(4));
+        assert_eq!(sweep_rest(millis(4), false, 10_000_000), SWEEP_REST);
+    }
 
     #[test]
     fn upkeep_of_digests_keeps_to_its_share() {

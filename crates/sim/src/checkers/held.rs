@@ -5,7 +5,6 @@ use isthmus_model::ids::{Lsn, PartitionId};
 
 use super::Violation;
 use crate::observer::Observer;
-use crate::roles::origin_of;
 
 /// Checks a write of a node at the moment when it is answered.
 pub(crate) fn check(
@@ -15,9 +14,8 @@ pub(crate) fn check(
     lsn: Lsn,
     held_by: usize,
 ) -> Result<(), Violation> {
-    let origin = origin_of(node);
     let others = (0..observer.nodes()).filter(|other| *other != node);
-    let holds = |other: &usize| observer.held(*other, origin, partition) >= lsn;
+    let holds = |other: &usize| observer.holds(*other, node, partition, lsn);
     let holders = others.filter(holds).count();
     if holders >= held_by {
         return Ok(());

@@ -1,29 +1,41 @@
 //! Entries of one origin are applied in order and without holes; a watermark never goes back and
 //! never says more than the origin has durable.
+//!
+//! Where an old disk was put back, the log of its region has forked (`branches.rs`), and the same
+//! is asked of each branch: whoever follows by entries has all that lies on one of them, from the
+//! beginning, and nothing of another. What lies on a branch that was left is not part of the log
+//! that he follows: the region that makes the log has lost it, too, and may go on, before it hears
+//! of that from who holds it, at the same addresses. It then comes to all as rows of a copy.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use isthmus_store::keys::partition::PartitionState;
 
 use super::Violation;
+use crate::branches::BranchNumber;
 use crate::observer::{Moved, Observer, PartitionView};
 use crate::roles::{node_of, origin_of};
 
 const NAME: &str = "order per origin";
 
-fn broken(what: String) -> Result<(), Violation> {
+/// The branches of the logs of origins on which a replica is.
+type Followed = BTreeMap<Origin, BTreeSet<BranchNumber>>;
+
+fn broken<T>(what: String) -> Result<T, Violation> {
     Err(Violation::of(NAME, what))
 }
 
-/// Checks a batch against what was durable before it.
+/// Checks a batch against what was durable before it. Gives on which branches of logs it leaves
+/// the node, where that has changed.
 pub(crate) fn check(
     observer: &Observer,
     node: usize,
     view: &PartitionView,
     moved: &Moved,
-) -> Result<(), Violation> {
-    let Some(after) = &moved.state else { return Ok(()) };
+) -> Result<Followed, Violation> {
+    let mut followed = Followed::new();
+    let Some(after) = &moved.state else { return Ok(followed) };
     let before = &view.state;
     let copied = moved.copied;
     if after.lsn < before.lsn || after.log_start < before.log_start || after.hlc < before.hlc {
@@ -32,7 +44,7 @@ pub(crate) fn check(
     if after.log_start > after.lsn || after.epoch < before.epoch {
         return broken(format!("node {node} went from {before:?} to {after:?}"));
     }
-    check_log(node, before, after, moved)?;
+    check_log(observer, node, view, moved, after)?;
     let became_many = moved.became_many;
     if view.spec.writers.are_many() && !became_many {
         for mark in &before.watermarks {
@@ -43,23 +55,35 @@ pub(crate) fn check(
         }
         for mark in &after.watermarks {
             let from = before.watermark(mark.origin).map_or(Lsn(0), |known| known.lsn);
-            check_range(observer, node, view, moved, mark.origin, from, mark.lsn)?;
+            if mark.lsn > from {
+                let on = follow(observer, node, view, moved, mark.origin, (from, mark.lsn))?;
+                followed.insert(mark.origin, on);
+            }
         }
     } else if origin_of(view.base) != origin_of(node) && !copied && !became_many {
         let base = origin_of(view.base);
         check_range(observer, node, view, moved, base, before.lsn, after.lsn)?;
     }
-    Ok(())
+    Ok(followed)
 }
 
 /// The records of a batch join the log without a hole.
 fn check_log(
+    observer: &Observer,
     node: usize,
-    before: &PartitionState,
-    after: &PartitionState,
+    view: &PartitionView,
     moved: &Moved,
+    after: &PartitionState,
 ) -> Result<(), Violation> {
+    let before = &view.state;
     let mut end = before.lsn;
+    if begins_run(observer, node, view, after) {
+        // Beyond all that was given out before; what follows joins it.
+        end = moved.ranges.first().map_or(after.lsn, |(first, _)| Lsn(first.0.saturating_sub(1)));
+        if end <= before.lsn || after.log_start < end {
+            return broken(format!("node {node}: a new run begins at {end} after {before:?}"));
+        }
+    }
     for (first, last) in &moved.ranges {
         if *first != end.next() && !moved.copied {
             return broken(format!("node {node}: a record begins at {first} after {end}"));
@@ -72,7 +96,56 @@ fn check_log(
     Ok(())
 }
 
-/// All that the origin has made in a range is in the batch that moves the watermark over it.
+/// Whether the log goes on elsewhere, as a region's does of several that write, once it has found
+/// out that its disk is an old one.
+fn begins_run(
+    observer: &Observer,
+    node: usize,
+    view: &PartitionView,
+    after: &PartitionState,
+) -> bool {
+    after.lives.run != view.state.lives.run
+        && view.spec.writers.are_many()
+        && observer.was_put_back(node, view.spec.partition)
+}
+
+/// The branches on which a node may be that has moved the watermark of an origin.
+fn follow(
+    observer: &Observer,
+    node: usize,
+    view: &PartitionView,
+    moved: &Moved,
+    origin: Origin,
+    (from, to): (Lsn, Lsn),
+) -> Result<BTreeSet<BranchNumber>, Violation> {
+    let partition = view.spec.partition;
+    let branches = observer.branches(partition, origin).filter(|all| !all.reaching(to).is_empty());
+    let Some(branches) = branches else {
+        let durable = observer.durable_lsn(node_of(origin), partition);
+        let what = format!("node {node} holds {origin} through {to}, it has {durable} durable");
+        return broken(what);
+    };
+    if moved.copied {
+        return Ok(branches.reaching(to));
+    }
+    let taken = taken_of(moved, origin, from, to);
+    let on = branches.followed(&view.on(origin), (from, to), &taken);
+    if on.is_empty() {
+        return broken(format!(
+            "node {node} went from {from} to {to} of {origin} in {partition} with {taken:?}: \
+             something is passed by, or is of another branch than what it has"
+        ));
+    }
+    Ok(on)
+}
+
+/// The entries of an origin in a batch.
+fn taken_of(moved: &Moved, origin: Origin, from: Lsn, to: Lsn) -> BTreeSet<Lsn> {
+    let of_origin = moved.entries.iter().filter(|entry| entry.stamp.origin == origin);
+    of_origin.map(|entry| entry.origin_lsn).filter(|lsn| *lsn > from && *lsn <= to).collect()
+}
+
+/// With one writer: all that it has made in a range is in the batch that moves the end over it.
 fn check_range(
     observer: &Observer,
     node: usize,
@@ -91,12 +164,7 @@ fn check_range(
     if moved.copied || to <= from {
         return Ok(());
     }
-    let there: BTreeSet<Lsn> = moved
-        .entries
-        .iter()
-        .filter(|entry| entry.stamp.origin == origin)
-        .map(|entry| entry.origin_lsn)
-        .collect();
+    let there = taken_of(moved, origin, from, to);
     let range = (partition, origin, from.next())..=(partition, origin, to);
     for ((_, _, lsn), _) in observer.known.range(range) {
         if !there.contains(lsn) {

@@ -24,6 +24,12 @@ impl World {
         if life.is_fatal() || table.is_dropped() {
             return;
         }
+        // Old disks are found out first, as the server listens before it reads.
+        let partition = table.partition();
+        let has_listened = life.is_usable(partition) && life.has_heard_all(partition);
+        if self.nature.put_back_every.is_some() && !has_listened {
+            return;
+        }
         table.keep_past();
         let plant = self.options.plant;
         let Some(mut safe) = life.safe_to_read(&table, plant) else { return };

@@ -66,6 +66,10 @@ pub(super) enum Event {
     AskSomewhere,
     /// A person says when writes of a table are answered.
     ModeSet,
+    /// A disk is copied somewhere.
+    CopyDisk,
+    /// The copy is put back.
+    PutBackDisk,
 }
 
 impl World {
@@ -129,6 +133,8 @@ impl World {
             Event::End(node) => self.crash(node),
             Event::AskSomewhere => self.ask_somewhere(),
             Event::ModeSet => self.set_mode(),
+            Event::CopyDisk => self.copy_disk(),
+            Event::PutBackDisk => self.put_back_disk(),
             Event::CrashSomewhere
             | Event::BreakSomewhere
             | Event::Break(_)
@@ -164,7 +170,7 @@ impl World {
         let mut observer = self.observer.lock();
         for plan in self.nature.tables.iter().filter(|plan| plan.base != node) {
             let partition = plan.partition;
-            if !life.roles.is_shared(partition) || !life.roles.is_ready(partition) {
+            if !life.roles.is_shared(partition) || !life.is_usable(partition) {
                 continue;
             }
             if let Some(view) = observer.view(node, partition)
@@ -247,7 +253,11 @@ impl World {
         let node = self.random_node();
         let Some(place) = self.nodes.get(node) else { return };
         let Some(life) = &place.life else { return };
-        let asked = self.clients.ask(node, life, &self.nature.tables, &place.clock);
+        if self.loses_disk == Some(node) {
+            return;
+        }
+        let waits = self.nature.put_back_every.is_some();
+        let asked = self.clients.ask(node, life, &self.nature.tables, &place.clock, waits);
         if let Some(asked) = asked {
             self.note(&asked);
         }

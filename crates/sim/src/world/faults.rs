@@ -29,6 +29,9 @@ impl World {
                 self.next_fault(every, event);
             }
         }
+        if let Some(every) = self.nature.put_back_every {
+            self.after(every, Event::CopyDisk);
+        }
         if let Some(every) = self.nature.ask_every {
             self.after(every, Event::AskSomewhere);
         }

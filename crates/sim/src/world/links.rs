@@ -130,6 +130,11 @@ impl World {
         if self.options.plant == Some(Plant::CutPassedOver) {
             self.pass_over(stream, way, &mut frame);
         }
+        if self.options.plant == Some(Plant::LifeForgotten)
+            && let Some(Body::Opened(opened)) = &mut frame.body
+        {
+            opened.life = 0;
+        }
         self.watch_wishes(stream, way, &mut frame);
         self.watch_sent(stream, node, &frame);
         let corrupt = self.phase == Phase::Chaos

@@ -106,8 +106,8 @@ impl World {
         }
     }
 
-    /// Holds what a node sends against what was asked of its links. A planted bug promises what
-    /// waits as if it were sent.
+    /// Holds what a node sends against what was asked of its links. Planted bugs promise what
+    /// waits as if it were sent, or ask for nothing.
     pub(super) fn watch_wishes(&mut self, stream: StreamId, way: Way, frame: &mut Frame) {
         let Some(ends) = self.network.stream(stream).map(|stream| (stream.from, stream.to)) else {
             return;
@@ -123,6 +123,11 @@ impl World {
                 let terms = asked.get(&(ends.1, PartitionId(*partition)));
                 terms.is_none_or(|terms| *terms == Terms::default())
             });
+        }
+        if self.options.plant == Some(Plant::HorizonStands)
+            && let Some(Body::Promise(promise)) = &mut frame.body
+        {
+            promise.wanted.clear();
         }
         let checked = wishes::check(|partition| asked.get(&(ends.1, partition)), frame);
         self.observer.lock().judge(checked);

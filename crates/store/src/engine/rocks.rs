@@ -16,12 +16,14 @@ use parking_lot::RwLock;
 use rocksdb::{ColumnFamily, DB, DBPinnableSlice, ErrorKind, WriteBatch, WriteOptions};
 
 use crate::engine::rocks::snapshot::RocksSnapshot;
+use crate::engine::rocks::tidy::Tidying;
 use crate::engine::rocks::trim::Trims;
 use crate::engine::{Batch, Engine, EngineError, Snapshot, Space, format};
 use crate::keys::{self, LogOf};
 
 mod options;
 mod snapshot;
+mod tidy;
 mod trim;
 mod wal;
 
@@ -36,6 +38,7 @@ pub struct RocksEngine {
     /// `None` once closed.
     db: RwLock<Option<Arc<DB>>>,
     trims: Arc<Trims>,
+    tidying: Tidying,
     sync: WriteOptions,
 }
 
@@ -62,6 +65,7 @@ impl RocksEngine {
             directory: directory.to_path_buf(),
             db: RwLock::new(Some(Arc::new(db))),
             trims,
+            tidying: Tidying::default(),
             sync,
         })
     }
@@ -128,6 +132,7 @@ impl Engine for RocksEngine {
                 None => writes.delete_cf(family, &write.key),
             }
         }
+        self.tidying.wrote(batch.size());
         // Whether a failed sync has kept the batch, nobody knows: never "full, not applied".
         db.write_opt(writes, &self.sync).map_err(|error| EngineError::Failed(error.to_string()))
     }
@@ -160,6 +165,7 @@ impl Engine for RocksEngine {
         if through == 0 {
             return Ok(());
         }
+        self.tidying.trimmed();
         let (start, end) = (log.encode_key(0), log.encode_key(through));
         // The end is inclusive. Only files that lie wholly within go; the filter does the rest.
         db.delete_file_in_range_cf(family(&db, Space::Log)?, start, end)

@@ -13,9 +13,11 @@ use isthmus_model::row::Trim;
 use crate::codec::{Corrupt, Reader, corrupt, put_signed, put_stamp, put_varint};
 use crate::digest::Rules;
 use crate::keys::{KIND_PARTITION, decode_number_key, number_key};
+use crate::lives::{Lives, Run};
 
-/// Expiries may spare families; written only where that is so.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
+/// Told nothing of lives.
+const VERSION_WITHOUT_LIVES: u8 = 4;
 /// Expiries are of all columns.
 const VERSION_WITHOUT_FAMILIES: u8 = 3;
 /// Did not tell where the log is whole of all origins.
@@ -24,6 +26,8 @@ const VERSION_WITHOUT_WHOLE: u8 = 2;
 const VERSION_WITHOUT_DIGEST: u8 = 1;
 const WATERMARK_BYTES_MIN: usize = 10;
 const TRIM_BYTES_MIN: usize = 10;
+const RUN_BYTES_MIN: usize = 9;
+const MET_BYTES_MIN: usize = 9;
 
 /// Everything of one origin at or before it is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,10 @@ pub struct PartitionState {
     /// With several writers: at or before it the log may lack entries of other origins, which
     /// came as rows of a copy.
     pub whole_after: Lsn,
+    /// The lives of the log that this region makes.
+    pub lives: Lives,
+    /// By origin: the life of which the last of its entries is that was applied.
+    pub met: Vec<Stamp>,
 }
 
 impl PartitionState {
@@ -78,6 +86,20 @@ impl PartitionState {
     pub(crate) fn seen(&self) -> Vec<Stamp> {
         let stamp = |known: &Watermark| Stamp { hlc: known.hlc, origin: known.origin };
         self.watermarks.iter().map(stamp).collect()
+    }
+
+    /// The life of which the last entry of an origin is that was applied; `Hlc::MIN`: not known.
+    pub fn life_met(&self, origin: Origin) -> Hlc {
+        self.met.iter().find(|met| met.origin == origin).map_or(Hlc::MIN, |met| met.hlc)
+    }
+
+    /// Entries of that life of an origin are applied from here on; `Hlc::MIN`: of one that is not
+    /// known.
+    pub(crate) fn meet(&mut self, life: Stamp) {
+        match self.met.iter_mut().find(|met| met.origin == life.origin) {
+            Some(met) => *met = life,
+            None => self.met.push(life),
+        }
     }
 
     /// Sets the watermark of an origin; the moment never goes back.
@@ -108,10 +130,7 @@ pub fn decode_key(key: &[u8]) -> Result<PartitionId, Corrupt> {
 /// The stored form.
 pub fn encode_value(state: &PartitionState) -> Bytes {
     let mut out = Vec::with_capacity(96);
-    let spares = |expiry: &Expiry| expiry.spared != FamilySet::default();
-    let has_families =
-        state.rules.families != 0 || state.expiry.iter().chain(&state.rules.base).any(spares);
-    out.push(if has_families { VERSION } else { VERSION_WITHOUT_FAMILIES });
+    out.push(VERSION);
     put_varint(&mut out, state.lsn.0);
     put_hlc(&mut out, state.hlc);
     put_varint(&mut out, state.epoch.0);
@@ -129,12 +148,33 @@ pub fn encode_value(state: &PartitionState) -> Bytes {
     put_varint(&mut out, state.log_bytes_before);
     put_signed(&mut out, state.log_start_millis);
     put_varint(&mut out, state.whole_after.0);
-    if has_families {
-        put_varint(&mut out, state.rules.families);
-        let all = state.expiry.iter().chain(&state.rules.base);
-        all.for_each(|expiry| put_varint(&mut out, expiry.spared.0));
-    }
+    put_varint(&mut out, state.rules.families);
+    let all = state.expiry.iter().chain(&state.rules.base);
+    all.for_each(|expiry| put_varint(&mut out, expiry.spared.0));
+    put_lives(&mut out, &state.lives);
+    put_varint(&mut out, state.met.len() as u64);
+    state.met.iter().for_each(|met| put_stamp(&mut out, *met));
     out.into()
+}
+
+fn put_lives(out: &mut Vec<u8>, lives: &Lives) {
+    put_hlc(out, lives.begun);
+    put_varint(out, lives.after.0);
+    put_hlc(out, lives.run);
+    put_varint(out, lives.runs.len() as u64);
+    for run in &lives.runs {
+        put_hlc(out, run.begun);
+        put_varint(out, run.through.0);
+    }
+}
+
+fn read_lives(reader: &mut Reader<'_>) -> Result<Lives, Corrupt> {
+    let (begun, after, run) = (reader.hlc()?, Lsn(reader.varint()?), reader.hlc()?);
+    let mut lives = Lives { begun, after, run, runs: Vec::new() };
+    for _ in 0..reader.count(RUN_BYTES_MIN)? {
+        lives.runs.push(Run { begun: reader.hlc()?, through: Lsn(reader.varint()?) });
+    }
+    Ok(lives)
 }
 
 /// Without the families that they spare.
@@ -204,14 +244,20 @@ pub fn decode_value(bytes: &Bytes) -> Result<PartitionState, Corrupt> {
         state.log_start_millis = reader.signed()?;
     }
     state.whole_after = match version {
-        VERSION | VERSION_WITHOUT_FAMILIES => Lsn(reader.varint()?),
+        VERSION_WITHOUT_FAMILIES..=VERSION => Lsn(reader.varint()?),
         // Nothing was passed on then, so nobody knows: not before its end.
         _ => state.lsn,
     };
-    if version == VERSION {
+    if version >= VERSION_WITHOUT_LIVES {
         state.rules.families = reader.varint()?;
         for expiry in state.expiry.iter_mut().chain(&mut state.rules.base) {
             expiry.spared = FamilySet(reader.varint()?);
+        }
+    }
+    if version == VERSION {
+        state.lives = read_lives(&mut reader)?;
+        for _ in 0..reader.count(MET_BYTES_MIN)? {
+            state.met.push(reader.stamp()?);
         }
     }
     reader.end()?;
@@ -256,6 +302,13 @@ mod tests {
             log_bytes_before: n[5],
             log_start_millis: n[4] as i64,
             whole_after: Lsn(n[5]),
+            lives: Lives {
+                begun: Hlc(n[0]),
+                after: Lsn(n[1]),
+                run: Hlc(n[2]),
+                runs: vec![Run { begun: Hlc(n[3]), through: Lsn(n[4]) }; (n[5] % 4) as usize],
+            },
+            met: vec![Stamp { hlc: Hlc(n[6]), origin: Origin(3) }; (n[7] % 3) as usize],
         })
     }
 
@@ -268,7 +321,13 @@ mod tests {
             ..PartitionState::default()
         };
         let mut bytes = encode_value(&state).to_vec();
-        bytes.truncate(bytes.len() - 1);
+        // Two moments and three numbers came last.
+        bytes.truncate(bytes.len() - 2 * 8 - 3);
+        for version in [VERSION_WITHOUT_LIVES, VERSION_WITHOUT_FAMILIES] {
+            bytes[0] = version;
+            assert_eq!(decode_value(&bytes.clone().into()), Ok(state.clone()));
+            bytes.truncate(bytes.len() - 1);
+        }
         bytes[0] = VERSION_WITHOUT_WHOLE;
         assert_eq!(decode_value(&bytes.clone().into()), Ok(state.clone()));
         // Eight more numbers came after the counter, all of them zero here.

@@ -52,7 +52,7 @@ pub(crate) struct Current {
 }
 
 /// Reads and decodes rows, in the order of their keys.
-fn read_rows(
+pub(crate) fn read_rows(
     core: &Core,
     partition: PartitionId,
     keys: &[EncodedKey],

@@ -38,6 +38,8 @@ pub struct CopyDone {
     pub hlc: Hlc,
     /// What it had applied of every origin then.
     pub vector: Vec<Watermark>,
+    /// Of which lives of their origins that is, where it is known.
+    pub lives: Vec<Stamp>,
     /// What it had logged as expired.
     pub expiry: Vec<Expiry>,
     /// Its schema, where that may be newer than the one here.
@@ -355,6 +357,11 @@ impl Table {
             let (lsn, hlc) = inner.watermark(self.own(), mark.origin);
             if mark.lsn > lsn {
                 inner.state.set_watermark(mark);
+                if mark.origin != done.origin {
+                    let life = done.lives.iter().find(|life| life.origin == mark.origin);
+                    let unknown = Stamp { hlc: Hlc::MIN, origin: mark.origin };
+                    inner.state.meet(life.copied().unwrap_or(unknown));
+                }
                 // A range without entries has no later moment.
                 has_passed_by |= mark.hlc > hlc;
             }

@@ -4,8 +4,13 @@
 //! expired, and whenever cells begin to live longer, so that regions agree on what is gone. The
 //! bytes go when a row is rewritten or the sweep comes by; the sweep changes nothing that a read
 //! could show and writes no entries.
+//!
+//! The sweep looks at rows when there is a reason: the horizon has passed kills that rows
+//! remember (`kills.rs`), an expiry was logged, or the store was opened and nobody knows. Where
+//! there is none it costs nothing.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use isthmus_model::change::Direction;
 use isthmus_model::entry::EntryBody;
@@ -17,16 +22,42 @@ use isthmus_model::key::EncodedKey;
 use isthmus_model::row::{EXPIRY_BUCKET_MILLIS, Row, Trim};
 use isthmus_model::schema::Schema;
 
+use crate::digest::kills_bucket;
 use crate::error::StoreError;
 use crate::limits::SWEEP_ROWS;
-use crate::partition::{At, Inner, Sweep};
+use crate::partition::{At, Inner};
 use crate::snapshot::scan_rows;
 use crate::table::Table;
-use crate::table::prefetch::Prefetched;
+use crate::table::prefetch::{Prefetched, read_rows};
 use crate::table::write::check_writable;
 
-/// At least this lies between two passes over a table.
-const SWEEP_PAUSE: Duration = Duration::from_secs(600);
+type KeyedRows = Vec<(EncodedKey, Row)>;
+
+/// How far the sweep of a partition has come.
+#[derive(Default)]
+pub(crate) struct Sweep {
+    running: Option<Running>,
+    /// The expiries that the last whole pass went by.
+    expiry: Vec<Expiry>,
+}
+
+/// What the sweep is at.
+struct Running {
+    rest: Rest,
+    expiry: Vec<Expiry>,
+    /// How many rows there are to sweep in it, at most.
+    count: u64,
+    /// Else it counts what the rows that it looks at still remember.
+    is_counted: bool,
+}
+
+/// Rows that are still to be looked at.
+enum Rest {
+    /// These.
+    Named(VecDeque<EncodedKey>),
+    /// All from this key on.
+    From(EncodedKey),
+}
 
 impl Table {
     /// Logs what has expired, if that is a new bucket and there are rows.
@@ -102,50 +133,99 @@ impl Table {
         scan_rows(&*snapshot, self.partition.id, &first, None, Direction::Forward).next().is_some()
     }
 
-    /// Looks at some rows; gives whether more of this pass are left.
+    /// Looks at some rows; gives whether there are more to look at.
     pub(crate) fn sweep_step(&self) -> Result<bool, StoreError> {
-        self.core.admit()?;
+        self.core.admit_upkeep()?;
         let mut sweep = self.partition.sweep.lock();
-        let Some(goal) = self.sweep_goal(&mut sweep) else { return Ok(false) };
-        let groups_finished = self.partition.groups_finished();
-        let snapshot = self.core.engine.snapshot()?;
-        let start = sweep.next.clone().unwrap_or_default();
-        let id = self.partition.id;
-        let rows = scan_rows(&*snapshot, id, &start, None, Direction::Forward);
-        let rows: Vec<(EncodedKey, Row)> = rows.take(SWEEP_ROWS + 1).collect::<Result<_, _>>()?;
-        sweep.next = rows.get(SWEEP_ROWS).map(|(key, _)| key.clone());
-        let durable = self.partition.durable();
-        let (expiry, families) = (&durable.state.expiry, &durable.schema.options.families);
-        let swept: Vec<(EncodedKey, Row)> = rows
-            .into_iter()
-            .take(SWEEP_ROWS)
-            .filter(|(_, row)| swept(row, expiry, families, goal.1) != *row)
-            .collect();
-        self.put_swept(swept, groups_finished)?;
-        if sweep.next.is_none() {
-            sweep.goal = None;
-            sweep.done = Some((goal, self.core.clock.monotonic()));
+        if sweep.running.is_none() {
+            sweep.running = self.next_to_sweep(&sweep);
         }
-        Ok(sweep.next.is_some())
+        let Some(running) = &mut sweep.running else { return Ok(false) };
+        let groups_finished = self.partition.groups_finished();
+        let (rows, rest) = self.read_to_sweep(&running.rest)?;
+        let durable = self.partition.durable();
+        let horizon = self.partition.horizon(&durable.spec);
+        let (expiry, families) = (&durable.state.expiry, &durable.schema.options.families);
+        let (stale, kept): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|(_, row)| swept(row, expiry, families, horizon) != *row);
+        self.put_swept(stale, groups_finished)?;
+        if !running.is_counted {
+            let mut inner = self.partition.inner.lock();
+            kept.iter().for_each(|(key, row)| inner.note_kills(key, row));
+        }
+        match rest {
+            Some(rest) => running.rest = rest,
+            None => {
+                let expiry = std::mem::take(&mut running.expiry);
+                if matches!(running.rest, Rest::From(_)) {
+                    sweep.expiry = expiry;
+                    self.partition.kills_counted.store(true, Ordering::Release);
+                }
+                sweep.running = self.next_to_sweep(&sweep);
+            }
+        }
+        Ok(sweep.running.is_some())
     }
 
-    /// What the running pass goes by, or a new one if there is a reason for it.
-    fn sweep_goal(&self, sweep: &mut Sweep) -> Option<(Vec<Expiry>, Hlc)> {
-        if sweep.goal.is_some() {
-            return sweep.goal.clone();
-        }
+    /// What there is to look at now, if anything.
+    fn next_to_sweep(&self, sweep: &Sweep) -> Option<Running> {
         let durable = self.partition.durable();
-        let goal = (durable.state.expiry.clone(), self.partition.horizon(&durable.spec));
+        let many = durable.spec.writers.are_many();
+        let expiry = durable.state.expiry.clone();
+        let below = kills_bucket(self.partition.horizon(&durable.spec));
         // Rows of a table with one writer are written without anything to remember.
-        let nothing_to_do = goal.0.is_empty() && !durable.spec.writers.are_many();
-        let too_soon = sweep.done.as_ref().is_some_and(|(done, when)| {
-            *done == goal || self.core.clock.monotonic() < *when + SWEEP_PAUSE
-        });
-        if nothing_to_do || too_soon {
-            return None;
+        let rows = match many {
+            true => self.partition.inner.lock().kills.take_below(below),
+            false => None,
+        };
+        let is_uncounted = many && !self.partition.kills_counted.load(Ordering::Acquire);
+        let names = rows.as_ref().and_then(|rows| rows.names.clone());
+        let rest = match names {
+            _ if is_uncounted || expiry != sweep.expiry => Rest::From(EncodedKey::default()),
+            Some(names) => Rest::Named(names.into_iter().collect()),
+            None if rows.is_some() => Rest::From(EncodedKey::default()),
+            None => return None,
+        };
+        let count = rows.map_or(0, |rows| rows.count);
+        Some(Running { rest, expiry, count, is_counted: !is_uncounted })
+    }
+
+    /// Some rows as they are durable, and what is left after them.
+    fn read_to_sweep(&self, rest: &Rest) -> Result<(KeyedRows, Option<Rest>), StoreError> {
+        match rest {
+            Rest::Named(names) => {
+                let now: Vec<EncodedKey> = names.iter().take(SWEEP_ROWS).cloned().collect();
+                let rows = read_rows(&self.core, self.partition.id, &now)?;
+                let rows = now.into_iter().zip(rows).filter_map(|(key, row)| Some((key, row?)));
+                let later: VecDeque<EncodedKey> = names.iter().skip(SWEEP_ROWS).cloned().collect();
+                Ok((rows.collect(), (!later.is_empty()).then_some(Rest::Named(later))))
+            }
+            Rest::From(start) => {
+                let snapshot = self.core.engine.snapshot()?;
+                let id = self.partition.id;
+                let rows = scan_rows(&*snapshot, id, start, None, Direction::Forward);
+                let mut rows: KeyedRows = rows.take(SWEEP_ROWS + 1).collect::<Result<_, _>>()?;
+                let next = rows.get(SWEEP_ROWS).map(|(key, _)| Rest::From(key.clone()));
+                rows.truncate(SWEEP_ROWS);
+                Ok((rows, next))
+            }
         }
-        sweep.goal = Some(goal.clone());
-        Some(goal)
+    }
+
+    /// How many rows wait for the sweep, at most: those that it is at, and those whose kills the
+    /// horizon has passed.
+    pub(crate) fn rows_to_sweep(&self) -> u64 {
+        let running = self.partition.sweep.lock().running.as_ref().map_or(0, |run| run.count);
+        let below = kills_bucket(self.partition.horizon(&self.partition.durable().spec));
+        running + self.partition.inner.lock().kills.rows_below(below)
+    }
+
+    /// Whether rows remember kills, or may: so the horizon must move on although nothing is
+    /// written.
+    pub fn remembers_kills(&self) -> bool {
+        self.partition.durable().spec.writers.are_many()
+            && (!self.partition.kills_counted.load(Ordering::Acquire)
+                || !self.partition.inner.lock().kills.is_empty())
     }
 
     /// Rewrites rows as they are now, without what is swept.

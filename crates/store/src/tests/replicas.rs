@@ -1,7 +1,7 @@
 //! What regions make of each other's entries and copies.
 
 use isthmus_model::change::Direction;
-use isthmus_model::hlc::Hlc;
+use isthmus_model::hlc::{Hlc, Stamp};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -186,10 +186,11 @@ fn entry_below_the_horizon_is_refused() {
     assert_eq!(ship(&a, &b, a.origin), Err(StoreError::BelowHorizon));
 }
 
-fn copy(from: &Region, to: &Region, rows_per_chunk: usize) {
+pub(super) fn copy(from: &Region, to: &Region, rows_per_chunk: usize) {
     let snapshot = from.table().snapshot().unwrap();
     let vector = snapshot.vector();
     let covered: Vec<(Origin, Hlc)> = vector.iter().map(|w| (w.origin, w.hlc)).collect();
+    let life = |origin| Stamp { hlc: snapshot.life_met(origin), origin };
     let mut start = EncodedKey::default();
     loop {
         let rows: Result<Vec<_>, _> =
@@ -202,6 +203,7 @@ fn copy(from: &Region, to: &Region, rows_per_chunk: usize) {
             lsn: snapshot.lsn(),
             hlc: snapshot.hlc(),
             vector: vector.clone(),
+            lives: vector.iter().map(|mark| life(mark.origin)).collect(),
             expiry: snapshot.expiry().to_vec(),
             schema: Some(snapshot.schema().clone()),
             rules: Some(snapshot.rules().clone()),
@@ -232,6 +234,7 @@ fn older_entries_do_not_take_back_what_a_copy_brought_from_later() {
         lsn: first.lsn(),
         hlc: first.hlc(),
         vector: first.vector(),
+        lives: Vec::new(),
         expiry: Vec::new(),
         schema: None,
         rules: None,
@@ -297,6 +300,69 @@ fn copy_among_several_writers_keeps_what_the_source_has_not_heard_of() {
     assert_eq!(integer(row.as_ref(), "w"), Some(9), "what the source has not heard of stays");
     assert!(table.get(&key(3).encode()).unwrap().is_some());
     assert_eq!(table.watermark(a.origin).0, a.table().durable_lsn());
+}
+
+/// Milliseconds of a bucket of kills.
+const BUCKET_MILLIS: i64 = 1 << 20;
+
+fn sweep(region: &Region) -> u32 {
+    let mut steps = 1;
+    while region.store.sweep_step() {
+        steps += 1;
+        while region.store.commit_step() {}
+    }
+    while region.store.commit_step() {}
+    steps
+}
+
+fn pass_horizon(region: &Region, buckets: i64) {
+    let moment = START_MILLIS + buckets * BUCKET_MILLIS;
+    region.table().set_horizon(Hlc::from_millis(moment));
+}
+
+#[test]
+fn what_the_horizon_has_passed_is_swept_and_nothing_else_is_looked_at() {
+    let region = Region::new(1, Writers::ManyByColumn);
+    for n in 0..1200 {
+        drop(region.table().write(vec![put(n, n)], false));
+    }
+    region.write(delete(7)).unwrap();
+    assert!(region.table().remembers_kills());
+    assert_eq!((sweep(&region), region.store.rows_to_sweep()), (1, 0));
+    pass_horizon(&region, 2);
+    assert!(region.store.rows_to_sweep() >= 1200);
+    assert_eq!(sweep(&region), 3, "many rows make a pass");
+    let rows = region.rows();
+    assert_eq!(rows.len(), 1199);
+    assert!(rows.iter().all(|(_, row)| row.newest_kill().is_none()));
+    assert!(!region.table().remembers_kills());
+    region.clock.advance(3 * BUCKET_MILLIS);
+    region.write(delete(8)).unwrap();
+    pass_horizon(&region, 10);
+    assert_eq!(region.store.rows_to_sweep(), 1);
+    assert_eq!(sweep(&region), 1, "few rows are known by name");
+    assert_eq!(region.rows().len(), 1198);
+}
+
+#[test]
+fn what_an_earlier_life_left_is_found_by_one_pass() {
+    let mut region = Region::new(1, Writers::ManyByRow);
+    for n in 0..600 {
+        drop(region.table().write(vec![put(n, n)], false));
+    }
+    region.write(delete(7)).unwrap();
+    region.restart();
+    assert!(region.table().remembers_kills(), "nobody knows");
+    assert_eq!(sweep(&region), 2);
+    assert_eq!(region.rows().len(), 600);
+    pass_horizon(&region, 2);
+    assert!(region.store.rows_to_sweep() >= 600, "counted by the pass");
+    sweep(&region);
+    assert!(region.rows().iter().all(|(_, row)| row.newest_kill().is_none()));
+    assert_eq!(region.rows().len(), 599);
+    region.restart();
+    sweep(&region);
+    assert!(!region.table().remembers_kills());
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn note(replica: &mut Replica, logs: &[Vec<Entry>]) {
         let done = replica.applied.iter().filter(of_origin).count();
         if let Some(last) = done.checked_sub(1) {
             let (lsn, hlc) = (done as u64, log[last].stamp.hlc.0);
-            replica.vector.push(Watermark { origin: origin as u32 + 1, lsn, hlc });
+            replica.vector.push(Watermark { origin: origin as u32 + 1, lsn, hlc, life: 0 });
         }
         if let Some(next) = log.get(done) {
             replica.safe = replica.safe.min(next.stamp.hlc);

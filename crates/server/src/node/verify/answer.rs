@@ -165,6 +165,7 @@ impl Node {
             origin: mark.origin.0.into(),
             lsn: mark.lsn.0,
             hlc: mark.hlc.0,
+            life: 0,
         };
         let (rows, next) = stored_rows(&view, &asked.start, asked.end.as_ref())?;
         Ok(RowsTold {

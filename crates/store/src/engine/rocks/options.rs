@@ -42,6 +42,10 @@ pub(super) enum Tail {
 
 /// Values from this size on are kept aside, so that merging does not rewrite them over and over.
 const BLOB_BYTES_MIN: u64 = 8 * 1024;
+/// A file is merged soon if of so many keys in a row half are deletions, or of all so great a
+/// part: what they delete is given back, and readers need not step over them.
+const DELETIONS_WINDOW: usize = 4096;
+const DELETIONS_SHARE: f64 = 0.3;
 /// Log files are merged at least so often, so that trimmed records go even from a quiet log.
 const LOG_REWRITE_SECONDS: u64 = 24 * 3600;
 
@@ -137,6 +141,10 @@ fn column_family(
             family.set_write_buffer_size(MIB);
             family.set_compression_type(DBCompressionType::Lz4);
         }
+    }
+    if space != Space::Log {
+        let most = DELETIONS_WINDOW / 2;
+        family.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, most, DELETIONS_SHARE);
     }
     family.set_block_based_table_factory(&table);
     family

@@ -4,6 +4,7 @@ use std::fs;
 
 use bytes::Bytes;
 use isthmus_model::change::Direction;
+use isthmus_model::key::EncodedKey;
 use tempfile::TempDir;
 
 use super::*;
@@ -87,6 +88,53 @@ fn trimmed_records_go_when_files_are_merged() {
     let [_, (space, start, end), ..] = keys::ranges_of_partition(partition);
     let snapshot = engine.snapshot().unwrap();
     assert_eq!(snapshot.scan(space, &start, Some(&end), Direction::Forward).count(), 500);
+}
+
+fn bytes_in(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata());
+    files.filter_map(Result::ok).map(|file| file.len()).sum()
+}
+
+/// Tidies until the folder is as small, or it takes too long.
+fn tidied_to(engine: &RocksEngine, folder: &Path, bytes: u64) -> bool {
+    for _ in 0..600 {
+        engine.tidy_step().unwrap();
+        if bytes_in(folder) <= bytes {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    false
+}
+
+#[test]
+fn what_was_deleted_and_trimmed_leaves_the_disk_although_nothing_more_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = open(&directory).unwrap();
+    let folder = directory.path().join(FOLDER);
+    let (partition, small) = (PartitionId(5), 512 * 1024);
+    let row =
+        |n: u64| keys::row::encode_key(partition, &EncodedKey(n.to_be_bytes()[..].to_vec().into()));
+    for part in 0..200u64 {
+        let mut batch = Batch::default();
+        for n in part * 100..(part + 1) * 100 {
+            // What compresses would be small anyway.
+            let value: Vec<u8> =
+                (0..100u64).flat_map(|i| (n * 31 + i).wrapping_pow(7).to_le_bytes()).collect();
+            batch.put(Space::Rows, row(n), value.into());
+        }
+        let lsn = isthmus_model::ids::Lsn(part + 1);
+        batch.put(Space::Log, keys::log::encode_key(partition, lsn), vec![7; 1000].into());
+        engine.commit(batch).unwrap();
+    }
+    assert!(bytes_in(&folder) > 10 * small);
+    for part in 0..200 {
+        let mut batch = Batch::default();
+        (part * 100..(part + 1) * 100).for_each(|n| batch.delete(Space::Rows, row(n)));
+        engine.commit(batch).unwrap();
+    }
+    engine.forget_log(LogOf::Changes(partition), 200).unwrap();
+    assert!(tidied_to(&engine, &folder, small), "{} bytes are left", bytes_in(&folder));
 }
 
 /// The newest file of the write-ahead log, after a life that was cut off.

@@ -1,0 +1,101 @@
+"""A data directory that was put back from an old copy: found out, healed, no delete undone.
+
+What the region had acknowledged since the copy and a replica holds is there in the end, deletes
+made since stay, and all regions are alike.
+"""
+
+import json
+import shutil
+
+import cluster
+import ledger
+import pytest
+import wire
+
+TABLE = "kept"
+
+
+def key(row):
+    return [("w", f"{row % 7}"), ("k", row)]
+
+
+def events(running, region, kind):
+    asked = ["events", "--kind", kind, "--table", TABLE, "--json"]
+    told = json.loads(running.run(*asked, config=region.config).stdout)["events"]
+    return [one for one in told if one["region"] == region.name]
+
+
+def patiently(ask, what):
+    """Asks again while a region that has just started is not ready."""
+    def holds():
+        try:
+            return ask() or True
+        except (wire.Refused, wire.Unknown) as refusal:
+            print(f"{what}: {refusal}")
+            return False
+
+    cluster.wait_until(holds, what, 60, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("serve", "which"),
+    [("primary-secondary", 0), ("primary-secondary", 1), ("peer-to-peer", 0), ("peer-to-peer", 2)],
+    ids=["primary", "secondary", "base", "peer"],
+)
+def test_an_old_data_directory_that_is_put_back_is_healed(three, folder, serve, which):
+    regions = three.regions
+    back = regions[which]
+    clients = [region.client(timeout=60) for region in regions]
+    writers = clients if serve == "peer-to-peer" else clients[:1]
+    clients[0].create_table(TABLE, ledger.KEY)
+    three.make_global(TABLE, serve)
+    expected = {}
+
+    def put(client, row, value):
+        client.put_row(TABLE, key(row), [("v", value)])
+        expected[row] = value
+
+    def delete(client, row):
+        client.delete_row(TABLE, key(row))
+        expected.pop(row, None)
+
+    def all_alike():
+        cluster.await_alike(clients, writers, TABLE, ledger.KEY_NAMES, ledger.filler)
+
+    for row in range(200):
+        put(writers[row % len(writers)], row, row)
+    all_alike()
+    back.kill()
+    copy = folder / "copy"
+    shutil.copytree(back.data, copy)
+    back.start()
+    clients[which].close()
+    clients[which] = back.client(timeout=60)
+    writers = clients if serve == "peer-to-peer" else clients[:1]
+    for row in range(100, 260):
+        patiently(lambda row=row: put(writers[row % len(writers)], row, -row), "a put")
+    for row in range(0, 120, 2):
+        delete(writers[row % len(writers)], row)
+    all_alike()
+    back.kill()
+    shutil.rmtree(back.data)
+    shutil.copytree(copy, back.data)
+    back.start()
+    clients[which].close()
+    clients[which] = back.client(timeout=60)
+    writers = clients if serve == "peer-to-peer" else clients[:1]
+    writer = clients[which] if which in (0, 2) else writers[0]
+    for row in range(250, 300):
+        patiently(lambda row=row: put(writer, row, 2 * row), "a put after it was put back")
+    all_alike()
+    cluster.wait_until(lambda: not ledger.differing(regions, TABLE), "all are alike", 60, 1)
+    for client in clients:
+        rows = {one[1][1]: dict(cell[:2] for cell in cells)["v"]
+                for one, cells in client.scan(TABLE, ledger.KEY_NAMES) if one[0][1] != "~marker"}
+        assert rows == expected
+    if serve == "peer-to-peer" or which == 0:
+        found = cluster.wait_until(lambda: events(three, back, "old-disk"), "it is found", 30, 1)
+        assert not found[0]["detail"]["needs_a_person"], found
+        cluster.wait_until(lambda: events(three, back, "old-disk-healed"), "it is told", 30, 1)
+    for client in clients:
+        client.close()
