@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 
 use serde_json::Value as Json;
 
-use crate::hlc::Stamp;
+use crate::hlc::{Hlc, Stamp};
 use crate::ids::{Origin, Timestamp};
 use crate::row::{Cell, Trim};
 use crate::value::{Text, Value};
@@ -282,7 +282,6 @@ fn union(shares: &[&Share]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hlc::Hlc;
 
     fn stamp(hlc: u64, origin: u8) -> Stamp {
         Stamp { hlc: Hlc(hlc), origin: Origin(origin) }
