@@ -96,6 +96,7 @@ fn bytes_in(folder: &Path) -> u64 {
 }
 
 /// Tidies until the folder is as small, or it takes too long.
+#[allow(clippy::disallowed_methods, reason = "waits for threads of RocksDB")]
 fn tidied_to(engine: &RocksEngine, folder: &Path, bytes: u64) -> bool {
     for _ in 0..600 {
         engine.tidy_step().unwrap();
