@@ -364,6 +364,7 @@ public final class Suite {
             Long.valueOf(2).equals(value(first, "peers", key("a", 2)))
                 && Long.valueOf(1).equals(value(second, "peers", key("a", 1))));
         update(id, "peers", 1, false, null);
+        await("the second region has heard of it", () -> !writes(second, "peers"));
         refused("OTSNoPermissionAccess", () -> {
             put(second, "peers", key("a", 3), 3);
             return null;
