@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isthmus_model::diff::{Held, Register};
+use isthmus_model::diff::{Held, Register, registers};
 use isthmus_model::entry::EntryBody;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::Lsn;
@@ -16,7 +16,7 @@ use isthmus_replication::verify::report::{Report, Verdict};
 
 use crate::checkers::Violation;
 use crate::verify::nature::origin_of;
-use crate::verify::truth::Differing;
+use crate::verify::truth::{Differing, find};
 use crate::verify::world::World;
 
 const MISSED: &str = "never equal while different";
@@ -97,8 +97,7 @@ impl World {
 
     /// Judges what was said while the world went on.
     pub(super) fn judge_report(&mut self, watch: &Watch, report: &Report) {
-        let many = self.nature.writers.are_many();
-        let missed = || check_missed(watch, report, many);
+        let missed = || self.check_missed(watch, report);
         let checked = self.check_named(watch, report).and_then(|()| missed());
         self.judge(checked);
     }
@@ -175,26 +174,55 @@ impl World {
         }
         Ok(())
     }
-}
 
-fn check_missed(watch: &Watch, report: &Report, many: bool) -> Result<(), Violation> {
-    let is_named = |key: &EncodedKey| report.rows.iter().any(|row| row.key == *key);
-    // With several writers a report is about what was written up to the moment that it names.
-    let cut = report.compared.iter().flatten().map(|compared| Hlc(compared.hlc)).min();
-    let is_before =
-        |held: &Option<Held>| held.as_ref().is_some_and(|held| Some(held.stamp.hlc) <= cut);
-    let counts = |(_, first, second): &Differing| !many || is_before(first) || is_before(second);
-    let lasting = watch.lasting.iter().filter(|(_, differing)| differing.iter().any(counts));
-    let missing: Vec<_> = lasting.filter(|(key, _)| !is_named(key)).collect();
-    let excused = match report.verdict {
-        Verdict::Equal => 0,
-        Verdict::Different => report.unsettled as usize,
-        Verdict::CouldNotTell(_) => return Ok(()),
-    };
-    if missing.len() <= excused {
-        return Ok(());
+    fn check_missed(&self, watch: &Watch, report: &Report) -> Result<(), Violation> {
+        let many = self.nature.writers.are_many();
+        let is_named = |key: &EncodedKey| report.rows.iter().any(|row| row.key == *key);
+        // With several writers a report is about what was written up to the moment that it names.
+        let cut = report.compared.iter().flatten().map(|compared| Hlc(compared.hlc)).min();
+        let is_before =
+            |held: &Option<Held>| held.as_ref().is_some_and(|held| Some(held.stamp.hlc) <= cut);
+        let counts = |key: &EncodedKey, differing: &Differing| {
+            let (_, first, second) = differing;
+            let is_told = is_before(first) || is_before(second);
+            !many || (is_told && !self.was_alike(watch.places, key, differing, cut))
+        };
+        let lasting = watch
+            .lasting
+            .iter()
+            .filter(|(key, differing)| differing.iter().any(|one| counts(key, one)));
+        let missing: Vec<_> = lasting.filter(|(key, _)| !is_named(key)).collect();
+        let excused = match report.verdict {
+            Verdict::Equal => 0,
+            Verdict::Different => report.unsettled as usize,
+            Verdict::CouldNotTell(_) => return Ok(()),
+        };
+        if missing.len() <= excused {
+            return Ok(());
+        }
+        let places = watch.places;
+        let what = format!("regions {places:?}: {missing:?} is missing in {report:?}");
+        Err(Violation::of(MISSED, what))
     }
-    let places = watch.places;
-    let what = format!("regions {places:?}: {missing:?} is missing in {report:?}");
-    Err(Violation::of(MISSED, what))
+
+    /// Whether two regions had the same in a register as of the cut. One of them has lost a write
+    /// from after the cut, which the report is not about; in the other one that write has taken
+    /// the place of what both had. What that one had is told by the logs, if its row was never
+    /// other than they say.
+    fn was_alike(
+        &self,
+        places: [usize; 2],
+        key: &EncodedKey,
+        (register, first, second): &Differing,
+        cut: Option<Hlc>,
+    ) -> bool {
+        let (Some(cut), Some(first), Some(second)) = (cut, first, second) else { return false };
+        let (had, other) = match (first.stamp.hlc <= cut, second.stamp.hlc <= cut) {
+            (true, false) => (first, places[1]),
+            (false, true) => (second, places[0]),
+            (true, true) | (false, false) => return false,
+        };
+        let logged = find(&registers(&self.truth.as_of(key, cut)), register);
+        logged.as_ref() == Some(had) && !self.deviated[other].contains_key(key)
+    }
 }

@@ -171,6 +171,17 @@ impl Truth {
         rows.and_then(|rows| rows.get(key)).map(|row| lens.see(row)).unwrap_or_default()
     }
 
+    /// What the logs say that a row was as of a moment.
+    pub(super) fn as_of(&self, key: &EncodedKey, moment: Hlc) -> Row {
+        let mut row = Row::default();
+        for entry in self.entries.values().filter(|entry| entry.stamp.hlc <= moment) {
+            let EntryBody::Rows(changed) = &entry.body else { continue };
+            let changed = changed.iter().filter(|changed| changed.key == *key);
+            changed.for_each(|changed| row.merge(&changed.delta));
+        }
+        row
+    }
+
     /// Rows of a region that are not what its logs say.
     pub(super) fn deviating(&self, region: usize, moment: &Moment) -> BTreeSet<EncodedKey> {
         let Some((clean, _)) = self.clean.get(region) else { return BTreeSet::new() };
@@ -211,7 +222,7 @@ impl Truth {
     }
 }
 
-fn find(all: &[(Register, Held)], name: &Register) -> Option<Held> {
+pub(super) fn find(all: &[(Register, Held)], name: &Register) -> Option<Held> {
     all.iter().find(|(known, _)| known == name).map(|(_, held)| held.clone())
 }
 
