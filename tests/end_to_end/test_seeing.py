@@ -367,6 +367,13 @@ def test_a_copy_is_forecast_and_the_forecast_shown_beside_what_it_took(three):
               "primary-secondary")
     cluster.wait_until(lambda: link(status(three, r1), "r2")["state"] == "following",
                        "r2 has the table", 60)
+
+    def is_trimmed():
+        tables = {one["name"]: one for one in status(three, r1)["tables"]}
+        return tables[TABLE]["log_entries"] == 0
+
+    # Else r3 would be shipped the log and nothing copied.
+    cluster.wait_until(is_trimmed, "the log reaches back no more", 60)
     before = status(three, r1)["now_ms"]
     told = json.loads(three.run("plan", TABLE, "--to", "r3", "--json").stdout)
     measures, forecast = told["measures"], told["forecast"]

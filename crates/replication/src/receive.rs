@@ -696,8 +696,9 @@ impl Inbound {
     }
 
     fn on_promise(&mut self, promise: &Promise, claims: &Claims) {
-        let wanted = promise.wanted.iter().take(SAFE_REPORTS_MAX);
-        self.wanted.extend(wanted.map(|partition| PartitionId(*partition)));
+        let wanted = promise.wanted.iter().map(|partition| PartitionId(*partition));
+        let has_link = |partition: &PartitionId| self.links.contains_key(partition);
+        self.wanted.extend(wanted.filter(has_link).take(SAFE_REPORTS_MAX));
         let origin = self.origin();
         let kept = |(partition, receiving): &(&PartitionId, &Receiving)| {
             let spec = receiving.table.spec();

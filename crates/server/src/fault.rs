@@ -6,7 +6,7 @@
 //! standard error by the standard library.
 
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
@@ -29,7 +29,19 @@ pub(crate) async fn or_end(name: &'static str, work: impl Future<Output = ()>) {
     }
 }
 
-/// The same for work of a thread.
+/// Does work that blocks on a thread of its own; its panic becomes one of whoever waits.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends, and whoever waits with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// The same as `or_end` for work of a thread.
 pub(crate) fn thread_or_end(name: &'static str, work: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         end(name);
@@ -56,5 +68,12 @@ mod tests {
             assert_eq!(std::hint::black_box(1), 2, "planted");
         };
         assert_eq!(caught(work).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_work_that_blocks_reaches_who_waits() {
+        assert_eq!(caught(blocking(|| 7)).await, Some(7));
+        let work = || assert_eq!(std::hint::black_box(1), 2, "planted");
+        assert_eq!(caught(blocking(work)).await, None);
     }
 }

@@ -93,6 +93,8 @@ pub struct Node {
     obeying: Mutex<()>,
     /// How often what is assigned has changed.
     changes: AtomicU64,
+    /// By the monotonic clock.
+    serving_since: Duration,
     serving_since_millis: i64,
     tasks: Mutex<tokio::task::JoinSet<()>>,
     verification: Verification,
@@ -185,6 +187,7 @@ impl Node {
             probes,
             copies,
             clocks: Mutex::new(Clocks::new(config.peer.clock_skew_max_ms as i64)),
+            serving_since: clock.monotonic(),
             serving_since_millis: clock.wall_millis(),
             config,
             store,

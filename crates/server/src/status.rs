@@ -199,6 +199,9 @@ pub struct TableStatus {
     pub partitions: u64,
     /// Address of the last durable entry, added over its partitions.
     pub entries: u64,
+    /// How many of them are in its log: what a replica lacks beyond these it is copied.
+    #[serde(default)]
+    pub log_entries: u64,
     /// Its digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<DigestStatus>,

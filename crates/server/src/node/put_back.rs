@@ -125,8 +125,7 @@ impl Node {
 
     /// Whether old disks may not be found out yet.
     pub fn has_just_started(&self) -> bool {
-        let since = self.clock.wall_millis().saturating_sub(self.serving_since_millis);
-        since >= 0 && Duration::from_millis(since.unsigned_abs()) < LISTEN_MAX
+        self.clock.monotonic().saturating_sub(self.serving_since) < LISTEN_MAX
     }
 
     fn is_listening(&self, name: &str) -> bool {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::Node;
 use super::events::EventKind;
 use super::verify::scrubs::throttle;
+use crate::fault;
 
 /// How often it is looked whether a table is due.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -108,10 +109,8 @@ impl Node {
         while kept.next.is_some() {
             let from = key_of(kept.next.as_deref());
             let (node, of_table) = (self.clone(), table.clone());
-            let step = tokio::task::spawn_blocking(move || {
-                node.scrub_step(&of_table, &from, STEP_ROWS, pass)
-            });
-            let step = step.await.map_err(|_| StoreError::Stopped)??;
+            let work = move || node.scrub_step(&of_table, &from, STEP_ROWS, pass);
+            let step = fault::blocking(work).await?;
             kept.rows += step.rows;
             kept.next = step.next.map(|next| next.0.to_vec());
             let since = self.clock.monotonic().saturating_sub(kept_at);

@@ -102,6 +102,7 @@ impl Node {
                     put_back: self.put_back_reason(spec.partition),
                     partitions: 1,
                     entries: table.durable_lsn().0,
+                    log_entries: table.durable_lsn().0.saturating_sub(table.log_start().0),
                     digest: Some(self.digest_status(table)),
                     differing: self.differing(spec.id, &spec.schema),
                     view: Some(self.view_status(table)),

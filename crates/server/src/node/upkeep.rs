@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::Node;
 use super::reach::Reach;
+use crate::fault;
 
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 const EXPIRE_EVERY: u32 = 60;
@@ -56,11 +57,7 @@ impl Node {
                 self.copies.forget_all_but(&self.store, is_there);
             }
             let packed = self.shared.packed.clone();
-            let learned =
-                tokio::task::spawn_blocking(move || packed.dictionaries.learn_step()).await;
-            if let Err(error) = learned {
-                tracing::error!(%error, "learning what small parcels have in common broke");
-            }
+            fault::blocking(move || packed.dictionaries.learn_step()).await;
             tokio::select! {
                 () = tokio::time::sleep(UPKEEP_EVERY) => {}
                 _ = stop.changed() => return,
@@ -76,14 +73,7 @@ impl Node {
         while !*stop.borrow() {
             let began = self.clock.monotonic();
             let store = self.store.clone();
-            let step = tokio::task::spawn_blocking(move || store.digest_step()).await;
-            let more = match step {
-                Ok(more) => more,
-                Err(error) => {
-                    tracing::error!(%error, "upkeep of digests broke");
-                    return;
-                }
-            };
+            let more = fault::blocking(move || store.digest_step()).await;
             let took = self.clock.monotonic().saturating_sub(began);
             tokio::select! {
                 () = tokio::time::sleep(digest_rest(took, more)) => {}
@@ -99,13 +89,7 @@ impl Node {
             let began = self.clock.monotonic();
             let store = self.store.clone();
             let step = move || (store.sweep_step(), store.rows_to_sweep());
-            let (more, waiting) = match tokio::task::spawn_blocking(step).await {
-                Ok(done) => done,
-                Err(error) => {
-                    tracing::error!(%error, "the sweep broke");
-                    return;
-                }
-            };
+            let (more, waiting) = fault::blocking(step).await;
             let took = self.clock.monotonic().saturating_sub(began);
             tokio::select! {
                 () = tokio::time::sleep(sweep_rest(took, more, waiting)) => {}
@@ -122,13 +106,8 @@ impl Node {
                 _ = stop.changed() => return,
             }
             let engine = engine.clone();
-            match tokio::task::spawn_blocking(move || engine.tidy_step()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "cannot give back room yet"),
-                Err(error) => {
-                    tracing::error!(%error, "tidying the data directory broke");
-                    return;
-                }
+            if let Err(error) = fault::blocking(move || engine.tidy_step()).await {
+                tracing::warn!(%error, "cannot give back room yet");
             }
         }
     }

@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use tokio::sync::watch;
 
 use super::tls::{PeerTls, TlsBytes, TlsFiles};
+use crate::fault;
 use crate::node::Node;
 use crate::node::events::EventKind;
 
@@ -47,7 +48,7 @@ pub async fn keep_renewed(
             _ = stop.changed() => return,
         }
         let files_now = files.clone();
-        let Ok(seen) = tokio::task::spawn_blocking(move || files_now.read()).await else { return };
+        let seen = fault::blocking(move || files_now.read()).await;
         let Some(news) = watched.look(seen.map_err(|error| chain(&error))) else { continue };
         let judged = news.and_then(|bytes| {
             let tls = files.parse(bytes).map_err(|error| chain(&error))?;

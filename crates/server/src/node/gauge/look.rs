@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::{Alike, Differ, place_status, places};
+use crate::fault;
 use crate::node::events::EventKind;
 use crate::node::verify::place::Place;
 use crate::node::{Node, Record};
@@ -58,13 +59,8 @@ impl Node {
     pub async fn keep_gauge(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let (node, runtime) = (self.clone(), Handle::current());
-            let round = tokio::task::spawn_blocking(move || node.look(&runtime));
             tokio::select! {
-                looked = round => {
-                    if let Err(error) = looked {
-                        tracing::error!(%error, "the gauge broke");
-                    }
-                }
+                () = fault::blocking(move || node.look(&runtime)) => {}
                 _ = stop.changed() => return,
             }
             tokio::select! {
