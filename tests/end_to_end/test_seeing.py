@@ -370,7 +370,7 @@ def test_a_copy_is_forecast_and_the_forecast_shown_beside_what_it_took(three):
 
     def is_trimmed():
         tables = {one["name"]: one for one in status(three, r1)["tables"]}
-        return tables[TABLE]["log_entries"] == 0
+        return tables[TABLE]["log_entries"] < tables[TABLE]["entries"]
 
     # Else r3 would be shipped the log and nothing copied.
     cluster.wait_until(is_trimmed, "the log reaches back no more", 60)
