@@ -126,6 +126,22 @@ def test_receipts_of_peers_and_batches_and_what_is_no_receipt(three):
     two.close()
 
 
+def test_a_write_that_is_passed_on_brings_the_receipt_of_the_region_that_writes(three):
+    prepare(three, "passed")
+    three.run("switchover", "passed", "--to", "r2")
+    one, _, far = (region.client(timeout=30) for region in three.regions)
+    assert put(one, "passed", 1, {}) is None
+    receipt = put(one, "passed", 1)
+    assert receipt
+    for client in (one, far):
+        cluster.wait_until(lambda c=client: get(c, "passed", 1, receipt)[0] == 200, "it has it")
+    code, told = wait(three, "--receipt", receipt, "--timeout", "60s")
+    assert (code, told["held"]) == (0, True)
+    assert [one["region"] for one in told["regions"]] == ["r1", "r2", "r3"]
+    one.close()
+    far.close()
+
+
 class WithHeaders:
     """The connection of an SDK's client, with headers of ours; keeps those of the answers."""
 

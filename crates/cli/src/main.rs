@@ -27,6 +27,7 @@ mod schema;
 mod scrub;
 mod serve;
 mod status;
+mod switchover;
 mod table;
 mod target;
 mod top;
@@ -89,6 +90,8 @@ enum Command {
     GlobalTable(global_table::GlobalTableArgs),
     /// Show links, and say when and how fast they ship
     Link(link::LinkArgs),
+    /// Let another region write a table that one region writes
+    Switchover(switchover::SwitchoverArgs),
     /// Show regions, tables and links
     Status(status::StatusArgs),
     /// Show them, with events, on the whole terminal, again and again
@@ -128,6 +131,7 @@ impl Command {
             Command::Row(args) => args.target.json,
             Command::GlobalTable(args) => args.target.json,
             Command::Link(args) => args.target.json,
+            Command::Switchover(args) => args.target.json,
             Command::Status(args) => args.target.json,
             Command::Top(args) => args.target.json,
             Command::Plan(args) => args.target.json,
@@ -155,6 +159,7 @@ impl Command {
             | Command::Row(_)
             | Command::GlobalTable(_)
             | Command::Link(_)
+            | Command::Switchover(_)
             | Command::Status(_)
             | Command::Top(_)
             | Command::Plan(_)
@@ -201,6 +206,7 @@ fn run(command: Command) -> Result<Exit, CliError> {
             Command::Row(args) => row::run(args).await.map(done),
             Command::GlobalTable(args) => global_table::run(args).await.map(done),
             Command::Link(args) => link::run(args).await.map(done),
+            Command::Switchover(args) => switchover::run(args).await.map(done),
             Command::Status(args) => status::run(args).await.map(done),
             Command::Top(args) => top::run(args).await.map(done),
             Command::Plan(args) => plan::run(args).await.map(done),

@@ -189,7 +189,7 @@ fn tables_text(told: &[Told]) -> String {
                 output::plain(&table.name),
                 output::plain(&status.region),
                 if table.writable { "yes" } else { "no" }.to_owned(),
-                table.serve_mode.map_or("this region only", |mode| mode.as_str()).to_owned(),
+                served_text(table),
                 table.write_mode.as_ref().map_or_else(|| "async".to_owned(), |mode| mode.words()),
                 table.partitions.to_string(),
                 table.entries.to_string(),
@@ -228,6 +228,17 @@ fn put_back_text(told: &[Told]) -> String {
         status.tables.iter().filter_map(reason).collect::<String>()
     };
     statuses.map(of_status).collect()
+}
+
+/// Who serves a table, and the region and epoch of its writer where there is one.
+fn served_text(table: &TableStatus) -> String {
+    let mode = table.serve_mode.map_or("this region only", |mode| mode.as_str());
+    match (&table.primary, table.epoch) {
+        (Some(primary), Some(epoch)) => {
+            format!("{mode}, {} in epoch {epoch}", output::plain(primary))
+        }
+        _ => mode.to_owned(),
+    }
 }
 
 fn digest_word(state: DigestWord) -> &'static str {

@@ -352,14 +352,19 @@ impl Place {
 
     /// A client of the administration API.
     pub(crate) fn admin_client(&self) -> Result<Admin, CliError> {
+        self.admin_client_within(std::time::Duration::from_secs(5))
+    }
+
+    /// One for what may take longer.
+    pub(crate) fn admin_client_within(
+        &self,
+        answer_timeout: std::time::Duration,
+    ) -> Result<Admin, CliError> {
         let admin = self.admin.as_ref().ok_or_else(|| {
             CliError::usage("the administration port of the region is not known")
                 .hint("give --admin URL, or set ISTHMUS_ADMIN")
         })?;
-        let options = HttpOptions {
-            answer_timeout: std::time::Duration::from_secs(5),
-            ..HttpOptions::default()
-        };
+        let options = HttpOptions { answer_timeout, ..HttpOptions::default() };
         Ok(Admin::new(self.target(admin), options, Arc::new(SystemClock))?)
     }
 }

@@ -12,6 +12,7 @@ use crate::extract::BindExtract;
 use crate::global_table::{ControlError, GlobalTable};
 use crate::link_rule::SetLink;
 use crate::write_mode::SetMode;
+use crate::writer::{SetWrites, Switchover};
 
 /// A change of the record of a global table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,11 @@ pub enum Change {
     BindExtract(BindExtract),
     /// Sets when writes are answered.
     SetMode(SetMode),
+    /// Lets another region write. The log does that; the record only judges whether it may be
+    /// asked for, and follows.
+    Switchover(Switchover),
+    /// Sets what secondaries do with writes.
+    SetWrites(SetWrites),
 }
 
 impl GlobalTable {
@@ -36,6 +42,10 @@ impl GlobalTable {
             Change::SetEdges(asked) => changed.set_edges(asked)?,
             Change::BindExtract(asked) => changed.bind_extract(asked)?,
             Change::SetMode(asked) => changed.set_mode(asked)?,
+            Change::Switchover(asked) => {
+                changed.check_successor(&asked.to)?;
+            }
+            Change::SetWrites(asked) => changed.set_writes(asked)?,
         }
         if changed == *self {
             return Ok(false);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::global_table::{ControlError, GlobalTable, Progress};
+use crate::global_table::{ControlError, GlobalTable, Progress, Serve};
 
 /// Two regions that give each other entries.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,6 +119,25 @@ impl GlobalTable {
         self.edges.contains(&edge)
     }
 
+    /// Whether two regions tell each other how their replicas stand: over edges, and where one
+    /// region writes all, so that any of them can take its place.
+    pub fn are_neighbours(&self, one: &str, other: &str) -> bool {
+        match self.has_edges() {
+            true => self.are_joined(one, other),
+            false => {
+                self.tells_standings()
+                    && one != other
+                    && self.takes_part(one)
+                    && self.takes_part(other)
+            }
+        }
+    }
+
+    /// Whether any regions tell each other so.
+    pub fn tells_standings(&self) -> bool {
+        self.has_edges() || self.serve == Serve::PrimarySecondary
+    }
+
     /// Whether regions pass on entries of others.
     pub fn has_edges(&self) -> bool {
         !self.edges.is_empty()
@@ -197,7 +216,7 @@ mod tests {
 
     use super::*;
     use crate::change::Change;
-    use crate::global_table::{Serve, Sync};
+    use crate::global_table::Sync;
 
     fn table(regions: usize, serve: Serve) -> GlobalTable {
         (2..=regions).fold(GlobalTable::new("t", 1, "r1", Sync::Row, serve), |table, number| {

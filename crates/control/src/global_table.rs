@@ -11,6 +11,7 @@ use crate::edges::Edge;
 use crate::extract::Extract;
 use crate::link_rule::LinkRule;
 use crate::write_mode::WriteMode;
+use crate::writer::AtSecondary;
 
 /// Replicas of one table at most, the base included.
 pub const REPLICAS_MAX: usize = 10;
@@ -81,6 +82,12 @@ pub struct Replica {
     /// What it takes; none: all, always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extract: Option<Extract>,
+    /// A person calls it fit to take the place of the one that writes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub eligible: bool,
+    /// It writes until another one takes its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub steps_down: bool,
 }
 
 /// A table that is kept alike in several regions.
@@ -114,6 +121,23 @@ pub struct GlobalTable {
     /// When a write is answered.
     #[serde(default, skip_serializing_if = "WriteMode::is_async")]
     pub mode: WriteMode,
+    /// The region that writes, where one does and it is not the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<String>,
+    /// The epoch in which it does, by what has been heard.
+    #[serde(default = "first_epoch", skip_serializing_if = "is_first_epoch")]
+    pub epoch: u64,
+    /// What secondaries do with writes, if a person has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_secondary: Option<AtSecondary>,
+}
+
+fn first_epoch() -> u64 {
+    1
+}
+
+fn is_first_epoch(epoch: &u64) -> bool {
+    *epoch == first_epoch()
 }
 
 /// Why a global table cannot be changed so.
@@ -152,6 +176,15 @@ pub enum ControlError {
          the table; change its mode first"
     )]
     TooFewToHold(u8, usize),
+    /// The writer cannot go.
+    #[error("region {0} writes the table and cannot be unbound; let another region write first")]
+    PrimaryStays(String),
+    /// It cannot write, and why.
+    #[error("region {0} cannot become the writing region: {1}")]
+    Unfit(String, String),
+    /// There is no one writer to speak of.
+    #[error("all regions of the table may write; only a primary-secondary table has one writer")]
+    SeveralWriters,
     /// No rule is called so.
     #[error("there is no rule {0}; the rules are last-writer, priority, max, min, counter, set")]
     UnknownRule(String),
@@ -166,8 +199,8 @@ pub enum ControlError {
     Schema(#[from] isthmus_model::check::CheckError),
     /// Not while one region writes.
     #[error(
-        "the writing region of a primary-secondary table cannot be changed by making a second \
-         region writable"
+        "a primary-secondary table has one writing region, which is changed by a switchover and \
+         not by making a second one writable"
     )]
     OneWriter,
 }
@@ -189,6 +222,9 @@ impl ControlError {
             | ControlError::NoRegion(_)
             | ControlError::Schema(_)
             | ControlError::BaseStays(_)
+            | ControlError::PrimaryStays(_)
+            | ControlError::Unfit(..)
+            | ControlError::SeveralWriters
             | ControlError::OneWriter => Kind::Invalid,
         }
     }
@@ -213,11 +249,16 @@ impl GlobalTable {
                 confirmed_version: 1,
                 message: None,
                 extract: None,
+                eligible: false,
+                steps_down: false,
             }],
             links: Vec::new(),
             edges: Vec::new(),
             away: Vec::new(),
             mode: WriteMode::default(),
+            primary: None,
+            epoch: first_epoch(),
+            at_secondary: None,
         }
     }
 
@@ -245,6 +286,8 @@ impl GlobalTable {
             confirmed_version: 0,
             message: None,
             extract: None,
+            eligible: false,
+            steps_down: false,
         });
         self.join_edges(region);
         self.version += 1;
@@ -255,6 +298,9 @@ impl GlobalTable {
     pub fn unbind(&mut self, region: &str, now_millis: i64) -> Result<(), ControlError> {
         if region == self.base {
             return Err(ControlError::BaseStays(region.to_owned()));
+        }
+        if self.serve == Serve::PrimarySecondary && region == self.primary() {
+            return Err(ControlError::PrimaryStays(region.to_owned()));
         }
         let mut left = self.clone();
         left.advance(region, Progress::Unbinding, now_millis)?;
@@ -329,7 +375,7 @@ impl GlobalTable {
     /// Whether the region makes entries of its own, now or in a log that others may still need.
     pub fn originates(&self, region: &str) -> bool {
         match self.serve {
-            Serve::PrimarySecondary => region == self.base,
+            Serve::PrimarySecondary => region == self.primary(),
             Serve::PeerToPeer => self.replica(region).is_some(),
         }
     }

@@ -24,3 +24,4 @@ pub mod global_table;
 pub mod link_rule;
 pub mod schema_change;
 pub mod write_mode;
+pub mod writer;

@@ -2,7 +2,7 @@
 
 use crate::expiry::Expiry;
 use crate::hlc::Stamp;
-use crate::ids::{Epoch, Lsn, SchemaNumber};
+use crate::ids::{Epoch, Lsn, Origin, SchemaNumber};
 use crate::key::EncodedKey;
 use crate::row::Row;
 use crate::schema::Schema;
@@ -36,6 +36,19 @@ pub enum EntryBody {
     Schema(Schema),
     /// Cells of all rows of the partition that had expired.
     Expiry(Expiry),
+    /// With one writer: the last entry of an epoch. Another region writes from here on.
+    Handover(Handover),
+    /// With one writer: the first entry of an epoch, made by the region that writes in it.
+    Opening,
+}
+
+/// Who writes after the last entry of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// The region that opens the next epoch when it has applied this entry.
+    pub successor: Origin,
+    /// The last counter given to an auto-increment column; the successor goes on after it.
+    pub auto_increment: u64,
 }
 
 /// What changed in one row.

@@ -23,7 +23,9 @@ use isthmus_model::value::Text;
 
 use crate::error::ProtocolError;
 pub use crate::request::filter::decode_filter;
-pub use crate::request::parts::{BatchPartsAnswer, BatchWritePart, BatchWriteParts};
+pub use crate::request::parts::{
+    BatchPartsAnswer, BatchWritePart, BatchWriteParts, batches_by_table,
+};
 
 /// An operation that a client asks for.
 #[derive(Clone, Debug, PartialEq)]

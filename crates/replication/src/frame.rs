@@ -19,7 +19,7 @@ use isthmus_model::value::Text;
 use crate::trace::TraceMark;
 
 /// The newest format this program speaks.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 /// The first format in which a copy can leave out what is alike.
 pub const FORMAT_OF_OFFERS: u32 = 2;
 /// The first format with LZ4, and with parcels packed against a dictionary or replaced values.
@@ -35,6 +35,8 @@ pub const FORMAT_OF_EDGES: u32 = 3;
 pub const FORMAT_OF_DROPS: u32 = 4;
 /// The first format with column families.
 pub const FORMAT_OF_FAMILIES: u32 = 5;
+/// The first format in which logs say that another region writes.
+pub const FORMAT_OF_HANDOVER: u32 = 6;
 
 /// One message of either side.
 #[derive(Clone, PartialEq, prost::Message)]

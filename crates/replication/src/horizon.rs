@@ -82,8 +82,13 @@ impl SafeTimes {
         if table.makes_entries() {
             return self.safe(table.partition(), others, own);
         }
-        // One log, in order: all up to its end is here, and all that its writer has promised.
-        let promised = self.safe(table.partition(), &[table.base()], Hlc::MAX);
+        // One log, in order: all up to its end is here, and all that its writer has promised. Who
+        // has handed it over promises nothing of what the successor makes.
+        let word = table.writer_word();
+        let promised = match word.successor {
+            Some(_) => Hlc::MIN,
+            None => self.safe(table.partition(), &[word.writer], Hlc::MAX),
+        };
         promised.max(table.durable_hlc().next())
     }
 

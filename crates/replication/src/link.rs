@@ -118,6 +118,8 @@ pub enum Event {
     RetryDue,
     /// A person says how it is to stand.
     Asked(Wish),
+    /// This epoch is obeyed here now.
+    Epoch(Epoch),
     /// By its timing it may ship so far.
     Released {
         /// Entries through this LSN.
@@ -367,6 +369,7 @@ impl Link {
             Event::Faulted(FaultKind::Fenced, reason) => self.stop(State::Fenced, &reason),
             Event::Faulted(FaultKind::Broken, reason) => self.stop(State::Broken, &reason),
             Event::Asked(wish) => self.on_asked(wish),
+            Event::Epoch(epoch) => self.on_epoch(epoch),
             Event::Released { through, copies } => {
                 let before = std::mem::replace(&mut self.released, (through, copies));
                 if before.1 != copies {
@@ -461,6 +464,16 @@ impl Link {
                     "the replica lacks entries that are not in the log; copying".to_owned();
                 self.copy = Some(Copy::from(CopyProgress::default()));
             }
+        }
+    }
+
+    fn on_epoch(&mut self, epoch: Epoch) {
+        let is_newer = epoch > self.epoch;
+        self.epoch = self.epoch.max(epoch);
+        // Who is ahead takes what comes under the newer epoch.
+        if is_newer && self.state == State::Fenced {
+            self.state = State::Opening;
+            self.reopen("opening anew under a newer epoch");
         }
     }
 
@@ -948,5 +961,15 @@ mod tests {
         link.step(Event::Disconnected(String::new()));
         link.step(Event::Connected);
         assert_eq!((link.state(), link.next()), (State::Fenced, None));
+    }
+
+    #[test]
+    fn fenced_link_opens_anew_under_a_newer_epoch() {
+        let mut link = following(9);
+        link.step(Event::Faulted(FaultKind::Fenced, "epoch 2 is known".to_owned()));
+        link.step(Event::Epoch(Epoch(1)));
+        assert_eq!((link.state(), link.next()), (State::Fenced, None));
+        link.step(Event::Epoch(Epoch(2)));
+        assert_eq!((link.epoch, link.next()), (Epoch(2), Some(Action::Open)));
     }
 }

@@ -170,6 +170,8 @@ struct Inner {
     is_recorded: bool,
     /// The mode was taken back.
     is_over: bool,
+    /// Since when the region writes no more; what waits still does.
+    left_at: Option<Duration>,
     /// What the regions that count hold.
     marks: BTreeMap<Origin, Option<Lsn>>,
     waiting: BTreeMap<(Lsn, u64), (oneshot::Sender<Answer>, Duration)>,
@@ -208,6 +210,7 @@ impl Modes {
                 number: 0,
                 is_recorded: true,
                 is_over: false,
+                left_at: None,
                 marks: BTreeMap::new(),
                 waiting: BTreeMap::new(),
                 next: 0,
@@ -219,7 +222,31 @@ impl Modes {
         let marks = |origin: &Origin| (*origin, inner.marks.get(origin).copied().flatten());
         inner.marks = counting.iter().map(marks).collect();
         inner.watch.ask(asked);
+        inner.left_at = None;
         self.count_holders(partition, &mut inner);
+    }
+
+    /// This region writes a partition no more. What waits goes on to wait, since what it waits for
+    /// may still be told; nothing is answered because of this alone. `end_left` ends it.
+    pub fn leave(&self, partition: PartitionId) {
+        if let Some(known) = self.known(partition) {
+            known.0.lock().left_at.get_or_insert_with(|| self.clock.monotonic());
+        }
+    }
+
+    /// Takes back the modes of partitions that this region writes no more, as long ago as a write
+    /// waits, and in which nothing waits any more; tells of which. Not at the same time as `set`.
+    pub fn end_left(&self) -> Vec<PartitionId> {
+        let (mut ended, now) = (Vec::new(), self.clock.monotonic());
+        self.partitions.write().retain(|partition, known| {
+            let mut inner = known.0.lock();
+            let patience = inner.watch.asked().patience;
+            let is_long_ago = inner.left_at.is_some_and(|left| now.saturating_sub(left) > patience);
+            inner.is_over = is_long_ago && inner.waiting.is_empty();
+            ended.extend(inner.is_over.then_some(*partition));
+            !inner.is_over
+        });
+        ended
     }
 
     /// Writes of a partition wait for nobody any more.

@@ -347,7 +347,8 @@ impl PutBacks {
         if !put_back.held.is_empty() {
             return self.save(partition, put_back);
         }
-        if !table.spec().writers.are_many() {
+        let word = table.writer_word();
+        if !table.spec().writers.are_many() && word.next_writer() == self.store.origin() {
             self.set_writing(table, Writing::Accept);
         }
         // Last: of what is lost of it in a crash all is done again.

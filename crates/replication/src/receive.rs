@@ -18,11 +18,10 @@ use isthmus_model::expiry::Expiry;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::schema::Schema;
 use isthmus_store::codec::row::decode_row;
 use isthmus_store::digest::{DigestState, Rules};
 use isthmus_store::keys::log::decode_record;
-use isthmus_store::{Beside, CopyDone, Pending, StoreError, Table, Watermark, keys};
+use isthmus_store::{Beside, CopyDone, Pending, StoreError, Table, TableSpec, Watermark, keys};
 use prost::Message;
 
 use crate::dictionary::ToldDictionaries;
@@ -50,8 +49,14 @@ pub trait Assignments: Send + Sync {
     /// Checks that the peer is who it says: its number, name and instance are those of a member.
     fn accepts(&self, hello: &Hello) -> Result<Origin, String>;
 
-    /// The table of a partition that this origin may feed, or why it may not.
-    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, Unfed>;
+    /// The table of a partition that this origin, which obeys that epoch, may feed, or why it may
+    /// not. Where one region writes, whoever obeys a newer epoch than is known here may.
+    fn fed_by(
+        &self,
+        origin: Origin,
+        epoch: Epoch,
+        partition: PartitionId,
+    ) -> Result<Arc<Table>, Unfed>;
 
     /// Whether the replica waits for this origin, the base, to give it all that it has.
     fn is_incomplete(&self, origin: Origin, partition: PartitionId) -> bool;
@@ -88,6 +93,8 @@ pub enum Unfed {
 struct Receiving {
     /// Tells the times apart that the link was opened on this stream.
     opening: u64,
+    /// The epoch that the origin obeyed then.
+    epoch: Epoch,
     table: Arc<Table>,
     copy: Option<Copying>,
     safe_reported: Hlc,
@@ -104,7 +111,7 @@ struct Copying {
     epoch: Epoch,
     vector: Vec<(Origin, Hlc)>,
     expiry: Vec<Expiry>,
-    schema: Schema,
+    table: TableSpec,
     /// What the origin's digest counts; `None`: an older origin, which offers nothing.
     counts: Option<Counts>,
     /// Where the next offer must begin; `None`: all was offered.
@@ -364,7 +371,7 @@ impl Inbound {
         let is_stale = |partition: &PartitionId, receiving: &Receiving| {
             let lacks = !receiving.incomplete && self.takes_back(origin, *partition);
             lacks.then_some("an old disk was put back there").or_else(|| {
-                let is_fed = self.fed_by(origin, *partition).is_ok();
+                let is_fed = self.fed_by(origin, receiving.epoch, *partition).is_ok();
                 (!is_fed).then_some("another region feeds the table there")
             })
         };
@@ -386,10 +393,15 @@ impl Inbound {
 
     /// The table that this origin may feed: also one that is written here, where it gives back
     /// what was lost.
-    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, Unfed> {
+    fn fed_by(
+        &self,
+        origin: Origin,
+        epoch: Epoch,
+        partition: PartitionId,
+    ) -> Result<Arc<Table>, Unfed> {
         match self.takes_back(origin, partition) {
             true => self.shared.store.table_of_partition(partition).ok_or(Unfed::Unassigned),
-            false => self.assignments.fed_by(origin, partition),
+            false => self.assignments.fed_by(origin, epoch, partition),
         }
     }
 
@@ -411,7 +423,8 @@ impl Inbound {
         self.links.remove(&partition);
         let put_backs = self.shared.put_backs.clone();
         put_backs.asked_back(partition, origin, open.asks_back);
-        let table = match self.fed_by(origin, partition) {
+        let epoch = Epoch(open.epoch);
+        let table = match self.fed_by(origin, epoch, partition) {
             Ok(table) => table,
             Err(Unfed::Unassigned) => {
                 let reason = "the table does not exist there yet".to_owned();
@@ -423,7 +436,7 @@ impl Inbound {
             }
         };
         let known = table.epoch();
-        if Epoch(open.epoch) < known {
+        if epoch < known {
             let reason = format!("epoch {} is offered, epoch {known} is known", open.epoch);
             return self.fault(partition, FaultKind::Fenced, reason);
         }
@@ -450,6 +463,7 @@ impl Inbound {
                 let opening = self.openings;
                 let receiving = Receiving {
                     opening,
+                    epoch,
                     table,
                     copy: None,
                     safe_reported: Hlc::MIN,
@@ -597,7 +611,7 @@ impl Inbound {
                 epoch: Epoch(begin.epoch),
                 vector,
                 expiry,
-                schema: table.schema,
+                table,
                 counts: begin.counts,
                 unanswered: 0,
                 answered: VecDeque::new(),
@@ -703,7 +717,7 @@ impl Inbound {
         let kept = |(partition, receiving): &(&PartitionId, &Receiving)| {
             let spec = receiving.table.spec();
             // With one writer the promise of whoever else feeds says nothing.
-            (spec.writers.are_many() || origin == Some(spec.base))
+            (spec.writers.are_many() || origin == Some(spec.writer))
                 && !promise.behind.contains(&partition.0)
                 && claims.has(**partition, self.number)
         };
@@ -911,7 +925,7 @@ fn copy_done(origin: Origin, copy: &Copying) -> CopyDone {
         hlc: Hlc(copy.first.first_hlc),
         vector,
         expiry: copy.expiry.clone(),
-        schema: Some(copy.schema.clone()),
+        table: Some(copy.table.clone()),
         rules: copy.counts.as_ref().map(rules),
     }
 }

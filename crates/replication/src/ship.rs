@@ -356,6 +356,7 @@ impl Outbound {
     pub fn appended(&mut self, partition: PartitionId, lsn: Lsn) {
         if let Some(shipping) = self.links.get_mut(&partition) {
             shipping.link.step(Event::Appended(lsn));
+            shipping.renew_epoch();
             if self.timed.contains(&partition) {
                 self.look_at_gate(partition);
             }
@@ -671,7 +672,7 @@ impl Outbound {
         let life = shipping.table.life();
         if action != Action::Open && shipping.told_life != life {
             // Else the replica would take it for what an earlier life has made.
-            self.on_fault(partition, FaultKind::Retry, NEW_LIFE.to_owned());
+            self.open_anew(partition, NEW_LIFE);
             return Ok(None);
         }
         let began = self.shared.clock.monotonic();
@@ -784,6 +785,11 @@ impl Shipping {
         Ok(Some(self.sent(partition, after, log, ranges)))
     }
 
+    /// The link goes on under the newest epoch that is obeyed here.
+    fn renew_epoch(&mut self) {
+        self.link.step(Event::Epoch(self.table.epoch()));
+    }
+
     /// Takes note of a parcel that is sent.
     fn sent(
         &mut self,
@@ -794,6 +800,8 @@ impl Shipping {
     ) -> Body {
         self.sent_bytes += log.bytes as u64;
         self.sent_entries += log.to.0 - after.0;
+        // What was read may have begun an epoch.
+        self.renew_epoch();
         self.link.step(Event::Sent { to: log.to, bytes: log.bytes });
         Body::Parcel(Parcel {
             partition: partition.0,

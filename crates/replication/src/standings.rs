@@ -24,6 +24,8 @@ struct Known {
     regions: BTreeMap<Origin, Standing>,
     /// By origin: the promise that is to be reached here, and the LSN where it is.
     awaited: BTreeMap<Origin, (Hlc, Lsn)>,
+    /// What this region promised in the first word of this life.
+    first: Option<Hlc>,
     /// Places in the log here, and what of each origin lies before them.
     places: VecDeque<(Lsn, BTreeMap<Origin, Lsn>)>,
 }
@@ -72,12 +74,9 @@ impl Standings {
             held: vector.iter().map(frame::Watermark::from).collect(),
             unassigned: word.unassigned.iter().map(|region| u32::from(region.0)).collect(),
         };
+        let first = *known.first.get_or_insert(word.promise);
         let before = known.regions.get(&own);
-        // With one writer nobody waits for promises, and an idle table is not talked about.
-        let is_news = before.is_none_or(|before| {
-            many || Standing { promise: before.promise, ..standing.clone() } != *before
-        });
-        if is_news {
+        if before.is_none_or(|before| many || is_news(first, before, &standing)) {
             known.regions.insert(own, standing);
         }
     }
@@ -181,6 +180,15 @@ impl Standings {
     pub fn forget(&self, partition: PartitionId) {
         self.partitions.lock().remove(&partition);
     }
+}
+
+/// Whether a word is to be told, with one writer. There nobody waits for promises, and an idle
+/// table is not talked about. But a new life may begin with the promise that the one before has
+/// told last, and what is no newer is not heard: so it goes on until it has promised more.
+fn is_news(first: Hlc, before: &Standing, standing: &Standing) -> bool {
+    let is_sure = Hlc(before.promise) > first;
+    let is_more = standing.promise > before.promise;
+    !is_sure && is_more || Standing { promise: before.promise, ..standing.clone() } != *before
 }
 
 impl Known {
@@ -299,5 +307,26 @@ mod tests {
         assert_eq!(within(11), None);
         assert_eq!(within(12), Some(Lsn(5)));
         assert_eq!(within(39), Some(Lsn(9)));
+    }
+
+    #[test]
+    fn a_new_life_is_heard_though_it_begins_with_the_promise_of_the_one_before() {
+        let (standings, times) = (Standings::default(), SafeTimes::default());
+        let held = |lsn| vec![frame::Watermark { origin: 3, lsn, hlc: lsn, life: 0 }];
+        let word = |promise, lsn| Standing { held: held(lsn), ..word(3, promise, 0, &[]) };
+        let heard = || standings.of(HERE, Origin(3)).unwrap().held[0].lsn;
+        standings.hear(word(70, 1), &times);
+        // It starts again, takes what it lacks and is idle from then on.
+        let (first, all) = (word(70, 1), word(70, 4));
+        assert!(is_news(Hlc(70), &first, &all));
+        standings.hear(all.clone(), &times);
+        assert_eq!(heard(), 1);
+        assert!(!is_news(Hlc(70), &all, &word(70, 4)));
+        let later = word(71, 4);
+        assert!(is_news(Hlc(70), &all, &later));
+        standings.hear(later.clone(), &times);
+        assert_eq!(heard(), 4);
+        assert!(!is_news(Hlc(70), &later, &word(99, 4)));
+        assert!(is_news(Hlc(70), &later, &word(99, 5)));
     }
 }

@@ -18,17 +18,25 @@ pub struct ApiError {
     pub code: ErrorCode,
     /// Message for a person.
     pub message: String,
+    /// Nothing was done, because another region writes the table or is about to.
+    pub is_elsewhere: bool,
 }
 
 impl ApiError {
     /// An error with this code and message.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> ApiError {
-        ApiError { code, message: message.into() }
+        ApiError { code, message: message.into(), is_elsewhere: false }
     }
 
     /// The request is wrong.
     pub fn invalid(message: impl Into<String>) -> ApiError {
         ApiError::new(ErrorCode::ParameterInvalid, message)
+    }
+
+    /// Another region writes the table, or is about to. Official clients try again by themselves.
+    pub fn elsewhere() -> ApiError {
+        let message = "The writing region of the table is changing. Nothing was done.";
+        ApiError { is_elsewhere: true, ..ApiError::new(ErrorCode::PartitionUnavailable, message) }
     }
 
     /// Something here is broken.
@@ -97,6 +105,9 @@ impl From<StoreError> for ApiError {
                 "{} Begin anew as of 'safe'; storage.past_bytes says how much is kept.",
                 sentence(&error.to_string())
             ));
+        }
+        if matches!(error, StoreError::NotWritable { .. }) {
+            return ApiError::elsewhere();
         }
         let (code, message) = match error.kind() {
             Kind::ConditionFailed => {

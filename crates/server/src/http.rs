@@ -5,6 +5,8 @@
 //! and every refusal of a known caller is signed. Connections, requests in work and bytes of
 //! bodies in memory are bounded.
 
+mod forward;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +30,8 @@ use isthmus_protocol::date::format_date;
 use isthmus_protocol::error_code::{ErrorCode, encode_error};
 use isthmus_protocol::receipt::Receipt;
 use isthmus_protocol::request::{
-    BatchPartsAnswer, BatchWritePart, BatchWriteParts, Operation, TableWrites, check_path, decode,
+    AddDefinedColumn, BatchPartsAnswer, BatchWritePart, BatchWriteParts, DeleteDefinedColumn,
+    Operation, TableWrites, UpdateTable, check_path, decode,
 };
 use isthmus_protocol::response::encode_empty;
 use isthmus_protocol::signature::{CONTENT_MD5, CONTENT_TYPE, DATE, REQUEST_ID, content_md5};
@@ -47,6 +50,8 @@ use crate::rows::Rows;
 use crate::slow_peer::{Patience, TimedStream};
 use crate::tables::Tables;
 use crate::trace;
+
+use self::forward::Change;
 
 /// What a client is allowed.
 const PATIENCE: Patience = Patience {
@@ -232,7 +237,8 @@ impl PublicApi {
         let after = receipts::after(&head.headers)?;
         let as_of = AsOf::of(&head.headers)?;
         if path == BATCH_WRITE && as_of.is_none() && after.is_none() {
-            let body = self.batch_write(body, receipt.as_mut()).await?;
+            let batch = BatchWriteParts::decode(body.clone()).map_err(ApiError::from)?;
+            let body = self.change(Change::Batch(batch), &body, receipt.as_mut()).await?;
             return Ok(Success::of(body).with_receipt(receipt));
         }
         let operation = decode(&path, body.clone()).map_err(ApiError::from)?;
@@ -312,10 +318,9 @@ impl PublicApi {
     /// A batch that would be large in memory is carried out part by part.
     async fn batch_write(
         &self,
-        body: Bytes,
+        mut parts: BatchWriteParts,
         mut receipt: Option<&mut Receipt>,
     ) -> Result<Bytes, ApiError> {
-        let mut parts = BatchWriteParts::decode(body)?;
         // What refuses a batch as a whole must do so before the first part is written.
         for table in parts.tables() {
             self.node.writable(table.as_str())?;
@@ -347,9 +352,9 @@ impl PublicApi {
         receipt: Option<&mut Receipt>,
     ) -> Result<Bytes, ApiError> {
         match operation {
-            Operation::PutRow(write)
-            | Operation::UpdateRow(write)
-            | Operation::DeleteRow(write) => self.rows.write(write, receipt).await,
+            Operation::PutRow(_) | Operation::UpdateRow(_) | Operation::DeleteRow(_) => {
+                self.change(Change::One(operation), body, receipt).await
+            }
             Operation::BatchWriteRow(batch) => self.rows.batch_write(batch, receipt).await,
             Operation::GetRow(get) => self.rows.get(get, cut),
             Operation::BatchGetRow(batch) => self.rows.batch_get(batch, cut),
@@ -357,6 +362,13 @@ impl PublicApi {
             Operation::CreateTable(create) => self.tables.create(create).await,
             Operation::ListTable => Ok(self.tables.list()),
             Operation::DescribeTable(name) => self.tables.describe(&name),
+            Operation::UpdateTable(UpdateTable { ref table, .. })
+            | Operation::AddDefinedColumn(AddDefinedColumn { ref table, .. })
+            | Operation::DeleteDefinedColumn(DeleteDefinedColumn { ref table, .. })
+                if self.node.forwards(table.as_str()) =>
+            {
+                self.change(Change::One(operation), body, None).await
+            }
             Operation::UpdateTable(update) => self.tables.update(update).await,
             Operation::DeleteTable(name) => self.tables.delete(&name).await,
             Operation::AddDefinedColumn(add) => self.tables.add_columns(add).await,

@@ -114,7 +114,10 @@ pub async fn serve(
     let boot = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
     let callers = Arc::new(Callers::new(node.config()));
     let api = http::PublicApi::new(node.clone(), callers.clone(), &token_key, boot);
+    let api = Arc::new(api);
+    node.serve_others_by(&api);
     keep(&node, "keep_reconciled", node.clone().keep_reconciled(stopped.clone()));
+    keep(&node, "keep_writers", node.clone().keep_writers(stopped.clone()));
     keep(&node, "keep_up", node.clone().keep_up(stopped.clone()));
     keep(&node, "keep_digests", node.clone().keep_digests(stopped.clone()));
     keep(&node, "keep_swept", node.clone().keep_swept(stopped.clone()));
@@ -144,8 +147,7 @@ pub async fn serve(
     let admin = admin::AdminApi::new(node.clone(), callers).serve(ports.admin, stopped.clone());
     keep(&node, "administration port", admin);
     node.take_up_jobs();
-    let public = Arc::new(api).serve(ports.public, stopped);
-    let public = tokio::spawn(fault::or_end("public port", public));
+    let public = tokio::spawn(fault::or_end("public port", api.serve(ports.public, stopped)));
     tracing::info!(
         region = %node.config().region.name,
         endpoint = %node.config().public.endpoint,

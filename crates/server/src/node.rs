@@ -24,13 +24,15 @@ mod reconcile;
 mod retention;
 mod schema;
 mod scrub;
+mod switchover;
 pub(crate) mod tell;
 mod upkeep;
 pub(crate) mod verify;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use isthmus_control::clocks::Clocks;
@@ -53,6 +55,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::api_error::ApiError;
 use crate::config::Config;
+use crate::http::PublicApi;
 use crate::metrics::Requests;
 use crate::peer::dial::OtherRegion;
 use crate::peer::tls::PeerTls;
@@ -64,6 +67,8 @@ use self::plan::Copies;
 use self::retention::KeptLogs;
 use self::verify::Verification;
 use self::verify::scrubs::Scrubs;
+
+pub use self::writer::Place;
 
 /// What this region knows of a global table that it holds a replica of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -104,6 +109,14 @@ pub struct Node {
     probes: Probes,
     copies: Copies,
     clocks: Mutex<Clocks>,
+    /// The log of a table may say that another region writes.
+    writer_moved: Notify,
+    /// Counts how often the writer of a table has changed, as far as is known here.
+    writers: watch::Sender<u64>,
+    /// One change of a writer at a time, of tables whose base is here.
+    switching: tokio::sync::Mutex<()>,
+    /// Does what clients ask, for other regions that pass it on.
+    public: OnceLock<Weak<PublicApi>>,
 }
 
 /// Why a node cannot start.
@@ -187,6 +200,10 @@ impl Node {
             probes,
             copies,
             clocks: Mutex::new(Clocks::new(config.peer.clock_skew_max_ms as i64)),
+            writer_moved: Notify::new(),
+            writers: watch::Sender::new(0),
+            switching: tokio::sync::Mutex::new(()),
+            public: OnceLock::new(),
             serving_since: clock.monotonic(),
             serving_since_millis: clock.wall_millis(),
             config,
@@ -305,17 +322,9 @@ impl Node {
 
     /// The table of that name, if it can be written here now.
     pub fn writable(&self, name: &str) -> Result<Arc<Table>, ApiError> {
-        let table = self.readable(name)?;
-        let records = self.records.lock();
-        match records.get(&table.id()) {
-            Some(record) if !record.table.writes(&self.config.region.name) => {
-                Err(self.not_written_here(&record.table))
-            }
-            Some(_) => {
-                self.check_clock()?;
-                self.check_holders(&table).map(|()| table)
-            }
-            None => Ok(table),
+        match self.place_of_writes(name)? {
+            Place::Here(table) => self.check_holders(&table).map(|()| table),
+            Place::There(_) | Place::Unsettled => Err(ApiError::elsewhere()),
         }
     }
 
@@ -325,29 +334,18 @@ impl Node {
         let table = self.readable(name)?;
         let records = self.records.lock();
         match records.get(&table.id()) {
-            Some(record) if record.table.base != self.config.region.name => {
-                let base = &record.table.base;
-                let endpoint = self.endpoint_of(base).unwrap_or_default();
+            Some(record) if record.table.speaker() != self.config.region.name => {
+                let speaker = record.table.speaker();
+                let which = if speaker == record.table.base { "base" } else { "primary" };
+                let endpoint = self.endpoint_of(speaker).unwrap_or_default();
                 let message = format!(
-                    "The schema of a global table is changed in its base region {base} {endpoint}"
+                    "The schema of a global table is changed in its {which} region {speaker} \
+                     {endpoint}"
                 );
                 Err(ApiError::new(ErrorCode::NoPermissionAccess, message))
             }
             _ => Ok(table),
         }
-    }
-
-    fn not_written_here(&self, table: &GlobalTable) -> ApiError {
-        let endpoint = self.endpoint_of(&table.base).unwrap_or_default();
-        ApiError::new(
-            ErrorCode::NoPermissionAccess,
-            format!(
-                "The table is a secondary replica in region {}, writes are refused here. Write \
-                 to region {} {endpoint}",
-                self.config.region.name, table.base
-            )
-            .trim_end(),
-        )
     }
 
     /// The public endpoint of a region.
@@ -384,6 +382,12 @@ impl Node {
             node.committed.notify_waiters();
             for other in node.others.values() {
                 other.grown(partition, lsn);
+            }
+        }));
+        let node = Arc::downgrade(self);
+        self.store.on_spec(Arc::new(move |_| {
+            if let Some(node) = node.upgrade() {
+                node.writer_moved.notify_one();
             }
         }));
     }

@@ -273,6 +273,8 @@ async fn make_table(node: &Node) -> Result<(), StoreError> {
         base: Origin(node.config().region.number),
         writing: Writing::Accept,
         writers: Writers::One,
+        writer: Origin(node.config().region.number),
+        handed_over: None,
     };
     store.create_table(spec).await.map(drop)
 }

@@ -26,7 +26,7 @@ use isthmus_protocol::response::{
 };
 use isthmus_store::codec::plain::{PlainCells, PlainValue, plain_cells};
 use isthmus_store::codec::row::decode_row;
-use isthmus_store::{StoreError, Table, Written};
+use isthmus_store::{Pending, StoreError, Table, Written};
 
 use crate::api_error::ApiError;
 use crate::node::Node;
@@ -96,6 +96,11 @@ impl Rows {
         for (table, writes) in tables.iter().zip(batch.tables) {
             let part = BatchPart::check(&table.schema(), writes.rows, batch.atomic, self.now());
             under_way.push((writes.table, part.submit(table)));
+        }
+        if let [(_, only)] = &mut under_way[..]
+            && only.is_elsewhere()
+        {
+            return Err(ApiError::elsewhere());
         }
         let traces = self.node.traces();
         let followed: Vec<Followed<'_>> =
@@ -445,11 +450,21 @@ impl BatchPart {
 }
 
 struct BatchUnderWay {
-    pending: Option<isthmus_store::Pending<Vec<Result<Written, StoreError>>>>,
+    pending: Option<Pending<Vec<Result<Written, StoreError>>>>,
     places: Vec<Result<(WriteSize, Returned), ApiError>>,
 }
 
 impl BatchUnderWay {
+    /// Whether all was refused because another region writes the table since a moment ago.
+    fn is_elsewhere(&mut self) -> bool {
+        let told = self.pending.as_mut().and_then(Pending::try_take);
+        let is_elsewhere = matches!(told, Some(Err(StoreError::NotWritable { .. })));
+        if let Some(told) = told {
+            self.pending = Some(Pending::ready(told));
+        }
+        is_elsewhere
+    }
+
     /// One answer per row, and the last entry that was written.
     async fn answer(self) -> (Vec<RowAnswer>, Option<Lsn>) {
         let (mut results, all) = match self.pending {

@@ -195,6 +195,12 @@ pub struct TableStatus {
     /// Why it is neither read nor written, where an old disk was put back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub put_back: Option<String>,
+    /// The region that writes it, where one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<String>,
+    /// The epoch in which it does; grows with each change of the writing region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
     /// Partitions.
     pub partitions: u64,
     /// Address of the last durable entry, added over its partitions.

@@ -73,6 +73,8 @@ impl Tables {
                 base: Origin(self.node.config().region.number),
                 writing: Writing::Accept,
                 writers: Writers::One,
+                writer: Origin(self.node.config().region.number),
+                handed_over: None,
             })
             .await?;
         Ok(encode_empty())

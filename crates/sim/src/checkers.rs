@@ -15,6 +15,7 @@ pub(crate) mod registers;
 pub(crate) mod replay;
 pub(crate) mod stamps;
 pub(crate) mod wishes;
+pub(crate) mod writer;
 
 /// An invariant that did not hold.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -131,7 +131,11 @@ impl Clients {
         if !may || (waits && !life.has_heard_all(plan.partition)) {
             return None;
         }
-        if plan.base == node && self.rng.random_range(0..self.schema_one_in) == 0 {
+        let speaks = match plan.writers.are_many() {
+            true => plan.base == node,
+            false => table.writer_word().accepts,
+        };
+        if speaks && self.rng.random_range(0..self.schema_one_in) == 0 {
             return Some(self.change_schema(&table));
         }
         let schema = table.schema();

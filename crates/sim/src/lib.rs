@@ -37,9 +37,11 @@ pub use world::{Failure, Report};
 /// Runs a seed.
 pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
     match options.scenario {
-        Scenario::Links | Scenario::Schemas | Scenario::Edges | Scenario::Restores => {
-            world::run(options)
-        }
+        Scenario::Links
+        | Scenario::Schemas
+        | Scenario::Edges
+        | Scenario::Restores
+        | Scenario::Writers => world::run(options),
         Scenario::Verify => verify::run_trial(options),
         Scenario::Crashes => verify::run_crashes(options),
     }

@@ -18,8 +18,8 @@ struct Arguments {
 }
 
 const USAGE: &str = "usage: isthmus-sim [--seeds N] [--from S] [--seed S] [--twice] [--until N] \
-                     [--dump] [--plant NAME] \
-                     [--scenario links|edges|verify|crashes|schemas|restores]";
+                     [--dump] [--plant NAME] [--scenario links|edges|verify|crashes|schemas|\
+                     restores|writers]";
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments {
@@ -53,6 +53,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     .chain(Plant::OF_EDGES)
                     .chain(Plant::OF_SCHEMAS)
                     .chain(Plant::OF_RESTORES)
+                    .chain(Plant::OF_WRITERS)
                     .chain(Plant::OF_DIGESTS);
                 let found = all.find(|plant| format!("{plant:?}") == name);
                 let plant = found.ok_or(format!("no bug is called {name}"))?;
@@ -67,6 +68,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     Some("crashes") => Scenario::Crashes,
                     Some("schemas") => Scenario::Schemas,
                     Some("restores") => Scenario::Restores,
+                    Some("writers") => Scenario::Writers,
                     other => return Err(format!("there is no scenario {other:?}; {USAGE}")),
                 };
             }
@@ -89,6 +91,7 @@ fn tell(options: &Options, failure: &Failure) {
         Scenario::Crashes => "--scenario crashes".to_owned(),
         Scenario::Schemas => format!("--scenario schemas --until {until}"),
         Scenario::Restores => format!("--scenario restores --until {until}"),
+        Scenario::Writers => format!("--scenario writers --until {until}"),
     };
     println!("again: cargo xtask sim --seed {} {scenario} --dump", options.seed);
 }
@@ -152,7 +155,8 @@ fn main() -> ExitCode {
     if tally.held > 0 {
         println!("{} requests answered when other regions held them", tally.held);
     }
-    if matches!(arguments.scenario, Scenario::Verify | Scenario::Schemas | Scenario::Restores) {
+    let tallied = [Scenario::Verify, Scenario::Schemas, Scenario::Restores, Scenario::Writers];
+    if tallied.contains(&arguments.scenario) {
         println!("{tally:?}");
     }
     println!("{passed} passed, {failed} failed");

@@ -14,7 +14,7 @@ use isthmus_model::clock::Clock;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use isthmus_replication::error::ReplicationError;
-use isthmus_replication::frame::{Frame, Hello};
+use isthmus_replication::frame::{FORMAT_OF_HANDOVER, Frame, Hello};
 use isthmus_replication::horizon::SafeTimes;
 use isthmus_replication::link::State;
 use isthmus_replication::mode::{Modes, SemiSync};
@@ -38,6 +38,7 @@ use crate::network::StreamId;
 use crate::options::{Nature, TablePlan};
 use crate::plant::Plant;
 use crate::roles::{INSTANCE, Roles, origin_of, region_name};
+use crate::world::writers::is_settled;
 
 pub(crate) use self::modes::LifeModes;
 
@@ -333,16 +334,36 @@ impl Life {
         }
     }
 
-    /// A shared table whose regions pass on over edges.
-    fn with_edges(&self, partition: PartitionId) -> Option<Arc<Table>> {
+    /// Opens epochs and follows who writes, as logs say.
+    pub(crate) fn look_at_writers(&self) {
+        for plan in self.roles.shared() {
+            let table = self.store.table(plan.id).filter(|_| !plan.writers.are_many());
+            if let Some(table) = table {
+                self.prepare_to_write(&table);
+                while self.roles.look_at_writer(&table) {}
+            }
+        }
+    }
+
+    /// A shared table whose regions tell each other how they stand.
+    fn told_of(&self, partition: PartitionId) -> Option<Arc<Table>> {
         let record = self.roles.record(partition)?;
-        let passes_on = record.has_edges() && self.roles.is_shared(partition);
-        if passes_on { self.store.table_of_partition(partition) } else { None }
+        let is_told = record.tells_standings() && self.roles.is_shared(partition);
+        if is_told { self.store.table_of_partition(partition) } else { None }
+    }
+
+    /// One of which the log is kept for all regions, whoever feeds them.
+    fn kept_for_all(&self, partition: PartitionId) -> Option<Arc<Table>> {
+        let record = self.roles.record(partition)?;
+        let is_old = |outbound: &Outbound| (1..FORMAT_OF_HANDOVER).contains(&outbound.format());
+        let may_take_over =
+            record.primary() != region_name(self.node) && !self.outbound.values().any(is_old);
+        self.told_of(partition).filter(|_| record.has_edges() || may_take_over)
     }
 
     fn other_writers(&self, partition: PartitionId, plant: Option<Plant>) -> Vec<Origin> {
         let mut others = self.roles.other_writers(partition);
-        if plant == Some(Plant::SafeOfNeighbours) && self.with_edges(partition).is_some() {
+        if plant == Some(Plant::SafeOfNeighbours) && self.told_of(partition).is_some() {
             others.retain(|other| self.roles.is_neighbour(*other, partition));
         }
         others
@@ -350,7 +371,7 @@ impl Life {
 
     fn tell_standing(&self, table: &Table, plant: Option<Plant>) {
         let partition = table.partition();
-        if self.with_edges(partition).is_none() {
+        if self.told_of(partition).is_none() {
             return self.shared.standings.forget(partition);
         }
         let unassigned = self.outbound.iter().filter(|(_, outbound)| {
@@ -382,7 +403,7 @@ impl Life {
 
     fn log_needed_after(&self, partition: PartitionId, end: Lsn) -> Option<Lsn> {
         let mut needed = end;
-        if let Some(table) = self.with_edges(partition) {
+        if let Some(table) = self.kept_for_all(partition) {
             let others = self.outbound.keys().map(|peer| origin_of(*peer)).collect::<Vec<_>>();
             let own = origin_of(self.node);
             needed = needed.min(self.shared.standings.held_by(own, &table, &others)?);
@@ -407,9 +428,11 @@ impl Life {
             return false;
         };
         let spec = table.spec();
-        // What an old disk lacks comes before what the record says.
+        // What an old disk lacks comes before what the record says; and who writes a table with
+        // one writer is for its log to say.
         let is_put_back = self.shared.put_backs.is_put_back(plan.partition);
-        if spec.writers != plan.writers || (spec.writing != writing && !is_put_back) {
+        let is_other = spec.writers != plan.writers || (spec.writing != writing && !is_put_back);
+        if plan.writers.are_many() && is_other {
             drop(self.store.set_writing(plan.id, writing, plan.writers, spec.epoch));
             return false;
         }
@@ -431,6 +454,9 @@ impl Life {
             let table = self.store.table(plan.id).ok_or("a table is missing")?;
             if !self.roles.is_shared(plan.partition) || !self.is_usable(plan.partition) {
                 return Err(format!("{} is not complete at node {}", plan.name, self.node));
+            }
+            if !plan.writers.are_many() && !is_settled(self, plan) {
+                return Err(format!("nobody writes {} as node {} sees it", plan.name, self.node));
             }
             self.check_links(plan, &table)?;
         }

@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::branches::{BranchNumber, Branches};
 use crate::checkers::registers::Expired;
-use crate::checkers::{Violation, dropped, order, prefix, replay, stamps};
+use crate::checkers::{Violation, dropped, order, prefix, replay, stamps, writer};
 use crate::roles::origin_of;
 
 /// An entry that its origin has made durable.
@@ -54,8 +54,6 @@ impl Known {
 #[derive(Clone, Debug)]
 pub(crate) struct PartitionView {
     pub(crate) spec: TableSpec,
-    /// Index of the base region.
-    pub(crate) base: usize,
     pub(crate) state: PartitionState,
     /// Made from entries alone; kills are kept for ever.
     pub(crate) shadow: BTreeMap<EncodedKey, Row>,
@@ -143,6 +141,8 @@ pub(crate) struct Observer {
     schemas: BTreeMap<(PartitionId, SchemaNumber), Schema>,
     /// Of tables with one writer: what each state of the origin shows.
     states: BTreeMap<(PartitionId, Lsn), u64>,
+    /// Who writes tables with one writer.
+    pub(crate) writers: writer::Writers,
     /// What all durable entries give together.
     pub(crate) truth: BTreeMap<PartitionId, BTreeMap<EncodedKey, Row>>,
     /// Where logs ended that are removed.
@@ -164,6 +164,7 @@ impl Observer {
             stamps: BTreeSet::new(),
             schemas: BTreeMap::new(),
             states: BTreeMap::new(),
+            writers: writer::Writers::default(),
             truth: BTreeMap::new(),
             removed: BTreeMap::new(),
             refused: BTreeSet::new(),
@@ -216,6 +217,12 @@ impl Observer {
     /// What a table with one writer showed at an LSN of its origin.
     pub(crate) fn state_at(&self, partition: PartitionId, lsn: Lsn) -> Option<u64> {
         self.states.get(&(partition, lsn)).copied()
+    }
+
+    /// The end of the longest log of a partition.
+    pub(crate) fn longest_log(&self, partition: PartitionId) -> Lsn {
+        let ends = (0..self.nodes.len()).map(|node| self.durable_lsn(node, partition));
+        ends.max().unwrap_or_default()
     }
 
     /// The end of a node's log, or the end that it has had; also of a dropped table that it has
@@ -391,7 +398,6 @@ impl Observer {
             let mut view = match (nodes.partitions.remove(&partition), &moved.spec) {
                 (Some(view), _) => view,
                 (None, Some(spec)) => PartitionView {
-                    base: usize::from(spec.base.0.saturating_sub(1)),
                     spec: spec.clone(),
                     state: PartitionState::default(),
                     shadow: BTreeMap::new(),
@@ -477,6 +483,9 @@ impl Observer {
     ) -> Result<(), Violation> {
         let partition = view.spec.partition;
         self.stamps.insert(entry.stamp);
+        if !view.spec.writers.are_many() {
+            self.writers.made(partition, entry.stamp.origin, entry)?;
+        }
         if let Some(mark) = self.refused.iter().find(|mark| has_mark(entry, mark)) {
             let what = format!("{mark} was refused, and is in {entry:?}");
             return Err(Violation::of("acknowledged is kept", what));
@@ -502,7 +511,7 @@ impl Observer {
             EntryBody::Schema(schema) => {
                 self.schemas.insert((partition, schema.number), schema.clone());
             }
-            EntryBody::Expiry(_) => {}
+            EntryBody::Expiry(_) | EntryBody::Handover(_) | EntryBody::Opening => {}
         }
         let known = Known {
             entry: entry.clone(),
@@ -590,14 +599,17 @@ fn take_entry(view: &mut PartitionView, entry: &Entry) {
         EntryBody::Schema(schema) if schema.number > view.spec.schema.number => {
             view.spec.schema = schema.clone();
         }
-        EntryBody::Schema(_) => {}
+        EntryBody::Schema(_) | EntryBody::Handover(_) | EntryBody::Opening => {}
     }
 }
 
 fn keys_of(entry: &Entry) -> impl Iterator<Item = &EncodedKey> {
     let rows = match &entry.body {
         EntryBody::Rows(rows) => &rows[..],
-        EntryBody::Schema(_) | EntryBody::Expiry(_) => &[],
+        EntryBody::Schema(_)
+        | EntryBody::Expiry(_)
+        | EntryBody::Handover(_)
+        | EntryBody::Opening => &[],
     };
     rows.iter().map(|row| &row.key)
 }

@@ -41,6 +41,8 @@ pub enum Scenario {
     Schemas,
     /// Old disks are put back, at moments at which others hold all that is lost.
     Restores,
+    /// Tables with one writer, which changes all the time; half of the worlds have edges.
+    Writers,
 }
 
 /// What to run.
@@ -110,6 +112,8 @@ impl TablePlan {
             writing: Writing::Accept,
             // Alone it has one writer, whatever it becomes.
             writers: Writers::One,
+            writer: Origin(self.base as u8 + 1),
+            handed_over: None,
         }
     }
 
@@ -188,6 +192,8 @@ pub(crate) struct Nature {
     pub(crate) mode_every: Option<u64>,
     /// How often a disk is copied, and put back after about as long.
     pub(crate) put_back_every: Option<u64>,
+    /// How often the writing region of some table changes.
+    pub(crate) switch_every: Option<u64>,
 }
 
 impl Nature {
@@ -237,6 +243,7 @@ impl Nature {
             ask_every: None,
             mode_every: None,
             put_back_every: None,
+            switch_every: None,
         };
         // Enough rows for several leaves.
         nature.keys += one_of(rng, &[0, 0, 0, 300]);
@@ -245,8 +252,14 @@ impl Nature {
         }
         nature.ask_every = half(rng, |rng| rng.random_range(100..2000) * MILLI);
         nature.dictionary_samples = one_of(rng, &[8, 40, 256]);
-        if options.scenario == Scenario::Edges {
-            nature.with_edges(rng);
+        match options.scenario {
+            Scenario::Edges => nature.with_edges(rng),
+            Scenario::Writers => nature.with_switches(rng),
+            Scenario::Links
+            | Scenario::Schemas
+            | Scenario::Verify
+            | Scenario::Crashes
+            | Scenario::Restores => {}
         }
         nature.mode_every = half(rng, |rng| rng.random_range(100..3000) * MILLI);
         if options.scenario == Scenario::Restores {
@@ -259,7 +272,7 @@ impl Nature {
 
     fn with_restores(&mut self, rng: &mut SmallRng) {
         self.put_back_every = Some(rng.random_range(300..2500) * MILLI);
-        self.formats = vec![FORMAT; REGIONS];
+        self.formats.fill(FORMAT);
         // A clock that goes back could not tell a life from an earlier one, nor keep a promise of
         // which the disk knows nothing; and what a disk loses by lies is lost.
         self.clock_step_every = None;
@@ -269,6 +282,15 @@ impl Nature {
         for plan in &mut self.tables {
             plan.shared_at = plan.shared_at.min(SECOND);
         }
+    }
+
+    fn with_switches(&mut self, rng: &mut SmallRng) {
+        self.tables.iter_mut().for_each(|plan| plan.writers = Writers::One);
+        self.formats.fill(FORMAT);
+        if rng.random() {
+            self.with_edges(rng);
+        }
+        self.switch_every = Some(rng.random_range(60..1500) * MILLI);
     }
 
     fn with_edges(&mut self, rng: &mut SmallRng) {

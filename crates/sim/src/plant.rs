@@ -54,6 +54,8 @@ pub enum Plant {
     LifeForgotten,
     /// Nobody is asked for safe times, so that horizons stand still.
     HorizonStands,
+    /// A region writes as soon as it is named as the successor.
+    SuccessorOpensEarly,
     /// What a group changed in the digest is not written with it, now and then.
     RedoLeftOut,
     /// What is written of an overwritten row does not take all of its old part off.
@@ -102,6 +104,8 @@ impl Plant {
 
     /// Those of disks that are put back.
     pub const OF_RESTORES: [Plant; 1] = [Plant::LifeForgotten];
+    /// Those of changes of the writer.
+    pub const OF_WRITERS: [Plant; 1] = [Plant::SuccessorOpensEarly];
 
     /// Those that spoil digests and what is made of them.
     pub const OF_DIGESTS: [Plant; 9] = [
@@ -122,6 +126,7 @@ impl Plant {
             Plant::SafeOfNeighbours => Scenario::Edges,
             Plant::DropNotWaitedFor | Plant::SchemaLeftOut => Scenario::Schemas,
             Plant::LifeForgotten => Scenario::Restores,
+            Plant::SuccessorOpensEarly => Scenario::Writers,
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes
             }
@@ -204,7 +209,7 @@ fn split_entry(partition: PartitionId, bytes: Bytes) -> Option<Vec<u8>> {
     change_record(partition, bytes, |entries| {
         let rows = entries.iter_mut().find_map(|entry| match &mut entry.body {
             EntryBody::Rows(rows) if rows.len() > 1 => Some(rows),
-            EntryBody::Rows(_) | EntryBody::Schema(_) | EntryBody::Expiry(_) => None,
+            _ => None,
         });
         rows.map(|rows| rows.truncate(1)).is_some()
     })

@@ -22,6 +22,8 @@ pub(crate) enum Purpose {
     Cuts,
     /// When writes are to be answered.
     Modes,
+    /// When writing regions change.
+    Switches,
     /// The disk of the node with this index.
     Disk(usize),
 }
@@ -37,6 +39,7 @@ pub(crate) fn split(seed: u64, purpose: Purpose) -> SmallRng {
         Purpose::Wishes => 6,
         Purpose::Cuts => 7,
         Purpose::Modes => 8,
+        Purpose::Switches => 9,
         Purpose::Disk(node) => 100 + node as u64,
     };
     SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use isthmus_control::global_table::GlobalTable;
-use isthmus_model::ids::{Origin, PartitionId};
+use isthmus_control::global_table::{GlobalTable, Serve};
+use isthmus_control::writer::{LogWord, Step};
+use isthmus_model::ids::{Epoch, Origin, PartitionId};
 use isthmus_replication::frame::Hello;
 use isthmus_replication::receive::{Assignments, Unfed};
 use isthmus_replication::relay::Feeding;
@@ -97,13 +98,44 @@ impl Roles {
     /// Obeys a newer record.
     pub(crate) fn obey(&self, partition: PartitionId, record: &GlobalTable) {
         let mut records = self.records.lock();
-        if records.get(&partition).is_some_and(|known| known.version >= record.version) {
+        let known = records.get(&partition);
+        if known.is_some_and(|known| known.version >= record.version) {
             return;
+        }
+        let mut record = record.clone();
+        if let Some(known) = known {
+            record.follow_writer(known.epoch, known.primary());
         }
         // Should it be lost in a crash, it is given again.
         drop(self.store.put_note(&edges_note(partition), &record.to_json()));
-        records.insert(partition, record.clone());
+        records.insert(partition, record);
         self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Does what the log of a table asks for. Gives whether there may be more to do.
+    pub(crate) fn look_at_writer(&self, table: &Table) -> bool {
+        let (partition, word) = (table.partition(), table.writer_word());
+        let (own, ready) = (region_name(self.node), self.is_ready(partition));
+        let writer = region_name(node_of(word.writer));
+        let successor = word.successor.map(|region| region_name(node_of(region)));
+        let (epoch, successor) = (word.epoch.0, successor.as_deref());
+        let log = LogWord { epoch, writer: &writer, successor };
+        let mut records = self.records.lock();
+        let Some(record) = records.get_mut(&partition) else { return false };
+        match record.next_step(&own, ready, &log) {
+            Step::Nothing => false,
+            Step::Open => {
+                // What came of it shows when it is durable.
+                drop(table.open_epoch());
+                false
+            }
+            Step::Follow => {
+                record.follow_writer(word.epoch.0, &writer);
+                drop(self.store.put_note(&edges_note(partition), &record.to_json()));
+                self.changes.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+        }
     }
 
     /// What is known of who holds a table and along which edges it goes.
@@ -122,10 +154,12 @@ impl Roles {
         (!fed.is_empty()).then(|| Feeding::of(origin_of(self.node), fed))
     }
 
-    fn is_fed_base_by(&self, origin: Origin, partition: PartitionId) -> bool {
+    /// As the server's: whether a region gives this one all that the table is.
+    fn is_completed_by(&self, origin: Origin, partition: PartitionId) -> bool {
         let feeder = region_name(node_of(origin));
         self.record(partition).is_some_and(|record| {
-            record.feeder(&record.base, &region_name(self.node)) == Some(&feeder)
+            record.serve == Serve::PrimarySecondary
+                || record.feeder(&record.base, &region_name(self.node)) == Some(&feeder)
         })
     }
 
@@ -172,21 +206,28 @@ impl Assignments for Roles {
         if known { Ok(origin) } else { Err("no member".to_owned()) }
     }
 
-    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, Unfed> {
+    fn fed_by(
+        &self,
+        origin: Origin,
+        epoch: Epoch,
+        partition: PartitionId,
+    ) -> Result<Arc<Table>, Unfed> {
         let table = self.store.table_of_partition(partition).ok_or(Unfed::Unassigned)?;
         if !self.is_shared(partition) {
             return Err(Unfed::Unassigned);
         }
         let record = self.record(partition).ok_or(Unfed::Unassigned)?;
         let feeder = region_name(node_of(origin));
-        match record.feeds(&feeder, &region_name(self.node)).next() {
-            Some(_) => Ok(table),
-            None => Err(Unfed::NotTheFeeder),
+        let own = region_name(self.node);
+        let feeds = record.feeds(&feeder, &own).next().is_some();
+        match feeds || record.is_ahead(&feeder, &own, epoch.0) {
+            true => Ok(table),
+            false => Err(Unfed::NotTheFeeder),
         }
     }
 
     fn is_incomplete(&self, origin: Origin, partition: PartitionId) -> bool {
-        self.is_fed_base_by(origin, partition) && !self.is_ready(partition)
+        self.is_completed_by(origin, partition) && !self.is_ready(partition)
     }
 
     fn copies(&self, _: Origin, partition: PartitionId) -> Result<(), StoreError> {
@@ -204,7 +245,7 @@ impl Assignments for Roles {
     }
 
     fn follows(&self, origin: Origin, partition: PartitionId) {
-        if !self.is_fed_base_by(origin, partition) {
+        if !self.is_completed_by(origin, partition) {
             return;
         }
         let was_complete = self.shared.lock().insert(partition, true);
@@ -226,7 +267,7 @@ impl Assignments for Roles {
 
     fn is_neighbour(&self, region: Origin, partition: PartitionId) -> bool {
         let (own, other) = (region_name(self.node), region_name(node_of(region)));
-        self.record(partition).is_some_and(|record| record.are_joined(&own, &other))
+        self.record(partition).is_some_and(|record| record.are_neighbours(&own, &other))
     }
 
     fn changes(&self) -> u64 {

@@ -25,6 +25,8 @@ pub struct Tally {
     pub held: u64,
     /// Old disks that were put back.
     pub put_backs: u64,
+    /// Epochs that a successor has opened.
+    pub switches: u64,
 }
 
 impl Tally {
@@ -41,5 +43,6 @@ impl Tally {
         self.schema_changes += other.schema_changes;
         self.held += other.held;
         self.put_backs += other.put_backs;
+        self.switches += other.switches;
     }
 }

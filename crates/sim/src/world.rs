@@ -13,6 +13,7 @@ mod links;
 mod modes;
 mod restores;
 mod wishes;
+pub(crate) mod writers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -84,12 +85,14 @@ pub struct Failure {
 /// Runs a seed.
 pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
     let mut world = World::new(options);
-    match world.run() {
+    let ran = world.run();
+    let observer = world.observer.lock();
+    match ran {
         Ok(()) => Ok(Report {
             trace_hash: world.trace.hash(),
             events: world.trace.events(),
             acknowledged: world.clients.acknowledged,
-            batches: world.observer.lock().batches(),
+            batches: observer.batches(),
             crashes: world.crashes,
             digests_checked: world.digests_checked,
             cuts_checked: world.cuts_checked,
@@ -97,6 +100,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
                 schema_changes: world.clients.schema_changes,
                 held: world.clients.held,
                 put_backs: world.put_backs,
+                switches: observer.writers.opened,
                 ..Tally::default()
             },
         }),
@@ -130,6 +134,7 @@ struct World {
     faults: SmallRng,
     wishes: SmallRng,
     modes: SmallRng,
+    switches: SmallRng,
     trace: Trace,
     crashes: u64,
     digests_checked: u64,
@@ -180,6 +185,7 @@ impl World {
             faults: split(seed, Purpose::Faults),
             wishes: split(seed, Purpose::Wishes),
             modes: split(seed, Purpose::Modes),
+            switches: split(seed, Purpose::Switches),
             options: options.clone(),
             phase: Phase::Chaos,
             queue: BTreeMap::new(),

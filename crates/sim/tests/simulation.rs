@@ -16,6 +16,8 @@ const EDGES_SEEDS: u64 = 2;
 const SCHEMAS_SEEDS: u64 = 6;
 /// A planted bug of edges must be seen within so many of them.
 const EDGES_PLANT_SEEDS: u64 = 6;
+/// Worlds whose tables change their writer all the time, in one test run.
+const WRITERS_SEEDS: u64 = 30;
 /// Trials of comparing and mending in one test run.
 const TRIALS: u64 = 400;
 /// Worlds in which power fails about forty times each.
@@ -119,6 +121,13 @@ fn schemas_change_and_tables_are_dropped_whatever_breaks() {
 }
 
 #[test]
+fn one_region_writes_and_nothing_is_lost_whatever_breaks() {
+    for seed in 1..=WRITERS_SEEDS {
+        hold_in(Scenario::Writers, seed);
+    }
+}
+
+#[test]
 fn every_planted_bug_of_schemas_is_seen() {
     for plant in Plant::OF_SCHEMAS {
         let found = seen(plant, PLANT_SEEDS);
@@ -131,6 +140,13 @@ fn every_planted_bug_of_edges_is_seen() {
     for plant in Plant::OF_EDGES {
         let found = seen(plant, EDGES_PLANT_SEEDS);
         assert!(found.is_some(), "{plant:?} was not seen within {EDGES_PLANT_SEEDS} seeds");
+    }
+}
+
+#[test]
+fn successor_that_writes_too_early_is_seen() {
+    for plant in Plant::OF_WRITERS {
+        assert!(seen(plant, PLANT_SEEDS).is_some(), "{plant:?} was not seen");
     }
 }
 

@@ -34,6 +34,9 @@ use crate::tail::{Tail, TailRecord};
 
 /// Called with each partition that a commit has moved, and where its log ends now.
 pub type DurableHook = Arc<dyn Fn(PartitionId, Lsn) + Send + Sync>;
+
+/// Told which partition's table is something else now, such as written by another region.
+pub type SpecHook = Arc<dyn Fn(PartitionId) + Send + Sync>;
 /// Called once, when a commit has failed.
 pub type FatalHook = Arc<dyn Fn(&StoreError) + Send + Sync>;
 
@@ -103,6 +106,7 @@ pub(crate) struct Core {
     poisoned: AtomicBool,
     full: AtomicBool,
     on_durable: RwLock<Vec<DurableHook>>,
+    on_spec: RwLock<Vec<SpecHook>>,
     on_fatal: RwLock<Vec<FatalHook>>,
 }
 
@@ -145,12 +149,17 @@ impl Core {
             poisoned: AtomicBool::new(false),
             full: AtomicBool::new(false),
             on_durable: RwLock::default(),
+            on_spec: RwLock::default(),
             on_fatal: RwLock::default(),
         }
     }
 
     pub(crate) fn add_durable_hook(&self, hook: DurableHook) {
         self.on_durable.write().push(hook);
+    }
+
+    pub(crate) fn add_spec_hook(&self, hook: SpecHook) {
+        self.on_spec.write().push(hook);
     }
 
     pub(crate) fn add_fatal_hook(&self, hook: FatalHook) {
@@ -420,6 +429,10 @@ impl Core {
             for hook in &hooks {
                 hook(group.partition.id, group.state.lsn);
             }
+        }
+        let hooks = self.on_spec.read().clone();
+        for group in groups.iter().filter(|group| group.spec.is_some()) {
+            hooks.iter().for_each(|hook| hook(group.partition.id));
         }
         for group in &groups {
             self.tidy(group);

@@ -38,6 +38,8 @@
 //!     base: Origin(1),
 //!     writing: Writing::Accept,
 //!     writers: Writers::One,
+//!     writer: Origin(1),
+//!     handed_over: None,
 //! });
 //! // A server gives `run_committer` a thread; here one step is enough.
 //! assert!(made.try_take().is_none());
@@ -72,7 +74,7 @@ mod store;
 mod table;
 mod tail;
 
-pub use crate::core::{DurableHook, FatalHook};
+pub use crate::core::{DurableHook, FatalHook, SpecHook};
 pub use cut::TableCut;
 pub use error::StoreError;
 pub use keys::conflict::Noticed;
@@ -82,10 +84,11 @@ pub use log_size::LogSize;
 pub use pending::Pending;
 pub use replaced::{ReplacedValue, bytes_of};
 pub use snapshot::TableSnapshot;
-pub use spec::{TableSpec, Writers, Writing};
+pub use spec::{HandedOver, TableSpec, Writers, Writing};
 pub use store::{Store, StoreOptions};
 pub use table::{
-    Beside, ConflictCounts, CopyDone, Healed, LogSlice, Plant, RepairRow, Repaired, Table, Written,
+    Beside, ConflictCounts, CopyDone, Healed, LogSlice, Plant, RepairRow, Repaired, Table,
+    WriterWord, Written,
 };
 
 #[cfg(test)]

@@ -33,7 +33,8 @@ impl<T> Answer<T> {
 }
 
 impl<T> Pending<T> {
-    pub(crate) fn ready(answer: Result<T, StoreError>) -> Pending<T> {
+    /// One whose answer is there.
+    pub fn ready(answer: Result<T, StoreError>) -> Pending<T> {
         Pending { state: State::Ready(Some(answer)) }
     }
 

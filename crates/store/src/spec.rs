@@ -1,6 +1,6 @@
 //! What the store is told about a table.
 
-use isthmus_model::ids::{Epoch, Origin, PartitionId, TableId};
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
 use isthmus_model::schema::Schema;
 use isthmus_model::value::Text;
 
@@ -17,7 +17,8 @@ pub struct TableSpec {
     pub schema: Schema,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_millis: i64,
-    /// The epoch under which this region holds it.
+    /// The epoch under which this region holds it. With one writer: that of the newest opening in
+    /// its log.
     pub epoch: Epoch,
     /// With several writers, the only region that makes schema and expiry entries.
     pub base: Origin,
@@ -25,6 +26,19 @@ pub struct TableSpec {
     pub writing: Writing,
     /// Which regions write.
     pub writers: Writers,
+    /// With one writer: the region that writes in this epoch.
+    pub writer: Origin,
+    /// The end of this epoch, if it is here; else it goes on.
+    pub handed_over: Option<HandedOver>,
+}
+
+/// The end of an epoch of a table with one writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandedOver {
+    /// Its last entry.
+    pub at: Lsn,
+    /// The region that opens the next one.
+    pub successor: Origin,
 }
 
 /// Whether clients may write here.

@@ -19,7 +19,7 @@ use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId, id_of_region}
 use isthmus_model::value::Text;
 use parking_lot::{Mutex, RwLock};
 
-use crate::core::{Core, DurableHook, FatalHook};
+use crate::core::{Core, DurableHook, FatalHook, SpecHook};
 use crate::counters::Counters;
 use crate::digest::{LiveDigest, Rules};
 use crate::engine::{BatchWrite, Engine, EngineError, Snapshot, Space};
@@ -556,6 +556,12 @@ impl Store {
     /// must not commit.
     pub fn on_durable(&self, hook: DurableHook) {
         self.core.add_durable_hook(hook);
+    }
+
+    /// Calls back after each commit that changed what a table is or who writes it. The callback
+    /// must be quick and must not commit.
+    pub fn on_spec(&self, hook: SpecHook) {
+        self.core.add_spec_hook(hook);
     }
 
     /// Calls back once when a commit has failed: the process must end and open the engine anew.

@@ -33,6 +33,7 @@ mod admin;
 mod apply;
 mod conflicts;
 mod cuts;
+mod handover;
 mod life;
 mod log;
 mod plant;
@@ -44,6 +45,7 @@ mod write;
 
 pub use conflicts::ConflictCounts;
 pub(crate) use conflicts::ConflictLog;
+pub use handover::WriterWord;
 pub use log::LogSlice;
 pub use plant::Plant;
 pub use repair::{Healed, RepairRow, Repaired};
@@ -100,11 +102,6 @@ impl Table {
     /// for what other regions wrote before they heard of it.
     pub fn is_dropped(&self) -> bool {
         self.partition.durable().schema.options.is_dropped
-    }
-
-    /// The base region.
-    pub fn base(&self) -> Origin {
-        self.partition.durable().spec.base
     }
 
     /// Whether this region may make entries of it, so that what it promises counts: with one writer

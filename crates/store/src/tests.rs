@@ -27,6 +27,7 @@ mod crash;
 mod cuts;
 mod digest;
 mod families;
+mod handover;
 mod life;
 mod put_back;
 mod replicas;
@@ -143,6 +144,8 @@ pub(crate) fn spec(writers: Writers, writing: Writing) -> TableSpec {
         base: Origin(1),
         writing,
         writers,
+        writer: Origin(1),
+        handed_over: None,
     }
 }
 

@@ -181,15 +181,29 @@ def test_a_region_is_bound_later_and_unbound(regions, base, make_global):
     cluster.wait_until(arrived, "the bound replica still follows", 60)
 
 
-def test_the_writer_of_a_primary_secondary_table_stays(regions, base, make_global):
+def test_the_writer_of_a_primary_secondary_table_changes_in_one_step(regions, base, make_global):
     table, identity = make_global(False)
-    for change in ({"writable": True}, {"eligible": True}, {"writable": True, "eligible": True}):
-        with pytest.raises(wire.Refused) as caught:
-            base.update_global_table(table, identity, "r2", **change)
-        assert caught.value.code == "OTSParameterInvalid"
-    with pytest.raises(wire.Refused):
-        regions["r2"].put_row(table, key(400), [("v", "no")])
-    base.put_row(table, key(400), [("v", "yes")])
+
+    def writable():
+        found = base.describe_global_table(table, identity)["tables"]
+        return [one["region"] for one in found if one["writable"]]
+
+    with pytest.raises(wire.Refused) as caught:
+        base.update_global_table(table, identity, "r2", writable=True, eligible=False)
+    assert caught.value.code == "OTSParameterInvalid" and writable() == ["r1"]
+    base.update_global_table(table, identity, "r2", eligible=True)
+    assert writable() == ["r1"]
+    base.update_global_table(table, identity, "r2", writable=True, eligible=True)
+    assert writable() == ["r2"]
+    base.update_global_table(table, identity, "r1", writable=False)
+    assert writable() == ["r2"]
+    for number, client in enumerate(regions.values()):
+        client.put_row(table, key(400 + number), [("v", "yes")])
+    base.update_global_table(table, identity, "r1", writable=True, eligible=True)
+    base.update_global_table(table, identity, "r2", writable=False)
+    assert writable() == ["r1"]
+    base.put_row(table, key(410), [("v", "yes")])
+    assert len(same_rows(regions, table)) == 14
 
 
 def test_a_peer_is_closed_for_writes_and_opened_again(regions, base, make_global):

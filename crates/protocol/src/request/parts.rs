@@ -163,6 +163,21 @@ impl Iterator for BatchWriteParts {
     }
 }
 
+/// A BatchWriteRow as one request per table: its name, its number of rows, and the body.
+pub fn batches_by_table(body: Bytes) -> Result<Vec<(Text, usize, Bytes)>> {
+    let (wire, atomic) = batch::wire_writes(body)?;
+    let one = |table: messages::TableInBatchWriteRowRequest| {
+        let (name, rows) = (batch::written_table(&table)?, table.rows.len());
+        let request = messages::BatchWriteRowRequest {
+            tables: vec![table],
+            is_atomic: atomic.then_some(true),
+            ..messages::BatchWriteRowRequest::default()
+        };
+        Ok((name, rows, request.encode_to_vec().into()))
+    };
+    wire.into_iter().map(one).collect()
+}
+
 /// Bytes that a decoded change takes beside the body.
 fn memory(change: &RowChange) -> usize {
     let cells = match &change.action {

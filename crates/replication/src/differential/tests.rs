@@ -95,7 +95,7 @@ impl Assignments for Replica {
         Ok(Origin(hello.region as u8))
     }
 
-    fn fed_by(&self, _: Origin, _: PartitionId) -> Result<Arc<Table>, Unfed> {
+    fn fed_by(&self, _: Origin, _: Epoch, _: PartitionId) -> Result<Arc<Table>, Unfed> {
         Ok(self.0.clone())
     }
 
@@ -153,6 +153,8 @@ impl Region {
             base: Origin(1),
             writing: Writing::Refuse,
             writers,
+            writer: Origin(1),
+            handed_over: None,
         }));
         while store.commit_step() {}
         let table = store.table(TableId(257)).unwrap();
@@ -164,7 +166,7 @@ impl Region {
             vector: vec![Watermark { origin: Origin(1), lsn: Lsn(lsn), hlc: hlc(lsn) }],
             lives: Vec::new(),
             expiry: Vec::new(),
-            schema: None,
+            table: None,
             rules: None,
         };
         let start = EncodedKey::default();

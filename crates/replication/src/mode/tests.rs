@@ -185,3 +185,38 @@ fn who_had_fallen_back_before_a_restart_goes_on_so() {
     assert!(world.wait(4).is_some());
     assert_eq!(world.modes.take_changes().len(), 1);
 }
+
+#[test]
+fn who_writes_no_more_answers_what_waits_by_what_is_told_and_by_nothing_else() {
+    let world = World::new();
+    world.set(2, &[2, 3], Fallback::Wait);
+    let mut waits: Vec<Wait> = (1..=3).map(|lsn| world.wait(lsn).unwrap()).collect();
+    world.modes.leave(HERE);
+    assert!(world.modes.end_left().is_empty());
+    // One became durable before the last entry of the epoch, and comes to wait only now.
+    waits.push(world.wait(4).unwrap());
+    world.held(2, 9);
+    assert!(waits.iter_mut().all(|wait| wait.try_take().is_none()));
+    world.held(3, 3);
+    let answers: Vec<_> = waits.iter_mut().filter_map(Wait::try_take).collect();
+    assert_eq!(answers, [Answer::Held; 3]);
+    assert!(world.modes.end_left().is_empty());
+    waits.pop().unwrap().give_up();
+    assert!(world.modes.end_left().is_empty());
+    world.later(401);
+    assert_eq!(world.modes.end_left(), [HERE]);
+    assert_eq!(world.modes.report(HERE), None);
+}
+
+#[test]
+fn who_writes_again_goes_on_with_the_mode() {
+    let world = World::new();
+    world.set(1, &[2], Fallback::Wait);
+    world.modes.leave(HERE);
+    world.later(401);
+    world.set(1, &[2, 3], Fallback::Wait);
+    assert!(world.modes.end_left().is_empty());
+    let mut wait = world.wait(5).unwrap();
+    world.held(3, 5);
+    assert_eq!(wait.try_take(), Some(Answer::Held));
+}

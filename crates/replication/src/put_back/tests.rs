@@ -28,6 +28,8 @@ fn spec() -> TableSpec {
         base: Origin(1),
         writing: Writing::Accept,
         writers: Writers::One,
+        writer: Origin(1),
+        handed_over: None,
     }
 }
 

@@ -65,8 +65,12 @@ impl Outbound {
         }
         shipping.carried.passing = None;
         shipping.carried.feeding = feeding;
-        let reason = "whose entries it carries has changed".to_owned();
-        self.on_fault(partition, FaultKind::Retry, reason);
+        self.open_anew(partition, "whose entries it carries has changed");
+    }
+
+    /// Opens the link of a partition anew, at once.
+    pub(super) fn open_anew(&mut self, partition: PartitionId, reason: &str) {
+        self.on_fault(partition, FaultKind::Retry, reason.to_owned());
         self.retries.retain(|(_, waiting)| *waiting != partition);
         self.on_link(partition.0, |_, link| link.step(Event::RetryDue));
     }

@@ -1,5 +1,7 @@
 //! Changes of global tables in use: asked for anywhere, decided in the base region.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use isthmus_control::change::Change;
 use isthmus_control::schema_change::SchemaChange;
@@ -12,6 +14,9 @@ use super::global_tables::no_global_table;
 use super::{Node, Record};
 use crate::api_error::ApiError;
 use crate::peer::call::{self, Question};
+
+/// How long a change may take. Another writing region is waited for until it has caught up.
+pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(28);
 
 /// The name of a change.
 #[derive(Default, serde::Deserialize)]
@@ -47,7 +52,7 @@ impl Node {
         let mut outcome = Err(no_global_table());
         for region in asked {
             let question = call::Change { table: name.to_owned(), change: change.clone() };
-            match self.ask(region, Question::Change(question)).await {
+            match self.ask_in_time(region, Question::Change(question), CHANGE_TIMEOUT).await {
                 Ok(told) => return serde_json::from_slice(&told).map_err(|_| ApiError::internal()),
                 Err(error) if error.code == ErrorCode::ObjectNotExist => {}
                 Err(error)
@@ -61,25 +66,34 @@ impl Node {
         outcome
     }
 
-    /// Does what another region passed on. One step further at most: only the base decides.
+    /// Does what another region passed on. Only the base decides, and of the schema whoever makes
+    /// its entries; a question that has not come there goes on.
     pub(super) async fn on_change(&self, asked: &call::Change) -> Result<Bytes, ApiError> {
         let (_, record) = self.record_named(&asked.table).ok_or_else(no_global_table)?;
-        if record.table.base == self.config.region.name {
-            let named: Named = serde_json::from_slice(&asked.change).unwrap_or_default();
-            let told = match SchemaChange::is_named(&named.change) {
-                true => self.decide_schema_change(&asked.table, &asked.change).await?,
-                false => self.decide_change(&asked.table, &asked.change).await?,
-            };
-            return Ok(told.to_string().into());
+        let named: Named = serde_json::from_slice(&asked.change).unwrap_or_default();
+        let is_of_schema = SchemaChange::is_named(&named.change);
+        let decides = match is_of_schema {
+            true => record.table.speaker(),
+            false => record.table.base.as_str(),
+        };
+        if decides != self.config.region.name {
+            let question = Question::Change(asked.clone());
+            return self.ask_in_time(decides, question, CHANGE_TIMEOUT).await;
         }
-        let question = Question::Change(asked.clone());
-        self.ask(&record.table.base, question).await
+        let told = match is_of_schema {
+            true => self.decide_schema_change(&asked.table, &asked.change).await?,
+            false => self.decide_change(&asked.table, &asked.change).await?,
+        };
+        Ok(told.to_string().into())
     }
 
     async fn decide_change(&self, name: &str, change: &[u8]) -> Result<Value, ApiError> {
         let change: Change = serde_json::from_slice(change)
             .map_err(|error| ApiError::invalid(format!("The change cannot be read: {error}.")))?;
         super::links::check(&change)?;
+        if let Change::Switchover(asked) = &change {
+            return self.switch_over(name, &asked.to).await;
+        }
         let _one_at_a_time = self.changing.lock().await;
         let (id, mut record) = self.record_named(name).ok_or_else(no_global_table)?;
         if let Change::BindExtract(asked) = &change {

@@ -95,7 +95,7 @@ impl Node {
         let origins = match (spec.writers.are_many(), table.makes_entries()) {
             (true, _) => self.other_writers(spec.partition),
             (false, true) => Vec::new(),
-            (false, false) => vec![spec.base],
+            (false, false) => vec![spec.writer],
         };
         let heard = |origin| {
             let promised = self.shared.safe_times.safe(spec.partition, &[origin], Hlc::MAX);

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use isthmus_control::extract::CopyKind;
 use isthmus_control::global_table::{GlobalTable, Progress};
+use isthmus_control::link_rule::Wanted;
 use isthmus_model::ids::{Lsn, Origin, PartitionId, TableId};
 use isthmus_replication::extract::Extract;
-use isthmus_replication::frame::Standing;
+use isthmus_replication::frame::{FORMAT_OF_HANDOVER, Standing};
 use isthmus_replication::link::State;
 use isthmus_replication::receive::Assignments;
 use isthmus_replication::relay::Feeding;
@@ -47,18 +48,18 @@ impl Node {
         (!origins.is_empty()).then(|| Feeding::of(own, origins))
     }
 
-    /// The partitions over whose edges it is told how replicas stand, to one region or any.
+    /// The partitions of which it is told how replicas stand, to one region or any.
     pub(super) fn told_of(&self, region: Option<&str>) -> BTreeSet<PartitionId> {
         let own = &self.config.region.name;
         let records = self.records.lock();
         let joined = records.iter().filter(|(_, record)| match region {
-            Some(region) => record.table.are_joined(own, region),
-            None => record.table.has_edges(),
+            Some(region) => record.table.are_neighbours(own, region),
+            None => record.table.tells_standings(),
         });
         joined.filter_map(|(id, _)| Some(self.store.table(*id)?.partition())).collect()
     }
 
-    /// Tells the others how the replica here stands, if its table has edges.
+    /// Tells the others how the replica here stands.
     pub(super) fn tell_standing(&self, table: &Table, record: &Record) {
         let partition = table.partition();
         let is_unassigned = |region: &String| {
@@ -76,19 +77,37 @@ impl Node {
         self.shared.standings.tell(own, table, &word, &self.shared.safe_times);
     }
 
-    /// What of the log any replica may still need from here, should edges change. The outer
-    /// `None`: nobody but those that are fed; the inner: one has not said.
+    /// What of the log any replica may still need from here, should edges change or this region
+    /// become the one that writes. The outer `None`: nobody but those that are fed; the inner: one
+    /// has not said.
     pub(super) fn log_held_by_all(&self, table: &Table) -> Option<Option<Lsn>> {
-        let record = self.record(table.id()).filter(|record| record.table.has_edges())?;
+        let record = self.record(table.id()).filter(|record| record.table.tells_standings())?;
         let own = &self.config.region.name;
-        let replicas =
-            record.table.replicas.iter().filter(|replica| {
-                replica.region != *own && replica.progress != Progress::Unbinding
-            });
+        let has_edges = record.table.has_edges();
+        if !has_edges && (record.table.primary() == own || self.is_any_too_old(&record)) {
+            return None;
+        }
+        let is_out_of_use = |region: &str| {
+            let rule = record.table.link_rule(record.table.primary(), region);
+            !has_edges && rule.wanted == Wanted::Stopped
+        };
+        let replicas = record.table.replicas.iter().filter(|replica| {
+            replica.region != *own
+                && replica.progress != Progress::Unbinding
+                && !record.table.has_enough(&replica.region)
+                && !is_out_of_use(&replica.region)
+        });
         let replicas: Vec<Origin> =
             replicas.filter_map(|replica| self.number_of(&replica.region)).collect();
         let own = Origin(self.config.region.number);
         Some(self.shared.standings.held_by(own, table, &replicas))
+    }
+
+    /// Whether a region that holds the table cannot be told of another writer, and tells nothing.
+    fn is_any_too_old(&self, record: &Record) -> bool {
+        let others = record.table.replicas.iter().filter_map(|r| self.others.get(&r.region));
+        let mut formats = others.map(|other| other.links().format());
+        formats.any(|format| (1..FORMAT_OF_HANDOVER).contains(&format))
     }
 
     /// How a replica stands that others feed, as it was told last.
@@ -105,13 +124,24 @@ impl Node {
     pub(super) fn far_replica_holds_until(&self, id: TableId, region: &str) -> Option<i64> {
         let standing = self.standing_of(id, region)?;
         let table = self.store.table(id)?;
-        let held = held_of(&standing, self.config.region.number)?;
+        let held = self.held_of_here(&table, &standing)?;
         if held >= table.durable_lsn() {
             return Some(self.clock.wall_millis());
         }
         let slice = table.read_log(held, 1).ok()?;
         let (_, entries) = decode_record(slice.records.first()?).ok()?;
         entries.iter().find(|entry| entry.lsn > held).map(|entry| entry.stamp.hlc.millis())
+    }
+
+    /// Up to when the replica here holds everything, where another region writes: by what that one
+    /// told last.
+    pub(super) fn holds_until(&self, id: TableId, table: &GlobalTable) -> Option<i64> {
+        let (held, primary) = (self.store.table(id)?, self.number_of(table.primary())?);
+        let standing = self.shared.standings.of(held.partition(), primary)?;
+        match self.held_of_here(&held, &standing)? <= held.durable_lsn() {
+            true => Some(self.clock.wall_millis()),
+            false => Some(held.durable_hlc().millis()),
+        }
     }
 
     /// Decides which regions are away, if the table's base is here. Returns whether that is news.
@@ -162,11 +192,19 @@ impl Node {
             let table = self.store.table(id)?;
             let number = self.number_of(region)?;
             let standing = self.shared.standings.of(table.partition(), number)?;
-            let held = held_of(&standing, self.config.region.number)?;
+            let held = self.held_of_here(&table, &standing)?;
             let lacks = table.durable_lsn().0.saturating_sub(held.0);
             Some(standing.is_complete && lacks <= BEHIND_MAX)
         };
         told().unwrap_or(false)
+    }
+
+    /// What a replica holds of the log here. With one writer all logs are the same.
+    pub(super) fn held_of_here(&self, table: &Table, standing: &Standing) -> Option<Lsn> {
+        let own = u32::from(self.config.region.number);
+        let is_of_here = |origin: u32| !table.spec().writers.are_many() || origin == own;
+        let marks = standing.held.iter().filter(|mark| is_of_here(mark.origin));
+        marks.map(|mark| Lsn(mark.lsn)).max()
     }
 }
 
@@ -186,10 +224,4 @@ pub(super) fn extract_of(record: &Record, region: &str) -> Option<Arc<Extract>> 
         filter: extract.filter().unwrap_or_default(),
         is_incremental: extract.copy == CopyKind::Incremental,
     }))
-}
-
-/// What a replica holds of an origin.
-pub(super) fn held_of(standing: &Standing, origin: u8) -> Option<Lsn> {
-    let mark = standing.held.iter().find(|mark| mark.origin == u32::from(origin));
-    mark.map(|mark| Lsn(mark.lsn))
 }

@@ -65,6 +65,12 @@ pub enum EventKind {
     OldDisk,
     /// What an old disk lacked is here again.
     OldDiskHealed,
+    /// Another region writes a table with one writer.
+    WriterChanged,
+    /// This region has ended the epoch in which it wrote a table.
+    WriterHandedOver,
+    /// The writing region was to change, and has not as far as is known.
+    SwitchoverFailed,
 }
 
 impl EventKind {
@@ -82,6 +88,8 @@ impl EventKind {
                 | EventKind::WriteModeSet
                 | EventKind::SyncRestored
                 | EventKind::OldDiskHealed
+                | EventKind::WriterChanged
+                | EventKind::WriterHandedOver
         );
         !is_news
     }

@@ -4,7 +4,7 @@
 //! be asked, and the record has one author.
 
 use bytes::Bytes;
-use isthmus_control::global_table::{GlobalTable, Progress, Serve, Sync};
+use isthmus_control::global_table::{ControlError, GlobalTable, Progress, Serve, Sync};
 use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::request::{
@@ -18,6 +18,7 @@ use isthmus_protocol::response::{
 use isthmus_replication::ship::LinkReport;
 use isthmus_store::Writing;
 
+use super::change::CHANGE_TIMEOUT;
 use super::{Node, Record, writers};
 use crate::api_error::ApiError;
 use crate::peer::call::{Forward, Question};
@@ -86,7 +87,7 @@ impl Node {
         body: &Bytes,
     ) -> Result<Bytes, ApiError> {
         let forward = Forward { path: operation.path().to_owned(), body: body.clone() };
-        self.ask(region, Question::Forward(forward)).await
+        self.ask_in_time(region, Question::Forward(forward), CHANGE_TIMEOUT).await
     }
 
     /// The base region of the global table that the operation names; empty where not known here.
@@ -120,18 +121,25 @@ impl Node {
         if let Operation::DescribeGlobalTable(describe) = operation {
             return self.describe(operation, describe);
         }
-        let _one_at_a_time = self.changing.lock().await;
+        let one_at_a_time = self.changing.lock().await;
         // One that is dropped can be shown and left, and nothing else.
         let stays =
             matches!(operation, Operation::BindGlobalTable(_) | Operation::UpdateGlobalTable(_));
         if stays && self.named(operation).is_some_and(|(id, _)| self.is_dropped(id)) {
             return Err(no_global_table());
         }
+        if let Operation::UpdateGlobalTable(update) = operation {
+            let successor = self.update(operation, update).await?;
+            drop(one_at_a_time);
+            if let Some(successor) = successor {
+                self.switch_over(&update.name, &successor).await?;
+            }
+            return Ok(encode_empty());
+        }
         match operation {
             Operation::CreateGlobalTable(create) => self.create(create).await,
             Operation::BindGlobalTable(bind) => self.bind(operation, bind).await,
             Operation::UnbindGlobalTable(unbind) => self.unbind(operation, unbind).await,
-            Operation::UpdateGlobalTable(update) => self.update(operation, update).await,
             _ => Err(ApiError::invalid("This is no operation on a global table.")),
         }
     }
@@ -180,7 +188,7 @@ impl Node {
         }
         let table = self.with_placements(record.table, &placements)?;
         let answer = encode_global_table(&table.id, GlobalTableStatus::Reconfiguring, None);
-        self.save(id, Record { table, ready: true }).await?;
+        self.save(id, Record { table, ready: record.ready }).await?;
         Ok(answer)
     }
 
@@ -200,29 +208,39 @@ impl Node {
         Ok(answer)
     }
 
+    /// Changes what the record says of one replica. Returns the region that is to write from now
+    /// on, where that is another one.
     async fn update(
         &self,
         operation: &Operation,
         update: &UpdateGlobalTable,
-    ) -> Result<Bytes, ApiError> {
+    ) -> Result<Option<String>, ApiError> {
         let (id, mut record) = self.named(operation).ok_or_else(no_global_table)?;
         let Some(change) = &update.replica else {
             return Err(ApiError::invalid("No replica is given."));
         };
         self.check_place(&change.place.region, &change.place.instance)?;
-        if change.primary_eligible == Some(true) && change.place.region != record.table.base {
-            return Err(ApiError::invalid(
-                "The writing region of a primary-secondary table cannot be changed.",
-            ));
+        let region = &change.place.region;
+        if record.table.serve == Serve::PrimarySecondary {
+            let eligible = change.primary_eligible;
+            let successor = record.table.ask_of_replica(region, change.writable, eligible)?;
+            if let Some(successor) = &successor {
+                record.table.check_successor(successor)?;
+            }
+            self.save(id, record).await?;
+            return Ok(successor);
+        }
+        if change.primary_eligible == Some(true) {
+            return Err(ControlError::SeveralWriters.into());
         }
         if let Some(writable) = change.writable {
-            record.table.set_writable(&change.place.region, writable)?;
+            record.table.set_writable(region, writable)?;
         }
-        let writing = self.writing_of(id, &record.table);
+        let writing = self.writing_of(&record.table);
         let epoch = self.store.table(id).ok_or_else(ApiError::no_table)?.epoch();
         self.store.set_writing(id, writing, writers(&record.table), epoch).await?;
         self.save(id, record).await?;
-        Ok(encode_empty())
+        Ok(None)
     }
 
     fn describe(
@@ -256,12 +274,13 @@ impl Node {
     ) -> ReplicaDescription {
         let replica = table.replica(region);
         let progress = replica.map_or(Progress::Pending, |replica| replica.progress);
-        let is_base = region == table.base;
+        let speaks = region == table.speaker();
         let report = self.link_report(id, region);
         let now = self.clock.wall_millis();
-        let rpo_millis = match (&report, is_base) {
+        let rpo_millis = match (&report, speaks) {
             (_, true) => Some(now),
             (Some(report), _) => holds_until_millis(report, now),
+            (None, _) if region == self.config.region.name => self.holds_until(id, table),
             (None, _) => self.far_replica_holds_until(id, region),
         };
         ReplicaDescription {
@@ -289,8 +308,11 @@ impl Node {
                 }
             }),
             failed: false,
-            message: replica.and_then(|replica| replica.message.clone()),
-            role: Some(match (table.serve, is_base) {
+            message: replica.and_then(|replica| match replica.steps_down {
+                true => Some(STEPS_DOWN.to_owned()),
+                false => replica.message.clone(),
+            }),
+            role: Some(match (table.serve, speaks) {
                 (Serve::PeerToPeer, _) => "peer".to_owned(),
                 (Serve::PrimarySecondary, true) => "primary".to_owned(),
                 (Serve::PrimarySecondary, false) => "secondary".to_owned(),
@@ -326,6 +348,8 @@ impl Node {
         }
     }
 }
+
+const STEPS_DOWN: &str = "It writes until another replica is made writable.";
 
 /// Up to when a replica holds everything.
 fn holds_until_millis(report: &LinkReport, now: i64) -> Option<i64> {

@@ -84,9 +84,12 @@ pub(super) fn check(change: &Change) -> Result<(), ApiError> {
         Change::SetLink(SetLink { timing: Some(rule), .. }) => timing(rule)
             .map(drop)
             .map_err(|error| ApiError::invalid(format!("The timing makes no sense: {error}."))),
-        Change::SetLink(_) | Change::SetEdges(_) | Change::BindExtract(_) | Change::SetMode(_) => {
-            Ok(())
-        }
+        Change::SetLink(_)
+        | Change::SetEdges(_)
+        | Change::BindExtract(_)
+        | Change::SetMode(_)
+        | Change::Switchover(_)
+        | Change::SetWrites(_) => Ok(()),
     }
 }
 

@@ -10,17 +10,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_control::global_table::{GlobalTable, Serve};
 use isthmus_control::write_mode::{self, WriteMode};
-use isthmus_model::ids::{Lsn, PartitionId, TableId};
+use isthmus_model::ids::{Lsn, Origin, PartitionId, TableId};
 use isthmus_protocol::error_code::ErrorCode;
-use isthmus_replication::mode::{Begun, Fallback, ModeChange, Refusal, SemiSync, Wait};
+use isthmus_replication::mode::{Answer, Begun, Fallback, ModeChange, Refusal, SemiSync, Wait};
 use isthmus_store::Table;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
-use super::edges::held_of;
 use super::events::{Event, EventKind};
 use super::{Node, Record};
 use crate::api_error::ApiError;
@@ -43,30 +43,40 @@ struct FallenBack {
 /// A write that is durable here and may have to wait. Its patience has begun.
 pub struct Hold<'a> {
     node: &'a Node,
-    waiting: Option<(Wait, Pin<Box<Sleep>>)>,
+    held: Held,
+}
+
+enum Held {
+    /// It can be answered.
+    Over,
+    /// It waits.
+    Waits(Wait, Pin<Box<Sleep>>),
+    /// It was to wait, and nobody here can tell any more who holds it.
+    Unknown,
 }
 
 impl Hold<'_> {
     /// Waits until the write may be answered. An error says that it is written here and that its
     /// outcome is unknown.
     pub async fn done(self) -> Result<(), ApiError> {
-        let Some((mut wait, patience)) = self.waiting else { return Ok(()) };
-        tokio::select! {
-            biased;
-            _ = &mut wait => Ok(()),
-            () = patience => {
-                wait.give_up();
-                Err(ApiError::new(
-                    ErrorCode::Timeout,
-                    format!(
-                        "Operation timeout. The write is durable in region {} and not yet known \
-                         to be held by as many others as the table asks for; whether it outlives \
-                         the loss of this region is not known.",
-                        self.node.config.region.name
-                    ),
-                ))
-            }
+        match self.held {
+            Held::Over => return Ok(()),
+            Held::Unknown => {}
+            Held::Waits(mut wait, patience) => tokio::select! {
+                biased;
+                _ = &mut wait => return Ok(()),
+                () = patience => wait.give_up(),
+            },
         }
+        Err(ApiError::new(
+            ErrorCode::Timeout,
+            format!(
+                "Operation timeout. The write is durable in region {} and not yet known to be held \
+                 by as many others as the table asks for; whether it outlives the loss of this \
+                 region is not known.",
+                self.node.config.region.name
+            ),
+        ))
     }
 }
 
@@ -75,14 +85,31 @@ impl Node {
     /// table asks for.
     pub fn until_held(&self, table: &Table, lsn: Lsn) -> Hold<'_> {
         let modes = &self.shared.modes;
-        let waiting = match modes.wait(table.partition(), lsn) {
-            Begun::Over(_) => None,
+        let held = match modes.wait(table.partition(), lsn) {
+            Begun::Over(Answer::NotHeld) if self.has_left(table) => Held::Unknown,
+            Begun::Over(Answer::NotHeld | Answer::Held) => Held::Over,
             Begun::Waits(wait) => {
                 let patience = modes.patience(table.partition());
-                Some((wait, Box::pin(tokio::time::sleep(patience))))
+                Held::Waits(wait, Box::pin(tokio::time::sleep(patience)))
             }
         };
-        Hold { node: self, waiting }
+        Hold { node: self, held }
+    }
+
+    /// Whether writes of a table are to wait, and this region, which wrote it a moment ago, waits
+    /// for nothing any more.
+    fn has_left(&self, table: &Table) -> bool {
+        self.shared.modes.report(table.partition()).is_none()
+            && !table.writer_word().accepts
+            && self.record(table.id()).is_some_and(|record| !record.table.mode.is_async())
+    }
+
+    /// How long a write of the table of that name may wait where it is written.
+    pub(super) fn patience_of_writes(&self, name: &str) -> Duration {
+        match self.record_named(name).map(|(_, record)| record.table.mode) {
+            Some(WriteMode::SemiSync(asked)) => Duration::from_millis(asked.patience_ms),
+            Some(WriteMode::Async) | None => Duration::ZERO,
+        }
     }
 
     /// Whether a write of a table may be made, as far as other regions keep up.
@@ -99,13 +126,24 @@ impl Node {
         })
     }
 
+    /// Lets writes wait as the records say now: before this region begins to write a table.
+    pub(super) fn obey_modes_now(&self) {
+        let _one_at_a_time = self.obeying.lock();
+        let records = self.records.lock().clone();
+        self.obey_modes(&records);
+    }
+
     /// Lets writes wait as the records say.
     pub(super) fn obey_modes(&self, records: &BTreeMap<TableId, Record>) {
         let own = &self.config.region.name;
         let mut wanted = BTreeSet::new();
         for (id, Record { table, .. }) in records {
             let WriteMode::SemiSync(asked) = &table.mode else { continue };
-            let Some(partition) = self.partition_of(*id).filter(|_| table.writes(own)) else {
+            let Some(held) = self.store.table(*id) else { continue };
+            let partition = held.partition();
+            wanted.insert(partition);
+            let Some(table) = self.written_here(table, &held) else {
+                self.leave_mode(table, &held);
                 continue;
             };
             let counting = table.replicas.iter().filter(|r| table.counts(own, &r.region));
@@ -115,14 +153,49 @@ impl Node {
             for other in self.others.values() {
                 other.links().tell_held(partition);
             }
-            wanted.insert(partition);
         }
         for partition in self.shared.modes.partitions() {
             if !wanted.contains(&partition) {
                 self.shared.modes.unset(partition);
-                // Should it come back in a crash, the table only climbs back once more.
-                drop(self.store.delete_note(&note_name(partition)));
+                self.forget_fall(partition);
             }
+        }
+    }
+
+    fn end_left_modes(&self) {
+        let _one_at_a_time = self.obeying.lock();
+        self.shared.modes.end_left().into_iter().for_each(|partition| self.forget_fall(partition));
+    }
+
+    fn forget_fall(&self, partition: PartitionId) {
+        // Should it come back in a crash, the table only climbs back once more.
+        drop(self.store.delete_note(&note_name(partition)));
+    }
+
+    /// What the record says of a table that this region writes, or of one that it is about to
+    /// write, as soon as its record has followed the log.
+    fn written_here(&self, table: &GlobalTable, held: &Table) -> Option<GlobalTable> {
+        let own = &self.config.region.name;
+        if table.writes(own) {
+            return Some(table.clone());
+        }
+        let word = held.writer_word();
+        let mut next = table.clone();
+        let is_next = word.next_writer() == Origin(self.config.region.number)
+            && next.follow_writer(word.epoch.0 + 1, own);
+        is_next.then_some(next)
+    }
+
+    /// A table that this region writes no more. Whoever writes it now holds what was written here.
+    fn leave_mode(&self, table: &GlobalTable, held: &Table) {
+        let modes = &self.shared.modes;
+        modes.leave(held.partition());
+        // In this order, so that the log has not gone over to yet another one meanwhile.
+        let (through, word) = (held.durable_lsn(), held.writer_word());
+        // The base may have said that the next epoch is opened before the log here did.
+        let is_open = word.successor.is_none() || table.epoch > word.epoch.0;
+        if table.serve == Serve::PrimarySecondary && is_open {
+            modes.held(held.partition(), word.next_writer(), Some(through));
         }
     }
 
@@ -140,6 +213,7 @@ impl Node {
             for change in self.shared.modes.take_changes() {
                 self.record_change(change).await;
             }
+            self.end_left_modes();
             tokio::select! {
                 () = self.shared.modes.changed() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -152,16 +226,15 @@ impl Node {
     fn tell_relayed(&self) {
         for partition in self.shared.modes.partitions() {
             let Some(table) = self.table_of(partition) else { continue };
-            let Some(record) = self.record(table.id()).filter(|r| r.table.has_edges()) else {
-                continue;
-            };
+            let record = self.record(table.id()).filter(|r| r.table.tells_standings());
+            let Some(record) = record else { continue };
             for replica in &record.table.replicas {
                 let standing = self.standing_of(table.id(), &replica.region);
                 let Some(standing) = standing.filter(|standing| standing.is_complete) else {
                     continue;
                 };
                 if let Some(number) = self.number_of(&replica.region) {
-                    let held = held_of(&standing, self.config.region.number);
+                    let held = self.held_of_here(&table, &standing);
                     self.shared.modes.held(partition, number, held);
                 }
             }
@@ -212,7 +285,8 @@ impl Node {
         record: Option<&Record>,
     ) -> Option<WriteModeStatus> {
         let WriteMode::SemiSync(asked) = record?.table.mode else { return None };
-        let report = self.shared.modes.report(table.partition());
+        let writes = record?.table.writes(&self.config.region.name);
+        let report = self.shared.modes.report(table.partition()).filter(|_| writes);
         let holders = report.iter().flat_map(|report| &report.holders);
         let holders = holders.map(|(region, held)| HolderStatus {
             region: self.name_of(*region),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use isthmus_control::global_table::{GlobalTable, Serve};
-use isthmus_model::ids::{Origin, PartitionId};
+use isthmus_model::ids::{Epoch, Origin, PartitionId};
 use isthmus_replication::frame::Hello;
 use isthmus_replication::receive::{Assignments, Unfed};
 use isthmus_store::{StoreError, Table};
@@ -24,12 +24,20 @@ impl Assignments for Node {
         }
     }
 
-    fn fed_by(&self, origin: Origin, partition: PartitionId) -> Result<Arc<Table>, Unfed> {
+    fn fed_by(
+        &self,
+        origin: Origin,
+        epoch: Epoch,
+        partition: PartitionId,
+    ) -> Result<Arc<Table>, Unfed> {
         let table = self.table_of(partition).ok_or(Unfed::Unassigned)?;
         let records = self.records.lock();
         let record = records.get(&table.id()).ok_or(Unfed::Unassigned)?;
         let own = &self.config.region.name;
-        let feeds = |region: &String| record.table.feeds(region, own).next().is_some();
+        let feeds = |region: &String| {
+            record.table.feeds(region, own).next().is_some()
+                || record.table.is_ahead(region, own, epoch.0)
+        };
         match self.region_numbered(origin).is_some_and(feeds) {
             true => Ok(table),
             false => Err(Unfed::NotTheFeeder),
@@ -41,7 +49,7 @@ impl Assignments for Node {
         let records = self.records.lock();
         records
             .get(&table.id())
-            .is_some_and(|record| !record.ready && self.is_fed_base_by(&record.table, origin))
+            .is_some_and(|record| !record.ready && self.is_completed_by(&record.table, origin))
     }
 
     fn copies(&self, _: Origin, partition: PartitionId) -> Result<(), StoreError> {
@@ -71,7 +79,7 @@ impl Assignments for Node {
         let Some(table) = self.table_of(partition).map(|table| table.id()) else { return };
         let mut records = self.records.lock();
         let Some(record) = records.get_mut(&table) else { return };
-        if record.ready || !self.is_fed_base_by(&record.table, origin) {
+        if record.ready || !self.is_completed_by(&record.table, origin) {
             return;
         }
         record.ready = true;
@@ -84,6 +92,8 @@ impl Assignments for Node {
         if passes_on {
             self.obey_links();
         }
+        // It may be the successor that waited for this.
+        self.writer_moved.notify_one();
     }
 
     fn other_writers(&self, partition: PartitionId) -> Vec<Origin> {
@@ -105,7 +115,7 @@ impl Assignments for Node {
         let records = self.records.lock();
         let own = &self.config.region.name;
         let joined = |region: &String| {
-            records.get(&table.id()).is_some_and(|record| record.table.are_joined(own, region))
+            records.get(&table.id()).is_some_and(|record| record.table.are_neighbours(own, region))
         };
         self.region_numbered(region).is_some_and(joined)
     }
@@ -116,8 +126,12 @@ impl Assignments for Node {
 }
 
 impl Node {
-    /// Whether a region gives this one what the base has made.
-    fn is_fed_base_by(&self, table: &GlobalTable, region: Origin) -> bool {
+    /// Whether a region gives this one all that the table is: with several writers what the base
+    /// has made, with one whoever feeds it.
+    fn is_completed_by(&self, table: &GlobalTable, region: Origin) -> bool {
+        if table.serve == Serve::PrimarySecondary {
+            return true;
+        }
         let feeder = table.feeder(&table.base, &self.config.region.name);
         feeder.is_some_and(|feeder| self.number_of(feeder) == Some(region))
     }

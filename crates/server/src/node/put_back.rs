@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use isthmus_control::global_table::{GlobalTable, Serve};
 use isthmus_model::ids::{PartitionId, TableId};
 use isthmus_replication::put_back::News;
-use isthmus_store::{Table, Writing};
+use isthmus_store::Table;
 use serde_json::json;
 
 use super::events::EventKind;
@@ -23,18 +22,7 @@ impl Node {
     pub(super) fn gives_back_to(&self, record: &Record, region: &str) -> bool {
         let partition = self.partition_of(TableId(record.table.table));
         let to = partition.and_then(|partition| self.shared.put_backs.gives_back_to(partition));
-        to.is_some() && to == self.number_of(region) && record.table.base == region
-    }
-
-    /// Whether a table is written here. What an old disk lacks comes before what the record says.
-    pub(super) fn writing_of(&self, id: TableId, table: &GlobalTable) -> Writing {
-        let partition = self.partition_of(id);
-        let is_put_back = partition.is_some_and(|id| self.shared.put_backs.is_put_back(id));
-        let waits = is_put_back && table.serve == Serve::PrimarySecondary;
-        match table.writes(&self.config.region.name) && !waits {
-            true => Writing::Accept,
-            false => Writing::Refuse,
-        }
+        to.is_some() && to == self.number_of(region) && record.table.primary() == region
     }
 
     /// What is the matter with the disk of a table, in words; `None`: nothing.
@@ -90,22 +78,10 @@ impl Node {
                 self.notice(EventKind::OldDisk, &table_name(partition), text, detail);
             }
             News::TakenBack { partition } => {
-                self.write_as_recorded(partition);
                 let text = format!("{own} has taken back what its old disk lacked");
                 let detail = json!({ "region": own });
                 self.notice(EventKind::OldDiskHealed, &table_name(partition), text, detail);
             }
-        }
-    }
-
-    /// The record may have come to say something else while the disk lacked something.
-    fn write_as_recorded(&self, partition: PartitionId) {
-        let Some(table) = self.table_of(partition) else { return };
-        let Some(record) = self.record(table.id()) else { return };
-        let (spec, writing) = (table.spec(), self.writing_of(table.id(), &record.table));
-        if spec.writing != writing {
-            // Should it be lost in a crash, the next record says it again.
-            drop(self.store.set_writing(spec.id, writing, spec.writers, table.epoch()));
         }
     }
 

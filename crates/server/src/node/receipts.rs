@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::Node;
 use crate::api_error::ApiError;
+use crate::peer::CALL_TIMEOUT;
 use crate::peer::call::{Holds, Question};
 
 /// How long a read waits for a write that its region does not have yet.
@@ -122,7 +123,7 @@ impl Node {
                     let wait = left.min(ASKED_WAIT);
                     let holds =
                         Holds { receipt: text.clone(), wait_millis: wait.as_millis() as u64 };
-                    let reply = other.ask(Question::Holds(holds)).await;
+                    let reply = other.ask_within(Question::Holds(holds), CALL_TIMEOUT).await;
                     let reason = match reply {
                         Ok(reply) => match reply.failure {
                             None => return (place, None),

@@ -11,12 +11,13 @@ use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::link::State;
 use isthmus_replication::receive::copy_note;
-use isthmus_store::{TableSpec, Writing, keys};
+use isthmus_store::{TableSpec, Writers, Writing, keys};
 use tokio::sync::watch;
 
 use super::edges::extract_of;
 use super::{Node, Record, record_note, writers};
 use crate::api_error::ApiError;
+use crate::peer::CALL_TIMEOUT;
 use crate::peer::call::{Assign, Failure, Question, Reply, Unassign};
 
 const RECONCILE_EVERY: Duration = Duration::from_millis(500);
@@ -175,11 +176,21 @@ impl Node {
 
     /// Asks another region a question.
     pub(super) async fn ask(&self, region: &str, question: Question) -> Result<Bytes, ApiError> {
+        self.ask_in_time(region, question, CALL_TIMEOUT).await
+    }
+
+    /// Asks another region a question that may take longer.
+    pub(super) async fn ask_in_time(
+        &self,
+        region: &str,
+        question: Question,
+        patience: Duration,
+    ) -> Result<Bytes, ApiError> {
         let other = self
             .others
             .get(region)
             .ok_or_else(|| ApiError::invalid(format!("Region {region} is not configured.")))?;
-        let reply = other.ask(question).await.map_err(|status| {
+        let reply = other.ask_within(question, patience).await.map_err(|status| {
             ApiError::new(
                 ErrorCode::ServerUnavailable,
                 format!("Region {region} cannot be reached: {}.", status.message()),
@@ -187,10 +198,7 @@ impl Node {
         })?;
         match reply.failure {
             None => Ok(reply.body),
-            Some(failure) => {
-                let code = ErrorCode::from_name(&failure.code);
-                Err(ApiError::new(code.unwrap_or(ErrorCode::InternalServerError), failure.message))
-            }
+            Some(failure) => Err(told(failure)),
         }
     }
 
@@ -203,6 +211,9 @@ impl Node {
             }
             Question::Forward(forward) => self.on_forward(&forward.path, forward.body).await,
             Question::Change(change) => self.on_change(&change).await,
+            Question::HandOver(asked) => self.on_hand_over(from, &asked).await,
+            Question::Write(write) => self.on_write(write).await,
+            Question::MayWrite(asked) => self.on_may_write(&asked.table).map(|()| Bytes::new()),
             Question::Trigger(trigger) => self.on_trigger(&trigger),
             Question::Drop(asked) => self.on_drop(from, &asked).await.map(|()| Bytes::new()),
             Question::Holds(holds) => self.on_holds(&holds).await.map(|()| Bytes::new()),
@@ -221,6 +232,7 @@ impl Node {
                 failure: Some(Failure {
                     code: error.code.as_str().to_owned(),
                     message: error.message,
+                    is_elsewhere: error.is_elsewhere,
                 }),
                 body: Bytes::new(),
             },
@@ -251,15 +263,35 @@ impl Node {
             }
         }
         self.hold(spec, &table).await?;
+        if known.is_none() && writers(&table) == Writers::One {
+            // It may have been a table of this region alone.
+            let epoch = self.store.table(id).ok_or_else(ApiError::no_table)?.epoch();
+            self.store.set_writing(id, Writing::Refuse, Writers::One, epoch).await?;
+        }
         let ready = known.is_some_and(|known| known.ready) || table.has_enough(own);
         self.save(id, Record { table, ready }).await
     }
 
-    /// Makes the table, or lets it obey a newer record.
+    /// Whether clients may write a table with several writers here.
+    pub(super) fn writing_of(&self, table: &GlobalTable) -> Writing {
+        match table.writes(&self.config.region.name) {
+            true => Writing::Accept,
+            false => Writing::Refuse,
+        }
+    }
+
+    /// Makes the table, or lets it obey a newer record. Who writes a table with one writer is for
+    /// its log to say.
     async fn hold(&self, spec: TableSpec, table: &GlobalTable) -> Result<(), ApiError> {
-        let writing = self.writing_of(spec.id, table);
         let writers = writers(table);
+        let writing = match writers.are_many() {
+            true => self.writing_of(table),
+            false => Writing::Refuse,
+        };
         if let Some(held) = self.store.table(spec.id) {
+            if writers == Writers::One {
+                return Ok(());
+            }
             let epoch = held.epoch().max(spec.epoch);
             return Ok(self.store.set_writing(spec.id, writing, writers, epoch).await?);
         }
@@ -312,15 +344,32 @@ impl Node {
         let note = serde_json::to_vec(&record)
             .map_err(|_| ApiError::new(ErrorCode::InternalServerError, "Internal server error."))?;
         self.store.put_note(&record_note(id), &note).await?;
-        {
+        let before = {
             let mut records = self.records.lock();
-            // A replica may have become ready while the note was written.
-            let ready = record.ready || records.get(&id).is_some_and(|known| known.ready);
-            records.insert(id, Record { ready, ..record });
+            let mut record = record;
+            let mut before = None;
+            if let Some(known) = records.get(&id) {
+                // A replica may have become ready, and another region the writer, while the note
+                // was written.
+                record.ready |= known.ready;
+                if record.table.follow_writer(known.table.epoch, known.table.primary())
+                    && record.table.base == self.config.region.name
+                {
+                    record.table.version = record.table.version.max(known.table.version) + 1;
+                }
+                // The base may have said it before the log here did.
+                let is_news = record.table.epoch > known.table.epoch;
+                before = is_news.then(|| (known.table.primary().to_owned(), record.table.clone()));
+            }
+            records.insert(id, record);
             self.changes.fetch_add(1, Ordering::AcqRel);
-        }
+            before
+        };
         self.obey_links();
         self.reconcile_soon.notify_one();
+        if let Some((before, table)) = before {
+            self.tell_writer_changed(&table, &before);
+        }
         Ok(())
     }
 
@@ -328,7 +377,7 @@ impl Node {
     pub(super) fn obey_links(&self) {
         let _one_at_a_time = self.obeying.lock();
         let records = self.records.lock().clone();
-        for (id, _) in records.iter().filter(|(_, record)| !record.table.has_edges()) {
+        for (id, _) in records.iter().filter(|(_, record)| !record.table.tells_standings()) {
             if let Some(partition) = self.partition_of(*id) {
                 self.shared.standings.forget(partition);
             }
@@ -361,4 +410,10 @@ impl Node {
         }
         self.obey_modes(&records);
     }
+}
+
+/// What another region says that it did not do.
+pub(super) fn told(failure: Failure) -> ApiError {
+    let code = ErrorCode::from_name(&failure.code).unwrap_or(ErrorCode::InternalServerError);
+    ApiError { is_elsewhere: failure.is_elsewhere, ..ApiError::new(code, failure.message) }
 }

@@ -2,7 +2,7 @@
 //! region, whose log carries them to the others.
 
 use bytes::Bytes;
-use isthmus_control::global_table::{GlobalTable, Replica};
+use isthmus_control::global_table::Replica;
 use isthmus_control::schema_change::SchemaChange;
 use isthmus_model::family::{Family, FamilyTime, NO_FAMILY};
 use isthmus_model::ids::TableId;
@@ -32,14 +32,14 @@ impl Node {
         }))
     }
 
-    /// Changes the schema of a table here or where its base is. `change` is the JSON of a
-    /// `SchemaChange`. Tells the number of the schema.
+    /// Changes the schema of a table here or in the region that makes such entries. `change` is
+    /// the JSON of a `SchemaChange`. Tells the number of the schema.
     pub async fn change_schema(&self, name: &str, change: Bytes) -> Result<Value, ApiError> {
-        let base = self.record_named(name).map(|(_, record)| record.table.base);
-        match base {
-            Some(base) if base != self.config.region.name => {
+        let speaker = self.record_named(name).map(|(_, r)| r.table.speaker().to_owned());
+        match speaker {
+            Some(speaker) if speaker != self.config.region.name => {
                 let question = call::Change { table: name.to_owned(), change };
-                let told = self.ask(&base, Question::Change(question)).await?;
+                let told = self.ask(&speaker, Question::Change(question)).await?;
                 serde_json::from_slice(&told).map_err(|_| ApiError::internal())
             }
             Some(_) | None => self.decide_schema_change(name, &change).await,
@@ -116,10 +116,9 @@ impl Node {
         record: Option<&Record>,
         knows: impl Fn(u32) -> bool,
     ) -> Result<(), ApiError> {
-        let Some(GlobalTable { base, replicas, .. }) = record.map(|record| &record.table) else {
-            return Ok(());
-        };
-        for Replica { region, .. } in replicas.iter().filter(|one| one.region != *base) {
+        let own = &self.config.region.name;
+        let replicas = record.into_iter().flat_map(|record| &record.table.replicas);
+        for Replica { region, .. } in replicas.filter(|one| one.region != *own) {
             let format = self.others.get(region).map_or(0, |one| one.links().format());
             if !knows(format) {
                 return Err(ApiError::new(

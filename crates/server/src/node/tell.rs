@@ -10,8 +10,8 @@ use isthmus_replication::ship::LinkReport;
 use isthmus_store::digest::DigestState;
 use isthmus_store::{Table, Writing};
 
-use super::Node;
 use super::links::timing_text;
+use super::{Node, Record};
 use crate::status::{
     CopyStatus, DifferingStatus, DigestStatus, DigestWord, LinkState, LinkStatus, RegionState,
     RegionStatus, ServeMode, Status, TableStatus,
@@ -87,6 +87,8 @@ impl Node {
             .map(|table| {
                 let spec = table.spec();
                 let record = self.record(spec.id);
+                let is_of_one = |record: &&Record| record.table.serve == Serve::PrimarySecondary;
+                let written_by_one = record.as_ref().filter(is_of_one);
                 TableStatus {
                     name: spec.name.as_str().to_owned(),
                     id: spec.id.0,
@@ -100,6 +102,8 @@ impl Node {
                         && record.as_ref().is_none_or(|record| record.ready)
                         && !self.shared.put_backs.is_put_back(spec.partition),
                     put_back: self.put_back_reason(spec.partition),
+                    primary: written_by_one.map(|record| record.table.primary().to_owned()),
+                    epoch: written_by_one.map(|record| record.table.epoch),
                     partitions: 1,
                     entries: table.durable_lsn().0,
                     log_entries: table.durable_lsn().0.saturating_sub(table.log_start().0),

@@ -117,7 +117,7 @@ impl Node {
         let Some(table) = self.table_of(partition) else { return true };
         // Without a record nobody knows who else writes, and the horizon must not move.
         let record = self.record(table.id());
-        if let Some(record) = record.as_ref().filter(|record| record.table.has_edges()) {
+        if let Some(record) = record.as_ref().filter(|record| record.table.tells_standings()) {
             self.tell_standing(&table, record);
         }
         if table.spec().writers.are_many() && record.is_some() {

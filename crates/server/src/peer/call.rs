@@ -12,7 +12,10 @@ pub struct Call {
     #[prost(string, tag = "1")]
     pub from: String,
     /// What is asked.
-    #[prost(oneof = "Question", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 50")]
+    #[prost(
+        oneof = "Question",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50"
+    )]
     pub question: Option<Question>,
 }
 
@@ -64,6 +67,77 @@ pub enum Question {
     /// The global table is dropped.
     #[prost(message, tag = "50")]
     Drop(Drop),
+    /// Let another region write a table that is written here.
+    #[prost(message, tag = "40")]
+    HandOver(HandOver),
+    /// Do a client's write here, where the table is written.
+    #[prost(message, tag = "41")]
+    Write(Write),
+    /// Tell whether the table could be written here.
+    #[prost(message, tag = "42")]
+    MayWrite(MayWrite),
+}
+
+/// Let another region write a table.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HandOver {
+    /// Name of the table.
+    #[prost(string, tag = "1")]
+    pub table: String,
+    /// The epoch that is to end.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Name of the region that is to write.
+    #[prost(string, tag = "3")]
+    pub to: String,
+}
+
+/// The last entry of the epoch is durable.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct HandedOver {
+    /// Its LSN.
+    #[prost(uint64, tag = "1")]
+    pub lsn: u64,
+    /// The epoch that the successor opens.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// For how many microseconds nobody wrote, as seen where the table was written before; absent:
+    /// the successor has not been heard of yet.
+    #[prost(uint64, optional, tag = "3")]
+    pub pause_micros: Option<u64>,
+}
+
+/// A client's write, already authenticated by the asking region.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Write {
+    /// Path of the public API.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Request body.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: Bytes,
+    /// A receipt is to come with the answer.
+    #[prost(bool, tag = "3")]
+    pub wants_receipt: bool,
+}
+
+/// The answer to a client's write.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Wrote {
+    /// Body of the answer.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub body: Bytes,
+    /// The receipt; absent: none is wanted, or nothing was written.
+    #[prost(string, optional, tag = "2")]
+    pub receipt: Option<String>,
+}
+
+/// Whether a table could be written in the asked region. The failure says why not.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MayWrite {
+    /// Name of the table.
+    #[prost(string, tag = "1")]
+    pub table: String,
 }
 
 /// Asks for the time.
@@ -213,4 +287,7 @@ pub struct Failure {
     /// Message.
     #[prost(string, tag = "2")]
     pub message: String,
+    /// Nothing was done, because the table is not written in the asked region.
+    #[prost(bool, tag = "3")]
+    pub is_elsewhere: bool,
 }

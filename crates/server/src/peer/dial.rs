@@ -27,7 +27,7 @@ use super::carry::{self, describe};
 use super::service::peer_client::PeerClient;
 use super::tls::PeerTls;
 use super::{
-    CALL_TIMEOUT, CONNECTION_AGE_MAX, FRAMES_WAITING_MAX, KEEP_ALIVE_EVERY, MESSAGE_BYTES_MAX,
+    CONNECTION_AGE_MAX, FRAMES_WAITING_MAX, KEEP_ALIVE_EVERY, MESSAGE_BYTES_MAX,
     STREAM_WINDOW_BYTES,
 };
 use crate::node::Node;
@@ -171,11 +171,6 @@ impl OtherRegion {
     }
 
     /// Asks the region one question.
-    pub async fn ask(&self, question: Question) -> Result<Reply, Status> {
-        self.ask_within(question, CALL_TIMEOUT).await
-    }
-
-    /// Asks the region one question that may take longer or less long.
     pub async fn ask_within(
         &self,
         question: Question,

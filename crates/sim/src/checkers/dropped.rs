@@ -18,7 +18,10 @@ pub(crate) fn check(node: usize, view: &PartitionView, moved: &Moved) -> Result<
         }
         is_dropped |= match &entry.body {
             EntryBody::Schema(schema) => schema.options.is_dropped,
-            EntryBody::Rows(_) | EntryBody::Expiry(_) => false,
+            EntryBody::Rows(_)
+            | EntryBody::Expiry(_)
+            | EntryBody::Handover(_)
+            | EntryBody::Opening => false,
         };
     }
     Ok(())

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isthmus_model::ids::{Lsn, Origin, PartitionId};
+use isthmus_model::ids::{Lsn, Origin};
 use isthmus_store::keys::partition::PartitionState;
 
 use super::Violation;
@@ -60,11 +60,35 @@ pub(crate) fn check(
                 followed.insert(mark.origin, on);
             }
         }
-    } else if origin_of(view.base) != origin_of(node) && !copied && !became_many {
-        let base = origin_of(view.base);
-        check_range(observer, node, view, moved, base, before.lsn, after.lsn)?;
+    } else if !view.spec.writers.are_many() && !copied && !became_many {
+        check_one_log(observer, node, view, moved)?;
     }
     Ok(followed)
+}
+
+/// With one writer all logs are the same, whoever wrote them.
+fn check_one_log(
+    observer: &Observer,
+    node: usize,
+    view: &PartitionView,
+    moved: &Moved,
+) -> Result<(), Violation> {
+    let Some(after) = &moved.state else { return Ok(()) };
+    let partition = view.spec.partition;
+    let there: BTreeSet<Lsn> = moved.entries.iter().map(|entry| entry.lsn).collect();
+    let made_here = moved.entries.iter().filter(|entry| entry.stamp.origin == origin_of(node));
+    // The view is taken out of the observer meanwhile.
+    let known = observer.longest_log(partition).max(view.state.lsn);
+    let known = made_here.map(|entry| entry.lsn).max().map_or(known, |made| known.max(made));
+    if after.lsn > known {
+        return broken(format!("node {node} holds {}, made is {known}", after.lsn));
+    }
+    for lsn in observer.writers.made_in(partition, view.state.lsn, after.lsn) {
+        if !there.contains(&lsn) {
+            return broken(format!("node {node} passed entry {lsn} of {partition} by"));
+        }
+    }
+    Ok(())
 }
 
 /// The records of a batch join the log without a hole.
@@ -143,34 +167,4 @@ fn follow(
 fn taken_of(moved: &Moved, origin: Origin, from: Lsn, to: Lsn) -> BTreeSet<Lsn> {
     let of_origin = moved.entries.iter().filter(|entry| entry.stamp.origin == origin);
     of_origin.map(|entry| entry.origin_lsn).filter(|lsn| *lsn > from && *lsn <= to).collect()
-}
-
-/// With one writer: all that it has made in a range is in the batch that moves the end over it.
-fn check_range(
-    observer: &Observer,
-    node: usize,
-    view: &PartitionView,
-    moved: &Moved,
-    origin: Origin,
-    from: Lsn,
-    to: Lsn,
-) -> Result<(), Violation> {
-    let partition: PartitionId = view.spec.partition;
-    let durable = observer.durable_lsn(node_of(origin), partition);
-    if to > durable {
-        let what = format!("node {node} holds {origin} through {to}, it has {durable} durable");
-        return broken(what);
-    }
-    if moved.copied || to <= from {
-        return Ok(());
-    }
-    let there = taken_of(moved, origin, from, to);
-    let range = (partition, origin, from.next())..=(partition, origin, to);
-    for ((_, _, lsn), _) in observer.known.range(range) {
-        if !there.contains(lsn) {
-            let what = format!("node {node} passed {origin}'s entry {lsn} of {partition} by");
-            return broken(what);
-        }
-    }
-    Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_model::ids::{Epoch, Lsn, PartitionId};
 use isthmus_replication::mode::{ModeChange, Modes};
 use isthmus_replication::terms::Wish;
 use isthmus_replication::timing::Timing;
-use isthmus_store::{Pending, Store};
+use isthmus_store::{Pending, Store, Table};
 
 use super::{Life, SemiSyncs};
 use crate::roles::origin_of;
@@ -31,6 +31,9 @@ impl LifeModes {
     /// Looks at bounds in time; a change counts once its note is durable.
     pub(super) fn tick(&mut self, store: &Store) {
         self.shared.tick();
+        for partition in self.shared.end_left() {
+            drop(store.delete_note(&note_name(partition)));
+        }
         for change in self.shared.take_changes() {
             let name = note_name(change.partition);
             let noted = match change.fallen_back {
@@ -62,12 +65,17 @@ impl Life {
     pub(super) fn obey_modes(&self) {
         let shared = self.roles.shared();
         let modes = &self.modes.shared;
-        for plan in shared.iter().filter(|plan| plan.is_writer(self.node)) {
+        for plan in &shared {
             let partition = plan.partition;
             let Some(asked) = self.modes.asked.get(&partition) else {
                 modes.unset(partition);
                 continue;
             };
+            let Some(table) = self.store.table(plan.id) else { continue };
+            if !plan.writers.are_many() && !self.writes(&table) {
+                self.leave_mode(&table);
+                continue;
+            }
             let counts = |peer: &&usize| {
                 let own = origin_of(self.node);
                 let feeding = self.roles.feeding(partition, **peer);
@@ -83,6 +91,42 @@ impl Life {
             modes.set(partition, *asked, &counting.collect(), fallen_back);
             self.outbound.values().for_each(|outbound| outbound.tell_held(partition));
         }
+    }
+
+    /// Whether this region writes a table with one writer, or is about to.
+    fn writes(&self, table: &Table) -> bool {
+        let word = table.writer_word();
+        word.accepts || word.next_writer() == origin_of(self.node)
+    }
+
+    /// A table that this region writes no more. Whoever writes it now holds what was written here.
+    fn leave_mode(&self, table: &Table) {
+        let modes = &self.modes.shared;
+        modes.leave(table.partition());
+        let (through, word) = (table.durable_lsn(), table.writer_word());
+        if word.successor.is_none() {
+            modes.held(table.partition(), word.writer, Some(through));
+        }
+    }
+
+    /// Before this region begins to write a table: from the first one on, writes are answered as
+    /// is asked for.
+    pub(super) fn prepare_to_write(&self, table: &Table) {
+        let word = table.writer_word();
+        if word.successor == Some(origin_of(self.node)) {
+            self.obey_modes();
+        }
+    }
+
+    /// Whether writes of a table with one writer, taken here in a later epoch than the first, are
+    /// answered as is asked for.
+    pub(crate) fn is_mode_in_force(&self, table: &Table) -> bool {
+        let (partition, word) = (table.partition(), table.writer_word());
+        let is_asked = self.modes.asked.contains_key(&partition);
+        !is_asked
+            || !word.accepts
+            || word.epoch == Epoch(1)
+            || self.modes.shared.report(partition).is_some()
     }
 
     /// A planted bug: what was sent to a peer is taken for what it holds.

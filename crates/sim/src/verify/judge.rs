@@ -58,6 +58,7 @@ impl World {
                         lasting.remove(&row.key);
                     }),
                     EntryBody::Schema(_) | EntryBody::Expiry(_) => lasting.clear(),
+                    EntryBody::Handover(_) | EntryBody::Opening => {}
                 }
             }
             let planted = &self.planted[places[1]];

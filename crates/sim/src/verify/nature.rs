@@ -163,6 +163,8 @@ impl Nature {
             base: origin_of(self.base),
             writing,
             writers: self.writers,
+            writer: origin_of(self.base),
+            handed_over: None,
         }
     }
 }

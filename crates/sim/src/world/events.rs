@@ -3,7 +3,7 @@
 use isthmus_replication::terms::Direction;
 
 use super::{Phase, World};
-use crate::checkers::{acked, digest, prefix};
+use crate::checkers::{acked, digest, held, prefix};
 use crate::network::{StreamId, Way};
 
 /// Not left to chance, which decides the order of all else.
@@ -70,6 +70,8 @@ pub(super) enum Event {
     CopyDisk,
     /// The copy is put back.
     PutBackDisk,
+    /// Another region is to write some table.
+    SwitchSomewhere,
 }
 
 impl World {
@@ -118,6 +120,7 @@ impl World {
             }
             Event::Reconcile(node) => {
                 self.reconcile(node);
+                self.follow_writers(node);
                 self.soon(250_000, event);
             }
             Event::Client => self.client(),
@@ -135,6 +138,7 @@ impl World {
             Event::ModeSet => self.set_mode(),
             Event::CopyDisk => self.copy_disk(),
             Event::PutBackDisk => self.put_back_disk(),
+            Event::SwitchSomewhere => self.switch_somewhere(),
             Event::CrashSomewhere
             | Event::BreakSomewhere
             | Event::Break(_)
@@ -154,6 +158,7 @@ impl World {
         if let Some(life) = self.life(node) {
             moved = life.store.commit_step();
             ends = life.is_fatal();
+            life.look_at_writers();
         }
         if moved && !ends {
             self.look_at_replicas(node);
@@ -168,7 +173,7 @@ impl World {
     fn look_at_replicas(&mut self, node: usize) {
         let Some(life) = self.nodes.get(node).and_then(|place| place.life.as_ref()) else { return };
         let mut observer = self.observer.lock();
-        for plan in self.nature.tables.iter().filter(|plan| plan.base != node) {
+        for plan in &self.nature.tables {
             let partition = plan.partition;
             if !life.roles.is_shared(partition) || !life.is_usable(partition) {
                 continue;
@@ -256,6 +261,8 @@ impl World {
         if self.loses_disk == Some(node) {
             return;
         }
+        let checked = held::check_in_force(node, life, &self.nature.tables);
+        self.observer.lock().judge(checked);
         let waits = self.nature.put_back_every.is_some();
         let asked = self.clients.ask(node, life, &self.nature.tables, &place.clock, waits);
         if let Some(asked) = asked {

@@ -38,6 +38,9 @@ impl World {
         if let Some(every) = self.nature.mode_every {
             self.after(every, Event::ModeSet);
         }
+        if let Some(every) = self.nature.switch_every {
+            self.after(every, Event::SwitchSomewhere);
+        }
         for place in &self.nodes {
             place.disk.set_odds(commits, reads);
         }

@@ -170,7 +170,10 @@ impl World {
             Some(Body::Promise(promise)) => {
                 self.observer.lock().note_promise(node, Hlc(promise.hlc));
             }
-            Some(Body::Parcel(parcel)) if self.nature.quiet => {
+            // A change of the writer opens links anew: what was under way crosses once more.
+            Some(Body::Parcel(parcel))
+                if self.nature.quiet && self.nature.switch_every.is_none() =>
+            {
                 let Some((from, to)) = self.network.stream(stream).map(|s| (s.from, s.to)) else {
                     return;
                 };

@@ -4,10 +4,10 @@
 //! are.
 
 use bytes::Bytes;
-use isthmus_model::entry::{Entry, EntryBody, RowDelta};
+use isthmus_model::entry::{Entry, EntryBody, Handover, RowDelta};
 use isthmus_model::expiry::Expiry;
 use isthmus_model::family::FamilySet;
-use isthmus_model::ids::{Epoch, Lsn, SchemaNumber, Timestamp};
+use isthmus_model::ids::{Epoch, Lsn, Origin, SchemaNumber, Timestamp};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Trim;
 
@@ -26,6 +26,8 @@ const BODY_SCHEMA: u8 = 2;
 /// Of all columns, and of those that some families spare.
 const BODY_EXPIRY: u8 = 3;
 const BODY_EXPIRY_SPARING: u8 = 4;
+const BODY_HANDOVER: u8 = 5;
+const BODY_OPENING: u8 = 6;
 
 /// Bytes of a row change with an empty key.
 const DELTA_BYTES_MIN: usize = 6;
@@ -67,6 +69,12 @@ pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
                 put_varint(out, spared.0);
             }
         }
+        EntryBody::Handover(handover) => {
+            out.push(BODY_HANDOVER);
+            out.push(handover.successor.0);
+            put_varint(out, handover.auto_increment);
+        }
+        EntryBody::Opening => out.push(BODY_OPENING),
     }
 }
 
@@ -120,6 +128,11 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
             }
             EntryBody::Expiry(Expiry { trim, spared })
         }
+        BODY_HANDOVER => {
+            let successor = Origin(reader.byte()?);
+            EntryBody::Handover(Handover { successor, auto_increment: reader.varint()? })
+        }
+        BODY_OPENING => EntryBody::Opening,
         _ => return corrupt("unknown kind of entry"),
     };
     reader.end()?;
@@ -130,7 +143,9 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
 pub(crate) mod tests {
     use isthmus_model::hlc::{Hlc, Stamp};
     use isthmus_model::ids::Origin;
-    use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+    use proptest::prelude::{
+        Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
+    };
 
     use super::*;
     use crate::codec::row::tests::rows;
@@ -154,6 +169,10 @@ pub(crate) mod tests {
             proptest::collection::vec(delta, 0..4).prop_map(EntryBody::Rows),
             schemas().prop_map(EntryBody::Schema),
             expiries().prop_map(EntryBody::Expiry),
+            (any::<u8>(), any::<u64>()).prop_map(|(successor, auto_increment)| {
+                EntryBody::Handover(Handover { successor: Origin(successor), auto_increment })
+            }),
+            Just(EntryBody::Opening),
         ]
     }
 

@@ -1,14 +1,17 @@
 //! One table: its number, to what it is and who writes it.
 
 use bytes::Bytes;
-use isthmus_model::ids::{Epoch, Origin, PartitionId, TableId};
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
 
 use crate::codec::schema::{encode_schema_into, read_schema};
 use crate::codec::{Corrupt, Reader, corrupt, put_bytes, put_signed, put_varint};
 use crate::keys::{KIND_TABLE, decode_number_key, number_key, range_of_kind};
-use crate::spec::{TableSpec, Writers, Writing};
+use crate::spec::{HandedOver, TableSpec, Writers, Writing};
 
-const VERSION: u8 = 1;
+/// Does not tell who writes: with one writer it is the base, and always was.
+const VERSION_OF_BASE: u8 = 1;
+/// Tells. Written only where it says more, so that earlier programs read all other tables.
+const VERSION_OF_WRITER: u8 = 2;
 
 /// The key of a table.
 pub fn encode_key(table: TableId) -> Bytes {
@@ -28,7 +31,8 @@ pub fn range() -> (Bytes, Bytes) {
 /// The stored form.
 pub fn encode_value(spec: &TableSpec) -> Bytes {
     let mut out = Vec::with_capacity(128);
-    out.push(VERSION);
+    let is_of_base = spec.writer == spec.base && spec.handed_over.is_none();
+    out.push(if is_of_base { VERSION_OF_BASE } else { VERSION_OF_WRITER });
     put_varint(&mut out, spec.id.0);
     put_bytes(&mut out, spec.name.as_bytes());
     put_varint(&mut out, spec.partition.0);
@@ -44,6 +48,11 @@ pub fn encode_value(spec: &TableSpec) -> Bytes {
         Writers::ManyByColumn => 2,
         Writers::ManyByRow => 3,
     });
+    if !is_of_base {
+        out.push(spec.writer.0);
+        put_varint(&mut out, spec.handed_over.map_or(0, |end| end.at.0));
+        out.extend(spec.handed_over.map(|end| end.successor.0));
+    }
     encode_schema_into(&spec.schema, &mut out);
     out.into()
 }
@@ -51,7 +60,10 @@ pub fn encode_value(spec: &TableSpec) -> Bytes {
 /// What `encode_value` was given.
 pub fn decode_value(bytes: &Bytes) -> Result<TableSpec, Corrupt> {
     let mut reader = Reader::new(bytes);
-    reader.version(VERSION)?;
+    let version = reader.byte()?;
+    if !(VERSION_OF_BASE..=VERSION_OF_WRITER).contains(&version) {
+        return corrupt("version of the record of a table");
+    }
     let id = TableId(reader.varint()?);
     let name = reader.text()?;
     let partition = PartitionId(reader.varint()?);
@@ -69,11 +81,29 @@ pub fn decode_value(bytes: &Bytes) -> Result<TableSpec, Corrupt> {
         3 => Writers::ManyByRow,
         _ => return corrupt("unknown writers"),
     };
+    let (writer, end) = match version {
+        VERSION_OF_BASE => (base, Lsn(0)),
+        _ => (Origin(reader.byte()?), Lsn(reader.varint()?)),
+    };
+    let handed_over = match end {
+        Lsn(0) => None,
+        at => Some(HandedOver { at, successor: Origin(reader.byte()?) }),
+    };
     let schema = read_schema(&mut reader)?;
     reader.end()?;
-    let spec =
-        TableSpec { id, name, partition, schema, created_millis, epoch, base, writing, writers };
-    Ok(spec)
+    Ok(TableSpec {
+        id,
+        name,
+        partition,
+        schema,
+        created_millis,
+        epoch,
+        base,
+        writing,
+        writers,
+        writer,
+        handed_over,
+    })
 }
 
 #[cfg(test)]
@@ -93,6 +123,8 @@ mod tests {
             base: u8,
             accept: bool,
             writers in 0..3usize,
+            writer: u8,
+            end in proptest::option::of((1..u64::MAX, any::<u8>())),
             schema in schemas(),
         ) {
             let spec = TableSpec {
@@ -105,6 +137,11 @@ mod tests {
                 base: Origin(base),
                 writing: if accept { Writing::Accept } else { Writing::Refuse },
                 writers: [Writers::One, Writers::ManyByColumn, Writers::ManyByRow][writers],
+                writer: Origin(if accept { writer } else { base }),
+                handed_over: end.map(|(at, successor)| HandedOver {
+                    at: Lsn(at),
+                    successor: Origin(successor),
+                }),
             };
             prop_assert_eq!(decode_key(&encode_key(spec.id)), Ok(spec.id));
             let bytes = encode_value(&spec);
@@ -113,5 +150,13 @@ mod tests {
                 prop_assert!(decode_value(&bytes.slice(..length)).is_err());
             }
         }
+    }
+
+    #[test]
+    fn tables_that_were_never_handed_over_are_as_before() {
+        let spec = crate::tests::spec(Writers::One, Writing::Accept);
+        assert_eq!(encode_value(&spec)[0], VERSION_OF_BASE);
+        let handed_over = TableSpec { writer: Origin(9), ..spec };
+        assert_eq!(encode_value(&handed_over)[0], VERSION_OF_WRITER);
     }
 }

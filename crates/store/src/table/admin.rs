@@ -105,6 +105,10 @@ impl Table {
         }
         inner.spec.writing = writing;
         inner.spec.writers = writers;
+        if !are_many && writing == Writing::Accept {
+            inner.spec.writer = self.own();
+            inner.spec.handed_over = None;
+        }
         inner.spec.epoch = epoch;
         inner.state.epoch = epoch;
         inner.put_spec();

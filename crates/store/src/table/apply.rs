@@ -156,6 +156,17 @@ impl Table {
                 inner.expire(*expiry, at);
                 Ok(())
             }
+            EntryBody::Handover(_) | EntryBody::Opening if inner.spec.writers.are_many() => {
+                Err(StoreError::BadRange("it changes the writer of a table with several"))
+            }
+            EntryBody::Handover(handover) => {
+                inner.take_handover(entry, *handover);
+                Ok(())
+            }
+            EntryBody::Opening => {
+                inner.take_opening(entry);
+                Ok(())
+            }
         }
     }
 

@@ -19,10 +19,10 @@ impl Table {
     pub fn life(&self) -> Stamp {
         let durable = self.partition.durable();
         let (spec, state) = (&durable.spec, &durable.state);
-        let is_own = spec.writers.are_many() || spec.base == self.own();
+        let is_own = spec.writers.are_many() || spec.writer == self.own();
         match is_own {
             true => Stamp { hlc: state.lives.begun, origin: self.own() },
-            false => Stamp { hlc: state.life_met(spec.base), origin: spec.base },
+            false => Stamp { hlc: state.life_met(spec.writer), origin: spec.writer },
         }
     }
 
@@ -47,7 +47,8 @@ impl Table {
         inner.state.lives.lack(life, held, inner.state.lsn)
     }
 
-    /// Whether anything was accepted since the store was opened or a run of lives begun.
+    /// Whether anything was accepted since the store was opened, the epoch of this region or a run
+    /// of lives begun.
     pub fn has_made_entries(&self) -> bool {
         let inner = self.partition.inner.lock();
         inner.state.lsn > inner.state.lives.after

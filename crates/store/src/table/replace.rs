@@ -10,7 +10,6 @@ use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
-use isthmus_model::schema::Schema;
 
 use crate::digest::Rules;
 use crate::error::StoreError;
@@ -19,7 +18,7 @@ use crate::limits::REPLACE_ROWS_MAX;
 use crate::partition::{At, Inner};
 use crate::pending::Pending;
 use crate::snapshot::scan_rows;
-use crate::spec::Writing;
+use crate::spec::{TableSpec, Writing};
 use crate::store::{check_note, note_write};
 use crate::table::Table;
 use crate::table::apply::take_schema;
@@ -42,8 +41,8 @@ pub struct CopyDone {
     pub lives: Vec<Stamp>,
     /// What it had logged as expired.
     pub expiry: Vec<Expiry>,
-    /// Its schema, where that may be newer than the one here.
-    pub schema: Option<Schema>,
+    /// The table as it had it, whose schema and writer may be newer than those here.
+    pub table: Option<TableSpec>,
     /// What its digest counted, which is what the digest here must count under that schema.
     pub rules: Option<Rules>,
 }
@@ -262,8 +261,8 @@ impl Table {
             let partition = inner.spec.partition;
             return Err(StoreError::Fenced { partition, epoch: inner.state.epoch });
         }
-        if let Some(schema) = done.and_then(|done| done.schema.as_ref())
-            && schema.key_columns != inner.schema.key_columns
+        if let Some(table) = done.and_then(|done| done.table.as_ref())
+            && table.schema.key_columns != inner.schema.key_columns
         {
             return Err(StoreError::BadSchema("key columns never change".into()));
         }
@@ -317,7 +316,7 @@ impl Table {
     fn end_copy(&self, inner: &mut Inner, done: CopyDone) -> Result<(), StoreError> {
         inner.state.epoch = inner.state.epoch.max(done.epoch);
         let mut is_as_new = false;
-        if let Some(schema) = &done.schema {
+        if let Some(schema) = done.table.as_ref().map(|table| &table.schema) {
             is_as_new = schema.number >= inner.schema.number;
             // First, since an expiry names families of it.
             take_schema(inner, schema)?;
@@ -333,6 +332,9 @@ impl Table {
             inner.state.hlc = done.hlc;
             inner.state.log_start = done.lsn;
             inner.state.watermarks = done.vector;
+            if let Some(table) = &done.table {
+                inner.take_writer_of(table);
+            }
             return Ok(());
         }
         if let Some(rules) = &done.rules {

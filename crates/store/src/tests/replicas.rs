@@ -205,7 +205,7 @@ pub(super) fn copy(from: &Region, to: &Region, rows_per_chunk: usize) {
             vector: vector.clone(),
             lives: vector.iter().map(|mark| life(mark.origin)).collect(),
             expiry: snapshot.expiry().to_vec(),
-            schema: Some(snapshot.schema().clone()),
+            table: Some(snapshot.spec().clone()),
             rules: Some(snapshot.rules().clone()),
         });
         let note = Some((b"copy".to_vec(), start.0.to_vec()));
@@ -236,7 +236,7 @@ fn older_entries_do_not_take_back_what_a_copy_brought_from_later() {
         vector: first.vector(),
         lives: Vec::new(),
         expiry: Vec::new(),
-        schema: None,
+        table: None,
         rules: None,
     };
     let copied = b.table().replace_range(&all, None, a.rows(), &[], Some(done), None);

@@ -62,6 +62,8 @@ impl Region {
             base: Origin(1),
             writing,
             writers,
+            writer: Origin(1),
+            handed_over: None,
         });
         while store.commit_step() {}
         made.try_take().unwrap().unwrap();

@@ -27,7 +27,8 @@ impl Node {
         let rule = &self.config.verify;
         let table = &suspect.record.table;
         let pair = [self.config.region.name.as_str(), place.region.as_str()];
-        let Some((from, to, mode)) = repair_of(rule.auto_repair, table.serve, &table.base, pair)
+        let Some((from, to, mode)) =
+            repair_of(rule.auto_repair, table.serve, table.speaker(), pair)
         else {
             return;
         };

@@ -55,6 +55,9 @@ impl Node {
             | Question::Drop(_)
             | Question::Trigger(_)
             | Question::Holds(_)
+            | Question::HandOver(_)
+            | Question::Write(_)
+            | Question::MayWrite(_)
             | Question::Measure(_)
             | Question::Time(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
