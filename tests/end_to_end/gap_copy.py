@@ -4,7 +4,10 @@ By hand: python3 tests/end_to_end/gap_copy.py BINARY DIRECTORY [ROWS]
 
 Two regions, a table with one writer. Times a full copy of it, stops the secondary, overwrites one
 row in a hundred until the log no longer has it all, starts the secondary and times the copy of
-what differs. Prints one JSON line.
+what differs: from when the secondary can be reached (its administration answers), which is told
+apart from how long its program took to start, until the link follows and nothing lags. When that
+was is told by the link itself, so that asking can be seldom and takes no processor from what is
+timed. Prints one JSON line.
 """
 
 import json
@@ -69,10 +72,10 @@ def until_alike(began):
     while True:
         found = link()
         if found and found["state"] == "following" and found["lag_entries"] == 0:
-            return time.monotonic() - began, found
-        if time.monotonic() - began > 900:
+            return found["since_ms"] / 1000 - began, found
+        if time.time() - began > 900:
             raise SystemExit(f"not alike: {found}")
-        time.sleep(0.02)
+        time.sleep(0.25)
 
 
 def load(file, rows, seed):
@@ -90,7 +93,7 @@ def main():
     first, second = serve("r1"), serve("r2")
     try:
         load(f"{PLACE}/all.csv", range(ROWS), 1)
-        began = time.monotonic()
+        began = time.time()
         regions = ("--regions", "r1,r2", "--serve", "primary-secondary")
         isthmus("global-table", "create", TABLE, *regions)
         full, told = until_alike(began)
@@ -102,8 +105,9 @@ def main():
         for seed in range(3, 7):
             load(f"{PLACE}/some.csv", sorted(changed), seed)
         time.sleep(3)
+        started = time.time()
         second = serve("r2")
-        began = time.monotonic()
+        began = time.time()
         some, told = until_alike(began)
         same = isthmus("verify", TABLE, "--regions", "r1,r2", "--json", check=False)
         print(json.dumps({
@@ -111,6 +115,7 @@ def main():
             "changed": len(changed),
             "full_copy_s": round(full, 2),
             "full_copy_rows": copied,
+            "start_s": round(began - started, 2),
             "gap_copy_s": round(some, 2),
             "gap_copy_rows": (told.get("copied_rows") or 0) - (copied or 0),
             "gap_alike_rows": told.get("alike_rows"),

@@ -32,8 +32,13 @@ def update(running, region, puts, increments=(), key=KEY):
     sdk(running, region).update_row(TABLE, row, tablestore.Condition("IGNORE"))
 
 
-def shown(running, region, key=KEY):
-    _, row, _ = sdk(running, region).get_row(TABLE, key, max_version=1)
+def put(running, region, table, values):
+    row = tablestore.Row(KEY, list(values.items()))
+    sdk(running, region).put_row(table, row, tablestore.Condition("IGNORE"))
+
+
+def shown(running, region, key=KEY, table=TABLE):
+    _, row, _ = sdk(running, region).get_row(table, key, max_version=1)
     return {name: value for name, value, _ in row.attribute_columns} if row else {}
 
 
@@ -135,6 +140,43 @@ def test_a_loser_is_written_back_as_a_write_of_now(pair):
     assert done.returncode == 1 and "r2-99999" in done.stderr
     verifying.level(pair, TABLE, pair.regions)
     verifying.verify(pair, TABLE, "--deep", expect=verifying.ALIKE)
+
+
+def test_where_whole_rows_conflict_the_region_of_higher_priority_keeps_its_row(pair):
+    table = "whole"
+    first, second = pair.regions
+    client = first.client()
+    client.create_table(table, ledger.KEY)
+    client.close()
+    pair.run("global-table", "create", table, "--regions", "r1,r2",
+             "--serve", "peer-to-peer", "--sync", "row")
+    for words in (["--column", "count=counter"], ["--default", "max"]):
+        done = pair.run("table", "rules", table, *words, check=False)
+        assert done.returncode == 1 and "sync mode column" in done.stderr, done.stderr
+    pair.run("table", "rules", table, "--default", "priority", "--priority", "r1,r2")
+    cluster.wait_until(
+        lambda: json.loads(pair.run("table", "rules", table, "--json",
+                                    config=second.config).stdout)["rules"],
+        "the rule is in r2", 30)
+    put(pair, first, table, {"a": 0})
+    cluster.wait_until(lambda: shown(pair, second, table=table) == {"a": 0}, "r2 has it", 30)
+    second.kill()
+    put(pair, first, table, {"a": 1, "b": 1})
+    first.kill()
+    second.start()
+    put(pair, second, table, {"a": 2, "c": 2})
+    first.start()
+    for region in pair.regions:
+        cluster.wait_until(
+            lambda region=region: shown(pair, region, table=table) == {"a": 1, "b": 1},
+            f"{region.name} shows the row of r1 and nothing of the other", 60)
+    # Whoever has seen it may replace it.
+    put(pair, second, table, {"c": 3})
+    for region in pair.regions:
+        cluster.wait_until(lambda region=region: shown(pair, region, table=table) == {"c": 3},
+                           f"{region.name} shows the later row", 30)
+    verifying.level(pair, table, pair.regions)
+    verifying.verify(pair, table, "--deep", expect=verifying.ALIKE)
 
 
 def test_a_region_whose_clock_is_off_refuses_writes_until_it_is_right(pair):

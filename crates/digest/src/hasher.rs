@@ -84,12 +84,12 @@ impl Hasher {
         key: &[u8],
         parts: impl Iterator<Item = (Lane, Sum)>,
     ) -> u64 {
-        let mut state = self.start(ROW);
-        state.append(&(key.len() as u64).to_le_bytes());
-        state.append(key);
+        let mut state = self.gather(ROW, &[&(key.len() as u64).to_le_bytes(), key]);
         for (lane, sum) in parts {
-            state.append(&lane.encode());
-            state.append(&sum.0.to_le_bytes());
+            let mut part = [0; 25];
+            part[..9].copy_from_slice(&lane.encode());
+            part[9..].copy_from_slice(&sum.0.to_le_bytes());
+            state.append(&part);
         }
         state.finalize64()
     }

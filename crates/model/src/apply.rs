@@ -33,6 +33,18 @@ pub enum Granularity {
     /// The whole row as it is after the change: with several writers, where rows are what
     /// conflicts.
     WholeRow,
+    /// The same, and the table has rules: under region priority the row is made of shares.
+    WholeRowByRule,
+}
+
+impl Granularity {
+    /// Whether what is written depends on the shares that are there.
+    fn is_by_rule(self) -> bool {
+        match self {
+            Granularity::ByRule | Granularity::WholeRowByRule => true,
+            Granularity::Change | Granularity::WholeRow => false,
+        }
+    }
 }
 
 /// Under what a change is applied.
@@ -127,9 +139,7 @@ pub fn needs_row(change: &CheckedChange, granularity: Granularity) -> bool {
     let Condition { existence, columns } = &change.condition;
     match change.action {
         RowAction::Put(_) | RowAction::Delete => {
-            *existence != Existence::Ignore
-                || columns.is_some()
-                || granularity == Granularity::ByRule
+            *existence != Existence::Ignore || columns.is_some() || granularity.is_by_rule()
         }
         RowAction::Update(_) => true,
     }
@@ -147,7 +157,9 @@ pub fn apply(
         "the clock gives a change a greater stamp than all that it knows of"
     );
     let view = View::new(&context.schema.options, context.now_millis, context.expiry);
-    let read_bytes = judge(context, &view, row, key, &change.condition)?;
+    let chosen = row.map(|row| view.chosen(row));
+    let chosen = chosen.as_deref();
+    let read_bytes = judge(context, &view, chosen, key, &change.condition)?;
     let (delta, after) = match &change.action {
         RowAction::Update(_) if !context.schema.options.allow_update => {
             return Err(Refusal::UpdateNotAllowed);
@@ -155,9 +167,17 @@ pub fn apply(
         action if context.granularity == Granularity::ByRule => {
             by_rule::change(context, &view, row, action)?
         }
+        action if context.granularity == Granularity::WholeRowByRule => {
+            let image = match action {
+                RowAction::Put(cells) => put_delta(context, cells),
+                RowAction::Update(changes) => update(context, &view, chosen, changes)?.0,
+                RowAction::Delete => deletion(context),
+            };
+            by_rule::replace_row(context, &view, row, image)
+        }
         RowAction::Put(cells) => replaced(put_delta(context, cells)),
         RowAction::Update(changes) => update(context, &view, row, changes)?,
-        RowAction::Delete => replaced(Row { tombstone: Some(context.stamp), ..Row::default() }),
+        RowAction::Delete => replaced(deletion(context)),
     };
     let shown = match &change.returned {
         Returned::AfterModify(names) => shown_after(&view, &after, names, &change.action),
@@ -170,6 +190,10 @@ pub fn apply(
 fn replaced(delta: Row) -> (Row, Row) {
     let after = delta.clone();
     (delta, after)
+}
+
+fn deletion(context: &ApplyContext<'_>) -> Row {
+    Row { tombstone: Some(context.stamp), ..Row::default() }
 }
 
 /// Judges a condition; gives the bytes that it had to look at.
@@ -241,7 +265,9 @@ fn update(
     let (delta, after) = taken_in(context, row, delta);
     Ok(match context.granularity {
         Granularity::Change | Granularity::ByRule => (delta, after),
-        Granularity::WholeRow => replaced(image(context.stamp, view, &after)),
+        Granularity::WholeRow | Granularity::WholeRowByRule => {
+            replaced(image(context.stamp, view, &after))
+        }
     })
 }
 
@@ -362,6 +388,7 @@ fn shown_after(view: &View, after: &Row, names: &[Text], action: &RowAction) -> 
         }),
         RowAction::Delete => false,
     };
+    let after = &*view.chosen(after);
     let newest = |name: &Text| {
         let cell = view.versions(after.column(name.as_bytes())?).next()?;
         let value = cell.value.clone()?;

@@ -61,6 +61,24 @@ impl Conflict {
 /// The conflicts of a change from elsewhere with what this region has written to the row. `unseen`
 /// tells of a stamp whether it is this region's own and the other one had not seen it.
 pub fn conflicts(row: &Row, delta: &Row, unseen: impl Fn(Stamp) -> bool) -> Vec<Conflict> {
+    let mut found = of_columns(row, delta, &unseen);
+    let newest = delta.stamp_max();
+    let here = write_of_row(row, &unseen);
+    let there = write_of_row(delta, |stamp| Some(stamp) == newest);
+    if let (Some(here), Some(there)) = (here, there) {
+        let winner = if rivalry(here, there).is_gt() { Winner::Here } else { Winner::There };
+        found.iter_mut().for_each(|one| one.winner = winner);
+    }
+    found
+}
+
+/// A share of the newest write of the whole row that is meant, where whole rows conflict by a rule.
+fn write_of_row(row: &Row, is_meant: impl Fn(Stamp) -> bool) -> Option<&Share> {
+    let shares = row.columns.iter().flat_map(|column| column.shares());
+    shares.filter(|share| share.is_of_row() && is_meant(share.stamp)).max_by_key(|one| one.stamp)
+}
+
+fn of_columns(row: &Row, delta: &Row, unseen: &impl Fn(Stamp) -> bool) -> Vec<Conflict> {
     let newest = delta.stamp_max();
     let (Some(stamp), true) = (newest, row.stamp_max().is_some()) else { return Vec::new() };
     let row_kill = row.tombstone.filter(|stamp| unseen(*stamp));
@@ -71,7 +89,7 @@ pub fn conflicts(row: &Row, delta: &Row, unseen: impl Fn(Stamp) -> bool) -> Vec<
         if change.is_none() && delta.tombstone.is_none() {
             continue;
         }
-        let Some(here) = own_change(column, row_kill, &unseen) else { continue };
+        let Some(here) = own_change(column, row_kill, unseen) else { continue };
         let there = change.unwrap_or(&empty);
         // What the other region only trims or replaces it had seen.
         if let Some(there) = change_of(there, delta.tombstone, stamp) {
@@ -186,7 +204,7 @@ fn rule_of(here: &Change<'_>, there: &Change<'_>) -> Rule {
     let latest = here.share.into_iter().chain(there.share).max_by_key(|share| share.stamp);
     match latest.map(|share| share.kind) {
         None => Rule::LastWriter,
-        Some(ShareKind::Priority(_)) => Rule::Priority,
+        Some(ShareKind::Priority(_) | ShareKind::Row(_)) => Rule::Priority,
         Some(ShareKind::Max) => Rule::Max,
         Some(ShareKind::Min) => Rule::Min,
         Some(ShareKind::Counter) => Rule::Counter,
@@ -245,6 +263,23 @@ mod tests {
         let found = conflicts(&deleted, &written("a", stamp(6, 2), 1), own);
         assert_eq!((found.len(), found[0].winner), (1, Winner::Here));
         assert!(conflicts(&deleted, &delete, own).is_empty());
+    }
+
+    #[test]
+    fn of_whole_rows_one_wins_in_all_columns() {
+        let of_row = |rank, at, name: &str| {
+            let kind = ShareKind::Row(rank);
+            let mut row = Row { tombstone: Some(at), ..shared(kind, at, 1) };
+            row.columns.push(Column { name: name.into(), ..row.columns[0].clone() });
+            row
+        };
+        let (row, delta) = (of_row(1, stamp(7, 1), "b"), of_row(2, stamp(6, 2), "c"));
+        let found = conflicts(&row, &delta, own);
+        let columns: Vec<&str> = found.iter().map(|one| one.column.as_str()).collect();
+        assert_eq!(columns, ["a", "b", "c"]);
+        assert!(found.iter().all(|one| one.winner == Winner::There), "{found:?}");
+        let found = conflicts(&row, &of_row(1, stamp(6, 2), "c"), own);
+        assert!(found.iter().all(|one| one.winner == Winner::Here), "{found:?}");
     }
 
     #[test]

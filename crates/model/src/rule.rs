@@ -71,6 +71,12 @@ impl ConflictRules {
         own.ok().and_then(|place| self.columns.get(place)).map_or(self.default, |(_, rule)| *rule)
     }
 
+    /// Whether they make sense where whole rows conflict: columns that are decided one by one
+    /// would make a row that no region wrote.
+    pub fn suit_whole_rows(&self) -> bool {
+        self.columns.is_empty() && matches!(self.default, Rule::LastWriter | Rule::Priority)
+    }
+
     /// How high a region's priority is; 0: it is not named.
     pub fn rank(&self, origin: Origin) -> u8 {
         let place = self.priority.iter().position(|known| *known == origin);
@@ -91,6 +97,9 @@ mod tests {
         };
         assert_eq!(rules.of(&"tags".into()), Rule::Set);
         assert_eq!(rules.of(&"other".into()), Rule::Max);
+        assert!(!rules.suit_whole_rows());
+        let ranked = ConflictRules { default: Rule::Priority, ..ConflictRules::default() };
+        assert!(ranked.suit_whole_rows() && ConflictRules::default().suit_whole_rows());
         assert!(rules.rank(Origin(3)) > rules.rank(Origin(1)));
         assert!(rules.rank(Origin(1)) > rules.rank(Origin(2)));
         assert!(Rule::names().all(|name| Rule::named(name).unwrap().as_str() == name));

@@ -4,7 +4,8 @@
 //! share that its region had seen that it is replaced (`Seen`), so what lives side by side are
 //! writes that had not seen each other, at most one per region. Which of them a read shows is
 //! decided by their rule, when it is read. A counter's share is all that its region has added
-//! since the column was last set or deleted; they add up, on top of the newest plain version.
+//! since the column was last set or deleted; they add up, on top of the newest plain version. Where
+//! whole rows conflict, the shares of one write are shown together or not at all (`view.rs`).
 //!
 //! Merging keeps of each region the later share, and removes what is seen or killed; a share that
 //! takes another's place is killed by nothing that would have spared the other. So merging is
@@ -32,6 +33,9 @@ pub enum ShareKind {
     Counter,
     /// The elements of all are shown.
     Set,
+    /// Region priority where whole rows conflict; the writer's rank. The write has a share of this
+    /// kind in each column of the row.
+    Row(u8),
 }
 
 /// One region's last write of a column.
@@ -76,6 +80,17 @@ impl Share {
     /// The region that wrote it.
     pub fn origin(&self) -> Origin {
         self.stamp.origin
+    }
+
+    /// Whether it is part of a write of a whole row.
+    pub fn is_of_row(&self) -> bool {
+        matches!(self.kind, ShareKind::Row(_))
+    }
+
+    /// What it wrote, as a version.
+    pub(crate) fn as_cell(&self) -> Cell {
+        let Share { timestamp, stamp, .. } = *self;
+        Cell { timestamp, stamp, value: Some(self.value.clone()) }
     }
 
     /// Its place among the shares of a column.
@@ -200,17 +215,19 @@ fn shown_of_rivals<'a>(latest: &'a Share, rivals: impl Iterator<Item = &'a Share
         ShareKind::Set if rivals.len() > 1 => union(&rivals),
         ShareKind::Set
         | ShareKind::Priority(_)
+        | ShareKind::Row(_)
         | ShareKind::Max
         | ShareKind::Min
         | ShareKind::Counter => best.value.clone(),
     };
-    Cell { timestamp: best.timestamp, stamp: best.stamp, value: Some(value) }
+    Cell { value: Some(value), ..best.as_cell() }
 }
 
 /// Orders two shares of one rule by who wins.
 pub fn rivalry(a: &Share, b: &Share) -> Ordering {
     let by_rule = match (a.kind, b.kind) {
-        (ShareKind::Priority(a), ShareKind::Priority(b)) => a.cmp(&b),
+        (ShareKind::Priority(a), ShareKind::Priority(b))
+        | (ShareKind::Row(a), ShareKind::Row(b)) => a.cmp(&b),
         (ShareKind::Max, ShareKind::Max) => compare_values(&a.value, &b.value),
         (ShareKind::Min, ShareKind::Min) => compare_values(&b.value, &a.value),
         _ => Ordering::Equal,

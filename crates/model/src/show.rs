@@ -61,6 +61,7 @@ pub fn look(
     view: &View,
     projection: &Projection,
 ) -> Look {
+    let row = &*view.chosen(row);
     if !view.exists(row) {
         return Look::default();
     }
@@ -83,7 +84,7 @@ pub fn look(
     Look { shown: Some(Shown { row, resume: page.resume, read_bytes }), read_bytes }
 }
 
-/// The size of all that a row shows, without its key.
+/// The size of all that a chosen row shows, without its key.
 pub(crate) fn data_size(row: &Row, schema: &Schema, view: &View) -> usize {
     let mut sum = Sum { bytes: 0, version_bytes: version_size(&schema.options) };
     walk(row, view, &Projection::default(), &mut sum);

@@ -2,7 +2,8 @@
 //!
 //! Expiry is judged by the clock that is handed in, and by what the partition has logged as
 //! expired: a longer time to live does not bring back what had expired. Both are a column's, by its
-//! family.
+//! family. Where whole rows conflict by a rule, one write is shown of those that had not seen each
+//! other, as a whole.
 
 use std::borrow::Cow;
 
@@ -15,7 +16,7 @@ use crate::ids::Timestamp;
 use crate::key::{KeyValue, PrimaryKey};
 use crate::row::{Cell, Column, Row, Trim};
 use crate::schema::{Schema, TableOptions};
-use crate::share::Share;
+use crate::share::{Share, rivalry};
 use crate::value::{Text, Value};
 
 /// Under which rules a row is looked at. Made once per request, used for every row.
@@ -79,6 +80,45 @@ impl View {
         face.map(Cow::Owned).into_iter().chain(plain.take(plain_max).map(Cow::Borrowed))
     }
 
+    /// The row as it is shown, where whole rows conflict by a rule and there is something to decide
+    /// between: the plain cells, or those of the one write whose region has the highest priority,
+    /// whichever side has the latest. Any other row is as it is.
+    pub fn chosen<'a>(&self, row: &'a Row) -> Cow<'a, Row> {
+        if row.columns.iter().all(|column| column.shares.is_none()) {
+            return Cow::Borrowed(row);
+        }
+        let shares = |column: &'a Column| {
+            let limits = *self.of(&column.name);
+            let rivals = column.shares().iter().filter(|share| !share.is_counter());
+            rivals.filter(move |share| limits.share_lives(share))
+        };
+        let rivals = || row.columns.iter().flat_map(shares);
+        let latest = rivals().max_by_key(|share| share.stamp);
+        let Some(latest) = latest.filter(|latest| latest.is_of_row()) else {
+            return Cow::Borrowed(row);
+        };
+        let of_rows = rivals().filter(|share| share.is_of_row());
+        let best = of_rows.max_by(|a, b| rivalry(a, b)).unwrap_or(latest);
+        let plain_lives = |column: &Column| {
+            let limits = self.of(&column.name);
+            let living = column.cells.iter().filter(|cell| limits.lives(cell));
+            living.map(|cell| cell.stamp).max()
+        };
+        let is_plain = row.columns.iter().filter_map(plain_lives).max() > Some(latest.stamp);
+        let shown = |column: &'a Column| {
+            let mut shown = Column::new(column.name.clone());
+            if is_plain {
+                shown.cells.clone_from(&column.cells);
+            } else if let Some(share) = shares(column).find(|share| share.stamp == best.stamp) {
+                shown.set(share.as_cell());
+            }
+            shown
+        };
+        let columns = row.columns.iter().map(shown).filter(|column| !column.is_bare()).collect();
+        // A tombstone of a write that had not seen it would kill it when it is merged as it is.
+        Cow::Owned(Row { tombstone: None, marker: row.marker, columns })
+    }
+
     /// Whether a row exists: its marker or a cell lives.
     pub fn exists(&self, row: &Row) -> bool {
         let column_lives = |column: &Column| {
@@ -86,6 +126,7 @@ impl View {
             column.cells.iter().any(|cell| limits.lives(cell))
                 || column.shares().iter().any(|share| limits.share_lives(share))
         };
+        let row = self.chosen(row);
         row.marker.is_some_and(|marker| self.marker_lives(marker))
             || row.columns.iter().any(column_lives)
     }

@@ -166,7 +166,7 @@ fn any_delta(chance: &mut Chance, names: &Names, stamp: Stamp) -> Row {
 
 fn any_shares(chance: &mut Chance, column: &mut Column, stamp: Stamp) {
     let kinds =
-        [ShareKind::Counter, ShareKind::Max, ShareKind::Priority(stamp.origin.0), ShareKind::Set];
+        [ShareKind::Counter, ShareKind::Max, ShareKind::Row(stamp.origin.0), ShareKind::Set];
     let kind = kinds[chance.below(kinds.len())];
     // A counter that goes on has begun where the one before it has, or later.
     let first = match kind {
@@ -359,6 +359,10 @@ fn client_writes(
         Err(refusal) => panic!("{refusal}"),
     };
     let before = region.row.clone();
+    if granularity == Granularity::WholeRowByRule {
+        let view = View::new(&region.schema.options, wall, &region.expiry);
+        check_whole(&before, &applied.after, stamp, &change.action, &view);
+    }
     region.take(&Entry::Row(stamp, applied.delta.clone()), wall);
     assert_eq!(applied.after, region.row, "{change:?} on {before:?}");
     let view = View::new(&region.schema.options, wall, &region.expiry);
@@ -371,6 +375,36 @@ fn client_writes(
         );
     }
     Some(Entry::Row(stamp, applied.delta))
+}
+
+/// What is shown after a change of a whole row is what it wrote, whatever had been there: it had
+/// seen all of it. An update leaves the columns that it does not name as they were shown.
+fn check_whole(before: &Row, after: &Row, stamp: Stamp, action: &RowAction, view: &View) {
+    let newest = |row: &Row, name: &str| {
+        let cell = view.versions(row.column(name.as_bytes())?).next()?.into_owned();
+        Some(cell)
+    };
+    let (shown, chosen) = (view.chosen(before), view.chosen(after));
+    let versions = chosen.columns.iter().flat_map(|column| view.versions(column));
+    versions.for_each(|cell| assert_eq!(cell.stamp, stamp, "{after:?}"));
+    let RowAction::Update(changes) = action else { return };
+    let is_named = |name: &str| {
+        changes.iter().any(|change| match change {
+            CellChange::Put(CellWrite { name: named, .. })
+            | CellChange::DeleteVersion { name: named, .. }
+            | CellChange::DeleteColumn { name: named }
+            | CellChange::Increment { name: named, .. } => named.as_bytes() == name.as_bytes(),
+        })
+    };
+    for name in COLUMNS.into_iter().filter(|name| !is_named(name)) {
+        let value = |row: &Row| newest(row, name).map(|cell| (cell.timestamp, cell.value));
+        assert_eq!(value(&shown), value(&chosen), "{name} of {before:?}");
+    }
+}
+
+fn any_rules_of_rows(chance: &mut Chance) -> ConflictRules {
+    let default = if chance.one_in(4) { Rule::LastWriter } else { Rule::Priority };
+    ConflictRules { default, columns: Vec::new(), priority: vec![Origin(2), Origin(3)] }
 }
 
 fn any_rules(chance: &mut Chance) -> ConflictRules {
@@ -422,7 +456,11 @@ fn base_writes(region: &mut Region, chance: &mut Chance, wall: i64) -> Option<En
         let max_versions = 1 + chance.below(3) as u32;
         let time_to_live = chance.one_in(2).then_some(1 + chance.below(2) as u32);
         let mut schema = schema(next, max_versions, time_to_live);
-        schema.options.rules = Some(any_rules(chance));
+        schema.options.rules = match &region.schema.options.rules {
+            // As they are where whole rows conflict, a change is one of the same.
+            Some(rules) if rules.suit_whole_rows() => Some(any_rules_of_rows(chance)),
+            Some(_) | None => Some(any_rules(chance)),
+        };
         schema.options.families = any_families(chance, &region.schema.options.families);
         Entry::Schema(stamp, schema)
     } else {
@@ -464,9 +502,13 @@ fn regions_that_have_seen_the_same_entries_hold_the_same_rows() {
     let names = Names::new();
     for_each_case(|chance| {
         let mut schema = schema(1, 2, None);
-        let granularity = match chance.below(4) {
+        let granularity = match chance.below(5) {
             0 => Granularity::Change,
             1 => Granularity::WholeRow,
+            2 => {
+                schema.options.rules = Some(any_rules_of_rows(chance));
+                Granularity::WholeRowByRule
+            }
             _ => {
                 schema.options.rules = Some(any_rules(chance));
                 Granularity::ByRule
@@ -512,6 +554,14 @@ fn regions_that_have_seen_the_same_entries_hold_the_same_rows() {
             while !region.inbox.is_empty() || !region.ordered.is_empty() {
                 deliver(region, chance, wall);
             }
+        }
+        if granularity == Granularity::WholeRowByRule {
+            let region = &regions[0];
+            let view = View::new(&region.schema.options, wall, &region.expiry);
+            let chosen = view.chosen(&region.row);
+            let cells = chosen.columns.iter().flat_map(|column| &column.cells);
+            let stamps: std::collections::BTreeSet<Stamp> = cells.map(|one| one.stamp).collect();
+            assert!(stamps.len() <= 1, "of several writes: {:?}", region.row);
         }
         for other in &regions[1..] {
             assert_eq!(regions[0].row, other.row, "{granularity:?}");

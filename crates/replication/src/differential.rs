@@ -310,7 +310,7 @@ pub(crate) struct Remembered {
     pub(crate) number: u64,
     /// Where the range ends; empty: at the end of the partition.
     pub(crate) end: Bytes,
-    /// Fingerprints and keys, by fingerprint.
+    /// Fingerprints and keys.
     rows: Vec<(u64, Bytes)>,
     /// Bytes of the keys.
     pub(crate) bytes: usize,
@@ -320,14 +320,15 @@ impl Remembered {
     /// The keys of rows with these fingerprints, ascending.
     pub(crate) fn keys(&self, fingerprints: &Bytes) -> Result<Vec<EncodedKey>, ReplicationError> {
         let mut keys = Vec::new();
-        for fingerprint in decode_fingerprints(fingerprints)? {
-            let place = self.rows.partition_point(|(known, _)| *known < fingerprint);
-            let same = self.rows[place..].iter().take_while(|(known, _)| *known == fingerprint);
-            let before = keys.len();
-            keys.extend(same.map(|(_, key)| EncodedKey(key.clone())));
-            if keys.len() == before {
-                return Err(ReplicationError::Damaged("a chunk removes a row that was not named"));
+        // They are few, and the rows are many and not sorted for their sake.
+        let mut wanted = Fingerprints::decode(fingerprints)?;
+        for (fingerprint, key) in &self.rows {
+            if wanted.find(*fingerprint) {
+                keys.push(EncodedKey(key.clone()));
             }
+        }
+        if wanted.not_found().next().is_some() {
+            return Err(ReplicationError::Damaged("a chunk removes a row that was not named"));
         }
         keys.sort();
         keys.dedup();
@@ -390,8 +391,7 @@ pub(crate) fn answer(
     // Where a lane ends, the range does.
     ranges.iter_mut().for_each(|(_, last)| *last = last.take().or_else(|| end.map(<[u8]>::to_vec)));
     match named(view, &floors, joined(ranges), room)? {
-        Some((ranges, mut rows, bytes)) => {
-            rows.sort_unstable();
+        Some((ranges, rows, bytes)) => {
             let body = (!ranges.is_empty())
                 .then(|| pack(WantedRanges { ranges }.encode_to_vec(), Method::Plain));
             let (partition, number) = (offer.partition, offer.number);
@@ -464,11 +464,35 @@ fn fingerprint(
     (!parts.is_empty()).then(|| parts.fingerprint(view.hasher(), &key.0))
 }
 
-fn decode_fingerprints(bytes: &Bytes) -> Result<Vec<u64>, ReplicationError> {
-    let (all, rest) = bytes.as_chunks::<FINGERPRINT_BYTES>();
-    match rest.is_empty() {
-        true => Ok(all.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect()),
-        false => Err(ReplicationError::Damaged("fingerprints of rows are cut off")),
+/// Fingerprints that the other side has told, and which of them were found here.
+struct Fingerprints(Vec<(u64, bool)>);
+
+impl Fingerprints {
+    fn decode(bytes: &Bytes) -> Result<Fingerprints, ReplicationError> {
+        let (all, rest) = bytes.as_chunks::<FINGERPRINT_BYTES>();
+        if !rest.is_empty() {
+            return Err(ReplicationError::Damaged("fingerprints of rows are cut off"));
+        }
+        let mut all: Vec<(u64, bool)> =
+            all.iter().map(|bytes| (u64::from_le_bytes(*bytes), false)).collect();
+        all.sort_unstable();
+        all.dedup();
+        Ok(Fingerprints(all))
+    }
+
+    /// Whether it is one of them; takes note that it was found.
+    fn find(&mut self, fingerprint: u64) -> bool {
+        match self.0.binary_search_by_key(&fingerprint, |(known, _)| *known) {
+            Ok(place) => {
+                self.0[place].1 = true;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn not_found(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().filter(|(_, found)| !found).map(|(fingerprint, _)| *fingerprint)
     }
 }
 
@@ -508,15 +532,13 @@ pub(crate) fn pick(
     let mut all = view.rows_of(ranges.clone()).peekable();
     let mut bytes = 0;
     for (range, (_, end)) in wanted.ranges.iter().zip(ranges) {
-        let mut there: BTreeMap<u64, bool> =
-            decode_fingerprints(&range.rows)?.into_iter().map(|known| (known, false)).collect();
+        let mut there = Fingerprints::decode(&range.rows)?;
         while let Some(row) = all.next_if(|row| is_before(row, end.as_ref())) {
             let row = row?;
             let Some(fingerprint) = fingerprint(view, &floors, &row.key, row.parts) else {
                 continue;
             };
-            if let Some(is_here) = there.get_mut(&fingerprint) {
-                *is_here = true;
+            if there.find(fingerprint) {
                 continue;
             }
             bytes += row.packed.as_ref().map_or(0, Bytes::len);
@@ -526,8 +548,7 @@ pub(crate) fn pick(
                 return Ok(Picked::All);
             }
         }
-        let lost = there.iter().filter(|(_, is_here)| !**is_here);
-        gone.extend(lost.flat_map(|(fingerprint, _)| fingerprint.to_le_bytes()));
+        gone.extend(there.not_found().flat_map(u64::to_le_bytes));
     }
     // Where most of it differs, naming what goes costs more than sending the rest.
     if rows.len() as u64 * 2 > range_rows.max(1) && rows.len() > 1 {

@@ -37,6 +37,8 @@ pub const FORMAT_OF_DROPS: u32 = 4;
 pub const FORMAT_OF_FAMILIES: u32 = 5;
 /// The first format in which logs say that another region writes.
 pub const FORMAT_OF_HANDOVER: u32 = 6;
+/// The first format with region priority where whole rows conflict.
+pub const FORMAT_OF_ROW_PRIORITY: u32 = 6;
 
 /// One message of either side.
 #[derive(Clone, PartialEq, prost::Message)]

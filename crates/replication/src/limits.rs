@@ -19,7 +19,7 @@ pub const WANT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes that a parcel or chunk may unpack to.
 pub const UNPACKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Ranges of one copy that are offered and not sent.
-pub const OFFERS_AHEAD: usize = 8;
+pub const OFFERS_AHEAD: usize = 16;
 /// Bytes of one link under way, before compression: a way of 100 ms and back takes 300 MiB/s.
 pub const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 /// Frames from one peer that wait for their sync here.

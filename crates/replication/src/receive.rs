@@ -116,6 +116,8 @@ struct Copying {
     counts: Option<Counts>,
     /// Where the next offer must begin; `None`: all was offered.
     next_offer: Option<Bytes>,
+    /// What was accepted before the copy is durable.
+    is_settled: bool,
     /// Offers that wait for their answers.
     unanswered: usize,
     /// What was answered and not yet copied, in order.
@@ -598,12 +600,15 @@ impl Inbound {
             .map_err(|_| ReplicationError::Damaged("the table of a copy is damaged"))?;
         let vector = begin.vector.iter();
         let vector = vector.map(|mark| (Origin(mark.origin as u8), Hlc(mark.hlc))).collect();
-        let expiry = begin.expiry.iter().filter_map(ExpiredBefore::expiry).collect();
+        let expiry: Vec<Expiry> = begin.expiry.iter().filter_map(ExpiredBefore::expiry).collect();
         if !self.takes_back(origin, partition) {
             self.assignments.copies(origin, partition)?;
         }
         if let Some(receiving) = self.links.get_mut(&partition) {
             receiving.table.meet(receiving.life);
+            // Rows become durable with it or after it, so nobody waits for its answer.
+            let begun = receiving.table.begin_copy(&table.schema, &expiry);
+            drop(unless_refused(begun)?);
             receiving.copy = Some(Copying {
                 next_key: first.next_key.clone(),
                 next_offer: Some(first.next_key.clone()),
@@ -613,6 +618,7 @@ impl Inbound {
                 expiry,
                 table,
                 counts: begin.counts,
+                is_settled: false,
                 unanswered: 0,
                 answered: VecDeque::new(),
                 answered_bytes: 0,
@@ -622,8 +628,8 @@ impl Inbound {
         Ok(())
     }
 
-    /// An offer is answered when all that was accepted before it is durable: what is compared is
-    /// what is durable.
+    /// What is compared is what is durable. So offers wait until all that was accepted before the
+    /// copy is; chunks of the copy itself lie before what is offered now, and are not waited for.
     fn on_copy_offer(&mut self, offer: CopyOffer) -> Result<(), ReplicationError> {
         let partition = PartitionId(offer.partition);
         let Some(receiving) = self.links.get_mut(&partition) else { return Ok(()) };
@@ -637,10 +643,14 @@ impl Inbound {
         if copy.unanswered + copy.answered.len() > OFFERS_MAX {
             return Err(ReplicationError::Protocol("too much is offered at once"));
         }
+        let opening = receiving.opening;
+        if copy.is_settled && copy.unanswered == 1 {
+            return self.answer_offer(opening, &offer);
+        }
         let pending = unless_refused(receiving.table.settled())?;
         let bytes = offer.body.as_ref().map_or(0, |body| body.data.len());
         self.waiting_bytes += bytes;
-        let (opening, offer) = (receiving.opening, Box::new(offer));
+        let offer = Box::new(offer);
         self.waiting.push_back(Waiting::Offered { opening, offer, bytes, pending });
         Ok(())
     }
@@ -658,6 +668,7 @@ impl Inbound {
             Err(StoreError::NoDigest(_) | StoreError::Busy) => differential::want_all(offer),
             Err(error) => return Err(error.into()),
         };
+        copy.is_settled = true;
         copy.unanswered -= 1;
         copy.answered_bytes += remembered.bytes;
         copy.answered.push_back(remembered);

@@ -16,6 +16,8 @@ pub const SEND_CPU_PERCENT: u8 = 25;
 pub const COMPARE_CPU_PERCENT: u8 = 75;
 /// What may be shipped at once after a pause, in seconds of the rate.
 const BURST_SECONDS: f64 = 0.25;
+/// A copy owes its rest until there is so much of it: what waits cannot wait for less.
+const REST_MIN: Duration = Duration::from_millis(5);
 /// A copy never rests longer than this at once.
 const REST_MAX: Duration = Duration::from_secs(10);
 
@@ -67,7 +69,8 @@ impl Brake {
 
     /// When rows of a copy may be shipped; `None`: now.
     pub fn copy_due(&self, now: Duration) -> Option<Duration> {
-        let rests = (self.copy_rests_until > now).then_some(self.copy_rests_until);
+        let until = self.copy_rests_until;
+        let rests = (until.saturating_sub(now) >= REST_MIN).then_some(until);
         self.log_due(now).max(rests)
     }
 
@@ -85,7 +88,9 @@ impl Brake {
         });
         let percent = f64::from(percent.clamp(1, 100));
         let rest = took.mul_f64(100.0 / percent - 1.0);
-        self.copy_rests_until = now + rest.min(REST_MAX);
+        // While it worked it did not rest of what it owed.
+        let owed = self.copy_rests_until.saturating_sub(now.saturating_sub(took));
+        self.copy_rests_until = now + (owed + rest).min(REST_MAX);
     }
 
     /// Bytes of log records to read at once, of at most `most`: so few that a slow link does not
@@ -169,7 +174,7 @@ mod tests {
             (Some(10), sends, 81),
             (Some(10), compares, 81),
             (None, sends, 27),
-            (None, compares, 3),
+            (None, compares, 0),
             (Some(50), sends, 9),
             (Some(100), sends, 0),
         ] {
@@ -179,6 +184,21 @@ mod tests {
             assert_eq!(brake.copy_due(START), (rest > 0).then(|| START + ms(rest)));
             assert_eq!(brake.log_due(START), None);
         }
+    }
+
+    #[test]
+    fn short_rests_are_owed_and_come_together() {
+        let (ms, mut brake) = (Duration::from_millis, Brake::new(Throttle::default(), START));
+        let (mut now, mut worked) = (START, Duration::ZERO);
+        for _ in 0..300 {
+            now = brake.copy_due(now).unwrap_or(now) + ms(1);
+            worked += ms(1);
+            brake.copied(CopyWork::Compares, ms(1), now);
+        }
+        let most = (now - START).mul_f64(0.76) + REST_MIN;
+        assert!(worked <= most && worked >= most - REST_MIN * 3, "{worked:?} of {:?}", now - START);
+        // What it owes is over when it has done nothing for so long.
+        assert_eq!(brake.copy_due(now + REST_MIN * 2), None);
     }
 
     proptest! {

@@ -19,7 +19,7 @@ use isthmus_model::rule::{ConflictRules, Rule};
 use isthmus_model::schema::{DefinedColumn, Schema};
 use isthmus_model::value::{Text, Value, ValueKind};
 use isthmus_replication::mode::{Answer, Begun, Modes, Wait};
-use isthmus_store::{Pending, StoreError, Table, Written};
+use isthmus_store::{Pending, StoreError, Table, Writers, Written};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -190,7 +190,8 @@ impl Clients {
             .then(|| families::change(&mut self.rng, &before));
         let versions = self.rng.random_range(1..4);
         let toggles = self.rng.random_range(0..3) == 0;
-        let rules = self.rng.random::<bool>().then(|| self.rules());
+        let whole_rows = table.spec().writers == Writers::ManyByRow;
+        let rules = self.rng.random::<bool>().then(|| self.rules(whole_rows));
         let column: Text = format!("c{}", self.rng.random_range(0..4)).into();
         drop(table.change_schema(|schema| {
             let mut schema = schema.clone();
@@ -218,12 +219,17 @@ impl Clients {
         format!("schema of {} changed to {versions} versions, {toggles}", table.name())
     }
 
-    fn rules(&mut self) -> ConflictRules {
+    fn rules(&mut self, whole_rows: bool) -> ConflictRules {
+        let priority = vec![Origin(2), Origin(1)];
+        if whole_rows {
+            let is_late = self.rng.random_range(0..4) == 0;
+            let default = if is_late { Rule::LastWriter } else { Rule::Priority };
+            return ConflictRules { default, columns: Vec::new(), priority };
+        }
         let plain = [Rule::LastWriter, Rule::Priority, Rule::Max, Rule::Min];
         let mut any = || plain[self.rng.random_range(0..plain.len())];
         let columns =
             vec![("c0".into(), any()), ("c1".into(), any()), ("n0".into(), Rule::Counter)];
-        let priority = vec![Origin(2), Origin(1)];
         ConflictRules { default: any(), columns, priority }
     }
 

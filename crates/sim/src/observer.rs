@@ -495,6 +495,7 @@ impl Observer {
         let granularity = match view.spec.writers {
             Writers::ManyByColumn if has_rules => Granularity::ByRule,
             Writers::One | Writers::ManyByColumn => Granularity::Change,
+            Writers::ManyByRow if has_rules => Granularity::WholeRowByRule,
             Writers::ManyByRow => Granularity::WholeRow,
         };
         let before = keys_of(entry)
@@ -536,8 +537,8 @@ impl Observer {
         for write in batch.writes() {
             match write.space {
                 Space::Rows => {
-                    let (partition, key) =
-                        keys::row::decode_key(&write.key).map_err(|_| damaged("key of a row"))?;
+                    let (partition, key) = keys::row::decode_key(write.key.clone())
+                        .map_err(|_| damaged("key of a row"))?;
                     let row = write.value.as_ref().map(decode_row).transpose();
                     let row = row.map_err(|_| damaged("row"))?.unwrap_or_default();
                     parts.entry(partition).or_default().rows.insert(key, row);

@@ -179,6 +179,6 @@ fn end_of(partition: PartitionId, end: Option<&EncodedKey>) -> Bytes {
 /// A row as the engine holds it.
 fn row(pair: Result<(Bytes, Bytes), EngineError>) -> Result<(EncodedKey, Bytes), StoreError> {
     let (key, value) = pair?;
-    let (_, key) = keys::row::decode_key(&key).map_err(StoreError::corrupt("key of a row"))?;
+    let (_, key) = keys::row::decode_key(key).map_err(StoreError::corrupt("key of a row"))?;
     Ok((key, value))
 }

@@ -64,6 +64,7 @@ fn granularity(spec: &TableSpec) -> Granularity {
     match spec.writers {
         Writers::ManyByColumn if spec.schema.options.rules.is_some() => Granularity::ByRule,
         Writers::One | Writers::ManyByColumn => Granularity::Change,
+        Writers::ManyByRow if spec.schema.options.rules.is_some() => Granularity::WholeRowByRule,
         Writers::ManyByRow => Granularity::WholeRow,
     }
 }

@@ -19,6 +19,7 @@ use crate::target::Place;
 #[command(after_help = "\
 Rules decide between writes of one column of which neither region had seen the other, in tables
 that several regions write column by column. A write that has seen the other always replaces it.
+Where whole rows conflict (sync mode row) the table's own rule is last-writer or priority.
   last-writer  the later one stays
   priority     that of the region that --priority names first stays
   max, min     the greater or the smaller value stays

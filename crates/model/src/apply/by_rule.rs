@@ -6,8 +6,13 @@
 //! delete, kill the increments of before. A change under another rule than before takes the
 //! value as it is and writes it anew. What has expired is not looked at, whether or not it is still
 //! on the disk.
+//!
+//! Where whole rows conflict, every write is the row as it is after it, and replaces all shares of
+//! the row that it sees. Under region priority it is made of shares of its own.
 
-use super::{ApplyContext, Refusal, incremented, put_delta, taken_in, update_delta, written};
+use super::{
+    ApplyContext, Refusal, deletion, incremented, put_delta, taken_in, update_delta, written,
+};
 use crate::change::{CellChange, CellWrite, RowAction};
 use crate::hlc::Stamp;
 use crate::row::{Cell, Column, Row};
@@ -30,12 +35,35 @@ pub(super) fn change(
         RowAction::Put(cells) => writer.put(cells)?,
         RowAction::Update(changes) => writer.update(changes)?,
         RowAction::Delete => {
-            let mut delta = Row { tombstone: Some(context.stamp), ..Row::default() };
+            let mut delta = deletion(context);
             writer.replace_all(&mut delta);
             delta
         }
     };
     Ok(taken_in(context, row, delta))
+}
+
+/// The delta that makes an image the row, where whole rows conflict, and the row after it.
+pub(super) fn replace_row(
+    context: &ApplyContext<'_>,
+    view: &View,
+    row: Option<&Row>,
+    mut image: Row,
+) -> (Row, Row) {
+    let none = ConflictRules::default();
+    let rules = context.schema.options.rules.as_ref().unwrap_or(&none);
+    let writer = Writer { context, view, row, rules };
+    if rules.default == Rule::Priority {
+        let kind = ShareKind::Row(rules.rank(context.stamp.origin));
+        for column in &mut image.columns {
+            let newest = column.cells.drain(..).next();
+            if let Some(Cell { timestamp, stamp, value: Some(value) }) = newest {
+                column.shares_mut().add(Share { kind, first: stamp, stamp, timestamp, value });
+            }
+        }
+    }
+    writer.replace_all(&mut image);
+    taken_in(context, row, image)
 }
 
 struct Writer<'a> {

@@ -3,6 +3,7 @@ use crate::change::{ColumnFilter, Comparator, Filter};
 use crate::fixtures::{change, key, put, schema, stamp, update, write};
 use crate::hlc::Hlc;
 use crate::ids::Origin;
+use crate::rule::{ConflictRules, Rule};
 
 fn run(schema: &Schema, row: Option<&Row>, at: i64, change: &CheckedChange) -> Applied {
     try_run(schema, row, at, change).unwrap()
@@ -230,6 +231,45 @@ fn a_whole_row_delta_wins_whole() {
     assert_eq!(versions(&merged, "a"), [(1, 1)]);
     assert_eq!(versions(&merged, "b"), []);
     assert_eq!(versions(&merged, "c"), [(2, 2)]);
+}
+
+#[test]
+fn by_priority_one_write_of_a_whole_row_is_shown() {
+    let mut schema = schema();
+    schema.options.time_to_live_seconds = None;
+    let (default, priority) = (Rule::Priority, vec![Origin(2), Origin(1)]);
+    schema.options.rules = Some(ConflictRules { default, priority, ..ConflictRules::default() });
+    let in_region = |row: &Row, origin, at, change: &CheckedChange| {
+        let context = ApplyContext {
+            schema: &schema,
+            stamp: Stamp { hlc: Hlc::from_millis(at), origin: Origin(origin) },
+            now_millis: at,
+            granularity: Granularity::WholeRowByRule,
+            expiry: &[],
+        };
+        apply(&context, Some(row), &key(), change).unwrap()
+    };
+    let set = |name: &str, value| update(vec![CellChange::Put(write(name, value, None))]);
+    let view = View::new(&schema.options, 9_000, &[]);
+    let shown = |row: &Row| {
+        let row = view.chosen(row).into_owned();
+        ["a", "b", "c"].map(|name| versions(&row, name).first().map(|(_, value)| *value))
+    };
+    let base = in_region(&Row::default(), 1, 1_000, &put(vec![write("a", 1, None)])).after;
+    let first = in_region(&base, 2, 2_000, &set("b", 2));
+    let second = in_region(&base, 3, 3_000, &set("c", 3));
+    let mut merged = first.after.clone();
+    merged.merge(&second.delta);
+    assert_eq!(shown(&merged), [Some(1), Some(2), None]);
+    // What has seen both replaces both, and begins from what is shown.
+    let third = in_region(&merged, 3, 4_000, &update(vec![increment("a", 4)]));
+    assert_eq!(shown(&third.after), [Some(5), Some(2), None]);
+    let gone = in_region(&third.after, 1, 5_000, &change(RowAction::Delete)).after;
+    assert!(!view.exists(&gone) && gone.columns.iter().all(|column| column.shares().is_empty()));
+    // A delete of one region and a change of another, neither having seen the other.
+    let mut both = in_region(&base, 2, 6_000, &change(RowAction::Delete)).after;
+    both.merge(&second.delta);
+    assert_eq!(shown(&both), [Some(1), None, Some(3)]);
 }
 
 #[test]

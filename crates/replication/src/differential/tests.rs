@@ -413,3 +413,33 @@ fn link_whose_entries_are_trimmed_before_they_are_shipped_goes_on_with_a_copy() 
     let mut sent = std::iter::from_fn(|| outbound.poll(PUSH));
     assert!(sent.any(|frame| matches!(frame.body, Some(Body::CopyBegin(_)))));
 }
+
+#[test]
+fn an_offer_is_answered_while_chunks_of_its_copy_wait_for_their_sync() {
+    let kinds: Vec<(u16, Kind)> = (0..500).map(|n| (n, Kind::Alike)).collect();
+    let (there, here) = sides(&kinds, false);
+    let origin = Region::new(1, Writers::One, there, 100);
+    let replica = Region::new(2, Writers::One, here, 50);
+    let mut outbound = Outbound::new(origin.shared(1, FORMAT), Origin(2));
+    outbound.open(PARTITION, origin.table.clone(), &Terms::default());
+    outbound.connected(PUSH);
+    let assigned = Arc::new(Replica(replica.table.clone()));
+    let mut inbound = Inbound::new(replica.shared(2, FORMAT), assigned, PUSH);
+    let (mut chunks, mut offers, mut answers, mut moved) = (0, 0, 0, true);
+    while std::mem::take(&mut moved) {
+        while let Some(frame) = outbound.poll(PUSH) {
+            moved = true;
+            offers += usize::from(matches!(frame.body, Some(Body::CopyOffer(_))));
+            chunks += usize::from(matches!(frame.body, Some(Body::CopyChunk(_))));
+            inbound.receive(frame).unwrap();
+            // Only the first chunk is ever made durable.
+            while chunks <= 1 && replica.store.commit_step() {}
+        }
+        while let Poll::Ready(answer) = inbound.poll(&mut Context::from_waker(Waker::noop())) {
+            moved = true;
+            answers += usize::from(matches!(answer.body, Some(Body::CopyWant(_))));
+            outbound.receive(PUSH, answer).unwrap();
+        }
+    }
+    assert_eq!((chunks, offers, answers), (4, 4, 4));
+}

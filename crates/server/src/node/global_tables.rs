@@ -19,6 +19,7 @@ use isthmus_replication::ship::LinkReport;
 use isthmus_store::Writing;
 
 use super::change::CHANGE_TIMEOUT;
+use super::schema::check_rules_of_rows;
 use super::{Node, Record, writers};
 use crate::api_error::ApiError;
 use crate::peer::call::{Forward, Question};
@@ -158,6 +159,9 @@ impl Node {
             SyncMode::Row => Sync::Row,
             SyncMode::Column => Sync::Column,
         };
+        if sync == Sync::Row {
+            check_rules_of_rows(&held.schema())?;
+        }
         let serve = match create.serve_mode {
             None | Some(ServeMode::PrimarySecondary) => Serve::PrimarySecondary,
             Some(ServeMode::PeerToPeer) => Serve::PeerToPeer,

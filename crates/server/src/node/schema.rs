@@ -2,7 +2,7 @@
 //! region, whose log carries them to the others.
 
 use bytes::Bytes;
-use isthmus_control::global_table::Replica;
+use isthmus_control::global_table::{Replica, Sync};
 use isthmus_control::schema_change::SchemaChange;
 use isthmus_model::family::{Family, FamilyTime, NO_FAMILY};
 use isthmus_model::ids::TableId;
@@ -10,8 +10,10 @@ use isthmus_model::rule::ConflictRules;
 use isthmus_model::schema::Schema;
 use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
-use isthmus_replication::frame::{FORMAT_OF_DROPS, FORMAT_OF_FAMILIES, FORMAT_OF_SEEN};
-use isthmus_store::{StoreError, Table, Writers};
+use isthmus_replication::frame::{
+    FORMAT_OF_DROPS, FORMAT_OF_FAMILIES, FORMAT_OF_ROW_PRIORITY, FORMAT_OF_SEEN,
+};
+use isthmus_store::{StoreError, Table};
 use serde_json::{Value, json};
 
 use super::events::EventKind;
@@ -54,12 +56,13 @@ impl Node {
         let change: SchemaChange = serde_json::from_slice(change)
             .map_err(|error| ApiError::invalid(format!("The change cannot be read: {error}.")))?;
         let table = self.changeable(name)?;
-        self.check_schema_change(&table, &change)?;
         // Judged before it is queued, so that a wrong one costs nothing, and again on what is
         // there when its turn comes.
         let apply = |schema: &Schema| change.apply(schema, |region| self.number_of(region));
         let before = table.schema();
-        if apply(&before)? == *before {
+        let after = apply(&before)?;
+        self.check_schema_change(&table, &change, &after)?;
+        if after == *before {
             return Ok(json!({ "schema": before.number.0, "changed": false }));
         }
         let refused = |error: isthmus_control::global_table::ControlError| {
@@ -76,17 +79,22 @@ impl Node {
     }
 
     /// Whether a change may be made of this table now.
-    fn check_schema_change(&self, table: &Table, change: &SchemaChange) -> Result<(), ApiError> {
+    fn check_schema_change(
+        &self,
+        table: &Table,
+        change: &SchemaChange,
+        after: &Schema,
+    ) -> Result<(), ApiError> {
         let record = self.record(table.id());
         match change {
-            SchemaChange::SetRules { .. } if table.spec().writers == Writers::ManyByRow => {
-                Err(ApiError::invalid(
-                    "Conflict rules are for tables whose regions write column by column; in this \
-                     one whole rows conflict and the last writer wins.",
-                ))
-            }
             SchemaChange::SetRules { .. } => {
-                self.check_peers_know(record.as_ref(), |format| format >= FORMAT_OF_SEEN)
+                // Also where one region writes: it may be several one day.
+                let whole_rows = record.as_ref().is_some_and(|one| one.table.sync == Sync::Row);
+                if whole_rows {
+                    check_rules_of_rows(after)?;
+                }
+                let least = if whole_rows { FORMAT_OF_ROW_PRIORITY } else { FORMAT_OF_SEEN };
+                self.check_peers_know(record.as_ref(), |format| format >= least)
             }
             SchemaChange::SetFamily(asked) => {
                 let is_new = table.schema().options.families.named(&asked.family).is_none();
@@ -163,6 +171,23 @@ impl Node {
         let other = self.config.regions.iter().find(|other| other.number == origin.0);
         other.map_or_else(|| origin.to_string(), |other| other.name.clone())
     }
+}
+
+/// Whether a table of which whole rows conflict can have the rules that its schema says.
+pub(super) fn check_rules_of_rows(schema: &Schema) -> Result<(), ApiError> {
+    let Some(rules) = schema.options.rules.as_ref().filter(|rules| !rules.suit_whole_rows()) else {
+        return Ok(());
+    };
+    let column = rules.columns.first();
+    let what = match column {
+        Some((name, rule)) => format!("rule {} of column '{name}'", rule.as_str()),
+        None => format!("rule {} for all columns", rules.default.as_str()),
+    };
+    Err(ApiError::invalid(format!(
+        "Whole rows of the table conflict (sync mode row), so it cannot have {what}: rows would be \
+         made that no region wrote. Its own rule can be last-writer or priority; for others, \
+         make it a global table of sync mode column."
+    )))
 }
 
 fn family_json(family: &Family) -> Value {

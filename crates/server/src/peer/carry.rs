@@ -1,7 +1,7 @@
 //! Carries frames between a stream and the end of the links that run on it, with back-pressure
 //! both ways. Who dialled makes no difference here.
 
-use isthmus_replication::frame::Frame;
+use isthmus_replication::frame::{Body, Frame};
 use isthmus_replication::receive::Inbound;
 use isthmus_replication::terms::Direction;
 use tokio::sync::mpsc;
@@ -34,7 +34,7 @@ pub(super) async fn ship(
         let due_in = if next.is_none() { region.links().due_in() } else { None };
         tokio::select! {
             permit = sender.reserve(), if next.is_some() => match (permit, next.take()) {
-                (Ok(permit), Some(frame)) => permit.send(Ok(frame)),
+                (Ok(permit), Some(frame)) => hand_over(permit, frame).await,
                 _ => return "the stream was closed".to_owned(),
             },
             answer = answers.message() => match answer {
@@ -67,6 +67,16 @@ pub(super) async fn receive(
     let mut next = None;
     loop {
         tokio::select! {
+            // What is to be said goes before what comes, which may take long to take in.
+            biased;
+            permit = sender.reserve(), if next.is_some() => match (permit, next.take()) {
+                (Ok(permit), Some(frame)) => hand_over(permit, frame).await,
+                _ => return None,
+            },
+            frame = std::future::poll_fn(|context| inbound.poll(context)), if next.is_none() => {
+                next = Some(frame);
+            }
+            _ = tick.tick() => inbound.tick(),
             message = incoming.message(), if !inbound.is_full() => {
                 let frame = match message {
                     Ok(Some(frame)) => frame,
@@ -80,15 +90,18 @@ pub(super) async fn receive(
                     return Some(refusal);
                 }
             }
-            frame = std::future::poll_fn(|context| inbound.poll(context)), if next.is_none() => {
-                next = Some(frame);
-            }
-            permit = sender.reserve(), if next.is_some() => match (permit, next.take()) {
-                (Ok(permit), Some(frame)) => permit.send(Ok(frame)),
-                _ => return None,
-            },
-            _ = tick.tick() => inbound.tick(),
         }
+    }
+}
+
+/// Hands a frame over to the task that writes it. To make the next frame of a copy takes long, and
+/// on this thread that task can run only when this one pauses: without that both sides would work
+/// in turns.
+async fn hand_over(permit: mpsc::Permit<'_, Result<Frame, Status>>, frame: Frame) {
+    let is_of_copy = matches!(frame.body, Some(Body::CopyChunk(_) | Body::CopyWant(_)));
+    permit.send(Ok(frame));
+    if is_of_copy {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -2,8 +2,9 @@
 //! receives as a replica (pull), on one it is asked.
 //!
 //! The state of the links outlives the streams; a stream that breaks is dialled again with a
-//! growing pause. The committer only notes which logs have grown, under a lock of its own, so
-//! that it never waits for a link. A region without an address is not dialled: it dials.
+//! growing pause, or as soon as the region dials this one. The committer only notes which logs have
+//! grown, under a lock of its own, so that it never waits for a link. A region without an address
+//! is not dialled: it dials.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,16 +87,19 @@ struct Ended {
     was_open: bool,
     /// The other region knows no such stream.
     is_unknown: bool,
+    /// No stream came about: it may have been away.
+    found_nobody: bool,
 }
 
 impl Ended {
     fn of(reason: String, was_open: bool) -> Ended {
-        Ended { reason, was_open, is_unknown: false }
+        Ended { reason, was_open, is_unknown: false, found_nobody: false }
     }
 
     fn refused(status: &Status) -> Ended {
         let is_unknown = status.code() == Code::Unimplemented;
-        Ended { reason: describe(status), was_open: false, is_unknown }
+        let reason = describe(status);
+        Ended { reason, was_open: false, is_unknown, found_nobody: !is_unknown }
     }
 }
 
@@ -242,25 +246,12 @@ impl OtherRegion {
 
     async fn dial_again_and_again<F: Future<Output = Ended>>(
         &self,
-        mut stop: watch::Receiver<bool>,
+        stop: watch::Receiver<bool>,
         dial: impl Fn() -> F,
     ) {
-        let mut pause = PAUSE_MIN;
-        while self.is_dialled() && !*stop.borrow() {
-            let ended = tokio::select! {
-                ended = dial() => ended,
-                _ = stop.changed() => return,
-            };
-            tracing::debug!(region = %self.name, reason = ended.reason, "a dialled stream ended");
-            pause = match (ended.is_unknown, ended.was_open) {
-                (true, _) => PAUSE_UNKNOWN,
-                (false, true) => PAUSE_MIN,
-                (false, false) => (pause * 2).min(PAUSE_MAX),
-            };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                _ = stop.changed() => return,
-            }
+        if self.is_dialled() {
+            let dialled_here = self.pulls.subscribe();
+            again_and_again(&self.name, stop, dialled_here, [PAUSE_MIN, PAUSE_MAX], dial).await;
         }
     }
 
@@ -399,6 +390,36 @@ impl OtherRegion {
     }
 }
 
+/// Dials with pauses that grow from the first to the second, until `stop` says so. What has found
+/// nobody is tried again as soon as the region has dialled this one: it is back.
+async fn again_and_again<F: Future<Output = Ended>>(
+    region: &str,
+    mut stop: watch::Receiver<bool>,
+    mut dialled_here: watch::Receiver<u64>,
+    [pause_min, pause_max]: [Duration; 2],
+    dial: impl Fn() -> F,
+) {
+    let mut pause = pause_min;
+    while !*stop.borrow() {
+        dialled_here.borrow_and_update();
+        let ended = tokio::select! {
+            ended = dial() => ended,
+            _ = stop.changed() => return,
+        };
+        tracing::debug!(region, reason = ended.reason, "a dialled stream ended");
+        pause = match (ended.is_unknown, ended.was_open) {
+            (true, _) => PAUSE_UNKNOWN,
+            (false, true) => pause_min,
+            (false, false) => (pause * 2).min(pause_max),
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            Ok(()) = dialled_here.changed(), if ended.found_nobody => pause = pause_min,
+            _ = stop.changed() => return,
+        }
+    }
+}
+
 /// A way to the region, which is dialled when something is asked of it.
 fn channel(name: &str, address: &str, tls: &PeerTls) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("https://{address}"))?
@@ -414,4 +435,48 @@ fn channel(name: &str, address: &str, tls: &PeerTls) -> Result<Channel, tonic::t
 
 fn not_dialled() -> Ended {
     Ended::of("the region cannot be dialled".to_owned(), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often it dials when all of it ends alike and the region dials twice.
+    async fn dialled(found_nobody: bool) -> u64 {
+        let pauses = [Duration::from_secs(3600); 2];
+        let (stop, stopped) = watch::channel(false);
+        let pulls = watch::Sender::new(0);
+        let dials = watch::Sender::new(0u64);
+        let mut seen = dials.subscribe();
+        let dial = || {
+            dials.send_modify(|dials| *dials += 1);
+            std::future::ready(Ended { found_nobody, ..Ended::of(String::new(), false) })
+        };
+        let dialling = again_and_again("r2", stopped, pulls.subscribe(), pauses, dial);
+        let region = async {
+            for times in [1, 2] {
+                let _ = seen.wait_for(|dials| *dials >= times).await;
+                pulls.send_modify(|pulls| *pulls += 1);
+                if !found_nobody {
+                    tokio::task::yield_now().await;
+                    break;
+                }
+            }
+            let _ = seen.wait_for(|dials| *dials >= 3 || !found_nobody).await;
+            let _ = stop.send(true);
+        };
+        let both = async { tokio::join!(dialling, region) };
+        let _ = tokio::time::timeout(Duration::from_secs(60), both).await;
+        *dials.borrow()
+    }
+
+    #[tokio::test]
+    async fn a_region_that_was_away_is_dialled_as_soon_as_it_dials() {
+        assert_eq!(dialled(true).await, 3);
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_its_streams_is_not_dialled_more_often_for_it() {
+        assert_eq!(dialled(false).await, 1);
+    }
 }

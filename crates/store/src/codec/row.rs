@@ -62,6 +62,7 @@ const SHARE_MAX: u8 = 2;
 const SHARE_MIN: u8 = 3;
 const SHARE_COUNTER: u8 = 4;
 const SHARE_SET: u8 = 5;
+const SHARE_ROW: u8 = 6;
 
 #[derive(Default)]
 struct Stamps(Vec<Stamp>);
@@ -200,6 +201,7 @@ fn encode_share(share: &Share, stamps: &mut Stamps, out: &mut Vec<u8>) {
             put_varint(out, stamps.place(share.first) as u64);
         }
         ShareKind::Set => out.push(SHARE_SET),
+        ShareKind::Row(rank) => out.extend_from_slice(&[SHARE_ROW, rank]),
     }
     let Share { timestamp, stamp, value, .. } = share.clone();
     encode_cell(&Cell { timestamp, stamp, value: Some(value) }, stamps, out);
@@ -336,6 +338,7 @@ fn read_share(reader: &mut Reader<'_>, stamps: &StampTable) -> Result<Share, Cor
             ShareKind::Counter
         }
         SHARE_SET => ShareKind::Set,
+        SHARE_ROW => ShareKind::Row(reader.byte()?),
         _ => return corrupt("unknown kind of share"),
     };
     let Cell { timestamp, stamp, value } = read_cell(reader, stamps)?;

@@ -245,6 +245,10 @@ impl DigestView {
         });
         let mut moved = moved.map(|(key, _)| key).peekable();
         std::iter::from_fn(move || {
+            if moved.peek().is_none() {
+                let row = stored.next()?;
+                return Some(row.and_then(|(key, packed)| self.view_row(key, Some(packed))));
+            }
             let first_stored = match stored.peek() {
                 Some(Ok((key, _))) => Some(key.0.clone()),
                 Some(Err(_)) => return stored.next().and_then(Result::err).map(Err),

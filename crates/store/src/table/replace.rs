@@ -10,6 +10,7 @@ use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
+use isthmus_model::schema::Schema;
 
 use crate::digest::Rules;
 use crate::error::StoreError;
@@ -69,6 +70,40 @@ struct Chunk<'a> {
 }
 
 impl Table {
+    /// Takes what the rows to come were written under, before they come: what the source has logged
+    /// as expired, and its schema where that is newer. Only with several writers: a write that
+    /// meets a share under a schema without rules would replace it here and nowhere else. With
+    /// one writer nobody writes here meanwhile, and all of it comes with the copy's end.
+    pub fn begin_copy(&self, schema: &Schema, expiry: &[Expiry]) -> Pending<()> {
+        Pending::from_result(self.try_begin_copy(schema, expiry))
+    }
+
+    fn try_begin_copy(
+        &self,
+        schema: &Schema,
+        expiry: &[Expiry],
+    ) -> Result<Pending<()>, StoreError> {
+        self.core.admit()?;
+        let mut inner = self.partition.inner.lock();
+        if inner.dropped {
+            return Err(StoreError::NoTable(inner.spec.id));
+        }
+        if !inner.spec.writers.are_many() || schema.number <= inner.schema.number {
+            return Ok(Pending::ready(Ok(())));
+        }
+        let bytes_before = inner.part.bytes;
+        take_schema(&mut inner, schema)?;
+        for expiry in expiry {
+            let at = At { lsn: inner.state.lsn, stamp: None };
+            inner.expire(*expiry, at);
+        }
+        let (answer, pending) = Pending::new();
+        let group = inner.open_group();
+        inner.when_durable(group, Box::new(|done| answer.give(done)));
+        self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        Ok(pending)
+    }
+
     /// Replaces the rows from `start` (inclusive) to `end` (exclusive; `None`: the last) with
     /// `rows`, which must lie in it, in order. `source_vector` tells what the source had heard of.
     /// `note` is a named record that becomes durable with it, for resuming; `done` ends the copy

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use isthmus_model::conflict::Winner;
-use isthmus_model::hlc::Hlc;
+use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::rule::{ConflictRules, Rule};
 use isthmus_model::show::View;
 
+use super::replicas::copy_among_writes;
 use super::*;
 use crate::limits::CONFLICTS_MAX;
 
@@ -68,6 +69,7 @@ impl World {
         let one = |region: &Region| {
             let row = region.table().get(&key(number).encode()).unwrap()?;
             let view = View::new(&region.table().schema().options, START_MILLIS, &[]);
+            let row = view.chosen(&row);
             view.versions(row.column(name.as_bytes())?).next()?.value.clone()
         };
         let shown: Vec<Option<Value>> = self.regions.iter().map(one).collect();
@@ -161,6 +163,70 @@ fn a_put_decides_by_the_rule_too() {
     world.write(1, vec![put(1, 3)]);
     world.ship_all();
     assert_eq!(world.shown(1, "v"), Some(Value::Integer(50)));
+}
+
+#[test]
+fn where_whole_rows_conflict_the_row_of_the_region_with_the_highest_priority_is_shown() {
+    let mut world = World::new(Writers::ManyByRow);
+    let priority = vec![Origin(2), Origin(1)];
+    let default = Rule::Priority;
+    world.set_rules(ConflictRules { default, priority, ..ConflictRules::default() });
+    world.ship_all();
+    world.write(0, vec![put(1, 1)]);
+    world.ship_all();
+    world.settle_clocks();
+    world.write(1, vec![update(1, "v", 2)]);
+    world.regions[0].clock.advance(5);
+    world.write(0, vec![update(1, "w", 3)]);
+    world.regions[2].clock.advance(9);
+    world.write(2, vec![update(1, "x", 4)]);
+    world.ship_all();
+    let shown = |world: &World| ["v", "w", "x"].map(|name| world.shown(1, name));
+    let number = |number| Some(Value::Integer(number));
+    assert_eq!(shown(&world), [number(2), None, None]);
+    for region in 0..3 {
+        let winner = if region == 1 { Winner::Here } else { Winner::There };
+        let told = world.regions[region].table().conflicts(None, None, 9).unwrap();
+        // The third region's row loses to both others.
+        let of_second = |stamp: Stamp| stamp.origin == Origin(2);
+        let decided = told.iter().filter(|(_, one)| {
+            of_second(one.conflict.here.stamp) || of_second(one.conflict.there.stamp)
+        });
+        let winners: Vec<Winner> = decided.map(|(_, one)| one.conflict.winner).collect();
+        assert!(!winners.is_empty() && winners.iter().all(|one| *one == winner), "{told:?}");
+    }
+    world.settle_clocks();
+    // A write replaces what it had seen, whoever made it, and is the whole row.
+    world.write(2, vec![update(1, "x", 5)]);
+    world.ship_all();
+    assert_eq!(shown(&world), [number(2), None, number(5)]);
+    // A delete takes no row that it had not seen.
+    world.write(1, vec![delete(1)]);
+    world.regions[0].clock.advance(-1);
+    world.write(0, vec![put(1, 6)]);
+    world.ship_all();
+    assert_eq!(shown(&world), [number(6), None, None]);
+    let rows: Vec<_> = world.regions.iter().map(Region::rows).collect();
+    assert_eq!(rows[0], rows[1]);
+    assert_eq!(rows[0], rows[2]);
+}
+
+#[test]
+fn a_put_in_the_midst_of_a_copy_replaces_the_shares_that_came_with_it() {
+    let mut world = World::new(Writers::ManyByColumn);
+    world.set_rules(rules(Rule::Max));
+    world.ship(0, 1);
+    world.write(1, vec![set(1, Value::Integer(50)), set(2, Value::Integer(50))]);
+    world.ship(1, 0);
+    // The third region has heard of no rule, and is given the rows by a copy.
+    let (from, to) = (&world.regions[0], &world.regions[2]);
+    to.clock.advance(5);
+    copy_among_writes(from, to, 1, || world.write(2, vec![put(1, 3)]));
+    world.ship_all();
+    assert_eq!(world.shown(1, "v"), Some(Value::Integer(3)));
+    let rows: Vec<_> = world.regions.iter().map(Region::rows).collect();
+    assert_eq!(rows[0], rows[1]);
+    assert_eq!(rows[0], rows[2]);
 }
 
 #[test]

@@ -187,7 +187,18 @@ fn entry_below_the_horizon_is_refused() {
 }
 
 pub(super) fn copy(from: &Region, to: &Region, rows_per_chunk: usize) {
+    copy_among_writes(from, to, rows_per_chunk, || {});
+}
+
+/// A copy with something happening after each of its chunks but the last.
+pub(super) fn copy_among_writes(
+    from: &Region,
+    to: &Region,
+    rows_per_chunk: usize,
+    mut between: impl FnMut(),
+) {
     let snapshot = from.table().snapshot().unwrap();
+    to.finish(to.table().begin_copy(snapshot.schema(), snapshot.expiry())).unwrap();
     let vector = snapshot.vector();
     let covered: Vec<(Origin, Hlc)> = vector.iter().map(|w| (w.origin, w.hlc)).collect();
     let life = |origin| Stamp { hlc: snapshot.life_met(origin), origin };
@@ -216,6 +227,7 @@ pub(super) fn copy(from: &Region, to: &Region, rows_per_chunk: usize) {
             Some(end) => start = end,
             None => return,
         }
+        between();
     }
 }
 

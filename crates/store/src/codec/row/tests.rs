@@ -42,6 +42,7 @@ fn shares() -> impl Strategy<Value = Option<Box<Shares>>> {
         Just(ShareKind::Min),
         Just(ShareKind::Counter),
         Just(ShareKind::Set),
+        any::<u8>().prop_map(ShareKind::Row),
     ];
     let share = (kinds, stamps(), stamps(), any::<i64>(), values());
     let share = share.prop_map(|(kind, first, stamp, timestamp, value)| {
