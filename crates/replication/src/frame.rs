@@ -151,6 +151,9 @@ pub struct Open {
     /// The writer has lost what the replica holds, and asks it to ship it back.
     #[prost(bool, tag = "5")]
     pub asks_back: bool,
+    /// With several writers: what is held here of the log of the region to which it is offered.
+    #[prost(message, optional, tag = "6")]
+    pub holds: Option<Watermark>,
 }
 
 /// Where a replica stands.

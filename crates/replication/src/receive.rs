@@ -442,6 +442,12 @@ impl Inbound {
             let reason = format!("epoch {} is offered, epoch {known} is known", open.epoch);
             return self.fault(partition, FaultKind::Fenced, reason);
         }
+        if let Some(holds) = &open.holds
+            && table.spec().writers.are_many()
+        {
+            // The link the other way, by which it would be heard, may be stopped.
+            put_backs.heard(&table, origin, Hlc(holds.life), Lsn(holds.lsn));
+        }
         match saved_progress(&self.shared, &table, origin) {
             Ok(copy) => {
                 let watermark = table.watermark(origin).0.0;

@@ -304,10 +304,12 @@ impl Outbound {
         }
     }
 
-    /// Takes note of whether the peer will say where it stands, and holds all.
+    /// Takes note of whether the peer will say where it stands, and holds all. One that writes,
+    /// too, says so where its own link opens, though the one to it is stopped.
     fn note_linked(&self, partition: PartitionId) {
         let is_linked = self.links.get(&partition).is_some_and(|shipping| {
-            shipping.terms.wish != Wish::Stop && shipping.carried.extract.is_none()
+            let is_told = shipping.table.spec().writers.are_many();
+            (is_told || shipping.terms.wish != Wish::Stop) && shipping.carried.extract.is_none()
         });
         self.shared.put_backs.linked(partition, self.peer, is_linked);
     }
@@ -690,6 +692,7 @@ impl Outbound {
                     log_of: life.origin.0.into(),
                     life: life.hlc.0,
                     asks_back: self.shared.put_backs.asks_back(partition, self.peer),
+                    holds: shipping.held_of(self.peer),
                 }))
             }
             Action::Follow => Some(Body::Follow(Follow { partition: partition.0 })),

@@ -107,8 +107,18 @@ struct NodeView {
     copying: BTreeSet<PartitionId>,
     /// The ends of logs that a disk had before an older one was put in its place.
     had: BTreeMap<PartitionId, Lsn>,
-    /// What of others' logs it had then.
+    /// What it had of others' logs then, or when it removed a dropped table.
     had_of: BTreeMap<(PartitionId, Origin), Lsn>,
+}
+
+impl NodeView {
+    /// Keeps in mind what it has of the logs of all nodes in a partition that is about to go.
+    fn keep_had_of(&mut self, nodes: usize, partition: PartitionId, now: &PartitionView) {
+        for other in (0..nodes).map(origin_of) {
+            let had = self.had_of.entry((partition, other)).or_default();
+            *had = now.holds_of(other).max(*had);
+        }
+    }
 }
 
 /// A node's disk as it was.
@@ -244,8 +254,8 @@ impl Observer {
         self.branches.get(&(partition, origin))
     }
 
-    /// Whether a node holds an entry that another one has made a moment ago, or has said so and
-    /// lost it since with its disk.
+    /// Whether a node holds an entry that another one has made a moment ago, or has had it and
+    /// lost it since: with its disk, or with a table that is dropped everywhere.
     pub(crate) fn holds(
         &self,
         node: usize,
@@ -254,14 +264,14 @@ impl Observer {
         lsn: Lsn,
     ) -> bool {
         let origin = origin_of(maker);
-        let (Some(view), Some(made)) = (self.view(node, partition), self.view(maker, partition))
-        else {
-            return false;
-        };
         let had = self.nodes.get(node).and_then(|view| view.had_of.get(&(partition, origin)));
         if had.is_some_and(|had| *had >= lsn) {
             return true;
         }
+        let (Some(view), Some(made)) = (self.view(node, partition), self.view(maker, partition))
+        else {
+            return false;
+        };
         let Some(branches) = self.branches(partition, origin) else { return false };
         let mut on = view.on(origin).into_iter();
         self.held(node, origin, partition) >= lsn
@@ -293,18 +303,14 @@ impl Observer {
 
     /// An old copy takes the place of a node's disk.
     pub(crate) fn put_back(&mut self, node: usize, saved: Saved) {
-        let others: Vec<Origin> = (0..self.nodes.len()).map(origin_of).collect();
+        let nodes = self.nodes.len();
         let Some(view) = self.nodes.get_mut(node) else { return };
         let origin = origin_of(node);
-        for (partition, now) in &view.partitions {
-            let had = view.had.entry(*partition).or_default();
+        for (partition, now) in std::mem::replace(&mut view.partitions, saved.0) {
+            let had = view.had.entry(partition).or_default();
             *had = now.state.lsn.max(*had);
-            for other in &others {
-                let had = view.had_of.entry((*partition, *other)).or_default();
-                *had = now.holds_of(*other).max(*had);
-            }
+            view.keep_had_of(nodes, partition, &now);
         }
-        view.partitions = saved.0;
         view.copying.clear();
         for (partition, back) in &mut view.partitions {
             // With one writer nothing is made before all that was lost is here again.
@@ -411,6 +417,12 @@ impl Observer {
             if moved.removed {
                 dropped::check_removal(self, node, &view)?;
                 self.removed.insert((node, partition), view.state.lsn);
+                // What it has held of others goes with a table that is dropped everywhere, and
+                // those may answer writes after that which it had told to hold.
+                let count = self.nodes.len();
+                if let Some(nodes) = self.nodes.get_mut(node) {
+                    nodes.keep_had_of(count, partition, &view);
+                }
                 continue;
             }
             let taken = self.take_moved(node, &mut view, &mut moved);

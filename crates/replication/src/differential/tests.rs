@@ -26,7 +26,7 @@ use crate::mode::Modes;
 use crate::put_back::PutBacks;
 use crate::receive::{Assignments, Inbound, Unfed};
 use crate::ship::{Outbound, Shared};
-use crate::terms::{Direction as Dialled, Terms};
+use crate::terms::{Direction as Dialled, Terms, Wish};
 use crate::trace::Traces;
 
 const PUSH: Dialled = Dialled::Push;
@@ -442,4 +442,33 @@ fn an_offer_is_answered_while_chunks_of_its_copy_wait_for_their_sync() {
         }
     }
     assert_eq!((chunks, offers, answers), (4, 4, 4));
+}
+
+#[test]
+fn peer_whose_link_is_stopped_tells_an_old_disk_by_its_own() {
+    let here = Region::new(1, Writers::ManyByColumn, Vec::new(), 0);
+    let peer = Region::new(2, Writers::ManyByColumn, Vec::new(), 7);
+    let shared = here.shared(1, FORMAT);
+    let put_backs = shared.put_backs.clone();
+    let mut stopped = Outbound::new(shared.clone(), Origin(2));
+    let terms = Terms { wish: Wish::Stop, ..Terms::default() };
+    stopped.open(PARTITION, here.table.clone(), &terms);
+    assert!(!put_backs.are_all_heard(PARTITION));
+    let mut outbound = Outbound::new(peer.shared(2, FORMAT), Origin(1));
+    outbound.open(PARTITION, peer.table.clone(), &Terms::default());
+    outbound.connected(PUSH);
+    let mut inbound = Inbound::new(shared, Arc::new(Replica(here.table.clone())), PUSH);
+    while let Some(frame) = outbound.poll(PUSH) {
+        inbound.receive(frame).unwrap();
+    }
+    assert!(put_backs.are_all_heard(PARTITION) && put_backs.is_put_back(PARTITION));
+    while here.store.commit_step() {}
+    assert!(here.table.durable_lsn() > Lsn(7), "no address is given twice");
+    // All that is held there comes back over the same link.
+    let mut answers = Vec::new();
+    while let Poll::Ready(answer) = inbound.poll(&mut Context::from_waker(Waker::noop())) {
+        answers.push(answer);
+    }
+    let asks = |answer: &Frame| matches!(&answer.body, Some(Body::Opened(it)) if it.incomplete);
+    assert!(answers.iter().any(asks));
 }

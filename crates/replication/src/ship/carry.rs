@@ -14,6 +14,7 @@ use crate::error::ReplicationError;
 use crate::extract::Extract;
 use crate::frame::{
     Body, FORMAT_OF_EDGES, FORMAT_OF_OFFERS, FaultKind, Opened, OriginRange, Parcel, Records,
+    Watermark,
 };
 use crate::limits::STANDINGS_MAX;
 use crate::link::Event;
@@ -193,6 +194,14 @@ const HAS_MORE: &str = "the replica has more than this region, which passes on t
 const ROWS_CAME: &str = "rows of a copy came here; looking anew where the replica stands";
 
 impl Shipping {
+    /// What is held here of the log of a peer that writes, too.
+    pub(super) fn held_of(&self, peer: Origin) -> Option<Watermark> {
+        let (lsn, hlc) = self.table.watermark(peer);
+        let life = self.table.life_met(peer).0;
+        let is_told = self.table.spec().writers.are_many();
+        is_told.then(|| Watermark { origin: peer.0.into(), lsn: lsn.0, hlc: hlc.0, life })
+    }
+
     fn where_stands(
         &mut self,
         opened: &Opened,

@@ -44,3 +44,82 @@ pub(crate) fn check(
         format!("node {node} answered {lsn} of {partition}: {holders} of {held_by} others hold it"),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use isthmus_model::ids::{Epoch, Origin, SchemaNumber, TableId};
+    use isthmus_model::key::KeyKind;
+    use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
+    use isthmus_store::engine::{Batch, Space};
+    use isthmus_store::keys;
+    use isthmus_store::keys::partition::PartitionState;
+    use isthmus_store::{TableSpec, Writers, Writing};
+
+    use super::*;
+
+    const TABLE: TableId = TableId(7);
+    const PARTITION: PartitionId = PartitionId(7);
+
+    fn key() -> Bytes {
+        keys::table::encode_key(TABLE)
+    }
+
+    /// A dropped table is durable at a node through an LSN.
+    fn has(observer: &mut Observer, node: usize, lsn: u64) {
+        let options = TableOptions { is_dropped: true, ..TableOptions::default() };
+        let column = KeyColumn { name: "k".into(), kind: KeyKind::Integer, auto_increment: false };
+        let schema = Schema {
+            number: SchemaNumber(1),
+            key_columns: vec![column],
+            defined_columns: Vec::new(),
+            options,
+        };
+        let spec = TableSpec {
+            id: TABLE,
+            name: "dropped".into(),
+            partition: PARTITION,
+            schema,
+            created_millis: 0,
+            epoch: Epoch(1),
+            base: Origin(1),
+            writing: Writing::Accept,
+            writers: Writers::One,
+            writer: Origin(1),
+            handed_over: None,
+        };
+        let state = PartitionState { lsn: Lsn(lsn), ..PartitionState::default() };
+        let mut batch = Batch::default();
+        batch.put(Space::Meta, key(), keys::table::encode_value(&spec));
+        let at = keys::partition::encode_key(PARTITION);
+        batch.put(Space::Meta, at, keys::partition::encode_value(&state));
+        observer.note_copy(node, PARTITION);
+        observer.durable(node, &batch);
+    }
+
+    fn removes(observer: &mut Observer, node: usize) {
+        let mut batch = Batch::default();
+        batch.delete(Space::Meta, key());
+        observer.durable(node, &batch);
+    }
+
+    fn is_held(observer: &Observer, lsn: u64) -> bool {
+        check(observer, 0, PARTITION, Lsn(lsn), 2).is_ok()
+    }
+
+    #[test]
+    fn what_was_held_counts_where_the_dropped_table_is_removed() {
+        let mut observer = Observer::new(3);
+        has(&mut observer, 0, 9);
+        has(&mut observer, 1, 9);
+        has(&mut observer, 2, 5);
+        assert_eq!(observer.violation().map(|violation| violation.what), None);
+        assert!(is_held(&observer, 5) && !is_held(&observer, 6));
+        // They are removed before the region that is told by them answers what waits.
+        removes(&mut observer, 2);
+        assert!(is_held(&observer, 5) && !is_held(&observer, 6));
+        removes(&mut observer, 1);
+        assert!(is_held(&observer, 5) && !is_held(&observer, 6));
+        assert_eq!(observer.violation().map(|violation| violation.what), None);
+    }
+}

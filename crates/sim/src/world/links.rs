@@ -130,10 +130,12 @@ impl World {
         if self.options.plant == Some(Plant::CutPassedOver) {
             self.pass_over(stream, way, &mut frame);
         }
-        if self.options.plant == Some(Plant::LifeForgotten)
-            && let Some(Body::Opened(opened)) = &mut frame.body
-        {
-            opened.life = 0;
+        if self.options.plant == Some(Plant::LifeForgotten) {
+            match &mut frame.body {
+                Some(Body::Opened(opened)) => opened.life = 0,
+                Some(Body::Open(open)) => open.holds = None,
+                _ => {}
+            }
         }
         self.watch_wishes(stream, way, &mut frame);
         self.watch_sent(stream, node, &frame);
