@@ -99,3 +99,54 @@ def test_an_old_data_directory_that_is_put_back_is_healed(three, folder, serve, 
         cluster.wait_until(lambda: events(three, back, "old-disk-healed"), "it is told", 30, 1)
     for client in clients:
         client.close()
+
+
+def test_a_region_that_wrote_before_follows_after_its_old_disk_was_put_back(three, folder):
+    regions = three.regions
+    back = regions[0]
+    clients = [region.client(timeout=60) for region in regions]
+    clients[0].create_table(TABLE, ledger.KEY)
+    three.make_global(TABLE, "primary-secondary")
+    expected = {}
+
+    def put(client, row, value):
+        client.put_row(TABLE, key(row), [("v", value)])
+        expected[row] = value
+
+    for row in range(100):
+        put(clients[0], row, row)
+    cluster.await_alike(clients, clients[:1], TABLE, ledger.KEY_NAMES, ledger.filler)
+    back.kill()
+    copy = folder / "copy"
+    shutil.copytree(back.data, copy)
+    back.start()
+    patiently(lambda: three.run("switchover", TABLE, "--to", "r2"), "r2 writes")
+    for row in range(50, 150):
+        patiently(lambda row=row: put(clients[1], row, -row), "a put in r2")
+    back.kill()
+    shutil.rmtree(back.data)
+    shutil.copytree(copy, back.data)
+    back.start()
+    clients[0].close()
+    clients[0] = back.client(timeout=60)
+    # By its disk it writes the table. It must have heard better before it accepts anything: what
+    # it acknowledges was passed on, and is in all regions in the end.
+    for row in range(100, 110):
+        patiently(lambda row=row: put(clients[0], row, 3 * row), "a put where it was put back")
+    for row in range(140, 160):
+        put(clients[1], row, 2 * row)
+
+    def all_alike():
+        try:
+            return not ledger.differing(regions, TABLE)
+        except (wire.Refused, wire.Unknown):
+            return False
+
+    cluster.wait_until(all_alike, "all are alike", 60, 1)
+    rows = {one[1][1]: dict(cell[:2] for cell in cells)["v"]
+            for one, cells in clients[0].scan(TABLE, ledger.KEY_NAMES) if one[0][1] != "~marker"}
+    assert rows == expected
+    found = cluster.wait_until(lambda: events(three, back, "old-disk"), "it is told", 30, 1)
+    assert not found[0]["detail"]["needs_a_person"], found
+    for client in clients:
+        client.close()

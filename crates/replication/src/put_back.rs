@@ -12,6 +12,9 @@
 //!   ships to its writer for as long. What the writer has accepted before it was found out has the
 //!   addresses of what is lost: then a person must decide, and nothing is done.
 //!
+//! A region that accepts writes in an epoch of which others know a newer one has an old disk, too:
+//! what it lacks comes with the log of whoever writes now, unless it has accepted something since.
+//!
 //! It is at rest in a note, so a crash changes nothing of it.
 
 use std::collections::BTreeMap;
@@ -19,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use isthmus_model::hlc::Hlc;
-use isthmus_model::ids::{Lsn, Origin, PartitionId};
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
 use isthmus_store::{Pending, Store, Table, Writing};
 use parking_lot::Mutex;
 use prost::Message;
@@ -82,6 +85,14 @@ pub enum News {
         /// Writes were accepted in the place of those that are lost.
         is_torn: bool,
     },
+    /// Another region writes a table with one writer that this one wrote by its disk. Nothing was
+    /// accepted in the meantime, so this region follows.
+    Overtaken {
+        /// Of which table.
+        partition: PartitionId,
+        /// Who says so.
+        region: Origin,
+    },
     /// All that was found is taken back.
     TakenBack {
         /// Of which table.
@@ -132,7 +143,7 @@ impl PutBacks {
         for partition in self.partitions.lock().keys() {
             let table = self.store.table_of_partition(*partition);
             if let Some(table) = table.filter(|table| !table.spec().writers.are_many()) {
-                self.set_writing(&table, Writing::Refuse);
+                drop(table.fence(table.epoch()));
             }
         }
     }
@@ -241,7 +252,7 @@ impl PutBacks {
         match table.spec().writers.are_many() {
             true => drop(table.take_back(Hlc(held.life), Lsn(held.lsn))),
             false => {
-                self.set_writing(table, Writing::Refuse);
+                drop(table.fence(table.epoch()));
                 // Nothing is accepted any more: what was is in the log by now.
                 put_back.is_torn |= table.has_made_entries();
                 self.save(partition, put_back);
@@ -273,11 +284,6 @@ impl PutBacks {
         drop(self.store.note_surely(&note_name(partition), Some(&note)));
     }
 
-    fn set_writing(&self, table: &Table, writing: Writing) {
-        let spec = table.spec();
-        drop(self.store.set_writing(spec.id, writing, spec.writers, table.epoch()));
-    }
-
     /// Whether the region gives back what the disk here lacks.
     pub(crate) fn takes_from(&self, partition: PartitionId, region: Origin) -> bool {
         if self.count.load(Ordering::Acquire) == 0 {
@@ -291,6 +297,16 @@ impl PutBacks {
     fn is_of_one(&self, partition: PartitionId) -> bool {
         let table = self.store.table_of_partition(partition);
         table.is_some_and(|table| !table.spec().writers.are_many())
+    }
+
+    /// Whether writes were accepted here in the place of others', so that nothing is taken.
+    pub(crate) fn needs_a_person(&self, partition: PartitionId) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let partitions = self.partitions.lock();
+        let put_back = partitions.get(&partition).and_then(|known| known.put_back.as_ref());
+        put_back.is_some_and(|put_back| put_back.is_torn)
     }
 
     /// Whether a replica is asked to ship to its writer here.
@@ -330,6 +346,25 @@ impl PutBacks {
         self.is_given(known, table, region);
     }
 
+    /// A region knows a newer epoch of a table with one writer than the one in which this region
+    /// accepts writes, so the disk here is an old one. It accepts none from now on. If it has
+    /// since its start, they stand where others' do, and a person must decide; else it follows.
+    pub fn overtaken(&self, table: &Table, region: Origin, newer: Epoch) {
+        if table.spec().writers.are_many() || table.spec().writing == Writing::Refuse {
+            return;
+        }
+        drop(table.fence(newer));
+        if table.has_made_entries() {
+            let lsn = table.durable_lsn();
+            let mut partitions = self.partitions.lock();
+            let known = partitions.entry(table.partition()).or_default();
+            self.found(known, table, Held { region: region.0.into(), life: 0, lsn: lsn.0 });
+        } else {
+            self.news.lock().push(News::Overtaken { partition: table.partition(), region });
+            self.changes.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     /// A region is a replica no more: what it holds is not waited for.
     pub fn release(&self, table: &Table, region: Origin) {
         let mut partitions = self.partitions.lock();
@@ -348,8 +383,10 @@ impl PutBacks {
             return self.save(partition, put_back);
         }
         let word = table.writer_word();
-        if !table.spec().writers.are_many() && word.next_writer() == self.store.origin() {
-            self.set_writing(table, Writing::Accept);
+        let is_writer = word.writer == self.store.origin() && word.successor.is_none();
+        if !table.spec().writers.are_many() && is_writer {
+            let (spec, epoch) = (table.spec(), table.epoch());
+            drop(self.store.set_writing(spec.id, Writing::Accept, spec.writers, epoch));
         }
         // Last: of what is lost of it in a crash all is done again.
         known.ending = Some(self.store.note_surely(&note_name(partition), None));

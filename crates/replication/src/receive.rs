@@ -90,6 +90,9 @@ pub enum Unfed {
     NotTheFeeder,
 }
 
+const NEEDS_A_PERSON: &str = "an old disk was put back there, and a person must decide";
+const OLD_EPOCH: &str = "another region writes the table in a newer epoch";
+
 struct Receiving {
     /// Tells the times apart that the link was opened on this stream.
     opening: u64,
@@ -428,6 +431,9 @@ impl Inbound {
         let epoch = Epoch(open.epoch);
         let table = match self.fed_by(origin, epoch, partition) {
             Ok(table) => table,
+            Err(Unfed::NotTheFeeder) if self.is_overtaken(epoch, partition) => {
+                return self.fault(partition, FaultKind::Fenced, OLD_EPOCH.to_owned());
+            }
             Err(Unfed::Unassigned) => {
                 let reason = "the table does not exist there yet".to_owned();
                 return self.fault(partition, FaultKind::Unassigned, reason);
@@ -441,6 +447,12 @@ impl Inbound {
         if epoch < known {
             let reason = format!("epoch {} is offered, epoch {known} is known", open.epoch);
             return self.fault(partition, FaultKind::Fenced, reason);
+        }
+        if epoch > known {
+            put_backs.overtaken(&table, origin, epoch);
+        }
+        if put_backs.needs_a_person(partition) {
+            return self.fault(partition, FaultKind::Retry, NEEDS_A_PERSON.to_owned());
         }
         if let Some(holds) = &open.holds
             && table.spec().writers.are_many()
@@ -482,6 +494,13 @@ impl Inbound {
             }
             Err(error) => self.fault(partition, FaultKind::Retry, chain(&error)),
         }
+    }
+
+    /// Whether a table with one writer has come to a newer epoch, so that whoever offers this one,
+    /// and does not feed the table here, may be a writer that does not know it.
+    fn is_overtaken(&self, epoch: Epoch, partition: PartitionId) -> bool {
+        let table = self.shared.store.table_of_partition(partition);
+        table.is_some_and(|table| !table.spec().writers.are_many() && epoch < table.epoch())
     }
 
     /// The greatest moment that was had here of an origin.

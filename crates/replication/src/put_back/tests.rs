@@ -1,8 +1,11 @@
 //! What is found out, remembered and taken back.
 
+use isthmus_model::capacity::WriteSize;
+use isthmus_model::change::{Condition, Returned, RowAction};
+use isthmus_model::check::{CheckedChange, CheckedKey};
 use isthmus_model::clock::SystemClock;
 use isthmus_model::ids::{Epoch, SchemaNumber, TableId};
-use isthmus_model::key::KeyKind;
+use isthmus_model::key::{KeyKind, KeyValue, PrimaryKey};
 use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
 use isthmus_store::engine::memory::MemoryEngine;
 use isthmus_store::{StoreOptions, TableSpec, Writers};
@@ -113,4 +116,36 @@ fn replica_that_holds_what_is_here_finds_nothing() {
     assert_eq!((found.changes(), found.gives_back_to(HERE)), (seen + 1, Some(Origin(2))));
     found.asked_back(HERE, Origin(2), false);
     assert_eq!(found.gives_back_to(HERE), None);
+}
+
+#[test]
+fn writer_that_others_have_overtaken_accepts_nothing_and_follows_unless_it_has_written() {
+    let change = || CheckedChange {
+        key: CheckedKey::Whole(PrimaryKey(vec![KeyValue::Integer(7)])),
+        action: RowAction::Put(Vec::new()),
+        condition: Condition::default(),
+        returned: Returned::Nothing,
+        size: WriteSize { key: 8, attributes: 0 },
+    };
+    for writes in [false, true] {
+        let engine = Arc::new(MemoryEngine::new());
+        let (store, table, found) = start(&engine);
+        if writes {
+            drop(table.write(vec![change()], false));
+            while store.commit_step() {}
+        }
+        found.overtaken(&table, Origin(2), Epoch(2));
+        while store.commit_step() {}
+        let (store, table, again) = start(&engine);
+        assert_eq!(table.spec().writing, Writing::Refuse);
+        assert_eq!((table.epoch(), table.writer_word().epoch), (Epoch(2), Epoch(1)));
+        assert_eq!((again.is_put_back(HERE), again.needs_a_person(HERE)), (writes, writes));
+        // Who has been told so once does not accept by being told again.
+        again.overtaken(&table, Origin(3), Epoch(2));
+        while store.commit_step() {}
+        assert_eq!(again.take_news().len(), 0);
+        let news = found.take_news();
+        assert_eq!(news.iter().any(|one| matches!(one, News::Overtaken { .. })), !writes);
+        assert_eq!(news.iter().any(|one| matches!(one, News::Found { is_torn: true, .. })), writes);
+    }
 }

@@ -77,6 +77,19 @@ impl Node {
                 });
                 self.notice(EventKind::OldDisk, &table_name(partition), text, detail);
             }
+            News::Overtaken { partition, region } => {
+                let text = format!(
+                    "{} knows a later epoch of the table than the disk of {own}, which accepted \
+                     writes: an old disk was put back; {own} follows whoever writes now",
+                    self.name_of(region)
+                );
+                let detail = json!({
+                    "region": own,
+                    "holder": self.name_of(region),
+                    "needs_a_person": false,
+                });
+                self.notice(EventKind::OldDisk, &table_name(partition), text, detail);
+            }
             News::TakenBack { partition } => {
                 let text = format!("{own} has taken back what its old disk lacked");
                 let detail = json!({ "region": own });
@@ -106,7 +119,8 @@ impl Node {
 
     fn is_listening(&self, name: &str) -> bool {
         let Some(table) = self.store.table_by_name(name) else { return false };
-        let writes = |record: &Record| record.table.writes(&self.config.region.name);
+        let accepts = !table.spec().writers.are_many() && table.writer_word().accepts;
+        let writes = |record: &Record| accepts || record.table.writes(&self.config.region.name);
         !self.shared.put_backs.are_all_heard(table.partition())
             && self.record(table.id()).as_ref().is_some_and(writes)
     }

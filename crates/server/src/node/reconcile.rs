@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_control::global_table::{GlobalTable, Progress, Replica};
-use isthmus_model::ids::TableId;
+use isthmus_model::ids::{Epoch, TableId};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::link::State;
 use isthmus_replication::receive::copy_note;
@@ -262,6 +262,9 @@ impl Node {
                 self.store.put_note(&copy_note(region, spec.partition), &[]).await?;
             }
         }
+        if known.is_some() {
+            self.obey_newer_epoch(id, &table);
+        }
         self.hold(spec, &table).await?;
         if known.is_none() && writers(&table) == Writers::One {
             // It may have been a table of this region alone.
@@ -270,6 +273,20 @@ impl Node {
         }
         let ready = known.is_some_and(|known| known.ready) || table.has_enough(own);
         self.save(id, Record { table, ready }).await
+    }
+
+    /// A region that accepts writes, and by a newer record does not write any more, has an old disk.
+    fn obey_newer_epoch(&self, id: TableId, table: &GlobalTable) {
+        let Some(held) = self.store.table(id).filter(|_| writers(table) == Writers::One) else {
+            return;
+        };
+        let word = held.writer_word();
+        if let Some(writer) = self.number_of(table.primary())
+            && word.accepts
+            && word.epoch.0 < table.epoch
+        {
+            self.shared.put_backs.overtaken(&held, writer, Epoch(table.epoch));
+        }
     }
 
     /// Whether clients may write a table with several writers here.

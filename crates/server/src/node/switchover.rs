@@ -136,6 +136,7 @@ impl Node {
             .number_of(&asked.to)
             .ok_or_else(|| ApiError::invalid(format!("Region {} is not configured.", asked.to)))?;
         self.check_epoch(&table, asked.epoch)?;
+        self.check_disk(&table)?;
         self.check_formats(&record)?;
         let may_write = MayWrite { table: asked.table.clone() };
         self.ask(&asked.to, Question::MayWrite(may_write)).await?;
@@ -157,6 +158,22 @@ impl Node {
             pause_micros: is_open.then_some(pause.as_micros() as u64),
         };
         Ok(handed_over.encode_to_vec().into())
+    }
+
+    /// An old disk must be found out before its log goes on.
+    fn check_disk(&self, table: &Table) -> Result<(), ApiError> {
+        match self.may_be_put_back(table) {
+            false => Ok(()),
+            true => Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                format!(
+                    "Region {} has just started and has not heard from all replicas of the table, \
+                     or lacks something of it (`isthmus status` tells). Nothing was done. Try \
+                     again in some seconds.",
+                    self.config.region.name
+                ),
+            )),
+        }
     }
 
     fn check_epoch(&self, table: &Table, epoch: u64) -> Result<(), ApiError> {

@@ -69,8 +69,9 @@ impl Node {
             match self.next_step(id, &word) {
                 Step::Nothing => return,
                 Step::Follow => self.follow_writer(id, word.epoch.0, &self.name_of(word.writer)),
-                // What a disk lacks comes first.
-                Step::Open if self.may_be_put_back(&table) => return,
+                // What a disk lacks comes first, and whether it is an old one that has opened this
+                // epoch before may be told in a moment.
+                Step::Open if self.has_just_started() || self.may_be_put_back(&table) => return,
                 Step::Open => {
                     // From the first one on, writes are answered as the table asks for.
                     self.obey_modes_now();
@@ -185,10 +186,11 @@ impl Node {
 
     /// Whether a table could be written here, as far as it is not for its log to say.
     pub(super) fn on_may_write(&self, name: &str) -> Result<(), ApiError> {
-        let (_, record) = self.record_named(name).ok_or_else(no_global_table)?;
+        let (id, record) = self.record_named(name).ok_or_else(no_global_table)?;
         let own = &self.config.region.name;
         let unavailable = |why: String| Err(ApiError::new(ErrorCode::ServerUnavailable, why));
-        if !record.ready {
+        let is_put_back = |id| self.shared.put_backs.is_put_back(id);
+        if !record.ready || self.partition_of(id).is_some_and(is_put_back) {
             return unavailable(format!("Region {own} has not all of the table yet."));
         }
         if let Some(error) = self.store.refuses_writes() {

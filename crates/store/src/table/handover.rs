@@ -116,6 +116,26 @@ impl Table {
         Ok(self.enqueue_told(&mut inner, bytes_before, epoch))
     }
 
+    /// The disk here is an old one: nothing is accepted from now on, not even before the answer, and
+    /// nothing is taken of an older epoch than that of which was heard. Which epoch the log is in
+    /// stays as it is.
+    pub fn fence(&self, newer: Epoch) -> Pending<()> {
+        Pending::from_result(self.try_fence(newer))
+    }
+
+    fn try_fence(&self, newer: Epoch) -> Result<Pending<()>, StoreError> {
+        self.core.check_alive()?;
+        let mut inner = self.partition.inner.lock();
+        if inner.dropped {
+            return Err(StoreError::NoTable(inner.spec.id));
+        }
+        let bytes_before = inner.part.bytes;
+        inner.spec.writing = Writing::Refuse;
+        inner.state.epoch = inner.state.epoch.max(newer);
+        inner.put_spec();
+        Ok(self.enqueue_told(&mut inner, bytes_before, ()))
+    }
+
     fn enqueue_told<T: Send + 'static>(
         &self,
         inner: &mut Inner,
