@@ -120,7 +120,9 @@ def test_a_region_that_wrote_before_follows_after_its_old_disk_was_put_back(thre
     copy = folder / "copy"
     shutil.copytree(back.data, copy)
     back.start()
-    patiently(lambda: three.run("switchover", TABLE, "--to", "r2"), "r2 writes")
+    # Refused until the region that has just started has heard from all.
+    ask = ["switchover", TABLE, "--to", "r2"]
+    cluster.wait_until(lambda: three.run(*ask, check=False).returncode == 0, "r2 writes", 60, 0.5)
     for row in range(50, 150):
         patiently(lambda row=row: put(clients[1], row, -row), "a put in r2")
     back.kill()

@@ -2,7 +2,9 @@
 nothing done twice, a short pause; also when a region is killed in the middle of it."""
 
 import json
+import os
 import random
+import signal
 import threading
 import time
 
@@ -10,8 +12,10 @@ import cluster
 import pytest
 import tablestore
 import urllib3
+import verifying
 import wire
 from sizes import number
+from test_upgrade import set_format, settled
 
 SWITCHES = number("SWITCHES", 8)
 KILLS = number("SWITCH_KILLS", 3)
@@ -406,6 +410,111 @@ def test_who_cannot_take_over_is_refused_with_what_to_do(regions):
     done = regions.run("global-table", "unbind", "kept", "--regions", "r2", check=False)
     assert done.returncode == 1 and "let another region write first" in done.stderr
     await_writer(regions, "kept", "r2", regions.regions[:2])
+
+
+def switch_when_ready(running, table, to):
+    def done():
+        answer = switch(running, table, to, check=False)
+        return answer if isinstance(answer, dict) else None
+
+    return cluster.wait_until(done, f"{to} writes {table}", 60)
+
+
+def unbind(running, table, name):
+    return running.run("global-table", "unbind", table, "--regions", name, check=False)
+
+
+def test_a_table_that_is_made_global_again_goes_on_in_its_epoch(regions):
+    both = regions.regions[:2]
+    make(regions, "again", "r1", "r2")
+    for to in ("r2", "r1"):
+        switch_when_ready(regions, "again", to)
+        await_writer(regions, "again", to, both)
+    assert unbind(regions, "again", "r2").returncode == 0
+
+    def made_again():
+        done = regions.run("global-table", "create", "again", "--regions", "r1,r2",
+                           "--serve", "primary-secondary", check=False)
+        return done.returncode == 0
+
+    cluster.wait_until(made_again, "the table is global again", 60)
+    assert await_writer(regions, "again", "r1", both) == {("r1", 3)}
+    answer = switch_when_ready(regions, "again", "r2")
+    assert (answer["primary"], answer["epoch"]) == ("r2", 4)
+    assert await_writer(regions, "again", "r2", both) == {("r2", 4)}
+    client = both[0].client()
+    client.put_row("again", [("w", "a"), ("k", 1)], [("v", 1)])
+    client.close()
+    report = json.loads(regions.run("verify", "again", "--regions", "r1,r2", "--json").stdout)
+    assert report["equal"]
+
+
+def test_who_is_to_write_next_is_not_unbound(regions):
+    make(regions, "bound", "r1", "r2")
+    switch_when_ready(regions, "bound", "r2")
+    switch_when_ready(regions, "bound", "r1")
+    r2, client = regions.region("r2"), regions.regions[0].client()
+    identity = client.describe_global_table("bound")["id"]
+
+    def why_not():
+        try:
+            client.unbind_global_table("bound", identity, ["r2"])
+        except wire.Refused as refused:
+            return str(refused)
+        return None
+
+    os.kill(r2.pid, signal.SIGSTOP)
+    try:
+        asking = threading.Thread(
+            target=switch, args=(regions, "bound", "r2", None, False), daemon=True)
+        asking.start()
+        under_way = False
+        while asking.is_alive() and not under_way:
+            under_way = "under way" in switch(regions, "bound", "r9", check=False).stderr
+        refused = why_not()
+        # Where this took longer than that waits for a region, there is nothing to be refused.
+        assert not asking.is_alive() or "is being changed" in refused
+        asking.join(90)
+    finally:
+        os.kill(r2.pid, signal.SIGCONT)
+    # Nothing was handed over, so it may go.
+    if refused:
+        assert why_not() is None
+    client.close()
+
+
+def restart_with_format(running, region, newest):
+    verifying.stop(region)
+    set_format(region, newest)
+    region.start()
+
+    def is_settled():
+        told = {other: form for (one, other), form in settled(running).items() if one == "r1"}
+        formats = [told.get("r2"), told.get("r3")]
+        return None not in formats and (formats[1] == newest or formats[0] == formats[1])
+
+    cluster.wait_until(is_settled, f"r3 speaks {newest or 'the newest format'}", 60)
+
+
+def test_an_older_region_is_given_no_table_whose_writer_has_changed(regions):
+    make(regions, "newer", "r1", "r2")
+    make(regions, "aged", "r1", "r3")
+    switch_when_ready(regions, "newer", "r2")
+    switch_when_ready(regions, "aged", "r3")
+    await_writer(regions, "aged", "r3", [regions.regions[0], regions.regions[2]])
+    r3, client = regions.region("r3"), regions.regions[0].client(timeout=30)
+    restart_with_format(regions, r3, 5)
+    try:
+        identity = client.describe_global_table("newer")["id"]
+        with pytest.raises((wire.Refused, wire.Unknown), match="Upgrade it first"):
+            client.bind_global_table("newer", identity, ["r3"], False)
+        with pytest.raises((wire.Refused, wire.Unknown), match="too old to be passed writes"):
+            client.put_row("aged", [("w", "a"), ("k", 1)], [("v", 1)])
+    finally:
+        restart_with_format(regions, r3, None)
+    assert client.bind_global_table("newer", identity, ["r3"], False)
+    client.put_row("aged", [("w", "a"), ("k", 1)], [("v", 1)])
+    client.close()
 
 
 def test_a_switch_over_edges_turns_the_chain_round(regions):

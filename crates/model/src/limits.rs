@@ -38,6 +38,12 @@ pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const FILTER_NODES_MAX: usize = 32;
 /// Timestamps of cells lie below this.
 pub const TIMESTAMP_MAX: i64 = i64::MAX / 1000;
+/// Addresses in logs, epochs and versions of records lie below this, so that there is always a next
+/// one. No log comes near it: a greater number that a peer tells is damage.
+pub const COUNT_MAX: u64 = 1 << 62;
+/// Counters of auto-increment columns that a peer tells lie below this: what is given after them
+/// still fits in an id beside the number of a region.
+pub const AUTO_INCREMENT_MAX: u64 = 1 << 55;
 /// Seconds that cells live at least, where they do not live for ever.
 pub const TIME_TO_LIVE_SECONDS_MIN: u32 = 86_400;
 /// Seconds that a given timestamp may be allowed to lie from the server's time.

@@ -13,9 +13,11 @@ use isthmus_model::expiry::Expiry;
 use isthmus_model::family::{Families, Family, FamilySet, FamilyTime};
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Origin, Timestamp};
+use isthmus_model::limits::COUNT_MAX;
 use isthmus_model::row::Trim;
 use isthmus_model::value::Text;
 
+use crate::error::ReplicationError;
 use crate::trace::TraceMark;
 
 /// The newest format this program speaks.
@@ -113,6 +115,51 @@ pub enum Body {
 impl From<Body> for Frame {
     fn from(body: Body) -> Frame {
         Frame { body: Some(body) }
+    }
+}
+
+impl Body {
+    /// Refuses what is not `is_in_bounds`.
+    pub(crate) fn check_bounds(&self) -> Result<(), ReplicationError> {
+        match self.is_in_bounds() {
+            true => Ok(()),
+            false => Err(ReplicationError::Protocol("a place beyond the end of any log is named")),
+        }
+    }
+
+    /// Whether the epochs and the addresses in logs that it names are such that there is a next
+    /// one, so that nothing that is reckoned from them overflows.
+    fn is_in_bounds(&self) -> bool {
+        let ok = |number: u64| number < COUNT_MAX;
+        let all = |marks: &[Watermark]| marks.iter().all(|mark| ok(mark.lsn));
+        let copy = |copy: &CopyProgress| ok(copy.first_lsn) && all(&copy.vector);
+        match self {
+            Body::Open(open) => ok(open.epoch) && open.holds.iter().all(|held| ok(held.lsn)),
+            Body::Opened(opened) => {
+                ok(opened.watermark) && all(&opened.vector) && opened.copy.iter().all(copy)
+            }
+            Body::Parcel(parcel) => {
+                let ranges = || parcel.ranges.iter().all(|range| ok(range.from) && ok(range.to));
+                ok(parcel.epoch) && ok(parcel.from) && ok(parcel.to) && ranges()
+            }
+            Body::Ack(ack) => ok(ack.held) && ok(ack.applied),
+            Body::CopyBegin(begin) => {
+                ok(begin.epoch) && all(&begin.vector) && begin.progress.iter().all(copy)
+            }
+            Body::Standing(standing) => all(&standing.held),
+            Body::Hello(_)
+            | Body::Welcome(_)
+            | Body::Fault(_)
+            | Body::CopyChunk(_)
+            | Body::CopyAck(_)
+            | Body::Promise(_)
+            | Body::Safe(_)
+            | Body::Close(_)
+            | Body::Follow(_)
+            | Body::CopyOffer(_)
+            | Body::CopyWant(_)
+            | Body::Dictionary(_) => true,
+        }
     }
 }
 
@@ -730,4 +777,32 @@ pub struct Follow {
     /// Partition.
     #[prost(uint64, tag = "1")]
     pub partition: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_after_which_none_comes_are_out_of_bounds() {
+        let end = Watermark { lsn: u64::MAX, ..Watermark::default() };
+        let copy = CopyProgress { first_lsn: u64::MAX, ..CopyProgress::default() };
+        let bodies = [
+            Body::Open(Open { holds: Some(end.clone()), ..Open::default() }),
+            Body::Open(Open { epoch: u64::MAX, ..Open::default() }),
+            Body::Opened(Opened { watermark: u64::MAX, ..Opened::default() }),
+            Body::Opened(Opened { vector: vec![end.clone()], ..Opened::default() }),
+            Body::Opened(Opened { copy: Some(copy.clone()), ..Opened::default() }),
+            Body::Parcel(Parcel { epoch: u64::MAX, ..Parcel::default() }),
+            Body::Parcel(Parcel { to: u64::MAX, ..Parcel::default() }),
+            Body::Ack(Ack { held: u64::MAX, ..Ack::default() }),
+            Body::CopyBegin(CopyBegin { progress: Some(copy), ..CopyBegin::default() }),
+            Body::Standing(Standing { held: vec![end], ..Standing::default() }),
+        ];
+        for body in bodies {
+            assert!(!body.is_in_bounds(), "{body:?}");
+        }
+        assert!(Body::Open(Open::default()).is_in_bounds());
+        assert!(Body::Opened(Opened { watermark: 1 << 50, ..Opened::default() }).is_in_bounds());
+    }
 }

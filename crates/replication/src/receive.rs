@@ -225,6 +225,7 @@ impl Inbound {
     /// Takes in a frame. An error ends the stream.
     pub fn receive(&mut self, frame: Frame) -> Result<(), ReplicationError> {
         let Some(body) = frame.body else { return Ok(()) };
+        body.check_bounds()?;
         if let Body::Hello(hello) = body {
             return self.on_hello(&hello);
         }

@@ -372,6 +372,7 @@ impl Outbound {
             // What was on its way when the link went over to the other stream belongs to nobody.
             return Ok(());
         }
+        frame.body.iter().try_for_each(Body::check_bounds)?;
         match frame.body {
             Some(Body::Welcome(hello)) => self.on_welcome(direction, &hello),
             Some(Body::Opened(opened)) => {

@@ -69,6 +69,9 @@ const HEAD_BYTES_MAX: usize = 48 * 1024;
 const HEADERS_MAX: usize = 100;
 /// Of the connections, the share that may wait because their addresses were refused too often.
 const HELD_BACK_SHARE: usize = 4;
+/// Of the requests in work, the share that may wait for the next writing region of a table: others
+/// are still served where that does not come.
+const UNSETTLED_SHARE: usize = 4;
 /// Bytes of bodies in memory, counted in units of 1 KiB.
 const BODIES_KIB_MAX: usize = 64 * 1024;
 
@@ -82,6 +85,8 @@ pub struct PublicApi {
     tables: Tables,
     body_bytes_max: usize,
     in_work: Semaphore,
+    /// Of those in work, the ones that wait for the next writing region of their table.
+    unsettled: Semaphore,
     bodies: Semaphore,
     request_prefix: String,
     requests: AtomicU64,
@@ -97,6 +102,7 @@ impl PublicApi {
             tables: Tables::new(node.clone()),
             body_bytes_max: public.request_bytes_max,
             in_work: Semaphore::new(public.requests_max),
+            unsettled: Semaphore::new((public.requests_max / UNSETTLED_SHARE).max(1)),
             bodies: Semaphore::new(BODIES_KIB_MAX),
             request_prefix: format!("{:08x}-{boot:016x}", node.config().region.number),
             requests: AtomicU64::new(0),

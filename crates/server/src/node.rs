@@ -115,6 +115,8 @@ pub struct Node {
     writers: watch::Sender<u64>,
     /// One change of a writer at a time, of tables whose base is here.
     switching: tokio::sync::Mutex<()>,
+    /// The regions that were named as the next ones to write such tables.
+    named: Mutex<switchover::Named>,
     /// Does what clients ask, for other regions that pass it on.
     public: OnceLock<Weak<PublicApi>>,
 }
@@ -203,6 +205,7 @@ impl Node {
             writer_moved: Notify::new(),
             writers: watch::Sender::new(0),
             switching: tokio::sync::Mutex::new(()),
+            named: Mutex::default(),
             public: OnceLock::new(),
             serving_since: clock.monotonic(),
             serving_since_millis: clock.wall_millis(),

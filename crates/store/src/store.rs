@@ -299,6 +299,16 @@ impl Store {
         }
     }
 
+    /// Begins a table with one writer anew where one of that number is held from an earlier
+    /// binding: clients may not write here, and `writer` does in that epoch, whatever the log here
+    /// says.
+    pub fn forget_writer(&self, id: TableId, writer: Origin, epoch: Epoch) -> Pending<()> {
+        match self.table(id) {
+            Some(table) => table.forget_writer(writer, epoch),
+            None => Pending::ready(Err(StoreError::NoTable(id))),
+        }
+    }
+
     /// The table with a number.
     pub fn table(&self, id: TableId) -> Option<Arc<Table>> {
         self.tables.read().by_id.get(&id).cloned()

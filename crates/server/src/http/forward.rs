@@ -8,12 +8,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_model::clock::Clock;
 use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::receipt::Receipt;
 use isthmus_protocol::request::{
     BatchPartsAnswer, BatchWriteParts, Operation, batches_by_table, decode,
 };
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::{BATCH_WRITE, PublicApi, busy};
 use crate::api_error::ApiError;
@@ -23,8 +25,9 @@ use crate::node::Place;
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one that another region has passed on waits for this one to begin to write.
 const TAKE_PATIENCE: Duration = Duration::from_secs(1);
-/// What another region knows is asked for again after this.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// What another region knows is asked for again after this, then after twice as long, and so on.
+const LOOK_AGAIN_FIRST: Duration = Duration::from_millis(10);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(200);
 
 /// A change that a client asks for.
 #[allow(clippy::large_enum_variant, reason = "lives as long as one request")]
@@ -123,7 +126,7 @@ impl PublicApi {
         let path = change.path();
         let mut first = Some(change);
         let mut moved = self.node.writers_moved();
-        let deadline = self.node.clock().monotonic() + SETTLE_PATIENCE;
+        let mut wait = self.wait_for_writer(SETTLE_PATIENCE);
         loop {
             moved.borrow_and_update();
             let answer = match self.node.place_of_writes(table.as_str())? {
@@ -142,11 +145,7 @@ impl PublicApi {
                 Err(error) if error.is_elsewhere => {}
                 answer => return answer,
             }
-            if self.node.clock().monotonic() >= deadline {
-                return Err(ApiError::elsewhere());
-            }
-            // In time or not, it is looked again.
-            let _ = tokio::time::timeout(LOOK_AGAIN, moved.changed()).await;
+            wait.once(&mut moved).await?;
         }
     }
 
@@ -181,26 +180,100 @@ impl PublicApi {
         let Ok(_in_work) = self.in_work.try_acquire() else { return Err(busy()) };
         let change = Change::decode(path, &body)?;
         let mut moved = self.node.writers_moved();
-        let deadline = self.node.clock().monotonic() + TAKE_PATIENCE;
+        let mut wait = self.wait_for_writer(TAKE_PATIENCE);
         for table in change.tables()? {
             loop {
                 moved.borrow_and_update();
                 match self.node.place_of_writes(table.as_str()) {
                     Ok(Place::Here(_)) => break,
-                    Ok(Place::Unsettled) if self.node.clock().monotonic() < deadline => {}
+                    Ok(Place::Unsettled) => wait.once(&mut moved).await?,
                     Err(error) if !is_about_place(&error) => return Err(error),
-                    Ok(Place::There(_) | Place::Unsettled) | Err(_) => {
-                        return Err(ApiError::elsewhere());
-                    }
+                    Ok(Place::There(_)) | Err(_) => return Err(ApiError::elsewhere()),
                 }
-                let _ = tokio::time::timeout(LOOK_AGAIN, moved.changed()).await;
             }
         }
         self.change_here(change, receipt).await
     }
 }
 
+impl PublicApi {
+    fn wait_for_writer(&self, patience: Duration) -> WaitForWriter<'_> {
+        let clock = &**self.node.clock();
+        let deadline = clock.monotonic() + patience;
+        let pause = LOOK_AGAIN_FIRST;
+        WaitForWriter { places: &self.unsettled, clock, deadline, pause, place: None }
+    }
+}
+
+/// One request's wait for the next writing region of its table.
+struct WaitForWriter<'a> {
+    /// So many requests may wait.
+    places: &'a Semaphore,
+    clock: &'a dyn Clock,
+    deadline: Duration,
+    pause: Duration,
+    /// Among them; none before it has to.
+    place: Option<SemaphorePermit<'a>>,
+}
+
+impl WaitForWriter<'_> {
+    /// Waits until another region may write. An error: for too long, or too many wait.
+    async fn once(&mut self, moved: &mut watch::Receiver<u64>) -> Result<(), ApiError> {
+        if self.clock.monotonic() >= self.deadline {
+            return Err(ApiError::elsewhere());
+        }
+        if self.place.is_none() {
+            self.place = Some(self.places.try_acquire().map_err(|_| ApiError::elsewhere())?);
+        }
+        // In time or not, it is looked again.
+        let _ = tokio::time::timeout(self.pause, moved.changed()).await;
+        self.pause = (self.pause * 2).min(LOOK_AGAIN_MAX);
+        Ok(())
+    }
+}
+
 /// Whether it refuses because of where the table is written.
 fn is_about_place(error: &ApiError) -> bool {
     matches!(error.code, ErrorCode::NoPermissionAccess | ErrorCode::TableNotReady)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Still;
+
+    impl Clock for Still {
+        fn wall_millis(&self) -> i64 {
+            0
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    fn waiting(places: &Semaphore, deadline: Duration) -> WaitForWriter<'_> {
+        WaitForWriter { places, clock: &Still, deadline, pause: LOOK_AGAIN_FIRST, place: None }
+    }
+
+    #[tokio::test]
+    async fn few_wait_for_a_writer_and_ask_less_and_less_often() {
+        let places = Semaphore::new(1);
+        let writers = watch::Sender::new(0);
+        let mut moved = writers.subscribe();
+        let mut first = waiting(&places, SETTLE_PATIENCE);
+        for pause in [20, 40, 80, 160, 200, 200] {
+            // Where it moves nothing is waited for.
+            writers.send_modify(|moves| *moves += 1);
+            first.once(&mut moved).await.unwrap();
+            assert_eq!(first.pause.as_millis(), pause);
+        }
+        let mut second = waiting(&places, SETTLE_PATIENCE);
+        assert!(second.once(&mut moved).await.unwrap_err().is_elsewhere);
+        drop(first);
+        second.once(&mut moved).await.unwrap();
+        let mut late = waiting(&places, Duration::ZERO);
+        assert!(late.once(&mut moved).await.unwrap_err().is_elsewhere);
+    }
 }

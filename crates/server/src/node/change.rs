@@ -8,12 +8,15 @@ use isthmus_control::schema_change::SchemaChange;
 use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
 use serde_json::{Value, json};
+use tonic::{Code, Status};
 
 use super::events::EventKind;
 use super::global_tables::no_global_table;
+use super::reconcile::told;
 use super::{Node, Record};
 use crate::api_error::ApiError;
-use crate::peer::call::{self, Question};
+use crate::peer::call::{self, Question, Reply};
+use crate::peer::dial::is_unsent;
 
 /// How long a change may take. Another writing region is waited for until it has caught up.
 pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(28);
@@ -23,6 +26,28 @@ pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(28);
 struct Named {
     #[serde(default)]
     change: String,
+}
+
+/// Why there is no answer to a change that was passed on.
+fn not_answered(region: &str, status: &Status) -> ApiError {
+    let why = status.message();
+    if is_unsent(status) || status.code() == Code::Unimplemented {
+        let message = format!("Region {region} cannot be reached: {why}. Nothing was done.");
+        return ApiError::new(ErrorCode::ServerUnavailable, message);
+    }
+    let message = format!(
+        "Region {region} did not answer ({why}). Whether it was done is not known; see \
+         `isthmus status`."
+    );
+    ApiError::new(ErrorCode::Timeout, message)
+}
+
+fn passed_on_twice(decides: &str) -> ApiError {
+    let message = format!(
+        "The regions do not agree yet which one decides: it is {decides} by what is known here. \
+         Nothing was done; try again in a moment."
+    );
+    ApiError::new(ErrorCode::OperationConflict, message)
 }
 
 impl Node {
@@ -51,8 +76,9 @@ impl Node {
         };
         let mut outcome = Err(no_global_table());
         for region in asked {
-            let question = call::Change { table: name.to_owned(), change: change.clone() };
-            match self.ask_in_time(region, Question::Change(question), CHANGE_TIMEOUT).await {
+            let change = change.clone();
+            let question = call::Change { table: name.to_owned(), change, passed_on: false };
+            match self.pass_change_on(region, Question::Change(question)).await {
                 Ok(told) => return serde_json::from_slice(&told).map_err(|_| ApiError::internal()),
                 Err(error) if error.code == ErrorCode::ObjectNotExist => {}
                 Err(error)
@@ -67,7 +93,7 @@ impl Node {
     }
 
     /// Does what another region passed on. Only the base decides, and of the schema whoever makes
-    /// its entries; a question that has not come there goes on.
+    /// its entries; a question that has not come there goes on, once.
     pub(super) async fn on_change(&self, asked: &call::Change) -> Result<Bytes, ApiError> {
         let (_, record) = self.record_named(&asked.table).ok_or_else(no_global_table)?;
         let named: Named = serde_json::from_slice(&asked.change).unwrap_or_default();
@@ -77,14 +103,35 @@ impl Node {
             false => record.table.base.as_str(),
         };
         if decides != self.config.region.name {
-            let question = Question::Change(asked.clone());
-            return self.ask_in_time(decides, question, CHANGE_TIMEOUT).await;
+            if asked.passed_on {
+                return Err(passed_on_twice(decides));
+            }
+            let question = Question::Change(call::Change { passed_on: true, ..asked.clone() });
+            return self.pass_change_on(decides, question).await;
         }
         let told = match is_of_schema {
             true => self.decide_schema_change(&asked.table, &asked.change).await?,
             false => self.decide_change(&asked.table, &asked.change).await?,
         };
         Ok(told.to_string().into())
+    }
+
+    /// Passes a change on to another region. Where no answer comes it may have been done there:
+    /// only what is not sent for certain is told as a region that cannot be reached.
+    pub(super) async fn pass_change_on(
+        &self,
+        region: &str,
+        question: Question,
+    ) -> Result<Bytes, ApiError> {
+        let other = self
+            .others
+            .get(region)
+            .ok_or_else(|| ApiError::invalid(format!("Region {region} is not configured.")))?;
+        match other.ask_within(question, CHANGE_TIMEOUT).await {
+            Ok(Reply { failure: None, body }) => Ok(body),
+            Ok(Reply { failure: Some(failure), .. }) => Err(told(failure)),
+            Err(status) => Err(not_answered(region, &status)),
+        }
     }
 
     async fn decide_change(&self, name: &str, change: &[u8]) -> Result<Value, ApiError> {
@@ -101,9 +148,15 @@ impl Node {
                 let message = format!("Region {} is not configured.", asked.region);
                 return Err(ApiError::invalid(message));
             }
+            self.check_format(&asked.region, record.table.epoch)?;
             self.check_families(id, &asked.extract.families)?;
         }
         let is_changed = record.table.change(&change)?;
+        let _no_switchover = match &change {
+            // It would never have all of the table.
+            Change::BindExtract(asked) => self.check_may_go(id, &record, &[&asked.region])?,
+            _ => None,
+        };
         let (version, mode) = (record.table.version, record.table.mode);
         if is_changed {
             self.save(id, record).await?;
@@ -127,5 +180,35 @@ impl Node {
     ) -> Option<(TableId, Record)> {
         let found = found.min_by_key(|(id, _)| self.is_dropped(**id));
         found.map(|(id, record)| (*id, record.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::ConnectError;
+
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_done_is_told_so() {
+        let refused = Status::from_error(Box::new(ConnectError("refused".into())));
+        let not_sent = not_answered("r2", &refused);
+        assert_eq!(not_sent.code, ErrorCode::ServerUnavailable);
+        assert!(not_sent.message.contains("Nothing was done"), "{not_sent}");
+        for status in [Status::deadline_exceeded("late"), Status::unavailable("broken off")] {
+            let unknown = not_answered("r2", &status);
+            assert_eq!(unknown.code, ErrorCode::Timeout, "the next region must not be asked");
+            assert!(unknown.message.contains("is not known"), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_change_that_an_older_region_passes_on_may_go_on_once() {
+        let old = prost::Message::encode_to_vec(&call::Change {
+            table: "t".to_owned(),
+            ..call::Change::default()
+        });
+        let read: call::Change = prost::Message::decode(&old[..]).unwrap();
+        assert!(!read.passed_on);
     }
 }

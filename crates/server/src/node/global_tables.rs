@@ -88,7 +88,10 @@ impl Node {
         body: &Bytes,
     ) -> Result<Bytes, ApiError> {
         let forward = Forward { path: operation.path().to_owned(), body: body.clone() };
-        self.ask_in_time(region, Question::Forward(forward), CHANGE_TIMEOUT).await
+        if matches!(operation, Operation::DescribeGlobalTable(_)) {
+            return self.ask_in_time(region, Question::Forward(forward), CHANGE_TIMEOUT).await;
+        }
+        self.pass_change_on(region, Question::Forward(forward)).await
     }
 
     /// The base region of the global table that the operation names; empty where not known here.
@@ -167,7 +170,9 @@ impl Node {
             Some(ServeMode::PeerToPeer) => Serve::PeerToPeer,
         };
         let own = &self.config.region.name;
-        let table = GlobalTable::new(&create.base.table, id.0, own, sync, serve);
+        let mut table = GlobalTable::new(&create.base.table, id.0, own, sync, serve);
+        // Its log goes on where an earlier global table of it has ended.
+        table.epoch = held.epoch().0;
         let placements: Vec<&Placement> =
             create.placements.iter().filter(|place| place.region != *own).collect();
         if placements.is_empty() {
@@ -207,6 +212,8 @@ impl Node {
             self.check_place(&removal.region, &removal.instance)?;
             record.table.unbind(&removal.region, now)?;
         }
+        let regions: Vec<&str> = unbind.removals.iter().map(|one| one.region.as_str()).collect();
+        let _no_switchover = self.check_may_go(id, &record, &regions)?;
         let answer = encode_global_table(&record.table.id, GlobalTableStatus::Reconfiguring, None);
         self.save(id, record).await?;
         Ok(answer)
@@ -337,6 +344,9 @@ impl Node {
         let now = self.clock.wall_millis();
         for place in placements {
             self.check_place(&place.region, &place.instance)?;
+            if table.serve == Serve::PrimarySecondary {
+                self.check_format(&place.region, table.epoch)?;
+            }
             table = table.with_replica(&place.region, place.writable, now)?;
         }
         Ok(table)

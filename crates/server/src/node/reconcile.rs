@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_control::global_table::{GlobalTable, Progress, Replica};
+use isthmus_control::global_table::{GlobalTable, Progress, Replica, Serve};
 use isthmus_model::ids::{Epoch, TableId};
+use isthmus_model::limits::COUNT_MAX;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::link::State;
 use isthmus_replication::receive::copy_note;
@@ -167,6 +168,9 @@ impl Node {
 
     async fn assign(&self, id: TableId, table: &GlobalTable, region: &str) -> Result<(), ApiError> {
         let held = self.store.table(id).ok_or_else(ApiError::no_table)?;
+        if table.serve == Serve::PrimarySecondary {
+            self.check_format(region, table.epoch.max(held.epoch().0))?;
+        }
         let question = Question::Assign(Assign {
             record: table.to_json().into(),
             table: keys::table::encode_value(&held.spec()),
@@ -244,7 +248,12 @@ impl Node {
         let table = GlobalTable::from_json(&assign.record).map_err(|_| damaged())?;
         let spec = keys::table::decode_value(&assign.table).map_err(|_| damaged())?;
         let own = &self.config.region.name;
-        if table.base != from || table.replica(own).is_none() || spec.id.0 != table.table {
+        let is_beyond = table.epoch.max(table.version) >= COUNT_MAX;
+        if table.base != from
+            || table.replica(own).is_none()
+            || spec.id.0 != table.table
+            || is_beyond
+        {
             return Err(damaged());
         }
         let _one_at_a_time = self.changing.lock().await;
@@ -253,6 +262,14 @@ impl Node {
             return Ok(());
         }
         let id = spec.id;
+        // It may have been a table of this region alone.
+        let left = match known.is_none() && writers(&table) == Writers::One {
+            true => self.store.table(id),
+            false => None,
+        };
+        if let Some(left) = &left {
+            check_left(own, left.epoch(), &table)?;
+        }
         if known.is_none()
             && let Some(base) = self.number_of(&table.base)
         {
@@ -266,16 +283,16 @@ impl Node {
             self.obey_newer_epoch(id, &table);
         }
         self.hold(spec, &table).await?;
-        if known.is_none() && writers(&table) == Writers::One {
-            // It may have been a table of this region alone.
-            let epoch = self.store.table(id).ok_or_else(ApiError::no_table)?.epoch();
-            self.store.set_writing(id, Writing::Refuse, Writers::One, epoch).await?;
+        if left.is_some() {
+            let writer = self.number_of(table.primary()).ok_or_else(damaged)?;
+            self.store.forget_writer(id, writer, Epoch(table.epoch)).await?;
         }
         let ready = known.is_some_and(|known| known.ready) || table.has_enough(own);
         self.save(id, Record { table, ready }).await
     }
 
-    /// A region that accepts writes, and by a newer record does not write any more, has an old disk.
+    /// A region that accepts writes, and by a newer record does not write any more, has an old
+    /// disk.
     fn obey_newer_epoch(&self, id: TableId, table: &GlobalTable) {
         let Some(held) = self.store.table(id).filter(|_| writers(table) == Writers::One) else {
             return;
@@ -351,6 +368,7 @@ impl Node {
     pub(super) async fn forget(&self, id: TableId) -> Result<(), ApiError> {
         self.store.delete_note(&record_note(id)).await?;
         self.records.lock().remove(&id);
+        self.named.lock().remove(&id);
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.obey_links();
         Ok(())
@@ -427,6 +445,22 @@ impl Node {
         }
         self.obey_modes(&records);
     }
+}
+
+/// Whether a table that is left of an earlier binding can become a replica: its log must not have
+/// gone through more epochs than that of the base, or entries of the base would be fenced here.
+fn check_left(own: &str, left: Epoch, table: &GlobalTable) -> Result<(), ApiError> {
+    if left.0 <= table.epoch {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::ObjectAlreadyExist,
+        format!(
+            "Region {own} holds a table of that name from an earlier binding, in epoch {left}; the \
+             global table is in epoch {}. Delete the table in region {own} first.",
+            table.epoch
+        ),
+    ))
 }
 
 /// What another region says that it did not do.

@@ -40,8 +40,8 @@ impl Node {
         let speaker = self.record_named(name).map(|(_, r)| r.table.speaker().to_owned());
         match speaker {
             Some(speaker) if speaker != self.config.region.name => {
-                let question = call::Change { table: name.to_owned(), change };
-                let told = self.ask(&speaker, Question::Change(question)).await?;
+                let question = call::Change { table: name.to_owned(), change, passed_on: false };
+                let told = self.pass_change_on(&speaker, Question::Change(question)).await?;
                 serde_json::from_slice(&told).map_err(|_| ApiError::internal())
             }
             Some(_) | None => self.decide_schema_change(name, &change).await,

@@ -5,11 +5,13 @@
 //! its epoch in the log. From there on nothing can go wrong but time: the successor opens the next
 //! epoch when it has the last entry, whoever crashes meanwhile.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_control::change::Change;
+use isthmus_control::global_table::{Progress, Replica, Serve};
 use isthmus_control::writer::Switchover;
 use isthmus_model::ids::{Lsn, TableId};
 use isthmus_protocol::error_code::ErrorCode;
@@ -18,6 +20,7 @@ use isthmus_replication::link::State;
 use isthmus_store::Table;
 use prost::Message;
 use serde_json::{Value, json};
+use tokio::sync::MutexGuard;
 
 use super::events::EventKind;
 use super::global_tables::no_global_table;
@@ -25,6 +28,7 @@ use super::reconcile::told;
 use super::{Node, Record};
 use crate::api_error::ApiError;
 use crate::peer::call::{HandOver, HandedOver, MayWrite, Question};
+use crate::peer::dial::OtherRegion;
 
 /// How long the successor may take to catch up before nothing is handed over.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(12);
@@ -34,12 +38,48 @@ const LAG_WANTED: Duration = Duration::from_millis(50);
 const LAG_MAX: Duration = Duration::from_millis(1000);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How long is waited for word of the successor. It opens later, too.
-const OPENING_PATIENCE: Duration = Duration::from_secs(10);
-/// How long the region that writes may take for all of it.
+const OPENING_PATIENCE: Duration = Duration::from_secs(8);
+/// How long the successor may take to say whether it could write.
+const MAY_WRITE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the region that writes may take for all of it: more than the three patiences together,
+/// so that it is not left alone with what it may still do; less than a change may take.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(26);
+
+/// Who was named to write a table next, and in which epoch, where it is not known whether it does.
+pub(super) type Named = BTreeMap<TableId, (u64, String)>;
 
 fn unavailable(why: String) -> ApiError {
     ApiError::new(ErrorCode::ServerUnavailable, why)
+}
+
+fn check_format_of(region: &str, format: u32, epoch: u64) -> Result<(), ApiError> {
+    match epoch > 1 && (1..FORMAT_OF_HANDOVER).contains(&format) {
+        false => Ok(()),
+        true => Err(unavailable(format!(
+            "The writing region of the table has changed, which region {region} cannot read: it \
+             speaks format {format} and {FORMAT_OF_HANDOVER} is needed. Upgrade it first."
+        ))),
+    }
+}
+
+async fn ask_to_hand_over(
+    other: &OtherRegion,
+    from: &str,
+    asked: HandOver,
+) -> Result<Bytes, ApiError> {
+    let reply = other.ask_within(Question::HandOver(asked), HAND_OVER_TIMEOUT).await;
+    let reply = reply.map_err(|status| {
+        let message = format!(
+            "Region {from} did not answer ({}). Whether another region writes is not known; the \
+             status tells.",
+            status.message()
+        );
+        ApiError::new(ErrorCode::Timeout, message)
+    })?;
+    match reply.failure {
+        None => Ok(reply.body),
+        Some(failure) => Err(told(failure)),
+    }
 }
 
 impl Node {
@@ -48,7 +88,8 @@ impl Node {
         let Ok(_one_at_a_time) = self.switching.try_lock() else {
             return Err(ApiError::new(
                 ErrorCode::OperationConflict,
-                "Another change of a writing region is under way. Nothing was done.",
+                "Another change of a writing region, or an unbinding, is under way. Nothing was \
+                 done.",
             ));
         };
         let (id, mut record) = self.record_named(name).ok_or_else(no_global_table)?;
@@ -59,53 +100,96 @@ impl Node {
         }
         let epoch = record.table.epoch;
         let asked = HandOver { table: name.to_owned(), epoch, to: to.to_owned() };
-        let answer = self.have_handed_over(&before, asked).await;
+        let answer = self.have_handed_over(id, &before, asked).await;
         let handed_over = answer.inspect_err(|error| {
             let text = format!("the change of the writer from {before} to {to} failed: {error}");
             let detail = json!({ "from": before, "to": to, "reason": error.message });
             self.notice(EventKind::SwitchoverFailed, name, text, detail);
         })?;
         if handed_over.pause_micros.is_none() {
-            return Err(unavailable(format!(
+            let message = format!(
                 "Region {before} has handed the table over at entry {}, and region {to} has not \
                  been heard of since. It writes as soon as it has that entry; until then nobody \
                  does, and nothing that was acknowledged is lost.",
                 handed_over.lsn
-            )));
+            );
+            // Not one that is unavailable: nobody else must be asked to do it again.
+            return Err(ApiError::new(ErrorCode::Timeout, message));
         }
         self.follow_writer(id, handed_over.epoch, to);
+        self.named.lock().remove(&id);
         Ok(self.who_writes(id, true, &handed_over))
     }
 
-    async fn have_handed_over(&self, from: &str, asked: HandOver) -> Result<HandedOver, ApiError> {
-        let own = self.config.region.name.clone();
-        let answer = match from == own {
-            true => self.on_hand_over(&own, &asked).await?,
-            false => self.ask_to_hand_over(from, asked).await?,
+    /// Nobody may write a table next who is not bound to it: then nobody would, for good. So a
+    /// region that was named as the next one stays until it has written. The answer is to be kept
+    /// until the record is saved.
+    pub(super) fn check_may_go(
+        &self,
+        id: TableId,
+        record: &Record,
+        regions: &[&str],
+    ) -> Result<Option<MutexGuard<'_, ()>>, ApiError> {
+        if record.table.serve != Serve::PrimarySecondary {
+            return Ok(None);
+        }
+        // Clients try that again by themselves.
+        let alone = self.switching.try_lock().map_err(|_| {
+            ApiError::new(
+                ErrorCode::OperationConflict,
+                "The writing region of a table is being changed. Nothing was done; try again when \
+                 that has ended.",
+            )
+        })?;
+        let epoch = record.table.epoch;
+        let named = self.named.lock().get(&id).filter(|(next, _)| *next > epoch).cloned();
+        let word = self.store.table(id).map(|table| table.writer_word());
+        let word = word.filter(|word| word.epoch.0 >= epoch);
+        let by_log = word.map(|word| self.name_of(word.next_writer()));
+        let next = |region: &str| {
+            named.as_ref().is_some_and(|(_, named)| named == region)
+                || by_log.as_deref() == Some(region)
         };
-        HandedOver::decode(answer).map_err(|_| ApiError::internal())
+        match regions.iter().find(|region| next(region)) {
+            None => Ok(Some(alone)),
+            Some(region) => Err(ApiError::invalid(format!(
+                "Region {region} was named as the next one to write the table and cannot be \
+                 unbound: nobody could write it. Nothing was done. When `isthmus status` shows \
+                 that it writes, let another region write first; if it shows that another one \
+                 does, ask for the switchover again."
+            ))),
+        }
     }
 
-    async fn ask_to_hand_over(&self, from: &str, asked: HandOver) -> Result<Bytes, ApiError> {
+    async fn have_handed_over(
+        &self,
+        id: TableId,
+        from: &str,
+        asked: HandOver,
+    ) -> Result<HandedOver, ApiError> {
+        let own = &self.config.region.name;
         let other = self.others.get(from).filter(|other| other.reached().connected);
-        let other = other.ok_or_else(|| {
-            unavailable(format!(
+        if from != own && other.is_none() {
+            return Err(unavailable(format!(
                 "Region {from}, which writes the table, cannot be reached. Nothing was done."
-            ))
-        })?;
-        let reply = other.ask_within(Question::HandOver(asked), HAND_OVER_TIMEOUT).await;
-        let reply = reply.map_err(|status| {
-            let message = format!(
-                "Region {from} did not answer ({}). Whether another region writes is not known; \
-                 the status tells.",
-                status.message()
-            );
-            ApiError::new(ErrorCode::Timeout, message)
-        })?;
-        match reply.failure {
-            None => Ok(reply.body),
-            Some(failure) => Err(told(failure)),
+            )));
         }
+        let earlier = self.named.lock().insert(id, (asked.epoch + 1, asked.to.clone()));
+        let answer = match other {
+            None => self.on_hand_over(own, &asked).await,
+            Some(other) => ask_to_hand_over(other, from, asked).await,
+        };
+        if let Err(error) = &answer {
+            let named = &mut *self.named.lock();
+            match (error.code, earlier) {
+                // It may have been done.
+                (ErrorCode::Timeout, _) => {}
+                // It still writes: what was asked for before has not been done either.
+                (ErrorCode::ServerUnavailable, _) | (_, None) => drop(named.remove(&id)),
+                (_, Some(earlier)) => drop(named.insert(id, earlier)),
+            }
+        }
+        HandedOver::decode(answer?).map_err(|_| ApiError::internal())
     }
 
     fn who_writes(&self, id: TableId, changed: bool, handed_over: &HandedOver) -> Value {
@@ -139,8 +223,9 @@ impl Node {
         self.check_disk(&table)?;
         self.check_formats(&record)?;
         let may_write = MayWrite { table: asked.table.clone() };
-        self.ask(&asked.to, Question::MayWrite(may_write)).await?;
+        self.ask_in_time(&asked.to, Question::MayWrite(may_write), MAY_WRITE_PATIENCE).await?;
         self.await_caught_up(id, &table, &record, &asked.to).await?;
+        self.check_bound(id, &asked.to)?;
 
         let mut moved = self.writers_moved();
         let began = self.clock.monotonic();
@@ -176,6 +261,19 @@ impl Node {
         }
     }
 
+    /// It may have been unbound while it caught up.
+    fn check_bound(&self, id: TableId, to: &str) -> Result<(), ApiError> {
+        let record = self.record(id).ok_or_else(no_global_table)?;
+        let is_bound = |replica: &Replica| replica.progress != Progress::Unbinding;
+        match record.table.replica(to).is_some_and(is_bound) {
+            true => Ok(()),
+            false => Err(ApiError::new(
+                ErrorCode::OperationConflict,
+                format!("Region {to} is being unbound. Nothing was done."),
+            )),
+        }
+    }
+
     fn check_epoch(&self, table: &Table, epoch: u64) -> Result<(), ApiError> {
         let word = table.writer_word();
         if word.accepts && word.epoch.0 == epoch {
@@ -207,6 +305,13 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// A region must be able to read the log of a table of which the writer has changed. One that
+    /// has not been heard is judged when it is.
+    pub(super) fn check_format(&self, region: &str, epoch: u64) -> Result<(), ApiError> {
+        let format = self.others.get(region).map_or(0, |other| other.links().format());
+        check_format_of(region, format, epoch)
     }
 
     /// Waits until the successor has what is written soon after it is.
@@ -266,6 +371,27 @@ impl Node {
                 state.as_str(),
                 report.reason
             ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::change::CHANGE_TIMEOUT;
+    use super::*;
+
+    #[test]
+    fn patiences_fit_in_each_other() {
+        let within = MAY_WRITE_PATIENCE + CATCH_UP_PATIENCE + OPENING_PATIENCE;
+        assert!(within < HAND_OVER_TIMEOUT && HAND_OVER_TIMEOUT < CHANGE_TIMEOUT);
+    }
+
+    #[test]
+    fn a_region_that_cannot_read_of_another_writer_is_given_no_such_table() {
+        let old = FORMAT_OF_HANDOVER - 1;
+        assert!(check_format_of("r2", old, 2).unwrap_err().message.contains("Upgrade it first"));
+        for (format, epoch) in [(old, 1), (FORMAT_OF_HANDOVER, 2), (0, 2)] {
+            assert_eq!(check_format_of("r2", format, epoch), Ok(()));
         }
     }
 }

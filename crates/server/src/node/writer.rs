@@ -11,6 +11,7 @@ use isthmus_control::writer::{LogWord, Step};
 use isthmus_model::ids::{Origin, TableId};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::receipt::Receipt;
+use isthmus_replication::frame::FORMAT_OF_HANDOVER;
 use isthmus_store::{Table, WriterWord};
 use prost::Message;
 use serde_json::json;
@@ -224,6 +225,15 @@ impl Node {
                 reached.reason
             )));
         }
+        let too_old = || {
+            unavailable(format!(
+                "Region {region}, which writes the table, is too old to be passed writes. Nothing \
+                 was done."
+            ))
+        };
+        if (1..FORMAT_OF_HANDOVER).contains(&other.links().format()) {
+            return Err(too_old());
+        }
         let wants_receipt = receipt.is_some();
         let write = Write { path: path.to_owned(), body: body.clone(), wants_receipt };
         // Where it waits for other regions, its patience comes on top.
@@ -231,10 +241,7 @@ impl Node {
         match other.ask_within(Question::Write(write), within).await {
             Ok(Reply { failure: None, body }) => take_wrote(body, receipt),
             Ok(Reply { failure: Some(failure), .. }) => Err(told(failure)),
-            Err(status) if status.code() == Code::Unimplemented => Err(unavailable(format!(
-                "Region {region}, which writes the table, is too old to be passed writes. Nothing \
-                 was done."
-            ))),
+            Err(status) if status.code() == Code::Unimplemented => Err(too_old()),
             Err(status) => Err(ApiError::new(
                 ErrorCode::Timeout,
                 format!(

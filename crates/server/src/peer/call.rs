@@ -253,6 +253,9 @@ pub struct Change {
     /// The change, as the control room writes it.
     #[prost(bytes = "bytes", tag = "2")]
     pub change: Bytes,
+    /// A region that did not decide has passed it on: it goes no further.
+    #[prost(bool, tag = "3")]
+    pub passed_on: bool,
 }
 
 /// Bytes of a measurement. The answer is how many nanoseconds the rows took: 8 bytes, big-endian;

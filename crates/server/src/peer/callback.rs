@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tonic::{Status, Streaming};
+use tonic::{ConnectError, Status, Streaming};
 
 use super::call::{Answering, Asking, Call, Reply};
 
@@ -83,14 +83,19 @@ impl Callbacks {
         number: u64,
     ) -> Result<(mpsc::Sender<Result<Asking, Status>>, oneshot::Receiver<Reply>), Status> {
         let mut open = self.open.lock();
-        let open = open.as_mut().ok_or_else(|| Status::unavailable("it has not dialled"))?;
+        let open = open.as_mut().ok_or_else(|| unsent("it has not dialled"))?;
         if open.waiting.len() >= ASKED_MAX {
-            return Err(Status::resource_exhausted("too many questions wait"));
+            return Err(unsent("too many questions wait"));
         }
         let (asker, answer) = oneshot::channel();
         open.waiting.insert(number, asker);
         Ok((open.sender.clone(), answer))
     }
+}
+
+/// As where a region that can be dialled is not there.
+fn unsent(why: &str) -> Status {
+    Status::from_error(Box::new(ConnectError(why.into())))
 }
 
 fn lost() -> Status {
@@ -100,12 +105,15 @@ fn lost() -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peer::dial::is_unsent;
 
     #[tokio::test]
     async fn who_has_not_dialled_cannot_be_asked() {
         let callbacks = Callbacks::default();
         let asked = callbacks.ask(Call::default(), Duration::from_secs(1)).await;
-        assert_eq!(asked.unwrap_err().code(), tonic::Code::Unavailable);
+        let status = asked.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert!(is_unsent(&status));
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 //! is not dialled: it dials.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, ConnectError, Status, Streaming};
 
 use super::call::{Answering, Call, Question, Reply};
 use super::callback::Callbacks;
@@ -101,6 +102,18 @@ impl Ended {
         let reason = describe(status);
         Ended { reason, was_open: false, is_unknown, found_nobody: !is_unknown }
     }
+}
+
+/// Whether a question that was not answered was not sent either.
+pub fn is_unsent(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 impl OtherRegion {

@@ -9,6 +9,7 @@ use isthmus_model::expiry::Expiry;
 use isthmus_model::family::FamilySet;
 use isthmus_model::ids::{Epoch, Lsn, Origin, SchemaNumber, Timestamp};
 use isthmus_model::key::EncodedKey;
+use isthmus_model::limits::{AUTO_INCREMENT_MAX, COUNT_MAX};
 use isthmus_model::row::Trim;
 
 use crate::codec::row::{decode_row, encode_row_into};
@@ -97,6 +98,9 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
     let epoch = Epoch(reader.varint()?);
     let stamp = reader.stamp()?;
     let origin_lsn = Lsn(reader.varint()?);
+    if lsn.0.max(epoch.0).max(origin_lsn.0) >= COUNT_MAX {
+        return corrupt("an entry beyond the end of any log");
+    }
     let schema = SchemaNumber(reader.varint()?);
     let seen = match tells {
         false => None,
@@ -130,7 +134,11 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
         }
         BODY_HANDOVER => {
             let successor = Origin(reader.byte()?);
-            EntryBody::Handover(Handover { successor, auto_increment: reader.varint()? })
+            let auto_increment = reader.varint()?;
+            if auto_increment >= AUTO_INCREMENT_MAX {
+                return corrupt("a counter that no id can hold");
+            }
+            EntryBody::Handover(Handover { successor, auto_increment })
         }
         BODY_OPENING => EntryBody::Opening,
         _ => return corrupt("unknown kind of entry"),
@@ -169,7 +177,7 @@ pub(crate) mod tests {
             proptest::collection::vec(delta, 0..4).prop_map(EntryBody::Rows),
             schemas().prop_map(EntryBody::Schema),
             expiries().prop_map(EntryBody::Expiry),
-            (any::<u8>(), any::<u64>()).prop_map(|(successor, auto_increment)| {
+            (any::<u8>(), 0..AUTO_INCREMENT_MAX).prop_map(|(successor, auto_increment)| {
                 EntryBody::Handover(Handover { successor: Origin(successor), auto_increment })
             }),
             Just(EntryBody::Opening),
@@ -178,7 +186,8 @@ pub(crate) mod tests {
 
     /// Any entry that can be stored.
     pub(crate) fn entries() -> impl Strategy<Value = Entry> {
-        let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u8>(), any::<u64>());
+        let count = || 0..COUNT_MAX;
+        let numbers = (count(), count(), any::<u64>(), any::<u8>(), count());
         let seen = (any::<u64>(), any::<u8>());
         let seen = seen.prop_map(|(hlc, origin)| Stamp { hlc: Hlc(hlc), origin: Origin(origin) });
         let seen = proptest::option::of(proptest::collection::vec(seen, 0..3));
@@ -193,6 +202,29 @@ pub(crate) mod tests {
                 body,
             },
         )
+    }
+
+    #[test]
+    fn numbers_after_which_none_comes_are_refused() {
+        let entry = Entry {
+            lsn: Lsn(1),
+            epoch: Epoch(1),
+            stamp: Stamp { hlc: Hlc(1), origin: Origin(1) },
+            origin_lsn: Lsn(1),
+            schema: SchemaNumber(1),
+            seen: None,
+            body: EntryBody::Opening,
+        };
+        assert!(decode_entry(&encode_entry(&entry)).is_ok());
+        let handover = Handover { successor: Origin(2), auto_increment: u64::MAX };
+        for bad in [
+            Entry { lsn: Lsn(u64::MAX), ..entry.clone() },
+            Entry { epoch: Epoch(u64::MAX), ..entry.clone() },
+            Entry { origin_lsn: Lsn(u64::MAX), ..entry.clone() },
+            Entry { body: EntryBody::Handover(handover), ..entry },
+        ] {
+            assert!(decode_entry(&encode_entry(&bad)).is_err(), "{bad:?}");
+        }
     }
 
     proptest! {

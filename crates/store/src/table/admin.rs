@@ -1,7 +1,7 @@
 //! Changes of the table itself: its schema, who writes it, its end.
 
 use isthmus_model::entry::EntryBody;
-use isthmus_model::ids::{Epoch, SchemaNumber};
+use isthmus_model::ids::{Epoch, Origin, SchemaNumber};
 use isthmus_model::schema::Schema;
 
 use crate::engine::{BatchWrite, Space};
@@ -12,6 +12,8 @@ use crate::pending::Pending;
 use crate::spec::{Writers, Writing};
 use crate::table::Table;
 use crate::table::write::check_writable;
+
+const NO_WAY_BACK: &str = "several writers become one only by a full copy";
 
 impl Table {
     /// Changes the schema, as an entry of the log. `change` is given the newest one, durable or
@@ -67,6 +69,34 @@ impl Table {
         Ok(())
     }
 
+    /// Clients may not write here, and the region that does is another one than the log here says:
+    /// what it holds is of a table that ended here and says nothing of the one that begins.
+    pub(crate) fn forget_writer(&self, writer: Origin, epoch: Epoch) -> Pending<()> {
+        Pending::from_result(self.try_forget_writer(writer, epoch))
+    }
+
+    fn try_forget_writer(&self, writer: Origin, epoch: Epoch) -> Result<Pending<()>, StoreError> {
+        self.core.check_alive()?;
+        let mut inner = self.partition.inner.lock();
+        if inner.dropped {
+            return Err(StoreError::NoTable(inner.spec.id));
+        }
+        if inner.spec.writers.are_many() {
+            return Err(StoreError::BadSchema(NO_WAY_BACK.into()));
+        }
+        let bytes_before = inner.part.bytes;
+        inner.spec.writing = Writing::Refuse;
+        inner.spec.writer = writer;
+        inner.spec.handed_over = None;
+        (inner.spec.epoch, inner.state.epoch) = (epoch, epoch);
+        inner.put_spec();
+        let (answer, pending) = Pending::new();
+        let group = inner.open_group();
+        inner.when_durable(group, Box::new(|done| answer.give(done)));
+        self.core.enqueue(&self.partition, &mut inner, bytes_before);
+        Ok(pending)
+    }
+
     pub(crate) fn set_writing(
         &self,
         writing: Writing,
@@ -93,8 +123,7 @@ impl Table {
         }
         let (were_many, are_many) = (inner.spec.writers.are_many(), writers.are_many());
         if were_many && !are_many {
-            let reason = "several writers become one only by a full copy";
-            return Err(StoreError::BadSchema(reason.into()));
+            return Err(StoreError::BadSchema(NO_WAY_BACK.into()));
         }
         let bytes_before = inner.part.bytes;
         if !were_many && are_many {

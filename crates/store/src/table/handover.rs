@@ -116,9 +116,9 @@ impl Table {
         Ok(self.enqueue_told(&mut inner, bytes_before, epoch))
     }
 
-    /// The disk here is an old one: nothing is accepted from now on, not even before the answer, and
-    /// nothing is taken of an older epoch than that of which was heard. Which epoch the log is in
-    /// stays as it is.
+    /// The disk here is an old one: nothing is accepted from now on, not even before the answer,
+    /// and nothing is taken of an older epoch than that of which was heard. Which epoch the log is
+    /// in stays as it is.
     pub fn fence(&self, newer: Epoch) -> Pending<()> {
         Pending::from_result(self.try_fence(newer))
     }

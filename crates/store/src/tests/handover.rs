@@ -82,6 +82,19 @@ fn table_goes_back_and_numbers_given_go_on() {
 }
 
 #[test]
+fn what_is_left_of_an_earlier_binding_names_nobody() {
+    let (a, b) = pair();
+    hand_over(&a, &b).unwrap();
+    send(&a, &b).unwrap();
+    b.finish(b.store.forget_writer(TABLE, Origin(3), Epoch(1))).unwrap();
+    let word = b.table().writer_word();
+    let expected =
+        WriterWord { epoch: Epoch(1), writer: Origin(3), successor: None, accepts: false };
+    assert_eq!(word, expected);
+    assert!(is_fenced(open_epoch(&b)) && is_fenced(b.write(put(1, 1))));
+}
+
+#[test]
 fn who_opened_an_epoch_is_known_though_its_end_comes_with_it() {
     let (a, b) = pair();
     let c = Region::new(3, Writers::One);
