@@ -349,7 +349,9 @@ def test_a_write_is_one_trace_through_all_regions(folder):
     assert {name for name in regions if regions[name] == "r2"} == {"receive", "apply"}, regions
     for span in trace:
         assert int(span["startTimeUnixNano"]) <= int(span["endTimeUnixNano"])
-    assert int(one["apply"]["startTimeUnixNano"]) <= int(one["ack"]["endTimeUnixNano"])
+    # Regions read the clock of the wall to the millisecond, each for itself.
+    skew = 2_000_000
+    assert int(one["apply"]["startTimeUnixNano"]) <= int(one["ack"]["endTimeUnixNano"]) + skew
 
 
 PLAN_ROWS = int(os.environ.get("PLAN_ROWS", "20000"))
