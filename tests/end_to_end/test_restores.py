@@ -101,7 +101,10 @@ def test_an_old_data_directory_that_is_put_back_is_healed(three, folder, serve, 
         client.close()
 
 
-def test_a_region_that_wrote_before_follows_after_its_old_disk_was_put_back(three, folder):
+@pytest.mark.parametrize("wrote_alone", [False, True], ids=["heard", "alone"])
+def test_a_region_that_wrote_before_follows_after_its_old_disk_was_put_back(
+    three, folder, wrote_alone
+):
     regions = three.regions
     back = regions[0]
     clients = [region.client(timeout=60) for region in regions]
@@ -128,6 +131,19 @@ def test_a_region_that_wrote_before_follows_after_its_old_disk_was_put_back(thre
     back.kill()
     shutil.rmtree(back.data)
     shutil.copytree(copy, back.data)
+    if wrote_alone:
+        # Nobody is there to tell it, and it starts again before anybody does: what it accepted
+        # is in the place of what r2 wrote, and gives way.
+        for other in regions[1:]:
+            other.kill()
+        back.start()
+        client = back.client(timeout=60)
+        patiently(lambda: client.put_row(TABLE, key(500), [("v", 500)]), "a put alone")
+        client.close()
+        back.kill()
+        for other in regions[1:]:
+            other.start()
+        clients[1:] = [region.client(timeout=60) for region in regions[1:]]
     back.start()
     clients[0].close()
     clients[0] = back.client(timeout=60)

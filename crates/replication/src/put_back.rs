@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use isthmus_model::hlc::Hlc;
-use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
+use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use isthmus_store::{Pending, Store, Table, Writing};
 use parking_lot::Mutex;
 use prost::Message;
@@ -348,12 +348,13 @@ impl PutBacks {
 
     /// A region knows a newer epoch of a table with one writer than the one in which this region
     /// accepts writes, so the disk here is an old one. It accepts none from now on. If it has
-    /// since its start, they stand where others' do, and a person must decide; else it follows.
-    pub fn overtaken(&self, table: &Table, region: Origin, newer: Epoch) {
+    /// since its start, that stands where others' writes do, and a person must decide; else it is
+    /// copied what it lacks, by whoever feeds it.
+    pub fn overtaken(&self, table: &Table, region: Origin) {
         if table.spec().writers.are_many() || table.spec().writing == Writing::Refuse {
             return;
         }
-        drop(table.fence(newer));
+        drop(table.fence(table.epoch()));
         if table.has_made_entries() {
             let lsn = table.durable_lsn();
             let mut partitions = self.partitions.lock();
@@ -382,8 +383,7 @@ impl PutBacks {
         if !put_back.held.is_empty() {
             return self.save(partition, put_back);
         }
-        let word = table.writer_word();
-        let is_writer = word.writer == self.store.origin() && word.successor.is_none();
+        let is_writer = table.writer_word().is_unended_epoch_of(self.store.origin());
         if !table.spec().writers.are_many() && is_writer {
             let (spec, epoch) = (table.spec(), table.epoch());
             drop(self.store.set_writing(spec.id, Writing::Accept, spec.writers, epoch));

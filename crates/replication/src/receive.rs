@@ -91,6 +91,7 @@ pub enum Unfed {
 }
 
 const NEEDS_A_PERSON: &str = "an old disk was put back there, and a person must decide";
+const OLD_DISK: &str = "an old disk was put back there; opening anew to copy";
 const OLD_EPOCH: &str = "another region writes the table in a newer epoch";
 
 struct Receiving {
@@ -449,8 +450,17 @@ impl Inbound {
             let reason = format!("epoch {} is offered, epoch {known} is known", open.epoch);
             return self.fault(partition, FaultKind::Fenced, reason);
         }
-        if epoch > known {
-            put_backs.overtaken(&table, origin, epoch);
+        let writes_by_its_disk = !table.spec().writers.are_many()
+            && table.writer_word().is_unended_epoch_of(self.shared.origin());
+        if epoch > known && writes_by_its_disk {
+            // What was made here since the disk was copied, in this life or an earlier one, stands
+            // in the place of what others made: the rows are copied, whatever the addresses say.
+            if let Err(error) = self.assignments.copies(origin, partition) {
+                return self.fault(partition, FaultKind::Retry, chain(&error));
+            }
+            put_backs.overtaken(&table, origin);
+            drop(table.fence(epoch));
+            return self.fault(partition, FaultKind::Retry, OLD_DISK.to_owned());
         }
         if put_backs.needs_a_person(partition) {
             return self.fault(partition, FaultKind::Retry, NEEDS_A_PERSON.to_owned());

@@ -23,7 +23,7 @@ use isthmus_model::clock::Clock;
 use isthmus_model::compression::Compression;
 use isthmus_model::entry::Entry;
 use isthmus_model::hlc::{Hlc, Stamp};
-use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
+use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use isthmus_store::codec::Corrupt;
 use isthmus_store::keys::log::{RecordBuilder, decode_head, decode_record};
 use isthmus_store::{LogSlice, Store, StoreError, Table};
@@ -602,8 +602,7 @@ impl Outbound {
         }
         let table = &shipping.table;
         if kind == FaultKind::Fenced && shipping.link.epoch == table.epoch() {
-            // Of a newer one than is known here, whichever it is.
-            self.shared.put_backs.overtaken(table, self.peer, Epoch(table.epoch().0 + 1));
+            self.shared.put_backs.overtaken(table, self.peer);
         }
         if kind == FaultKind::PriorMissing {
             shipping.whole_until = self.shared.clock.monotonic() + WHOLE_FOR;

@@ -134,14 +134,14 @@ fn writer_that_others_have_overtaken_accepts_nothing_and_follows_unless_it_has_w
             drop(table.write(vec![change()], false));
             while store.commit_step() {}
         }
-        found.overtaken(&table, Origin(2), Epoch(2));
+        found.overtaken(&table, Origin(2));
         while store.commit_step() {}
         let (store, table, again) = start(&engine);
         assert_eq!(table.spec().writing, Writing::Refuse);
-        assert_eq!((table.epoch(), table.writer_word().epoch), (Epoch(2), Epoch(1)));
+        assert_eq!((table.epoch(), table.writer_word().epoch), (Epoch(1), Epoch(1)));
         assert_eq!((again.is_put_back(HERE), again.needs_a_person(HERE)), (writes, writes));
         // Who has been told so once does not accept by being told again.
-        again.overtaken(&table, Origin(3), Epoch(2));
+        again.overtaken(&table, Origin(3));
         while store.commit_step() {}
         assert_eq!(again.take_news().len(), 0);
         let news = found.take_news();

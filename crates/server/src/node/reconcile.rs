@@ -302,7 +302,7 @@ impl Node {
             && word.accepts
             && word.epoch.0 < table.epoch
         {
-            self.shared.put_backs.overtaken(&held, writer, Epoch(table.epoch));
+            self.shared.put_backs.overtaken(&held, writer);
         }
     }
 

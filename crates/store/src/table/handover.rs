@@ -30,6 +30,11 @@ pub struct WriterWord {
 }
 
 impl WriterWord {
+    /// Whether that region writes in this epoch, and nothing in the log ends it.
+    pub fn is_unended_epoch_of(&self, region: Origin) -> bool {
+        self.writer == region && self.successor.is_none()
+    }
+
     /// Who makes the next entry.
     pub fn next_writer(&self) -> Origin {
         self.successor.unwrap_or(self.writer)
