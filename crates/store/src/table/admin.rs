@@ -90,11 +90,7 @@ impl Table {
         inner.spec.handed_over = None;
         (inner.spec.epoch, inner.state.epoch) = (epoch, epoch);
         inner.put_spec();
-        let (answer, pending) = Pending::new();
-        let group = inner.open_group();
-        inner.when_durable(group, Box::new(|done| answer.give(done)));
-        self.core.enqueue(&self.partition, &mut inner, bytes_before);
-        Ok(pending)
+        Ok(self.enqueue_told(&mut inner, bytes_before, ()))
     }
 
     pub(crate) fn set_writing(

@@ -141,7 +141,8 @@ impl Table {
         Ok(self.enqueue_told(&mut inner, bytes_before, ()))
     }
 
-    fn enqueue_told<T: Send + 'static>(
+    /// Enqueues what was changed; `told` is the answer when it is durable.
+    pub(crate) fn enqueue_told<T: Send + 'static>(
         &self,
         inner: &mut Inner,
         bytes_before: usize,

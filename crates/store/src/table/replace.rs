@@ -97,11 +97,7 @@ impl Table {
             let at = At { lsn: inner.state.lsn, stamp: None };
             inner.expire(*expiry, at);
         }
-        let (answer, pending) = Pending::new();
-        let group = inner.open_group();
-        inner.when_durable(group, Box::new(|done| answer.give(done)));
-        self.core.enqueue(&self.partition, &mut inner, bytes_before);
-        Ok(pending)
+        Ok(self.enqueue_told(&mut inner, bytes_before, ()))
     }
 
     /// Replaces the rows from `start` (inclusive) to `end` (exclusive; `None`: the last) with
