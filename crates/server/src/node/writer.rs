@@ -72,7 +72,8 @@ impl Node {
                 Step::Follow => self.follow_writer(id, word.epoch.0, &self.name_of(word.writer)),
                 // What a disk lacks comes first, and whether it is an old one that has opened this
                 // epoch before may be told in a moment.
-                Step::Open if self.has_just_started() || self.may_be_put_back(&table) => return,
+                Step::Open if self.has_just_started() && table.was_handed_over_at_start() => return,
+                Step::Open if self.may_be_put_back(&table) => return,
                 Step::Open => {
                     // From the first one on, writes are answered as the table asks for.
                     self.obey_modes_now();

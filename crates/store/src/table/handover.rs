@@ -61,6 +61,14 @@ impl Table {
         }
     }
 
+    /// Whether the end of the epoch was in the log here when the store was opened: whoever it names
+    /// may have opened the next one in an earlier life, of which an old disk knows nothing.
+    pub fn was_handed_over_at_start(&self) -> bool {
+        let durable = self.partition.durable();
+        let after = durable.state.lives.after;
+        durable.spec.handed_over.is_some_and(|over| over.at <= after)
+    }
+
     /// Ends this region's epoch: the successor opens the next one when it holds everything through
     /// the LSN that is answered. Nothing is accepted here from now on, not even before the answer.
     pub fn hand_over(&self, successor: Origin) -> Pending<Lsn> {

@@ -44,7 +44,9 @@ fn successor_opens_the_next_epoch_when_it_holds_the_last_entry() {
     assert!(is_fenced(a.write(put(2, 2))) && is_fenced(open_epoch(&a)));
     assert!(is_fenced(open_epoch(&b)));
     send(&a, &b).unwrap();
+    assert!(!b.table().was_handed_over_at_start());
     b.restart();
+    assert!(b.table().was_handed_over_at_start());
     assert!(is_fenced(b.write(put(2, 2))));
     assert_eq!(open_epoch(&b).unwrap(), Epoch(2));
     b.restart();
