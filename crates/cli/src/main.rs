@@ -1,6 +1,6 @@
 //! The program `isthmus`: server, tools and a laptop's set of regions in one.
 //!
-//! What must hold: every command but `serve` and `up` works through the public or the
+//! What must hold: every command but `serve`, `witness` and `up` works through the public or the
 //! administration API and nothing else; standard output carries answers, standard error the
 //! rest; exit codes mean the same in every command.
 
@@ -12,6 +12,7 @@ mod debug;
 mod error;
 mod events;
 mod extract;
+mod failover;
 mod global_table;
 mod job;
 mod link;
@@ -20,6 +21,7 @@ mod mode;
 mod output;
 mod plan;
 mod progress;
+mod quorum;
 mod repair;
 mod report;
 mod row;
@@ -29,6 +31,7 @@ mod serve;
 mod status;
 mod switchover;
 mod table;
+mod tail;
 mod target;
 mod top;
 mod topology;
@@ -36,6 +39,7 @@ mod units;
 mod up;
 mod verify;
 mod wait;
+mod witness;
 
 use clap::{Parser, Subcommand};
 
@@ -82,6 +86,8 @@ enum Command {
     Up(up::UpArgs),
     /// Run one region
     Serve(serve::ServeArgs),
+    /// Run a witness: a vote for two regions, without rows
+    Witness(witness::WitnessArgs),
     /// Make, show, change and delete tables
     Table(table::TableArgs),
     /// Read and write rows
@@ -92,6 +98,12 @@ enum Command {
     Link(link::LinkArgs),
     /// Let another region write a table that one region writes
     Switchover(switchover::SwitchoverArgs),
+    /// Show who votes in the quorum of the regions, and change it
+    Quorum(quorum::QuorumArgs),
+    /// Show and say who writes when a region is lost
+    Failover(failover::FailoverArgs),
+    /// Show and merge what was set aside after a failover
+    Tail(tail::TailArgs),
     /// Show regions, tables and links
     Status(status::StatusArgs),
     /// Show them, with events, on the whole terminal, again and again
@@ -126,12 +138,15 @@ impl Command {
     fn json(&self) -> bool {
         match self {
             Command::Up(args) => args.json,
-            Command::Serve(_) => false,
+            Command::Serve(_) | Command::Witness(_) => false,
             Command::Table(args) => args.target.json,
             Command::Row(args) => args.target.json,
             Command::GlobalTable(args) => args.target.json,
             Command::Link(args) => args.target.json,
             Command::Switchover(args) => args.target.json,
+            Command::Quorum(args) => args.target.json,
+            Command::Failover(args) => args.target.json,
+            Command::Tail(args) => args.target.json,
             Command::Status(args) => args.target.json,
             Command::Top(args) => args.target.json,
             Command::Plan(args) => args.target.json,
@@ -160,6 +175,10 @@ impl Command {
             | Command::GlobalTable(_)
             | Command::Link(_)
             | Command::Switchover(_)
+            | Command::Witness(_)
+            | Command::Quorum(_)
+            | Command::Failover(_)
+            | Command::Tail(_)
             | Command::Status(_)
             | Command::Top(_)
             | Command::Plan(_)
@@ -202,11 +221,15 @@ fn run(command: Command) -> Result<Exit, CliError> {
         match command {
             Command::Up(args) => up::run(args).await.map(done),
             Command::Serve(args) => serve::run(args).await.map(done),
+            Command::Witness(args) => witness::run(args).await.map(done),
             Command::Table(args) => table::run(args).await.map(done),
             Command::Row(args) => row::run(args).await.map(done),
             Command::GlobalTable(args) => global_table::run(args).await.map(done),
             Command::Link(args) => link::run(args).await.map(done),
             Command::Switchover(args) => switchover::run(args).await.map(done),
+            Command::Quorum(args) => quorum::run(args).await.map(done),
+            Command::Failover(args) => failover::run(args).await.map(done),
+            Command::Tail(args) => tail::run(args).await.map(done),
             Command::Status(args) => status::run(args).await.map(done),
             Command::Top(args) => top::run(args).await.map(done),
             Command::Plan(args) => plan::run(args).await.map(done),

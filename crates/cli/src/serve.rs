@@ -48,17 +48,29 @@ pub(crate) struct ServeArgs {
 pub(crate) async fn run(args: ServeArgs) -> Result<(), CliError> {
     start_log(&args.log)?;
     let config = Config::load(&args.config)?;
-    let mut signals = StopSignals::new()?;
-    let mut input = args.stop_with_stdin.then(input_closed);
-    let (stop, stopped) = oneshot::channel::<()>();
     let clock: Arc<dyn Clock> = match args.clock_ahead_ms {
         Some(ahead_millis) => Arc::new(WrongClock { ahead_millis }),
         None => Arc::new(SystemClock),
     };
-    let mut serving = std::pin::pin!(isthmus_server::serve(config, clock, async {
+    until_stopped(args.stop_with_stdin, |stopped| isthmus_server::serve(config, clock, stopped))
+        .await
+}
+
+/// Is done when it is told to stop.
+pub(crate) type Stopped = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Lets a server run until a signal comes, or standard input closes if that counts, and stop.
+pub(crate) async fn until_stopped<S: Future<Output = Result<(), isthmus_server::ServerError>>>(
+    stop_with_stdin: bool,
+    serve: impl FnOnce(Stopped) -> S,
+) -> Result<(), CliError> {
+    let mut signals = StopSignals::new()?;
+    let mut input = stop_with_stdin.then(input_closed);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut serving = std::pin::pin!(serve(Box::pin(async {
         // A sender that is gone is a reason to stop, too.
         let _ = stopped.await;
-    }));
+    })));
     tokio::select! {
         ended = &mut serving => return result(ended),
         () = signals.next() => {}
@@ -102,8 +114,16 @@ async fn closed(input: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-fn start_log(level: &str) -> Result<(), CliError> {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+/// Where the quorum's library says what only its authors need; the quorum tells what matters.
+const QUIET: &str = "openraft=off";
+
+/// Logs to standard error from that level on.
+pub(crate) fn start_log(level: &str) -> Result<(), CliError> {
+    let filter = match level.contains("openraft") {
+        true => EnvFilter::try_new(level),
+        false => EnvFilter::try_new(format!("{QUIET},{level}")),
+    };
+    let filter = filter.map_err(|error| {
         CliError::usage(format!("--log {level:?}: {error}"))
             .hint("say error, warn, info, debug, trace or off")
     })?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use isthmus_server::status::{
-    CopyStatus, DifferingStatus, DigestWord, LinkStatus, Status, TableStatus,
+    CopyStatus, DifferingStatus, DigestWord, LinkStatus, QuorumStatus, Status, TableStatus,
 };
 use serde_json::json;
 
@@ -126,6 +126,7 @@ fn print_json(told: &[Told]) -> Result<(), CliError> {
 
 fn text(told: &[Told]) -> String {
     let mut parts = vec![regions_text(told)];
+    parts.extend(quorum_text(told));
     let tables = tables_text(told);
     if !tables.is_empty() {
         parts.push(tables);
@@ -179,6 +180,32 @@ fn region_row(told: &Told) -> Vec<String> {
             vec![name, state, String::new(), String::new(), String::new(), String::new()]
         }
     }
+}
+
+/// The quorum in one line, as the region sees it that knows most of it.
+fn quorum_text(told: &[Told]) -> Option<String> {
+    let told = told.iter().filter_map(|told| told.status.as_ref().ok());
+    let quorum = told.filter_map(|status| status.quorum.as_ref());
+    quorum.max_by_key(|quorum| (quorum.leader.is_some(), quorum.term, quorum.applied)).map(in_line)
+}
+
+/// A quorum in one line.
+pub(crate) fn in_line(quorum: &QuorumStatus) -> String {
+    let members: Vec<String> = quorum.members.iter().map(|name| output::plain(name)).collect();
+    let leader = match &quorum.leader {
+        Some(leader) => format!("{} leads", output::plain(leader)),
+        None => "none of them leads that hears a majority".to_owned(),
+    };
+    if members.is_empty() {
+        return "quorum: not begun; a majority of those who vote has to run".to_owned();
+    }
+    format!(
+        "quorum of {}: {leader}, term {}, {} applied, leases of {} ms",
+        members.join(", "),
+        quorum.term,
+        quorum.applied,
+        quorum.lease_ms
+    )
 }
 
 fn tables_text(told: &[Told]) -> String {
@@ -420,6 +447,7 @@ pub(crate) mod tests {
             }],
             probes: Vec::new(),
             log: None,
+            quorum: None,
             memory_bytes: None,
             disk_bytes: None,
             disk_free_bytes: None,
@@ -445,6 +473,27 @@ pub(crate) mod tests {
     /// One that answers and one that does not.
     pub(crate) fn two_regions() -> Vec<Told> {
         vec![told("r1", Ok(status("r1", 2))), told("r2", Err(CliError::failed("refused")))]
+    }
+
+    #[test]
+    fn the_quorum_is_told_as_the_one_sees_it_that_knows_most() {
+        let quorum = |leader: Option<&str>, term| QuorumStatus {
+            members: vec!["r1".into(), "r2".into(), "w1".into()],
+            leader: leader.map(str::to_owned),
+            term,
+            stored: 9,
+            applied: 8,
+            votes: true,
+            majority_heard_ms_ago: None,
+            lease_ms: 2000,
+        };
+        let seen =
+            |name: &str, quorum| told(name, Ok(Status { quorum: Some(quorum), ..status(name, 0) }));
+        let all = [seen("r1", quorum(None, 7)), seen("r2", quorum(Some("w1"), 6))];
+        let line = "quorum of r1, r2, w1: w1 leads, term 6, 8 applied, leases of 2000 ms";
+        assert_eq!(quorum_text(&all).as_deref(), Some(line));
+        assert!(quorum_text(&all[..1]).unwrap().contains("none of them leads"));
+        assert_eq!(quorum_text(&two_regions()), None);
     }
 
     #[test]

@@ -88,6 +88,24 @@ pub(crate) struct UpFile {
     pub(crate) access_key_secret: String,
     /// The regions, by number.
     pub(crate) regions: Vec<UpRegion>,
+    /// The witness, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) witness: Option<UpWitness>,
+}
+
+/// The witness that `isthmus up` runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct UpWitness {
+    /// Name.
+    pub(crate) name: String,
+    /// Where it listens for the regions.
+    pub(crate) peer: String,
+    /// Its process.
+    pub(crate) pid: u32,
+    /// Its configuration file.
+    pub(crate) config: String,
+    /// Its directory.
+    pub(crate) data: String,
 }
 
 /// One region that `isthmus up` runs.
@@ -387,6 +405,7 @@ mod tests {
             access_key_id: "id".into(),
             access_key_secret: "hush".into(),
             regions: vec![region("r1"), region("r2")],
+            witness: None,
         }
     }
 

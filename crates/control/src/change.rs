@@ -12,7 +12,7 @@ use crate::extract::BindExtract;
 use crate::global_table::{ControlError, GlobalTable};
 use crate::link_rule::SetLink;
 use crate::write_mode::SetMode;
-use crate::writer::{SetWrites, Switchover};
+use crate::writer::{SetFailover, SetWrites, Switchover};
 
 /// A change of the record of a global table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub enum Change {
     Switchover(Switchover),
     /// Sets what secondaries do with writes.
     SetWrites(SetWrites),
+    /// Sets who decides when the region that writes is lost.
+    SetFailover(SetFailover),
 }
 
 impl GlobalTable {
@@ -46,6 +48,7 @@ impl GlobalTable {
                 changed.check_successor(&asked.to)?;
             }
             Change::SetWrites(asked) => changed.set_writes(asked)?,
+            Change::SetFailover(asked) => changed.set_failover(asked)?,
         }
         if changed == *self {
             return Ok(false);

@@ -11,7 +11,7 @@ use crate::edges::Edge;
 use crate::extract::Extract;
 use crate::link_rule::LinkRule;
 use crate::write_mode::WriteMode;
-use crate::writer::AtSecondary;
+use crate::writer::{AtSecondary, Failover};
 
 /// Replicas of one table at most, the base included.
 pub const REPLICAS_MAX: usize = 10;
@@ -130,6 +130,17 @@ pub struct GlobalTable {
     /// What secondaries do with writes, if a person has said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_secondary: Option<AtSecondary>,
+    /// Who decides which region writes when the one that did is lost, where there is a quorum.
+    #[serde(default, skip_serializing_if = "Failover::is_default")]
+    pub failover: Failover,
+    /// The epoch for which the base was moved by those who decide about failover; 0: never. A
+    /// record of a greater reign counts, whatever the versions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reign: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn first_epoch() -> u64 {
@@ -259,7 +270,35 @@ impl GlobalTable {
             primary: None,
             epoch: first_epoch(),
             at_secondary: None,
+            failover: Failover::default(),
+            reign: 0,
         }
+    }
+
+    /// Whether this record counts beside another one of the same table.
+    pub fn is_newer_than(&self, other: &GlobalTable) -> bool {
+        (self.reign, self.version) > (other.reign, other.version)
+    }
+
+    /// Makes a region the base in the place of one that is lost, as was decided with that epoch.
+    /// Returns whether that is news. What the others have confirmed they are told again.
+    pub fn move_base(&mut self, to: &str, epoch: u64) -> bool {
+        let Some(place) = self.replicas.iter().position(|replica| replica.region == to) else {
+            return false;
+        };
+        if self.base == to || epoch <= self.reign {
+            return false;
+        }
+        let primary = self.primary().to_owned();
+        self.replicas[..=place].rotate_right(1);
+        to.clone_into(&mut self.base);
+        self.primary = (primary != to).then_some(primary);
+        (self.reign, self.version) = (epoch, self.version + 1);
+        for replica in &mut self.replicas {
+            replica.confirmed_version = 0;
+        }
+        self.replicas[0].progress = Progress::Active;
+        true
     }
 
     /// The same with one more replica. Peers always write, secondaries never.
@@ -420,6 +459,24 @@ mod tests {
         assert_eq!(table.ships_to("r1").count(), 2);
         assert_eq!(table.ships_to("r2").collect::<Vec<_>>(), ["r1", "r3"]);
         assert!(!table.is_active());
+    }
+
+    #[test]
+    fn base_that_is_lost_moves_and_its_later_record_does_not_count() {
+        let mut table = GlobalTable::new("t", 1, "r1", Sync::Row, Serve::PrimarySecondary)
+            .with_replica("r2", false, 5)
+            .and_then(|table| table.with_replica("r3", false, 5))
+            .unwrap();
+        let mut lost = table.clone();
+        lost.version += 10;
+        assert!(table.follow_writer(2, "r3"));
+        assert!(table.move_base("r3", 2) && !table.move_base("r2", 2) && !table.move_base("r9", 3));
+        assert_eq!((table.base.as_str(), table.primary(), &table.primary), ("r3", "r3", &None));
+        let order: Vec<&str> = table.replicas.iter().map(|r| r.region.as_str()).collect();
+        assert_eq!(order, ["r3", "r1", "r2"]);
+        assert!(table.is_newer_than(&lost) && !lost.is_newer_than(&table));
+        assert!(table.ships_to("r3").eq(["r1", "r2"]));
+        assert_eq!(GlobalTable::from_json(&table.to_json()).unwrap(), table);
     }
 
     #[test]

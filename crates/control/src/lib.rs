@@ -13,15 +13,20 @@
 //! assert_eq!(table.ships_to("r1").collect::<Vec<_>>(), ["r2"]);
 //! ```
 
+pub mod agreed;
 mod as_text;
 pub mod change;
 pub mod clocks;
+pub mod detect;
 pub mod dropping;
+pub mod duty;
 pub mod edges;
 pub mod extract;
 pub mod forecast;
 pub mod global_table;
+pub mod lease;
 pub mod link_rule;
 pub mod schema_change;
+pub mod watch;
 pub mod write_mode;
 pub mod writer;

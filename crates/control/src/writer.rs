@@ -37,6 +37,35 @@ pub struct SetWrites {
     pub at_secondary: AtSecondary,
 }
 
+/// Who decides which region writes when the one that did is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failover {
+    /// The quorum, by itself, where writes are held by other regions before they are answered, so
+    /// that none is given up; else a person.
+    #[default]
+    Safe,
+    /// The quorum, by itself, also where the lost region has answered writes that no other has.
+    Automatic,
+    /// A person.
+    ByHand,
+}
+
+impl Failover {
+    /// Whether nobody has said otherwise.
+    pub fn is_default(&self) -> bool {
+        *self == Failover::default()
+    }
+}
+
+/// Says who decides when the region that writes is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetFailover {
+    /// Who.
+    pub failover: Failover,
+}
+
 /// What a region's log says of who writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogWord<'a> {
@@ -218,6 +247,25 @@ impl GlobalTable {
             (true, Some(only), None) => Ok(Some(only.region.clone())),
             _ => Ok(None),
         }
+    }
+
+    /// Whether the quorum decides by itself when the region that writes is lost, where writes are
+    /// held by so many others before they are answered.
+    pub fn fails_over_by_itself(&self, held_by: u8) -> bool {
+        match self.failover {
+            Failover::Safe => held_by > 0,
+            Failover::Automatic => true,
+            Failover::ByHand => false,
+        }
+    }
+
+    /// Says who decides when the region that writes is lost.
+    pub(crate) fn set_failover(&mut self, asked: &SetFailover) -> Result<(), ControlError> {
+        if self.serve != Serve::PrimarySecondary {
+            return Err(ControlError::SeveralWriters);
+        }
+        self.failover = asked.failover;
+        Ok(())
     }
 
     /// Says what secondaries do with writes.

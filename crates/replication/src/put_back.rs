@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, Origin, PartitionId};
@@ -108,6 +108,8 @@ pub struct PutBacks {
     count: AtomicUsize,
     changes: AtomicU64,
     news: Mutex<Vec<News>>,
+    /// Others decide who writes a table with one writer.
+    is_decided: AtomicBool,
 }
 
 fn note_name(partition: PartitionId) -> Vec<u8> {
@@ -133,6 +135,7 @@ impl PutBacks {
             partitions: Mutex::new(partitions),
             changes: AtomicU64::new(0),
             news: Mutex::default(),
+            is_decided: AtomicBool::new(false),
         };
         put_backs.refuse_writes();
         Ok(put_backs)
@@ -146,6 +149,12 @@ impl PutBacks {
                 drop(table.fence(table.epoch()));
             }
         }
+    }
+
+    /// A quorum decides who writes a table with one writer: whoever learns that another region does
+    /// has been lost for a while, and what it made alone is known by what was decided.
+    pub fn leave_writers_to_others(&self) {
+        self.is_decided.store(true, Ordering::Release);
     }
 
     /// Whether the table's disk here was put back and lacks something: it is neither read nor
@@ -351,7 +360,9 @@ impl PutBacks {
     /// since its start, that stands where others' writes do, and a person must decide; else it is
     /// copied what it lacks, by whoever feeds it.
     pub fn overtaken(&self, table: &Table, region: Origin) {
-        if table.spec().writers.are_many() || table.spec().writing == Writing::Refuse {
+        let is_decided = self.is_decided.load(Ordering::Acquire);
+        let spec = table.spec();
+        if is_decided || spec.writers.are_many() || spec.writing == Writing::Refuse {
             return;
         }
         drop(table.fence(table.epoch()));

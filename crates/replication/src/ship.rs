@@ -23,7 +23,7 @@ use isthmus_model::clock::Clock;
 use isthmus_model::compression::Compression;
 use isthmus_model::entry::Entry;
 use isthmus_model::hlc::{Hlc, Stamp};
-use isthmus_model::ids::{Lsn, Origin, PartitionId};
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
 use isthmus_store::codec::Corrupt;
 use isthmus_store::keys::log::{RecordBuilder, decode_head, decode_record};
 use isthmus_store::{LogSlice, Store, StoreError, Table};
@@ -181,6 +181,8 @@ struct Shipping {
     alike_rows: u64,
     /// The life that the replica was told when the link was offered.
     told_life: Stamp,
+    /// The epoch that the replica was told when the link was last opened.
+    told_epoch: Epoch,
     /// The replica has a digest, too.
     offers: bool,
     unassigned: bool,
@@ -272,6 +274,7 @@ impl Outbound {
             under_way: VecDeque::new(),
             terms: terms.clone(),
             reported: (link.state(), link.reason().to_owned()),
+            told_epoch: link.epoch,
             link,
             table,
             since_millis: self.shared.clock.wall_millis(),
@@ -601,7 +604,8 @@ impl Outbound {
             self.shared.put_backs.knows_nothing(partition, self.peer);
         }
         let table = &shipping.table;
-        if kind == FaultKind::Fenced && shipping.link.epoch == table.epoch() {
+        // What was told before an epoch was opened here says nothing about that one.
+        if kind == FaultKind::Fenced && shipping.told_epoch == table.epoch() {
             self.shared.put_backs.overtaken(table, self.peer);
         }
         if kind == FaultKind::PriorMissing {
@@ -691,6 +695,7 @@ impl Outbound {
         let body = match &action {
             Action::Open => {
                 shipping.told_life = life;
+                shipping.told_epoch = shipping.link.epoch;
                 Some(Body::Open(Open {
                     partition: partition.0,
                     epoch: shipping.link.epoch.0,

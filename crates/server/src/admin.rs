@@ -4,6 +4,7 @@
 //! access key, made like that of the public API but over method, path and query. The metrics are
 //! also given to who bears the token of the configuration, since Prometheus cannot sign.
 
+mod failover;
 mod global_tables;
 mod jobs;
 mod links;
@@ -53,8 +54,10 @@ impl AdminApi {
             .route("/v1/status", get(status))
             .route("/v1/probes", get(probes))
             .route("/v1/plans", post(plan))
+            .route("/v1/quorum", post(change_voters))
             .merge(jobs::routes())
             .merge(global_tables::routes())
+            .merge(failover::routes())
             .merge(links::routes())
             .merge(tables::routes())
             .layer(from_fn_with_state(self.clone(), check_caller));
@@ -132,6 +135,10 @@ async fn plan(State(api): State<AdminApi>, body: Bytes) -> Response {
         Err(error) => return refusal(&ApiError::invalid(format!("The wish is wrong: {error}."))),
     };
     answer(api.node.clone().plan(wish.table.as_deref(), &wish.to).await)
+}
+
+async fn change_voters(State(api): State<AdminApi>, body: Bytes) -> Response {
+    answer(api.node.change_voters(&body).await)
 }
 
 async fn scrape(State(api): State<AdminApi>) -> Response {

@@ -10,6 +10,7 @@
 mod check;
 #[cfg(test)]
 mod tests;
+pub mod witness;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -106,6 +107,9 @@ pub struct Config {
     /// How regions are probed.
     #[serde(default, skip_serializing_if = "ProbeConfig::is_default")]
     pub probe: ProbeConfig,
+    /// What regions decide together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<QuorumConfig>,
     /// The other regions, none by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<OtherRegionConfig>,
@@ -298,6 +302,53 @@ pub struct TraceConfig {
 pub struct ProbeConfig {
     /// Seconds from one write and read of each region to the next, 0 to 3600; 0: none. Default 5.
     pub every_seconds: u32,
+}
+
+/// `[quorum]`: all regions, and a witness where there is one, decide together who writes when a
+/// region is lost. Without it failover is by hand. Alike in the files of all regions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuorumConfig {
+    /// The names of all regions and of the witness, 3 to 9. May be left out, since they are those
+    /// of this file; where it is given it is checked against them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub voters: Vec<String>,
+    /// How long a region may write after it has last been confirmed, in milliseconds, 500 to
+    /// 60 000. Default 2000. Another region writes a little later than that.
+    #[serde(default = "default_lease_ms")]
+    pub lease_ms: u64,
+    /// A process that votes and holds no rows: the third vote for two regions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessConfig>,
+}
+
+impl QuorumConfig {
+    /// How long a region may write after it has last been confirmed.
+    pub fn lease(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.lease_ms)
+    }
+}
+
+impl Default for QuorumConfig {
+    fn default() -> QuorumConfig {
+        QuorumConfig { voters: Vec::new(), lease_ms: default_lease_ms(), witness: None }
+    }
+}
+
+fn default_lease_ms() -> u64 {
+    2000
+}
+
+/// `[quorum.witness]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessConfig {
+    /// Its name, as in its certificate.
+    pub name: String,
+    /// A number that no region has, 1 to 255.
+    pub number: u8,
+    /// `host:port` of its peer port.
+    pub peer: String,
 }
 
 /// `[[regions]]`: another region.

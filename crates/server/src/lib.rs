@@ -25,13 +25,16 @@ pub mod node;
 pub mod peer;
 mod plant;
 pub mod probe;
+pub mod quorum;
 pub mod receipts;
 pub mod refusals;
+pub mod registry;
 pub mod rows;
 pub mod slow_peer;
 pub mod status;
 pub mod tables;
 mod trace;
+pub mod witness;
 
 pub use crate::plant::{PlantError, plant};
 
@@ -53,6 +56,7 @@ use crate::caller::Callers;
 use crate::config::Config;
 use crate::node::{Node, NodeError};
 use crate::peer::tls::{PeerTls, TlsError, TlsFiles};
+use crate::quorum::{Quorum, QuorumError};
 
 /// How long requests in work may take when the process is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,6 +94,9 @@ pub enum ServerError {
     /// The system gives no randomness.
     #[error("the system gives no randomness")]
     Randomness,
+    /// It cannot take part in its quorum.
+    #[error("take part in the quorum")]
+    Quorum(#[from] QuorumError),
     /// The committer cannot run.
     #[error("start the committer")]
     Committer(#[source] std::io::Error),
@@ -109,6 +116,7 @@ pub async fn serve(
     let seed = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
     let shown = tls.as_ref().map(|(_, current)| current.subscribe());
     let node = Node::start(config, store.clone(), clock, shown, seed)?;
+    let quorum = open_quorum(&node, tls.as_ref().map(|(_, current)| current.subscribe())).await?;
     let (stop, stopped) = watch::channel(false);
     let token_key = token_key(&store).await?;
     let boot = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
@@ -117,6 +125,8 @@ pub async fn serve(
     let api = Arc::new(api);
     node.serve_others_by(&api);
     keep(&node, "keep_reconciled", node.clone().keep_reconciled(stopped.clone()));
+    keep(&node, "keep_lease", node.clone().keep_lease(stopped.clone()));
+    keep(&node, "keep_failover", node.clone().keep_failover(stopped.clone()));
     keep(&node, "keep_writers", node.clone().keep_writers(stopped.clone()));
     keep(&node, "keep_up", node.clone().keep_up(stopped.clone()));
     keep(&node, "keep_digests", node.clone().keep_digests(stopped.clone()));
@@ -141,7 +151,11 @@ pub async fn serve(
             "peer port",
             peer::serve::serve(node.clone(), shown, ports.peer, stopped.clone()),
         );
-        let renewed = peer::renew::keep_renewed(node.clone(), files, current, stopped.clone());
+        let (own, noticing) = (node.config().region.name.clone(), node.clone());
+        let notice = move |kind, text| noticing.notice(kind, "", text, serde_json::Value::Null);
+        let clock = node.clock().clone();
+        let stop = stopped.clone();
+        let renewed = peer::renew::keep_renewed(own, clock, notice, files, current, stop);
         keep(&node, "keep_renewed", renewed);
     }
     let admin = admin::AdminApi::new(node.clone(), callers).serve(ports.admin, stopped.clone());
@@ -160,10 +174,35 @@ pub async fn serve(
     node.stop_jobs();
     let _ = tokio::time::timeout(STOP_TIMEOUT, public).await;
     node.finish_tasks(STOP_TIMEOUT).await;
+    if let Some(quorum) = quorum {
+        let _ = tokio::task::spawn_blocking(move || quorum.stop()).await;
+    }
     store.stop();
     let _ = tokio::task::spawn_blocking(move || committer.join()).await;
     store.close()?;
     Ok(())
+}
+
+/// Lets the region take part in its quorum, if it has one.
+async fn open_quorum(
+    node: &Arc<Node>,
+    tls: Option<watch::Receiver<PeerTls>>,
+) -> Result<Option<Arc<Quorum>>, ServerError> {
+    let config = node.config().clone();
+    let (Some(_), Some(tls)) = (&config.quorum, tls) else { return Ok(None) };
+    let opening = move || {
+        let own = (config.region.number, config.region.name.as_str());
+        Quorum::open(&config.storage.data, own, &Quorum::voters(&config), &tls)
+    };
+    let opened = tokio::task::spawn_blocking(opening).await;
+    let quorum = opened.map_err(|error| QuorumError::Runtime(std::io::Error::other(error)))??;
+    node.decide_by(quorum.clone());
+    let failing = quorum.clone();
+    keep(node, "registry", async move {
+        let reason = failing.failed().await;
+        tracing::error!(reason, "the registry cannot go on; this region has no vote any more");
+    });
+    Ok(Some(quorum))
 }
 
 /// Lets a part of the region run that it cannot do without.

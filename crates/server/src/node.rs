@@ -10,6 +10,7 @@ mod cuts;
 mod drops;
 mod edges;
 pub mod events;
+mod failover;
 mod gauge;
 mod global_tables;
 pub mod jobs;
@@ -25,6 +26,7 @@ mod retention;
 mod schema;
 mod scrub;
 mod switchover;
+mod tail;
 pub(crate) mod tell;
 mod upkeep;
 pub(crate) mod verify;
@@ -62,12 +64,14 @@ use crate::peer::tls::PeerTls;
 use crate::probe::{PROBE_TABLE, Probes};
 
 use self::events::Events;
+use self::failover::Failover;
 use self::jobs::Jobs;
 use self::plan::Copies;
 use self::retention::KeptLogs;
 use self::verify::Verification;
 use self::verify::scrubs::Scrubs;
 
+pub(crate) use self::failover::lease_clock;
 pub use self::writer::Place;
 
 /// What this region knows of a global table that it holds a replica of.
@@ -119,6 +123,7 @@ pub struct Node {
     named: Mutex<switchover::Named>,
     /// Does what clients ask, for other regions that pass it on.
     public: OnceLock<Weak<PublicApi>>,
+    failover: Failover,
 }
 
 /// Why a node cannot start.
@@ -187,6 +192,7 @@ impl Node {
         let events = Events::read(&store)?;
         let probes = Probes::read(&store)?;
         let copies = Copies::read(&store)?;
+        let failover = Failover::new(&config, clock.wall_millis());
         let node = Arc::new_cyclic(|node| Node {
             verification: Verification::new(
                 node.clone(),
@@ -207,6 +213,7 @@ impl Node {
             switching: tokio::sync::Mutex::new(()),
             named: Mutex::default(),
             public: OnceLock::new(),
+            failover,
             serving_since: clock.monotonic(),
             serving_since_millis: clock.wall_millis(),
             config,

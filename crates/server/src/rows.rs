@@ -10,7 +10,7 @@ use isthmus_model::check::{
     check_range,
 };
 use isthmus_model::hlc::Hlc;
-use isthmus_model::ids::Lsn;
+use isthmus_model::ids::{Epoch, Lsn};
 use isthmus_model::key::{EncodedKey, PrimaryKey, encode_bound};
 use isthmus_model::limits::{PAGE_BYTES_MAX, RANGE_ROWS_MAX};
 use isthmus_model::row::Row;
@@ -71,7 +71,7 @@ impl Rows {
         followed.into_iter().for_each(Followed::committed);
         let written = written?;
         let written = written.into_iter().next().unwrap_or(Err(StoreError::Unknown))?;
-        self.node.until_held(&table, written.lsn).done().await?;
+        self.node.until_held(&table, (written.lsn, written.epoch)).done().await?;
         if let Some(receipt) = receipt {
             self.node.note_receipt(receipt, &table, written.lsn);
         }
@@ -109,10 +109,10 @@ impl Rows {
         let mut holds = Vec::with_capacity(under_way.len());
         for (table, (name, part)) in tables.iter().zip(under_way) {
             let (rows, last) = part.answer().await;
-            if let (Some(receipt), Some(lsn)) = (receipt.as_deref_mut(), last) {
+            if let (Some(receipt), Some((lsn, _))) = (receipt.as_deref_mut(), last) {
                 self.node.note_receipt(receipt, table, lsn);
             }
-            holds.push(last.map(|lsn| self.node.until_held(table, lsn)));
+            holds.push(last.map(|last| self.node.until_held(table, last)));
             answers.push((name, rows));
         }
         followed.into_iter().for_each(Followed::committed);
@@ -465,8 +465,8 @@ impl BatchUnderWay {
         is_elsewhere
     }
 
-    /// One answer per row, and the last entry that was written.
-    async fn answer(self) -> (Vec<RowAnswer>, Option<Lsn>) {
+    /// One answer per row, and the last entry that was written with its epoch.
+    async fn answer(self) -> (Vec<RowAnswer>, Option<(Lsn, Epoch)>) {
         let (mut results, all) = match self.pending {
             None => (Vec::new().into_iter(), None),
             Some(pending) => match pending.await {
@@ -482,7 +482,7 @@ impl BatchUnderWay {
             };
             match (results.next(), &all) {
                 (Some(Ok(written)), _) => {
-                    last = last.max(Some(written.lsn));
+                    last = last.max(Some((written.lsn, written.epoch)));
                     RowAnswer::Done {
                         consumed: consumed_by_write(size, &written),
                         row: shown_row(&returned, written),

@@ -37,6 +37,9 @@ pub struct Status {
     /// What is kept of change logs for replicas that need it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogStatus>,
+    /// How the quorum stands that the region takes part in; absent where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<QuorumStatus>,
     /// Memory the process holds, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
@@ -49,6 +52,29 @@ pub struct Status {
     /// Why it takes no writes; absent where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refuses_writes: Option<String>,
+}
+
+/// How a quorum stands, seen from one of those who vote.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuorumStatus {
+    /// The names of those who vote; none where it has not begun.
+    pub members: Vec<String>,
+    /// The name of the one that leads; absent where none does, or none that hears a majority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// Grows with each election.
+    pub term: u64,
+    /// The last place in the order of what is agreed on that is stored here.
+    pub stored: u64,
+    /// The last one that is applied here.
+    pub applied: u64,
+    /// Whether the answering region may vote: with a new disk only once it has learnt all.
+    pub votes: bool,
+    /// At the leader: how long ago a majority was last heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub majority_heard_ms_ago: Option<u64>,
+    /// How long a region may write after it was last confirmed.
+    pub lease_ms: u64,
 }
 
 /// What the prober of the answering region finds of one region.

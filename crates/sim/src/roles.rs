@@ -99,7 +99,7 @@ impl Roles {
     pub(crate) fn obey(&self, partition: PartitionId, record: &GlobalTable) {
         let mut records = self.records.lock();
         let known = records.get(&partition);
-        if known.is_some_and(|known| known.version >= record.version) {
+        if known.is_some_and(|known| !record.is_newer_than(known)) {
             return;
         }
         let mut record = record.clone();

@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::clock::Clock;
@@ -105,6 +106,8 @@ pub(crate) struct Core {
     stopped: AtomicBool,
     poisoned: AtomicBool,
     full: AtomicBool,
+    /// When the commit that is under way began, in microseconds; 0: there is none.
+    commit_began: AtomicU64,
     on_durable: RwLock<Vec<DurableHook>>,
     on_spec: RwLock<Vec<SpecHook>>,
     on_fatal: RwLock<Vec<FatalHook>>,
@@ -148,6 +151,7 @@ impl Core {
             stopped: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            commit_began: AtomicU64::new(0),
             on_durable: RwLock::default(),
             on_spec: RwLock::default(),
             on_fatal: RwLock::default(),
@@ -208,6 +212,14 @@ impl Core {
         match self.check_alive() {
             Ok(()) => self.full.load(Ordering::Acquire).then_some(StoreError::DiskFull),
             Err(error) => Some(error),
+        }
+    }
+
+    /// How long the commit that is under way has taken so far; zero where there is none.
+    pub(crate) fn commit_under_way(&self) -> Duration {
+        match self.commit_began.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            micros => self.clock.monotonic().saturating_sub(Duration::from_micros(micros)),
         }
     }
 
@@ -306,7 +318,11 @@ impl Core {
 
     fn commit(&self, batch: Batch) -> Result<(), EngineError> {
         let began = self.clock.monotonic();
+        // Nothing begins at 0, which says that there is none.
+        let micros = u64::try_from(began.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.commit_began.store(micros, Ordering::Release);
         let committed = self.engine.commit(batch);
+        self.commit_began.store(0, Ordering::Release);
         self.counters.commits.one();
         self.counters.commit_time.note(self.clock.monotonic().saturating_sub(began));
         committed

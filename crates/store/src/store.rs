@@ -404,6 +404,12 @@ impl Store {
         self.core.refuses()
     }
 
+    /// How long the commit that is under way has taken so far; zero where there is none. A disk
+    /// that hangs shows here.
+    pub fn commit_under_way(&self) -> Duration {
+        self.core.commit_under_way()
+    }
+
     /// Bytes that can still be written to its disk, the reserve included.
     pub fn space_left(&self) -> Result<u64, StoreError> {
         Ok(self.core.engine.space_left()?)

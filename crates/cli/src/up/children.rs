@@ -1,4 +1,4 @@
-//! One region's process: started, watched, stopped.
+//! The process of one region, or of the witness: started, watched, stopped.
 //!
 //! What must hold: the process is in a group of its own, so that a Ctrl-C in the terminal reaches
 //! only `up`, which then stops its regions in order; and it stops by itself when the pipe that is
@@ -6,11 +6,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use isthmus_connectors::admin::healthy;
 use isthmus_server::config::Config;
+use isthmus_server::config::witness::WitnessFile;
 use tokio::process::Command;
 
 use crate::error::CliError;
@@ -21,38 +24,79 @@ const LOG_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// What of a log is shown when its region has ended.
 const TAIL_BYTES: u64 = 4096;
 const TAIL_LINES: usize = 8;
+/// How long a process has to show that it serves.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(2);
 
-/// A region's process.
+/// How a process shows that it serves.
+#[derive(Clone)]
+pub(super) enum Alive {
+    /// A region, at this URL of its administration port.
+    Admin(String),
+    /// A witness, which takes connections at this address.
+    Port(SocketAddr),
+}
+
+/// What a process is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Region,
+    Witness,
+}
+
+impl Kind {
+    /// The word for it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Kind::Region => "region",
+            Kind::Witness => "witness",
+        }
+    }
+
+    /// The command that runs it.
+    pub(super) fn command(self) -> &'static str {
+        match self {
+            Kind::Region => "serve",
+            Kind::Witness => "witness",
+        }
+    }
+}
+
+/// A region's or a witness's process.
 pub(super) struct Child {
     process: tokio::process::Child,
     pid: u32,
     log: PathBuf,
     /// Where this process began to write into the log.
     log_start: u64,
-    admin: String,
+    alive: Alive,
     follower: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Child {
-    /// Starts the region whose files are in this directory.
+    /// Starts the region or witness whose files are in this directory.
     pub(super) fn start(
+        kind: Kind,
         name: &str,
         directory: &Path,
         level: &str,
         verbose: bool,
     ) -> Result<Child, CliError> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
-            CliError::failed(format!("region {name} cannot be started: {what}: {error}"))
+            let kind = kind.as_str();
+            CliError::failed(format!("{kind} {name} cannot be started: {what}: {error}"))
         };
         let config_file = directory.join(CONFIG_FILE);
-        let config = Config::load(&config_file)?;
+        let alive = match kind {
+            Kind::Region => Alive::Admin(Config::load(&config_file)?.admin.endpoint),
+            Kind::Witness => Alive::Port(WitnessFile::load(&config_file)?.witness.listen),
+        };
         let log = directory.join(LOG_FILE);
         let log_file = open_log(&log).map_err(|error| failed("log", &error))?;
         let log_start = log_file.metadata().map_err(|error| failed("log", &error))?.len();
         let errors = log_file.try_clone().map_err(|error| failed("log", &error))?;
         let program = std::env::current_exe().map_err(|error| failed("program", &error))?;
         let process = Command::new(program)
-            .args(["serve", "--stop-with-stdin", "--log", level, "--config"])
+            .args([kind.command(), "--stop-with-stdin", "--log", level, "--config"])
             .arg(&config_file)
             .stdin(Stdio::piped())
             .stdout(log_file)
@@ -64,16 +108,16 @@ impl Child {
         let pid = process.id().unwrap_or_default();
         let follower =
             verbose.then(|| tokio::spawn(follow(name.to_owned(), log.clone(), log_start)));
-        Ok(Child { process, pid, log, log_start, admin: config.admin.endpoint, follower })
+        Ok(Child { process, pid, log, log_start, alive, follower })
     }
 
     pub(super) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// URL of its administration port.
-    pub(super) fn admin(&self) -> &str {
-        &self.admin
+    /// How it shows that it serves.
+    pub(super) fn alive(&self) -> Alive {
+        self.alive.clone()
     }
 
     /// Its exit status, once it has ended.
@@ -99,6 +143,19 @@ impl Child {
             Ok(lines) if lines.is_empty() => String::new(),
             Ok(lines) => format!("\n  {}", lines.join("\n  ")),
             Err(error) => format!("\n  (its log cannot be read: {error})"),
+        }
+    }
+}
+
+impl Alive {
+    /// Whether it serves now.
+    pub(super) async fn serves(&self) -> bool {
+        match self {
+            Alive::Admin(admin) => healthy(admin, HEALTHY_WITHIN).await,
+            Alive::Port(address) => {
+                let connect = tokio::net::TcpStream::connect(address);
+                matches!(tokio::time::timeout(HEALTHY_WITHIN, connect).await, Ok(Ok(_)))
+            }
         }
     }
 }

@@ -4,10 +4,11 @@
 //! DIR/up.json              what runs, for client commands
 //! DIR/up.lock              held while `up` runs
 //! DIR/metrics.token        who bears it may read the metrics of all regions
-//! DIR/tls/                 authority and one certificate and key per region
+//! DIR/tls/                 authority and one certificate and key per region and witness
 //! DIR/rN/isthmus.toml      the region's configuration
 //! DIR/rN/log.txt           its log
 //! DIR/rN/data/             its data
+//! DIR/w1/                  the same of the witness, if there is one
 //! ```
 //!
 //! What must hold: a file that a person changed is kept as long as it still describes the same
@@ -20,10 +21,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use isthmus_server::config::witness::{OwnConfig, VoterConfig, WitnessFile};
 use isthmus_server::config::{
     AdminConfig, Config, CredentialConfig, InstanceConfig, LogConfig, MetricsConfig,
-    OtherRegionConfig, PeerConfig, ProbeConfig, PublicConfig, RegionConfig, ScrubConfig, Secret,
-    StorageConfig, TraceConfig, UP_ACCESS_KEY_ID, UP_ACCESS_KEY_SECRET, UP_INSTANCE, VerifyConfig,
+    OtherRegionConfig, PeerConfig, ProbeConfig, PublicConfig, QuorumConfig, RegionConfig,
+    ScrubConfig, Secret, StorageConfig, TraceConfig, UP_ACCESS_KEY_ID, UP_ACCESS_KEY_SECRET,
+    UP_INSTANCE, VerifyConfig, WitnessConfig,
 };
 
 use rand::TryRngCore;
@@ -38,6 +41,9 @@ pub(super) const LOG_FILE: &str = "log.txt";
 const LOCK_FILE: &str = "up.lock";
 const TOKEN_FILE: &str = "metrics.token";
 const DATA: &str = "data";
+/// The witness and its number, which no region has.
+pub(super) const WITNESS: &str = "w1";
+const WITNESS_NUMBER: u8 = 200;
 const TLS: &str = "tls";
 const HEAD: &str = "\
 # Written by `isthmus up`, and kept as it is while it still describes the same regions on the
@@ -50,6 +56,10 @@ pub(super) struct Layout {
     pub(super) regions: u8,
     pub(super) base_port: u16,
     pub(super) table_quota: u32,
+    /// The regions decide together who writes when one is lost.
+    pub(super) quorum: bool,
+    /// With a witness.
+    pub(super) witness: bool,
 }
 
 impl Layout {
@@ -64,6 +74,15 @@ impl Layout {
 
     pub(super) fn config_file(&self, number: u8) -> PathBuf {
         self.region_directory(number).join(CONFIG_FILE)
+    }
+
+    pub(super) fn witness_directory(&self) -> PathBuf {
+        self.directory.join(WITNESS)
+    }
+
+    /// Where the witness listens: the peer port of a region 0, which does not exist.
+    pub(super) fn witness_address(&self) -> SocketAddr {
+        self.address(0, 2)
     }
 
     /// URL of a region's public port.
@@ -108,7 +127,7 @@ impl Layout {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             let path = entry.path();
-            let removed = if is_region_name(&name) || name == TLS {
+            let removed = if is_region_name(&name) || name == WITNESS || name == TLS {
                 std::fs::remove_dir_all(&path)
             } else if name == UP_FILE || name == TOKEN_FILE {
                 std::fs::remove_file(&path)
@@ -122,7 +141,8 @@ impl Layout {
 
     /// Writes what is missing or describes other regions.
     pub(super) fn write(&self) -> Result<(), CliError> {
-        let names: Vec<String> = (1..=self.regions).map(Layout::name).collect();
+        let mut names: Vec<String> = (1..=self.regions).map(Layout::name).collect();
+        names.extend(self.witness.then(|| WITNESS.to_owned()));
         tls::write(&self.directory.join(TLS), &names)?;
         let token = self.directory.join(TOKEN_FILE);
         if !token.exists() {
@@ -137,12 +157,63 @@ impl Layout {
                 write_private(&file, &format!("{HEAD}\n{}", wanted.to_toml()))?;
             }
         }
-        Ok(())
+        match self.witness {
+            true => self.write_witness(),
+            false => Ok(()),
+        }
+    }
+
+    fn write_witness(&self) -> Result<(), CliError> {
+        let directory = self.witness_directory();
+        std::fs::create_dir_all(&directory).map_err(|error| at(&directory, &error))?;
+        let pem = |file: &str| PathBuf::from("..").join(TLS).join(file);
+        let wanted = WitnessFile {
+            witness: OwnConfig {
+                name: WITNESS.to_owned(),
+                number: WITNESS_NUMBER,
+                listen: self.witness_address(),
+                data: DATA.into(),
+                certificate: pem(&format!("{WITNESS}.pem")),
+                key: pem(&format!("{WITNESS}.key")),
+                authority: pem("authority.pem"),
+                lease_ms: QuorumConfig::default().lease_ms,
+            },
+            voters: (1..=self.regions)
+                .map(|number| VoterConfig {
+                    name: Layout::name(number),
+                    number,
+                    peer: self.address(number, 2).to_string(),
+                })
+                .collect(),
+        };
+        let file = directory.join(CONFIG_FILE);
+        let is_kept = WitnessFile::load(&file).is_ok_and(|found| {
+            found.voters == wanted.voters && found.witness.listen == wanted.witness.listen
+        });
+        match is_kept {
+            true => Ok(()),
+            false => write_private(&file, &format!("{HEAD}\n{}", wanted.to_toml())),
+        }
+    }
+
+    /// Who decides, if anybody does.
+    fn quorum_config(&self) -> Option<QuorumConfig> {
+        let witness = self.witness.then(|| WitnessConfig {
+            name: WITNESS.to_owned(),
+            number: WITNESS_NUMBER,
+            peer: self.witness_address().to_string(),
+        });
+        let mut voters: Vec<String> = (1..=self.regions).map(Layout::name).collect();
+        voters.extend(self.witness.then(|| WITNESS.to_owned()));
+        self.quorum.then(|| QuorumConfig { voters, witness, ..QuorumConfig::default() })
     }
 
     /// Whether the file describes this region among these others.
     fn is_kept(&self, file: &Path, wanted: &Config) -> bool {
         let Ok(found) = Config::load(file) else { return false };
+        let voters = |config: &Config| {
+            config.quorum.as_ref().map(|quorum| (quorum.voters.clone(), quorum.witness.clone()))
+        };
         let key = |config: &Config| {
             let key = &config.credentials[0];
             (key.access_key_id.clone(), key.secret().to_owned(), key.disabled)
@@ -150,6 +221,7 @@ impl Layout {
         found.instance == wanted.instance
             && found.region == wanted.region
             && found.regions == wanted.regions
+            && voters(&found) == voters(wanted)
             && found.public.listen == wanted.public.listen
             && found.admin.listen == wanted.admin.listen
             && found.peer.listen == wanted.peer.listen
@@ -185,6 +257,7 @@ impl Layout {
             scrub: ScrubConfig::default(),
             probe: ProbeConfig::default(),
             trace: TraceConfig::default(),
+            quorum: self.quorum_config(),
             metrics: MetricsConfig {
                 token_file: Some(Path::new("..").join(TOKEN_FILE)),
                 ..MetricsConfig::default()
@@ -211,15 +284,17 @@ impl Layout {
 
     /// A port in use is told now, and not in the log of a region that could not start.
     pub(super) fn check_ports(&self) -> Result<(), CliError> {
+        let mut all = Vec::new();
         for number in 1..=self.regions {
-            for port in 0..3 {
-                let address = self.address(number, port);
-                TcpListener::bind(address).map_err(|error| {
-                    let name = Layout::name(number);
-                    CliError::failed(format!("region {name} cannot listen on {address}: {error}"))
-                        .hint("stop what uses the port, or choose others with --base-port")
-                })?;
-            }
+            let name = format!("region {}", Layout::name(number));
+            all.extend((0..3).map(|port| (name.clone(), self.address(number, port))));
+        }
+        all.extend(self.witness.then(|| (format!("witness {WITNESS}"), self.witness_address())));
+        for (name, address) in all {
+            TcpListener::bind(address).map_err(|error| {
+                CliError::failed(format!("{name} cannot listen on {address}: {error}"))
+                    .hint("stop what uses the port, or choose others with --base-port")
+            })?;
         }
         Ok(())
     }
@@ -269,7 +344,9 @@ mod tests {
     use super::*;
 
     fn layout(directory: &Path, regions: u8) -> Layout {
-        Layout { directory: directory.into(), regions, base_port: 21_000, table_quota: 20_000 }
+        let (base_port, table_quota) = (21_000, 20_000);
+        let directory = directory.into();
+        Layout { directory, regions, base_port, table_quota, quorum: false, witness: false }
     }
 
     #[test]
@@ -286,6 +363,27 @@ mod tests {
         assert_eq!(config.instance.table_quota, 20_000);
         let mode = std::fs::metadata(layout.config_file(2)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_witness_and_two_regions_name_each_other() {
+        let place = tempfile::tempdir().unwrap();
+        let layout = Layout { quorum: true, witness: true, ..layout(place.path(), 2) };
+        layout.write().unwrap();
+        let quorum = Config::load(&layout.config_file(1)).unwrap().quorum.unwrap();
+        assert_eq!(quorum.voters, ["r1", "r2", "w1"]);
+        assert_eq!(quorum.witness.unwrap().peer, "127.0.0.1:21002");
+        let file = layout.witness_directory().join(CONFIG_FILE);
+        let witness = WitnessFile::load(&file).unwrap();
+        assert_eq!(witness.witness.listen, layout.witness_address());
+        assert_eq!(witness.voters[1].peer, "127.0.0.1:21022");
+        let alone =
+            Layout { quorum: true, witness: false, ..super::tests::layout(place.path(), 3) };
+        alone.write().unwrap();
+        let quorum = Config::load(&alone.config_file(1)).unwrap().quorum.unwrap();
+        assert_eq!((quorum.voters.len(), quorum.witness), (3, None));
+        layout.empty().unwrap();
+        assert!(!file.exists());
     }
 
     #[test]

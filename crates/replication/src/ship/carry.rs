@@ -111,7 +111,10 @@ impl Outbound {
         self.shared.store.rise_to(Hlc(opened.moment));
         if is_whole && table.life().origin == self.shared.origin() {
             let (life, held) = (Hlc(opened.life), held_of_own(&table, &opened, &self.shared));
-            if self.shared.put_backs.heard(&table, peer, life, held) {
+            if opened.incomplete && !table.spec().writers.are_many() {
+                // It is to be made like the table here and can give nothing back.
+                self.shared.put_backs.knows_nothing(partition, peer);
+            } else if self.shared.put_backs.heard(&table, peer, life, held) {
                 return self.on_fault(partition, FaultKind::Retry, PUT_BACK.to_owned());
             }
         }

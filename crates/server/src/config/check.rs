@@ -26,16 +26,41 @@ const TOKEN_BYTES: RangeInclusive<usize> = 16..=1024;
 /// Bytes of a file that holds one secret.
 const SECRET_BYTES_MAX: u64 = 4096;
 
+/// How long a lease may be, in milliseconds.
+pub(super) const LEASE_MS: RangeInclusive<u64> = 500..=60_000;
+/// Voters of a quorum.
+pub(super) const VOTERS: Voters = Voters { min: 3, max: isthmus_registry::MEMBERS_MAX };
+
+/// How many there may be.
+pub(super) struct Voters {
+    pub(super) min: usize,
+    pub(super) max: usize,
+}
+
 /// What is wrong: with which key, and why.
-type Finding = (String, String);
+pub(super) type Finding = (String, String);
 
 pub(super) fn load(file: &Path) -> Result<Config, ConfigError> {
+    load_by(file, |config: &mut Config, directory| {
+        resolve(config, directory);
+        read_secrets(config).and_then(|()| check(config))
+    })
+}
+
+/// Reads a file and lets `finish` give what is in it the form in which it is used, or say what is
+/// wrong with it.
+pub(super) fn load_by<T: serde::de::DeserializeOwned>(
+    file: &Path,
+    finish: impl FnOnce(&mut T, &Path) -> Result<(), Finding>,
+) -> Result<T, ConfigError> {
     let text = read(file)?;
-    let mut config: Config = toml::from_str(&text).map_err(|error| of_toml(file, &text, &error))?;
+    let mut config: T = toml::from_str(&text).map_err(|error| of_toml(file, &text, &error))?;
     let directory = file.parent().unwrap_or(Path::new(""));
-    resolve(&mut config, directory);
-    read_secrets(&mut config).and_then(|()| check(&config)).map_err(|(key, message)| {
-        ConfigError::Wrong { file: file.into(), line: line_of_key(&text, &key), key, message }
+    finish(&mut config, directory).map_err(|(key, message)| ConfigError::Wrong {
+        file: file.into(),
+        line: line_of_key(&text, &key),
+        key,
+        message,
     })?;
     Ok(config)
 }
@@ -130,6 +155,7 @@ fn check(config: &Config) -> Result<(), Finding> {
     check_ranges(config)?;
     check_addresses(config)?;
     check_others(config)?;
+    check_quorum(config)?;
     check_peer_files(config)?;
     check_token(&config.metrics)?;
     check_trace(&config.trace)?;
@@ -155,7 +181,8 @@ fn check_names(config: &Config) -> Result<(), Finding> {
 fn check_ranges(config: &Config) -> Result<(), Finding> {
     let (storage, public, peer) = (&config.storage, &config.public, &config.peer);
     let (verify, scrub) = (&config.verify, &config.scrub);
-    let all: [(&str, u64, RangeInclusive<u64>); 21] = [
+    let lease_ms = config.quorum.clone().unwrap_or_default().lease_ms;
+    let all: [(&str, u64, RangeInclusive<u64>); 22] = [
         ("instance.table_quota", config.instance.table_quota.into(), 1..=1_000_000),
         ("storage.cache_bytes", storage.cache_bytes, 8 * MIB..=TIB),
         ("storage.write_buffer_bytes", storage.write_buffer_bytes, 8 * MIB..=64 * GIB),
@@ -174,6 +201,7 @@ fn check_ranges(config: &Config) -> Result<(), Finding> {
         ("log.keep_hours", config.log.keep_hours.into(), 1..=8760),
         ("metrics.tables_max", config.metrics.tables_max as u64, 0..=10_000),
         ("probe.every_seconds", config.probe.every_seconds.into(), 0..=3600),
+        ("quorum.lease_ms", lease_ms, LEASE_MS),
         ("verify.auto_repair_rows_max", verify.auto_repair_rows_max, 1..=1_000_000),
         ("scrub.mib_per_second", scrub.mib_per_second.into(), 0..=1024),
         ("scrub.every_hours", scrub.every_hours.into(), 1..=8760),
@@ -242,6 +270,72 @@ fn check_others(config: &Config) -> Result<(), Finding> {
         if region.instance.as_deref().is_some_and(|name| !is_instance_name(name)) {
             return wrong(key("instance"), INSTANCE_RULE);
         }
+    }
+    Ok(())
+}
+
+fn check_quorum(config: &Config) -> Result<(), Finding> {
+    let Some(quorum) = &config.quorum else { return Ok(()) };
+    if let Some(place) = config.regions.iter().position(|region| region.peer.is_none()) {
+        let message = "is missing; with [quorum] every region must be dialled by the others";
+        return wrong(format!("regions[{place}].peer"), message);
+    }
+    let mut names: BTreeSet<&str> =
+        config.regions.iter().map(|region| region.name.as_str()).collect();
+    names.insert(&config.region.name);
+    let mut numbers: BTreeSet<u8> = config.regions.iter().map(|region| region.number).collect();
+    numbers.insert(config.region.number);
+    if let Some(witness) = &quorum.witness {
+        let key = |name: &str| format!("quorum.witness.{name}");
+        if !is_region_name(&witness.name) {
+            return wrong(key("name"), REGION_RULE);
+        }
+        if !names.insert(&witness.name) {
+            return wrong(key("name"), format!("{} is the name of a region", witness.name));
+        }
+        if witness.number == 0 {
+            return wrong(key("number"), "is 0, it must be in 1 to 255");
+        }
+        if !numbers.insert(witness.number) {
+            let message = format!("{} is the number of a region", witness.number);
+            return wrong(key("number"), message);
+        }
+        if !is_host_and_port(&witness.peer) {
+            return wrong(key("peer"), "is no host:port");
+        }
+    }
+    check_voters(&quorum.voters, &names)
+}
+
+/// Every region votes, so that it knows who may write; few do, since all are waited for.
+fn check_voters(voters: &[String], names: &BTreeSet<&str>) -> Result<(), Finding> {
+    if names.len() < VOTERS.min {
+        let message = format!(
+            "has {} voters, at least {} are needed to outlive one of them; add [quorum.witness], \
+             or leave [quorum] out and fail over by hand",
+            names.len(),
+            VOTERS.min
+        );
+        return wrong("quorum", message);
+    }
+    if names.len() > VOTERS.max {
+        let message = format!("has {} voters, {} are the most", names.len(), VOTERS.max);
+        return wrong("quorum", message);
+    }
+    if voters.is_empty() {
+        return Ok(());
+    }
+    let listed: BTreeSet<&str> = voters.iter().map(String::as_str).collect();
+    if listed.len() < voters.len() {
+        return wrong("quorum.voters", "names one twice");
+    }
+    if let Some(unknown) = listed.difference(names).next() {
+        let message = format!("{unknown} is no region of this file and not the witness");
+        return wrong("quorum.voters", message);
+    }
+    if let Some(missing) = names.difference(&listed).next() {
+        let message = format!("{missing} is missing; all regions and the witness have a vote");
+        return wrong("quorum.voters", message);
     }
     Ok(())
 }
@@ -325,7 +419,7 @@ fn check_credentials(config: &Config) -> Result<(), Finding> {
 
 const INSTANCE_RULE: &str =
     "must be 3 to 16 letters, digits or '-', with a letter first and no '-' last";
-const REGION_RULE: &str =
+pub(super) const REGION_RULE: &str =
     "must be 1 to 64 letters, digits or '-', with a letter first and no '-' last";
 const URL_RULE: &str = "must be a URL like http://host:port";
 
@@ -333,7 +427,7 @@ fn is_instance_name(name: &str) -> bool {
     (3..=16).contains(&name.len()) && is_name(name)
 }
 
-fn is_region_name(name: &str) -> bool {
+pub(super) fn is_region_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && is_name(name)
 }
 
@@ -351,14 +445,14 @@ fn is_url(url: &str) -> bool {
     })
 }
 
-fn is_host_and_port(text: &str) -> bool {
+pub(super) fn is_host_and_port(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
         let is_host = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());
         is_host && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port > 0)
     })
 }
 
-fn owner_only(path: &Path) -> Result<(), String> {
+pub(super) fn owner_only(path: &Path) -> Result<(), String> {
     let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {
@@ -368,11 +462,11 @@ fn owner_only(path: &Path) -> Result<(), String> {
     Err(format!("{path} has mode {mode:03o}, others can read it; do: chmod 600 {path}"))
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> String {
+pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> String {
     format!("{} cannot be read: {error}", path.display())
 }
 
-fn wrong<T>(key: impl Into<String>, message: impl Into<String>) -> Result<T, Finding> {
+pub(super) fn wrong<T>(key: impl Into<String>, message: impl Into<String>) -> Result<T, Finding> {
     Err((key.into(), message.into()))
 }
 

@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use super::witness::WitnessFile;
 use super::{Config, StorageConfig, check};
 
 /// A directory of its own for one test, emptied when it ends.
@@ -107,6 +108,92 @@ fn what_is_wrong_is_told_with_line_and_key() {
         let found = place.load(&text).unwrap_err();
         assert!(found.starts_with(expected), "expected {expected:?}, found {found:?}");
         assert!(!found.contains("hush"), "{found}");
+    }
+}
+
+/// Three regions with keys, the first of them.
+fn three(place: &Place, end: &str) -> String {
+    for file in ["r.pem", "r.key"] {
+        place.write(file, "pem", 0o600);
+    }
+    let files = "[peer]\ncertificate = \"r.pem\"\nkey = \"r.key\"\nauthority = \"r.pem\"\n";
+    let other = |number: u8| {
+        format!(
+            "[[regions]]\nname = \"r{number}\"\nnumber = {number}\npeer = \"h:{number}\"\n\
+             endpoint = \"http://h:10{number}\"\n"
+        )
+    };
+    format!("{SMALL}{files}{}{}{end}", other(2), other(3))
+}
+
+#[test]
+fn a_quorum_is_of_all_regions_and_a_witness() {
+    let place = Place::new("quorum");
+    let config = place.load(&three(&place, "[quorum]\n")).unwrap();
+    let quorum = config.quorum.clone().unwrap();
+    assert_eq!((quorum.lease_ms, &quorum.witness), (2000, &None));
+    assert_eq!(place.load(&config.to_toml()).unwrap(), config);
+    let witness = "[quorum.witness]\nname = \"w1\"\nnumber = 200\npeer = \"h:9\"\n";
+    let voters = "[quorum]\nlease_ms = 500\nvoters = [\"r1\", \"r3\", \"w1\", \"r2\"]\n";
+    let config = place.load(&three(&place, &format!("{voters}{witness}"))).unwrap();
+    assert_eq!(config.quorum.unwrap().witness.unwrap().number, 200);
+
+    let changed = |from: &str, to: &str| format!("[quorum]\n{witness}").replace(from, to);
+    let cases = [
+        (voters.to_owned(), "quorum.voters: w1 is no region of this file"),
+        ("[quorum]\nvoters = [\"r1\", \"r2\"]\n".into(), "quorum.voters: r3 is missing; all"),
+        ("[quorum]\nvoters = [\"r1\", \"r1\"]\n".into(), "quorum.voters: names one twice"),
+        ("[quorum]\nlease_ms = 499\n".into(), "quorum.lease_ms: is 499, it must be in 500 to"),
+        ("[quorum]\nleases = 1\n".into(), "quorum.leases: unknown field"),
+        (changed("\"w1\"", "\"r2\""), "quorum.witness.name: r2 is the name of a region"),
+        (changed("200", "3"), "quorum.witness.number: 3 is the number of a region"),
+        (changed("200", "0"), "quorum.witness.number: is 0"),
+        (changed("h:9", "h"), "quorum.witness.peer: is no host:port"),
+    ];
+    for (text, expected) in cases {
+        let found = place.load(&three(&place, &text)).unwrap_err();
+        assert!(found.contains(expected), "expected {expected:?}, found {found:?}");
+    }
+    let alone = place.load(&format!("{SMALL}[quorum]\n")).unwrap_err();
+    assert!(alone.contains("quorum: has 1 voters") && alone.contains("by hand"), "{alone}");
+    let undialled = three(&place, "[quorum]\n").replace("peer = \"h:3\"\n", "");
+    let undialled = place.load(&undialled).unwrap_err();
+    assert!(undialled.contains("regions[1].peer: is missing; with [quorum]"), "{undialled}");
+}
+
+#[test]
+fn the_file_of_a_witness_is_checked_like_that_of_a_region() {
+    let place = Place::new("witness");
+    for file in ["w.pem", "w.key"] {
+        place.write(file, "pem", 0o600);
+    }
+    let text = "[witness]\nname = \"w1\"\nnumber = 200\nlisten = \"127.0.0.1:8102\"\n\
+                data = \"data\"\ncertificate = \"w.pem\"\nkey = \"w.key\"\n\
+                authority = \"w.pem\"\n\
+                [[voters]]\nname = \"r1\"\nnumber = 1\npeer = \"h:1\"\n\
+                [[voters]]\nname = \"r2\"\nnumber = 2\npeer = \"h:2\"\n";
+    let load = |text: &str| {
+        let loaded = WitnessFile::load(&place.write("witness.toml", text, 0o600));
+        loaded.map_err(|error| error.to_string())
+    };
+    let config = load(text).unwrap();
+    assert_eq!(config.witness.data, place.0.join("data"));
+    assert_eq!(load(&config.to_toml()).unwrap(), config);
+    let cases = [
+        (text.replace("\"r2\"", "\"w1\""), ":14: voters[1].name: w1 is the name of another"),
+        (text.replace("number = 2\n", "number = 200\n"), ":15: voters[1].number: 200 is the"),
+        (text.replace("h:2", "h"), ":16: voters[1].peer: is no host:port"),
+        (text.replace("w.key", "none"), ":7: witness.key: "),
+        (text.replace("number = 200\n", "number = 0\n"), ":3: witness.number: is 0"),
+        (
+            text.replace("[[voters]]\nname = \"r1", "lease_ms = 1\n[[voters]]\nname = \"r1"),
+            ":9: wit",
+        ),
+        (text[..text.rfind("[[").unwrap()].to_owned(), "voters: 2 voters with the witness itself"),
+    ];
+    for (text, expected) in cases {
+        let found = load(&text).unwrap_err();
+        assert!(found.contains(expected), "expected {expected:?}, found {found:?}");
     }
 }
 

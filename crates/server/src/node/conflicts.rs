@@ -58,7 +58,7 @@ impl Node {
         let mut receipt = Receipt::default();
         for result in results {
             let written = result?;
-            self.until_held(&table, written.lsn).done().await?;
+            self.until_held(&table, (written.lsn, written.epoch)).done().await?;
             self.note_receipt(&mut receipt, &table, written.lsn);
         }
         let restored = side_json(self, loser);

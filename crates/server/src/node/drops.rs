@@ -77,7 +77,7 @@ impl Node {
 
     /// Answers the base of a dropped table.
     pub(super) async fn on_drop(&self, from: &str, asked: &Drop) -> Result<(), ApiError> {
-        let _one_at_a_time = self.changing.lock().await;
+        let _one_at_a_time = self.change_for_another().await?;
         let known = {
             let records = self.records.lock();
             let mut found = records.iter().filter(|(_, record)| record.table.id == asked.id);

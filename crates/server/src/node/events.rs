@@ -71,6 +71,16 @@ pub enum EventKind {
     WriterHandedOver,
     /// The writing region was to change, and has not as far as is known.
     SwitchoverFailed,
+    /// This region writes a table in place of one that is lost.
+    FailedOver,
+    /// This region keeps the record of a table in place of one that is lost.
+    BaseMoved,
+    /// What the next epoch of a table does not go on from was set aside here.
+    TailSetAside,
+    /// A region was suspended: it may not write until it is back.
+    RegionSuspended,
+    /// It is back.
+    RegionRejoined,
 }
 
 impl EventKind {
@@ -90,6 +100,7 @@ impl EventKind {
                 | EventKind::OldDiskHealed
                 | EventKind::WriterChanged
                 | EventKind::WriterHandedOver
+                | EventKind::RegionRejoined
         );
         !is_news
     }

@@ -89,7 +89,8 @@ pub(super) fn check(change: &Change) -> Result<(), ApiError> {
         | Change::BindExtract(_)
         | Change::SetMode(_)
         | Change::Switchover(_)
-        | Change::SetWrites(_) => Ok(()),
+        | Change::SetWrites(_)
+        | Change::SetFailover(_) => Ok(()),
     }
 }
 

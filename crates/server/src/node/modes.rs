@@ -5,14 +5,14 @@
 //! neighbours tell of regions that no link reaches is passed on, and each change of state is an
 //! event and a note at rest before anything is answered because of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_control::global_table::{GlobalTable, Serve};
 use isthmus_control::write_mode::{self, WriteMode};
-use isthmus_model::ids::{Lsn, Origin, PartitionId, TableId};
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::mode::{Answer, Begun, Fallback, ModeChange, Refusal, SemiSync, Wait};
 use isthmus_store::Table;
@@ -43,6 +43,9 @@ struct FallenBack {
 /// A write that is durable here and may have to wait. Its patience has begun.
 pub struct Hold<'a> {
     node: &'a Node,
+    table: &'a Table,
+    /// In which the write was made.
+    epoch: Epoch,
     held: Held,
 }
 
@@ -59,14 +62,20 @@ impl Hold<'_> {
     /// Waits until the write may be answered. An error says that it is written here and that its
     /// outcome is unknown.
     pub async fn done(self) -> Result<(), ApiError> {
-        match self.held {
-            Held::Over => return Ok(()),
-            Held::Unknown => {}
+        let is_held = match self.held {
+            Held::Over => true,
+            Held::Unknown => false,
             Held::Waits(mut wait, patience) => tokio::select! {
                 biased;
-                _ = &mut wait => return Ok(()),
-                () = patience => wait.give_up(),
+                _ = &mut wait => true,
+                () = patience => {
+                    wait.give_up();
+                    false
+                }
             },
+        };
+        if is_held {
+            return self.node.check_lease(self.table, self.epoch);
         }
         Err(ApiError::new(
             ErrorCode::Timeout,
@@ -81,9 +90,9 @@ impl Hold<'_> {
 }
 
 impl Node {
-    /// Begins to wait until a write that is durable here is held by as many other regions as its
-    /// table asks for.
-    pub fn until_held(&self, table: &Table, lsn: Lsn) -> Hold<'_> {
+    /// Begins to wait until a write that is durable here, in that epoch, is held by as many other
+    /// regions as its table asks for. It may be answered under the lease of this region only.
+    pub fn until_held<'a>(&'a self, table: &'a Table, (lsn, epoch): (Lsn, Epoch)) -> Hold<'a> {
         let modes = &self.shared.modes;
         let held = match modes.wait(table.partition(), lsn) {
             Begun::Over(Answer::NotHeld) if self.has_left(table) => Held::Unknown,
@@ -93,7 +102,7 @@ impl Node {
                 Held::Waits(wait, Box::pin(tokio::time::sleep(patience)))
             }
         };
-        Hold { node: self, held }
+        Hold { node: self, table, epoch, held }
     }
 
     /// Whether writes of a table are to wait, and this region, which wrote it a moment ago, waits
@@ -207,11 +216,17 @@ impl Node {
     /// Sees to it that bounds in time are kept, and records what has changed, until `stop` says
     /// so.
     pub async fn keep_modes(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        // What others did not agree to yet.
+        let mut unsettled = VecDeque::new();
         while !*stop.borrow() {
             self.tell_relayed();
             self.shared.modes.tick();
-            for change in self.shared.modes.take_changes() {
-                self.record_change(change).await;
+            unsettled.extend(self.shared.modes.take_changes());
+            for change in std::mem::take(&mut unsettled) {
+                match self.is_agreed_to(&change).await {
+                    true => self.record_change(change).await,
+                    false => unsettled.push_back(change),
+                }
             }
             self.end_left_modes();
             tokio::select! {
@@ -238,6 +253,19 @@ impl Node {
                     self.shared.modes.held(partition, number, held);
                 }
             }
+        }
+    }
+
+    /// Whether what follows from a change may be answered, as far as it is for others to say: a
+    /// region that cannot tell them that it answers alone may be one that they take for lost.
+    async fn is_agreed_to(&self, change: &ModeChange) -> bool {
+        let report = self.shared.modes.report(change.partition);
+        let answers_alone = report.is_some_and(|report| {
+            report.fallen_back && change.fallen_back && report.asked.fallback == Fallback::Async
+        });
+        match self.table_of(change.partition).filter(|_| answers_alone) {
+            Some(table) => self.agree_to_fall_back(table.id()).await,
+            None => true,
         }
     }
 

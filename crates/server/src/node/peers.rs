@@ -38,7 +38,9 @@ impl Assignments for Node {
             record.table.feeds(region, own).next().is_some()
                 || record.table.is_ahead(region, own, epoch.0)
         };
-        match self.region_numbered(origin).is_some_and(feeds) {
+        let is_fed = self.region_numbered(origin).is_some_and(feeds)
+            && self.may_be_fed(&table, epoch, record.ready);
+        match is_fed {
             true => Ok(table),
             false => Err(Unfed::NotTheFeeder),
         }

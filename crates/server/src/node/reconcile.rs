@@ -13,7 +13,7 @@ use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::link::State;
 use isthmus_replication::receive::copy_note;
 use isthmus_store::{TableSpec, Writers, Writing, keys};
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, watch};
 
 use super::edges::extract_of;
 use super::{Node, Record, record_note, writers};
@@ -22,6 +22,8 @@ use crate::peer::CALL_TIMEOUT;
 use crate::peer::call::{Assign, Failure, Question, Reply, Unassign};
 
 const RECONCILE_EVERY: Duration = Duration::from_millis(500);
+/// How long another region waits for the change that is under way here.
+const CHANGE_PATIENCE: Duration = Duration::from_millis(400);
 
 impl Node {
     /// Reconciles again and again, until `stop` says so.
@@ -218,6 +220,7 @@ impl Node {
             Question::HandOver(asked) => self.on_hand_over(from, &asked).await,
             Question::Write(write) => self.on_write(write).await,
             Question::MayWrite(asked) => self.on_may_write(&asked.table).map(|()| Bytes::new()),
+            Question::Agree(asked) => self.on_agree(from, asked.message).await,
             Question::Trigger(trigger) => self.on_trigger(&trigger),
             Question::Drop(asked) => self.on_drop(from, &asked).await.map(|()| Bytes::new()),
             Question::Holds(holds) => self.on_holds(&holds).await.map(|()| Bytes::new()),
@@ -256,11 +259,18 @@ impl Node {
         {
             return Err(damaged());
         }
-        let _one_at_a_time = self.changing.lock().await;
-        let known = self.record(spec.id);
-        if known.as_ref().is_some_and(|known| known.table.version >= table.version) {
+        let is_known = || {
+            let known = self.record(spec.id);
+            known.is_some_and(|known| !table.is_newer_than(&known.table))
+        };
+        if is_known() {
             return Ok(());
         }
+        let _one_at_a_time = self.change_for_another().await?;
+        if is_known() {
+            return Ok(());
+        }
+        let known = self.record(spec.id);
         let id = spec.id;
         // It may have been a table of this region alone.
         let left = match known.is_none() && writers(&table) == Writers::One {
@@ -337,8 +347,21 @@ impl Node {
         Ok(())
     }
 
+    /// For a change of records that another region asks for while it holds up its own: two that
+    /// ask each other at once do not wait for each other.
+    pub(super) async fn change_for_another(&self) -> Result<MutexGuard<'_, ()>, ApiError> {
+        let patience =
+            CHANGE_PATIENCE + CHANGE_PATIENCE / 8 * u32::from(self.config.region.number % 8);
+        tokio::time::timeout(patience, self.changing.lock()).await.map_err(|_| {
+            ApiError::new(
+                ErrorCode::ServerUnavailable,
+                "The records of global tables are being changed here. Nothing was done.",
+            )
+        })
+    }
+
     async fn on_unassign(&self, from: &str, unassign: &Unassign) -> Result<(), ApiError> {
-        let _one_at_a_time = self.changing.lock().await;
+        let _one_at_a_time = self.change_for_another().await?;
         let known = {
             let records = self.records.lock();
             records.iter().find(|(_, r)| r.table.id == unassign.id).map(|(id, r)| (*id, r.clone()))
@@ -369,6 +392,7 @@ impl Node {
         self.store.delete_note(&record_note(id)).await?;
         self.records.lock().remove(&id);
         self.named.lock().remove(&id);
+        self.leave_quorum(id);
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.obey_links();
         Ok(())

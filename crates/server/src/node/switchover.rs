@@ -233,9 +233,16 @@ impl Node {
         let text = format!("handed over to region {} at entry {lsn}", asked.to);
         let detail = json!({ "to": asked.to, "lsn": lsn.0, "epoch": asked.epoch });
         self.notice(EventKind::WriterHandedOver, &asked.table, text, detail);
-        let opened =
-            moved.wait_for(|_| self.record(id).is_none_or(|r| r.table.epoch > asked.epoch));
-        let is_open = matches!(tokio::time::timeout(OPENING_PATIENCE, opened).await, Ok(Ok(_)));
+        let opened = async {
+            let is_known = |_: &u64| self.record(id).is_none_or(|r| r.table.epoch > asked.epoch);
+            let is_told = moved.wait_for(is_known).await.is_ok();
+            // With a quorum the record knows who is to write before that one does.
+            while self.is_decided_by_quorum() && table.writer_word().epoch.0 <= asked.epoch {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            is_told
+        };
+        let is_open = matches!(tokio::time::timeout(OPENING_PATIENCE, opened).await, Ok(true));
         let pause = self.clock.monotonic().saturating_sub(began);
         let handed_over = HandedOver {
             lsn: lsn.0,

@@ -39,6 +39,7 @@ impl Node {
             links,
             probes: self.probes.status(self.clock.wall_millis()),
             log: Some(self.log_status()),
+            quorum: self.quorum_status(),
             memory_bytes: memory_bytes(),
             disk_bytes: Some(disk_bytes(&self.config.storage.data)),
             disk_free_bytes: self.store.space_left().ok(),

@@ -16,7 +16,7 @@ use isthmus_store::{Table, WriterWord};
 use prost::Message;
 use serde_json::json;
 use tokio::sync::watch;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::events::EventKind;
 use super::global_tables::no_global_table;
@@ -29,6 +29,10 @@ use crate::peer::call::{Question, Reply, Write, Wrote};
 
 /// What was not done is tried again after this.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The quorum is asked so often for an epoch, and so long after it has refused.
+const OPEN_TRIES: u32 = 10;
+const OPEN_AGAIN: Duration = Duration::from_millis(20);
 
 /// Where a client's write of a table belongs.
 pub enum Place {
@@ -65,6 +69,7 @@ impl Node {
     /// Does what the log of a table asks for.
     async fn look_at_writer(&self, id: TableId) {
         let Some(table) = self.store.table(id) else { return };
+        let mut refused = 0;
         loop {
             let word = table.writer_word();
             match self.next_step(id, &word) {
@@ -77,6 +82,14 @@ impl Node {
                 Step::Open => {
                     // From the first one on, writes are answered as the table asks for.
                     self.obey_modes_now();
+                    if !self.may_open(&table).await {
+                        refused += 1;
+                        if refused >= OPEN_TRIES {
+                            return;
+                        }
+                        tokio::time::sleep(OPEN_AGAIN).await;
+                        continue;
+                    }
                     if let Err(error) = table.open_epoch().await {
                         tracing::warn!(table = %table.name(), %error, "epoch not opened yet");
                         return;
@@ -154,6 +167,9 @@ impl Node {
             };
         }
         let word = table.writer_word();
+        if word.accepts && !self.is_leased() {
+            return Ok(Place::Unsettled);
+        }
         if word.accepts {
             return self.check_clock().map(|()| Place::Here(table));
         }
@@ -239,7 +255,12 @@ impl Node {
         let write = Write { path: path.to_owned(), body: body.clone(), wants_receipt };
         // Where it waits for other regions, its patience comes on top.
         let within = CALL_TIMEOUT + self.patience_of_writes(table);
-        match other.ask_within(Question::Write(write), within).await {
+        let answer = tokio::select! {
+            answer = other.ask_within(Question::Write(write), within) => answer,
+            // Nothing it says counts any more.
+            () = self.until_suspended(region) => Err(Status::unavailable("it is suspended")),
+        };
+        match answer {
             Ok(Reply { failure: None, body }) => take_wrote(body, receipt),
             Ok(Reply { failure: Some(failure), .. }) => Err(told(failure)),
             Err(status) if status.code() == Code::Unimplemented => Err(too_old()),

@@ -14,7 +14,7 @@ pub struct Call {
     /// What is asked.
     #[prost(
         oneof = "Question",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60"
     )]
     pub question: Option<Question>,
 }
@@ -76,6 +76,17 @@ pub enum Question {
     /// Tell whether the table could be written here.
     #[prost(message, tag = "42")]
     MayWrite(MayWrite),
+    /// A message of one voter of the quorum to another.
+    #[prost(message, tag = "60")]
+    Agree(Agree),
+}
+
+/// A message of one voter of the quorum to another; the answer's body is the answer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Agree {
+    /// As the registry writes it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub message: Bytes,
 }
 
 /// Let another region write a table.

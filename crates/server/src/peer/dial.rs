@@ -434,7 +434,11 @@ async fn again_and_again<F: Future<Output = Ended>>(
 }
 
 /// A way to the region, which is dialled when something is asked of it.
-fn channel(name: &str, address: &str, tls: &PeerTls) -> Result<Channel, tonic::transport::Error> {
+pub(crate) fn channel(
+    name: &str,
+    address: &str,
+    tls: &PeerTls,
+) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("https://{address}"))?
         .tls_config(tls.client(name))?
         .connect_timeout(Duration::from_secs(5))

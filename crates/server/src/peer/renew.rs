@@ -7,13 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_model::clock::Clock;
 use isthmus_replication::error::chain;
-use serde_json::Value as Json;
 use tokio::sync::watch;
 
 use super::tls::{PeerTls, TlsBytes, TlsFiles};
 use crate::fault;
-use crate::node::Node;
 use crate::node::events::EventKind;
 
 /// How often the files are looked at.
@@ -27,20 +26,22 @@ struct Watched {
     judged: Result<TlsBytes, String>,
 }
 
-/// Keeps the certificates in `current` those of the files, until `stop` says so.
-pub async fn keep_renewed(
-    node: Arc<Node>,
+/// Keeps the certificates in `current` those of the files, which are to bear `name`, until `stop`
+/// says so.
+pub(crate) async fn keep_renewed(
+    name: String,
+    clock: Arc<dyn Clock>,
+    notice: impl Fn(EventKind, String),
     files: TlsFiles,
     current: watch::Sender<PeerTls>,
     mut stop: watch::Receiver<bool>,
 ) {
     let in_use = current.borrow().bytes().clone();
     let mut watched = Watched { seen: Ok(in_use.clone()), judged: Ok(in_use) };
-    let region = node.config().region.name.clone();
-    let now = || Duration::from_millis(node.clock().wall_millis().max(0) as u64);
-    if let Err(reason) = current.borrow().check(&region, now()) {
+    let now = || Duration::from_millis(clock.wall_millis().max(0) as u64);
+    if let Err(reason) = current.borrow().check(&name, now()) {
         let text = format!("other regions will not believe this one: {reason}");
-        node.notice(EventKind::CertificatesRefused, "", text, Json::Null);
+        notice(EventKind::CertificatesRefused, text);
     }
     loop {
         tokio::select! {
@@ -52,18 +53,18 @@ pub async fn keep_renewed(
         let Some(news) = watched.look(seen.map_err(|error| chain(&error))) else { continue };
         let judged = news.and_then(|bytes| {
             let tls = files.parse(bytes).map_err(|error| chain(&error))?;
-            tls.check(&region, now())?;
+            tls.check(&name, now())?;
             Ok(tls)
         });
         match judged {
             Ok(tls) => {
                 current.send_replace(tls);
                 let text = "new certificates are in use; connections are made anew".to_owned();
-                node.notice(EventKind::CertificatesRenewed, "", text, Json::Null);
+                notice(EventKind::CertificatesRenewed, text);
             }
             Err(reason) => {
                 let text = format!("new certificates are not used, the old ones stay: {reason}");
-                node.notice(EventKind::CertificatesRefused, "", text, Json::Null);
+                notice(EventKind::CertificatesRefused, text);
             }
         }
     }

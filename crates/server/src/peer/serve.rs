@@ -3,6 +3,7 @@
 //! New certificates begin a new server on the same listener. The one before takes no connection
 //! any more, ends its streams, which their origins dial anew at once, and answers what was asked.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use super::accept::PeerService;
-use super::service::peer_server::PeerServer;
+use super::service::peer_server::{Peer, PeerServer};
 use super::tls::PeerTls;
 use super::{
     CONNECTION_AGE_MAX, KEEP_ALIVE_EVERY, MESSAGE_BYTES_MAX, READ_TIMEOUT, STREAM_WINDOW_BYTES,
@@ -28,9 +29,36 @@ const AGE_GRACE: Duration = Duration::from_secs(300);
 
 type Accepted = mpsc::Sender<std::io::Result<TcpStream>>;
 
+/// Work of a server.
+pub(crate) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Whose port it is.
+pub(crate) trait Host: Send + Sync + 'static {
+    /// What is served there.
+    type Service: Peer;
+
+    /// Makes it; its streams end when `ended` says so.
+    fn service(&self, ended: watch::Receiver<bool>) -> Self::Service;
+
+    /// Runs what serves it.
+    fn spawn(&self, work: Work);
+}
+
+impl Host for Arc<Node> {
+    type Service = PeerService;
+
+    fn service(&self, ended: watch::Receiver<bool>) -> PeerService {
+        PeerService::new(self.clone(), ended)
+    }
+
+    fn spawn(&self, work: Work) {
+        Node::spawn(self, work);
+    }
+}
+
 /// Serves the port until `stop` says so, always with the newest certificates.
-pub async fn serve(
-    node: Arc<Node>,
+pub(crate) async fn serve(
+    host: impl Host,
     mut tls: watch::Receiver<PeerTls>,
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
@@ -39,7 +67,7 @@ pub async fn serve(
     loop {
         let current = tls.borrow_and_update().clone();
         let (end, ended) = watch::channel(false);
-        let accepted = match begin(&node, &current, ended, stop.clone()) {
+        let accepted = match begin(&host, &current, ended, stop.clone()) {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::error!(%error, "the port for other regions cannot be served");
@@ -71,12 +99,12 @@ pub async fn serve(
 
 /// Begins a server of its own for the connections that are sent to it.
 fn begin(
-    node: &Arc<Node>,
+    host: &impl Host,
     tls: &PeerTls,
     mut ended: watch::Receiver<bool>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Accepted, tonic::transport::Error> {
-    let service = PeerServer::new(PeerService::new(node.clone(), ended.clone()))
+    let service = PeerServer::new(host.service(ended.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = Server::builder()
@@ -89,7 +117,7 @@ fn begin(
         .max_connection_age_grace(READ_TIMEOUT)
         .add_service(service);
     let (accepted, handed) = mpsc::channel(ACCEPTED_MAX);
-    node.spawn(async move {
+    host.spawn(Box::pin(async move {
         let is_ended = async move {
             // An error is an end as well.
             let _ = ended.wait_for(|ended| *ended).await;
@@ -101,6 +129,6 @@ fn begin(
             },
             _ = stop.changed() => {}
         }
-    });
+    }));
     Ok(accepted)
 }

@@ -111,8 +111,33 @@ impl Table {
         if spec.writers != Writers::One || !is_successor || state.epoch != spec.epoch {
             return Err(StoreError::Fenced { partition: spec.partition, epoch: state.epoch });
         }
+        let epoch = Epoch(spec.epoch.0 + 1);
+        Ok(self.begin_epoch(&mut inner, epoch))
+    }
+
+    /// Opens an epoch here that was granted by those who decide about it, where the region that
+    /// wrote has not ended its own: after the entry that the grant names. Refused if the log here
+    /// ends anywhere else, or an epoch at or after that one was heard of from others.
+    pub fn open_granted(&self, epoch: Epoch, after: Lsn) -> Pending<Epoch> {
+        Pending::from_result(self.try_open_granted(epoch, after))
+    }
+
+    fn try_open_granted(&self, epoch: Epoch, after: Lsn) -> Result<Pending<Epoch>, StoreError> {
+        self.core.admit()?;
+        let mut inner = self.partition.inner.lock();
+        if inner.dropped {
+            return Err(StoreError::NoTable(inner.spec.id));
+        }
+        let (spec, state) = (&inner.spec, &inner.state);
+        let is_next = spec.epoch < epoch && state.epoch <= epoch && state.lsn == after;
+        if spec.writers != Writers::One || !is_next {
+            return Err(StoreError::Fenced { partition: spec.partition, epoch: state.epoch });
+        }
+        Ok(self.begin_epoch(&mut inner, epoch))
+    }
+
+    fn begin_epoch(&self, inner: &mut Inner, epoch: Epoch) -> Pending<Epoch> {
         let bytes_before = inner.part.bytes;
-        let epoch = Epoch(inner.spec.epoch.0 + 1);
         let stamp = self.core.stamps.begin(self.core.wall_millis());
         inner.part.begun.push(stamp.hlc);
         inner.state.epoch = epoch;
@@ -126,7 +151,7 @@ impl Table {
         inner.spec.handed_over = None;
         inner.spec.writing = Writing::Accept;
         inner.put_spec();
-        Ok(self.enqueue_told(&mut inner, bytes_before, epoch))
+        self.enqueue_told(inner, bytes_before, epoch)
     }
 
     /// The disk here is an old one: nothing is accepted from now on, not even before the answer,

@@ -14,7 +14,7 @@ use isthmus_model::change::{RowAction, ShownCell};
 use isthmus_model::check::{CheckedChange, CheckedKey};
 use isthmus_model::entry::{Entry, EntryBody, RowDelta};
 use isthmus_model::hlc::{Hlc, Stamp};
-use isthmus_model::ids::{Lsn, id_of_region};
+use isthmus_model::ids::{Epoch, Lsn, id_of_region};
 use isthmus_model::key::{EncodedKey, PrimaryKey};
 use isthmus_model::row::Row;
 
@@ -40,6 +40,8 @@ pub struct Written {
     pub stamp: Stamp,
     /// Its address in the log.
     pub lsn: Lsn,
+    /// The epoch in which it was made: whoever answers checks that it is not over.
+    pub epoch: Epoch,
 }
 
 /// One result per change, in order.
@@ -304,7 +306,7 @@ impl Call<'_> {
 
     /// Makes one entry of changes that passed.
     fn accept(&mut self, stamp: Stamp, judged: Vec<Judged>) -> Vec<Written> {
-        let lsn = self.inner.next_lsn();
+        let (lsn, epoch) = (self.inner.next_lsn(), self.inner.spec.epoch);
         let at = At { lsn, stamp: Some(stamp) };
         let horizon = self.table.partition.horizon(&self.inner.spec);
         let mut written = Vec::with_capacity(judged.len());
@@ -314,7 +316,7 @@ impl Call<'_> {
             self.table.keep_before((lsn, stamp), &encoded, replaced.as_deref(), &delta);
             deltas.push(RowDelta { key: encoded.clone(), delta });
             self.inner.put_row(encoded, before, after, horizon, at);
-            written.push(Written { key, shown, read_bytes, stamp, lsn });
+            written.push(Written { key, shown, read_bytes, stamp, lsn, epoch });
         }
         self.inner.push_own(lsn, stamp, EntryBody::Rows(deltas));
         written

@@ -57,6 +57,7 @@ impl Node {
             | Question::Holds(_)
             | Question::HandOver(_)
             | Question::Write(_)
+            | Question::Agree(_)
             | Question::MayWrite(_)
             | Question::Measure(_)
             | Question::Time(_) => {

@@ -22,6 +22,22 @@ pub(crate) fn value_json(value: &Value) -> Json {
     }
 }
 
+/// Reads the JSON form of a value; `None`: it is none.
+pub(crate) fn value_of_json(json: &Json) -> Option<Value> {
+    Some(match json {
+        Json::Bool(truth) => Value::Boolean(*truth),
+        Json::Number(number) => match number.as_i64() {
+            Some(integer) => Value::Integer(integer),
+            None => Value::Double(number.as_f64()?),
+        },
+        Json::String(text) => Value::String(text.as_str().into()),
+        Json::Object(members) => {
+            Value::Binary(STANDARD.decode(members.get("binary")?.as_str()?).ok()?.into())
+        }
+        Json::Null | Json::Array(_) => return None,
+    })
+}
+
 fn part_json(column: &KeyColumn, value: &KeyValue) -> Json {
     let (kind, value) = match value {
         KeyValue::Integer(number) => ("integer", (*number).into()),
@@ -125,6 +141,21 @@ mod tests {
             defined_columns: Vec::new(),
             options: TableOptions::default(),
         }
+    }
+
+    #[test]
+    fn values_come_back_with_their_types() {
+        for value in [
+            Value::Integer(7),
+            Value::Double(7.0),
+            Value::Boolean(true),
+            Value::String("7".into()),
+            Value::Binary(vec![0, 255].into()),
+        ] {
+            let text = value_json(&value).to_string();
+            assert_eq!(value_of_json(&serde_json::from_str(&text).unwrap()), Some(value));
+        }
+        assert_eq!(value_of_json(&Json::Null), None);
     }
 
     #[test]
