@@ -251,15 +251,34 @@ impl Tree {
         self.places(lane, start, end).map(|(tree, at, leaf)| tree.leaf(at, leaf))
     }
 
-    /// A leaf that has grown far beyond its mean and has boundaries that were not taken: what to
-    /// read to split it. It is asked for until it is split or skipped.
+    /// Leaves that have grown far beyond their mean and have boundaries that were not taken: what
+    /// to read to split them. Of one lane, ascending, and of about so many rows, but one in any
+    /// case. They are asked for until they are split or skipped.
+    pub fn wants_splits(&self, rows_max: u64) -> Vec<SplitWanted> {
+        let Some((lane, tree)) = self.lanes.iter().find(|(_, tree)| tree.splittable > 0) else {
+            return Vec::new();
+        };
+        let slots = tree.slots.iter().enumerate().filter(|(_, slot)| slot.splittable > 0);
+        let leaves = slots.flat_map(|(at, slot)| {
+            let leaves = slot.page.facts.iter().enumerate();
+            leaves.filter(|(_, facts)| facts.wants_split()).map(move |(leaf, _)| (at, leaf))
+        });
+        let mut rows_before = 0;
+        let wanted = leaves.map(|(at, leaf)| {
+            let Leaf { start, end, rows, .. } = tree.leaf(at, leaf);
+            SplitWanted { lane: *lane, start, end, rows }
+        });
+        let is_within = |wanted: &SplitWanted| {
+            let is_within = rows_before < rows_max;
+            rows_before += u64::from(wanted.rows);
+            is_within
+        };
+        wanted.take_while(is_within).collect()
+    }
+
+    /// One leaf that wants to be split.
     pub fn wants_split(&self) -> Option<SplitWanted> {
-        let (lane, tree) = self.lanes.iter().find(|(_, tree)| tree.splittable > 0)?;
-        let at = tree.slots.iter().position(|slot| slot.splittable > 0)?;
-        let page = &tree.slots[at].page;
-        let leaf = page.facts.iter().position(page::Facts::wants_split)?;
-        let Leaf { start, end, rows, .. } = tree.leaf(at, leaf);
-        Some(SplitWanted { lane: *lane, start, end, rows })
+        self.wants_splits(1).pop()
     }
 
     /// Splits a leaf at boundaries that were found by reading all its rows, the first part being

@@ -12,7 +12,7 @@ pub const LOG_RECORD_RAW_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Newest log records kept in memory, by default, over all partitions.
 pub const LOG_TAIL_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// What of rows written lately is in the digest, by default: half a million rows.
+/// What of rows written lately is in the digest, by default: 400 000 rows.
 pub const PARTS_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// A value of so many bytes is shipped as what has changed in it, where that can be.
 pub const LARGE_VALUE_BYTES: usize = 16 * 1024;

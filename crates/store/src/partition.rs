@@ -317,10 +317,10 @@ impl Partition {
         self.keeps_past.load(Ordering::Relaxed)
     }
 
-    /// The name of a row in the cache of parts, and the life that it is of.
-    pub(crate) fn tag(&self, key: &EncodedKey) -> (u64, Tag) {
+    /// The name of a row in the cache of parts, as of now.
+    pub(crate) fn tag(&self, key: &EncodedKey) -> Tag {
         let life = self.life.load(Ordering::Relaxed);
-        (life, PartsCache::tag(&self.digest.hasher, life, &key.0))
+        PartsCache::tag(&self.digest.hasher, life, &key.0)
     }
 
     /// How rows are measured under some rules.
@@ -603,10 +603,15 @@ impl Inner {
         self.hasher.as_ref().map(|hasher| PartsCache::tag(hasher, life, &key.0))
     }
 
-    /// What of a row is in the digest, if it was written lately. `tag` is its name as of a life.
-    pub(crate) fn parts_cached(&self, (life, tag): (u64, Tag)) -> Option<Parts> {
-        let is_of_now = life == self.life.load(Ordering::Relaxed);
-        if is_of_now { self.cache.get(tag) } else { None }
+    /// Nothing is known of rows written lately but by the overlay: the digest has come to say
+    /// otherwise what they are.
+    pub(crate) fn forget_parts(&mut self) {
+        self.life.store(self.cache.begin_life(), Ordering::Relaxed);
+    }
+
+    /// What of a row is in the digest, if it was written lately.
+    pub(crate) fn parts_cached(&self, key: &EncodedKey) -> Option<Parts> {
+        self.tag(key).and_then(|tag| self.cache.get(tag))
     }
 
     /// Whether a digest is kept.
@@ -642,7 +647,7 @@ impl Inner {
         if self.hasher.is_none() {
             return;
         }
-        self.life.store(self.cache.begin_life(), Ordering::Relaxed);
+        self.forget_parts();
         self.part.digest.clear();
         self.part.digest_anew = true;
         // In front, so that the floor is there when the rest comes.

@@ -13,7 +13,7 @@ use isthmus_digest::{Hasher, Lane, Parts, Sum};
 use parking_lot::Mutex;
 
 /// Rows of one set. The oldest goes first.
-const WAYS: usize = 4;
+const WAYS: usize = 3;
 
 #[derive(Clone, Copy, Default)]
 struct Entry {
@@ -29,21 +29,26 @@ struct Set {
     next: u8,
 }
 
+/// A set, where a processor fetches all of it at once.
+#[derive(Default)]
+#[repr(align(128))]
+struct Shelf(Mutex<Set>);
+
 /// A row's name in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tag(u128);
 
 /// What of rows written lately is in the digest.
 pub(crate) struct PartsCache {
-    sets: Box<[Mutex<Set>]>,
+    sets: Box<[Shelf]>,
     lives: AtomicU64,
 }
 
 impl PartsCache {
     /// A cache of about so many bytes; 0: none.
     pub(crate) fn new(bytes: usize) -> PartsCache {
-        let sets = bytes / std::mem::size_of::<Mutex<Set>>();
-        PartsCache { sets: (0..sets).map(|_| Mutex::default()).collect(), lives: AtomicU64::new(0) }
+        let sets = bytes / std::mem::size_of::<Shelf>();
+        PartsCache { sets: (0..sets).map(|_| Shelf::default()).collect(), lives: AtomicU64::new(0) }
     }
 
     /// A number for the life of a partition's digest.
@@ -61,7 +66,15 @@ impl PartsCache {
         let count = self.sets.len() as u64;
         // The high half, spread over the sets; both halves are the name.
         let place = (tag.0 >> 64) as u64 % count.max(1);
-        self.sets.get(place as usize)
+        self.sets.get(place as usize).map(|Shelf(set)| set)
+    }
+
+    /// Which of some rows are known. Their sets are fetched together: one after the other they
+    /// would each be waited for, as a lock is taken in order.
+    pub(crate) fn knows(&self, tags: &[Tag]) -> Vec<bool> {
+        let sets = tags.iter().filter_map(|tag| self.set(*tag));
+        std::hint::black_box(sets.filter(|set| set.is_locked()).count());
+        tags.iter().map(|tag| self.get(*tag).is_some()).collect()
     }
 
     /// What of a row is in the digest, if that is known.

@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_digest::{Change, Hasher, LEAF_ZERO_BITS, Lane, LeafPart, PageWrite, Sum, Tree};
+use isthmus_digest::{
+    Change, Hasher, LEAF_ZERO_BITS, Lane, LeafPart, PageWrite, Parts, SplitWanted, Sum, Tree,
+};
 use isthmus_model::change::Direction;
 use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_model::key::EncodedKey;
@@ -24,8 +26,8 @@ use crate::table::Table;
 
 /// Rows read in one step of building.
 const BUILD_ROWS: usize = 2000;
-/// Leaves split in one step.
-const SPLITS: usize = 32;
+/// Rows of leaves split in one step, about.
+const SPLIT_ROWS: u64 = 2000;
 /// Redo records after which pages are written: what a start has to take in again.
 const CHECKPOINT_BYTES: usize = 64 * 1024 * 1024;
 /// Pages are written after this long in any case.
@@ -217,53 +219,39 @@ impl Table {
         Ok(())
     }
 
-    /// Splits some leaves that have grown.
+    /// Splits some leaves that have grown. They are read by one iterator.
     fn split_step(&self) -> Result<bool, StoreError> {
-        for _ in 0..SPLITS {
-            if !self.split_one()? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn split_one(&self) -> Result<bool, StoreError> {
         let digest = &self.partition.digest;
-        let Some(wanted) = digest.lock().tree.wants_split() else { return Ok(false) };
+        let wanted = digest.lock().tree.wants_splits(SPLIT_ROWS);
+        if wanted.is_empty() {
+            return Ok(false);
+        }
+        let mut leaves: Vec<Splitting> = wanted.into_iter().map(Splitting::new).collect();
         let snapshot = self.snapshot()?;
         let measure = self.partition.measure(snapshot.rules(), snapshot.spec());
-        let start = EncodedKey(Bytes::copy_from_slice(&wanted.start));
-        let end = wanted.end.as_ref().map(|end| EncodedKey(Bytes::copy_from_slice(end)));
-        let mut parts = vec![LeafPart {
-            start: wanted.start.clone(),
-            zero_bits: 0,
-            sum: Sum::default(),
-            rows: 0,
-        }];
-        for row in snapshot.scan_packed(&start, end.as_ref(), Direction::Forward) {
+        let ranges: Vec<_> = leaves.iter().map(Splitting::range).collect();
+        for row in snapshot.scan_packed_ranges(&ranges) {
             let (key, packed) = row?;
-            let zero_bits = digest.hasher.zero_bits(&key.0);
-            if zero_bits >= LEAF_ZERO_BITS && *key.0 != *wanted.start {
-                let (start, zero_bits) = (key.0.to_vec(), zero_bits.min(255) as u8);
-                parts.push(LeafPart { start, zero_bits, sum: Sum::default(), rows: 0 });
-            }
             let row = measure.of_packed(&key.0, &packed).map_err(StoreError::corrupt("row"))?;
-            if let (Some((_, sum)), Some(part)) =
-                (row.iter().find(|(lane, _)| *lane == wanted.lane), parts.last_mut())
-            {
-                part.sum += sum;
-                part.rows += 1;
+            if let Some(leaf) = leaf_of(&mut leaves, &key.0) {
+                leaf.add_row(&digest.hasher, &key.0, &row);
             }
         }
         let group = snapshot.groups();
         let mut live = digest.lock_at(group)?;
         let Some(later) = live.groups_after(group) else { return Ok(true) };
         for stamped in later.iter().rev().flat_map(|group| group.changes.iter()) {
-            add_to_part(&mut parts, &wanted, &stamped.change);
+            if let Change::Part { key, lane, delta, rows } = &stamped.change
+                && let Some(leaf) = leaf_of(&mut leaves, key).filter(|l| l.wanted.lane == *lane)
+            {
+                leaf.add_change(key, *delta, *rows);
+            }
         }
         let group = live.group;
-        if !live.tree.split(wanted.lane, &wanted.start, group, &parts) {
-            live.tree.skip_split(wanted.lane, &wanted.start);
+        for Splitting { wanted, parts } in &leaves {
+            if !live.tree.split(wanted.lane, &wanted.start, group, parts) {
+                live.tree.skip_split(wanted.lane, &wanted.start);
+            }
         }
         Ok(true)
     }
@@ -373,18 +361,51 @@ impl Table {
     }
 }
 
-/// A change that came while a leaf was read.
-fn add_to_part(parts: &mut [LeafPart], wanted: &isthmus_digest::SplitWanted, change: &Change) {
-    let Change::Part { key, lane, delta, rows } = change else { return };
-    let is_inside = *lane == wanted.lane
-        && key[..] >= wanted.start[..]
-        && wanted.end.as_ref().is_none_or(|end| key[..] < end[..]);
-    if !is_inside {
-        return;
+/// A leaf that is being split.
+struct Splitting {
+    wanted: SplitWanted,
+    parts: Vec<LeafPart>,
+}
+
+impl Splitting {
+    fn new(wanted: SplitWanted) -> Splitting {
+        let start = wanted.start.clone();
+        let first = LeafPart { start, zero_bits: 0, sum: Sum::default(), rows: 0 };
+        Splitting { wanted, parts: vec![first] }
     }
-    let place = parts.partition_point(|part| part.start[..] <= key[..]);
-    if let Some(part) = place.checked_sub(1).and_then(|place| parts.get_mut(place)) {
-        part.sum += *delta;
-        part.rows = part.rows.saturating_add_signed(i32::from(*rows));
+
+    fn range(&self) -> (EncodedKey, Option<EncodedKey>) {
+        let key = |key: &Vec<u8>| EncodedKey(Bytes::copy_from_slice(key));
+        (key(&self.wanted.start), self.wanted.end.as_ref().map(key))
     }
+
+    /// Takes in a row; they come in the order of their keys.
+    fn add_row(&mut self, hasher: &Hasher, key: &[u8], row: &Parts) {
+        let zero_bits = hasher.zero_bits(key);
+        if zero_bits >= LEAF_ZERO_BITS && *key != *self.wanted.start {
+            let (start, zero_bits) = (key.to_vec(), zero_bits.min(255) as u8);
+            self.parts.push(LeafPart { start, zero_bits, sum: Sum::default(), rows: 0 });
+        }
+        if let (Some(sum), Some(part)) = (row.get(self.wanted.lane), self.parts.last_mut()) {
+            part.sum += sum;
+            part.rows += 1;
+        }
+    }
+
+    /// Takes in a change that came while the leaf was read.
+    fn add_change(&mut self, key: &[u8], delta: Sum, rows: i8) {
+        let place = self.parts.partition_point(|part| part.start[..] <= *key);
+        if let Some(part) = place.checked_sub(1).and_then(|place| self.parts.get_mut(place)) {
+            part.sum += delta;
+            part.rows = part.rows.saturating_add_signed(i32::from(rows));
+        }
+    }
+}
+
+/// That of some leaves in which a key lies. They ascend.
+fn leaf_of<'a>(leaves: &'a mut [Splitting], key: &[u8]) -> Option<&'a mut Splitting> {
+    let place = leaves.partition_point(|leaf| leaf.wanted.start[..] <= *key);
+    let leaf = leaves.get_mut(place.checked_sub(1)?)?;
+    let is_inside = leaf.wanted.end.as_ref().is_none_or(|end| *key < end[..]);
+    is_inside.then_some(leaf)
 }

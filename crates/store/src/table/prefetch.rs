@@ -40,8 +40,6 @@ pub(crate) struct Prefetched {
     groups_finished: u64,
     rules: Option<Rules>,
     rows: HashMap<EncodedKey, Fetched>,
-    /// Names in the cache of parts of rows that were not read because they were found there.
-    cached: HashMap<EncodedKey, (u64, Tag)>,
 }
 
 /// A row as it will be when all that is accepted is durable.
@@ -86,30 +84,23 @@ impl Prefetched {
         wanted: Vec<Wanted>,
     ) -> Result<Prefetched, StoreError> {
         let groups_finished = partition.groups_finished();
-        let mut read = Prefetched {
-            groups_finished,
-            rules: None,
-            rows: HashMap::new(),
-            cached: HashMap::new(),
-        };
-        let durable = partition.durable();
+        let mut read = Prefetched { groups_finished, rules: None, rows: HashMap::new() };
         let has_digest = core.options.digests;
-        let mut keys = Vec::with_capacity(wanted.len());
-        let mut decoded = Vec::with_capacity(wanted.len());
-        for wanted in wanted.into_iter().filter(|wanted| wanted.decoded || has_digest) {
-            if !wanted.decoded {
-                let named = partition.tag(&wanted.key);
-                if core.parts.get(named.1).is_some() {
-                    read.cached.insert(wanted.key, named);
-                    continue;
-                }
-            }
-            keys.push(wanted.key);
-            decoded.push(wanted.decoded);
+        let (mut wanted, measured): (Vec<Wanted>, Vec<Wanted>) =
+            wanted.into_iter().partition(|wanted| wanted.decoded);
+        if has_digest && !measured.is_empty() {
+            let tags: Vec<Tag> = measured.iter().map(|wanted| partition.tag(&wanted.key)).collect();
+            let known = core.parts.knows(&tags);
+            let unknown = measured.into_iter().zip(known).filter(|(_, known)| !known);
+            wanted.extend(unknown.map(|(wanted, _)| wanted));
         }
-        if keys.is_empty() {
+        if wanted.is_empty() {
             return Ok(read);
         }
+        let durable = partition.durable();
+        let (keys, decoded): (Vec<EncodedKey>, Vec<bool>) =
+            wanted.into_iter().map(|wanted| (wanted.key, wanted.decoded)).unzip();
+        read.rows.reserve(keys.len());
         let measure = partition.measure(&durable.state.rules, &durable.spec);
         let values = read_packed(core, partition.id, &keys)?;
         for ((key, packed), is_decoded) in keys.into_iter().zip(values).zip(decoded) {
@@ -176,14 +167,13 @@ impl Prefetched {
         if let Some(parts) = inner.parts_overlaid(key) {
             return Ok(parts);
         }
-        let cached = self.cached.get(key).and_then(|named| inner.parts_cached(*named));
-        if let Some(parts) = cached {
-            return Ok(parts);
-        }
         let measured_so =
             self.rules.as_ref().is_some_and(|rules| rules.measure_alike(&inner.state.rules));
         if let Some(known) = self.known(inner, key).filter(|_| measured_so) {
             return Ok(known.parts.clone());
+        }
+        if let Some(parts) = inner.parts_cached(key) {
+            return Ok(parts);
         }
         let mut packed = read_packed(core, partition.id, std::slice::from_ref(key))?;
         let measure = partition.measure(&inner.state.rules, &inner.spec);

@@ -249,13 +249,14 @@ impl Table {
         Ok(pending)
     }
 
-    /// Rows written a moment ago are known as the digest had them; from here on as they are.
+    /// Rows written lately are known as the digest had them; from here on as they are.
     fn measure_overlaid(
         &self,
         inner: &mut Inner,
         range: &BadRange,
         snapshot: &TableSnapshot,
     ) -> Result<(), StoreError> {
+        inner.forget_parts();
         for key in inner.overlaid_keys(&range.start, range.end.as_ref()) {
             let measure = self.partition.measure(&inner.state.rules, &inner.spec);
             let stored = snapshot.get_packed(&key)?;

@@ -234,6 +234,26 @@ fn planted_bit_is_found_by_a_scrub_and_by_nothing_else() {
     check_digest(&region);
 }
 
+#[test]
+fn a_row_that_rotted_after_it_was_written_is_known_as_it_is_once_the_digest_is_set_right() {
+    let region = Region::new(1, Writers::One);
+    region.write(put(7, 7)).unwrap();
+    let planted = region.table().plant(&key(7).encode(), Plant::Bit);
+    region.finish(planted).unwrap();
+    // Out of what is kept of the newest groups, not out of the cache.
+    for row in 20..30 {
+        region.write(put(row, row)).unwrap();
+    }
+    upkeep(&region);
+    let bad = scrub(&region);
+    assert_eq!(bad.len(), 1);
+    let healed = region.table().heal(&bad[0], Vec::new());
+    assert_eq!(region.finish(healed).unwrap(), crate::Healed::Digest);
+    check_digest(&region);
+    region.write(put(7, 8)).unwrap();
+    check_digest(&region);
+}
+
 fn scrub(region: &Region) -> Vec<crate::digest::BadRange> {
     let mut from = Some(EncodedKey::default());
     let mut bad = Vec::new();
