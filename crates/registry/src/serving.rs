@@ -69,6 +69,11 @@ impl<M: Machine> Registry<M> {
                 speaks_for_itself(sender, &head.vote)?;
                 Ok(self.install(head, piece).await)
             }
+            Question::Propose { .. } | Question::Observe { .. } | Question::Change { .. }
+                if !self.is_voter(sender) =>
+            {
+                Err(RegistryError::NoMember(sender.name.clone()))
+            }
             Question::Propose { command, within_millis } => match check_command::<M>(&command) {
                 Ok(()) => Ok(self.propose_here(command, within(within_millis)).await),
                 Err(reason) => Ok(Answer::Refused(reason)),

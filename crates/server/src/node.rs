@@ -342,6 +342,9 @@ impl Node {
     pub fn changeable(&self, name: &str) -> Result<Arc<Table>, ApiError> {
         self.table_named(name)?;
         let table = self.readable(name)?;
+        if self.needs_lease(&table) && !self.is_leased() {
+            return Err(ApiError::elsewhere());
+        }
         let records = self.records.lock();
         match records.get(&table.id()) {
             Some(record) if record.table.speaker() != self.config.region.name => {

@@ -233,7 +233,8 @@ impl Registry for Quorum {
         let proposed = async move {
             let echo = echo(&command);
             let done = registry.propose(command, PATIENCE).await;
-            let is_done = done.is_ok();
+            let is_done =
+                matches!(&done, Ok((_, outcome)) if !matches!(outcome, Outcome::Refused(_)));
             // Who asked may be gone.
             let _ = sender.send(done);
             if let Some(echo) = echo.filter(|_| is_done) {

@@ -107,6 +107,7 @@ impl Tables {
     /// UpdateTable.
     pub async fn update(&self, update: UpdateTable) -> Result<Bytes, ApiError> {
         let table = self.node.changeable(update.table.as_str())?;
+        let epoch = table.writer_word().epoch;
         if let Some(change) = update.options {
             let now = table.spec().schema.options.clone();
             // Judged before it is queued, so that a wrong one costs nothing.
@@ -120,6 +121,7 @@ impl Tables {
                     })
                 })
                 .await?;
+            self.node.check_lease(&table, epoch)?;
         }
         let spec = table.spec();
         Ok(encode_update_table(&spec.schema.options, no_throughput(&spec)))
@@ -159,10 +161,12 @@ impl Tables {
         change: impl Fn(&Schema) -> Result<Schema, ApiError>,
     ) -> Result<Bytes, ApiError> {
         let table = self.node.changeable(table.as_str())?;
+        let epoch = table.writer_word().epoch;
         // Judged before it is queued, so that a wrong one costs nothing, and again in its turn.
         change(&table.schema())?;
         let refused = |error: ApiError| StoreError::BadSchema(error.message);
         table.change_schema(|schema| change(schema).map_err(refused)).await?;
+        self.node.check_lease(&table, epoch)?;
         Ok(encode_empty())
     }
 

@@ -27,7 +27,7 @@ use isthmus_protocol::error_code::ErrorCode;
 use isthmus_store::Table;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::Node;
 use super::tail::{TailError, Tails};
@@ -176,7 +176,7 @@ impl Node {
     }
 
     /// Whether a table is written under a lease.
-    fn needs_lease(&self, table: &Table) -> bool {
+    pub(super) fn needs_lease(&self, table: &Table) -> bool {
         self.registry().is_some()
             && !table.spec().writers.are_many()
             && self.records.lock().contains_key(&table.id())
@@ -189,8 +189,11 @@ impl Node {
             return Ok(());
         }
         let word = table.writer_word();
-        let goes_on = word.epoch == epoch && (word.accepts || word.successor.is_some());
-        if (goes_on && self.is_leased()) || self.was_handed_over(table, epoch) {
+        // One that is sealed for a later epoch has been given up.
+        let is_newest = word.epoch == epoch && table.epoch() == epoch;
+        let goes_on = is_newest && (word.accepts || word.successor.is_some());
+        let is_held = goes_on && self.is_leased() && self.is_holder(table, epoch);
+        if is_held || self.was_handed_over(table, epoch) {
             return Ok(());
         }
         Err(ApiError::new(
@@ -201,6 +204,15 @@ impl Node {
                 self.config.region.name
             ),
         ))
+    }
+
+    /// Whether nobody else is known to hold a table in that epoch or a later one.
+    fn is_holder(&self, table: &Table, epoch: Epoch) -> bool {
+        let Some(known) = self.registry().map(|registry| registry.known()) else { return true };
+        known.agreed.tenure(table.id().0).is_none_or(|tenure| {
+            let is_own = tenure.epoch < epoch.0 || tenure.writer == self.config.region.name;
+            tenure.vacant.is_none() && tenure.epoch <= epoch.0 && is_own
+        })
     }
 
     /// Whether the next epoch after that one was opened by whoever had all of it.
@@ -288,6 +300,8 @@ impl Node {
         let Some(registry) = self.registry().cloned() else { return };
         let mut seen = None;
         let mut attended = Attended::default();
+        let mut saying = JoinSet::new();
+        let mut rejoin_at = Duration::ZERO;
         while !*stop.borrow() {
             let known = registry.known();
             let now = lease_clock();
@@ -296,18 +310,24 @@ impl Node {
                 if seen != Some(known.index) {
                     watch.saw(&known.agreed, now);
                 }
-                for suspicion in watch.words(&known.agreed, now, self.now_millis()) {
+                while saying.try_join_next().is_some() {}
+                // What is under way is not said twice.
+                let words = match saying.is_empty() {
+                    true => watch.words(&known.agreed, now, self.now_millis()),
+                    false => Vec::new(),
+                };
+                for word in words {
                     let registry = registry.clone();
-                    attended.tasks.spawn(async move {
+                    saying.spawn(async move {
                         // What is not taken is proposed again.
-                        let _ = registry.propose(suspicion).await;
-                        None
+                        let _ = registry.propose(word).await;
                     });
                 }
             }
             seen = Some(known.index);
-            if known.agreed.is_suspended(&self.config.region.name) {
+            if known.agreed.is_suspended(&self.config.region.name) && now >= rejoin_at {
                 self.rejoin(&registry, &known).await;
+                rejoin_at = lease_clock() + TRY_AGAIN;
             }
             self.note_vacancies(&known);
             self.leave(&known.agreed).await;
@@ -316,7 +336,7 @@ impl Node {
             tokio::select! {
                 () = next => {}
                 Some(ended) = attended.tasks.join_next(), if !attended.tasks.is_empty() => {
-                    attended.ended(ended.ok().flatten());
+                    attended.ended(unless_failed(ended));
                 }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 _ = stop.changed() => return,
@@ -326,7 +346,7 @@ impl Node {
 
     fn attend_to_all(self: &Arc<Self>, known: &Known, attended: &mut Attended) {
         while let Some(ended) = attended.tasks.try_join_next() {
-            attended.ended(ended.ok().flatten());
+            attended.ended(unless_failed(ended));
         }
         let now = lease_clock();
         for id in self.written_by_one() {
@@ -341,10 +361,16 @@ impl Node {
             let (node, known) = (self.clone(), known.clone());
             attended.tasks.spawn(async move {
                 let done = node.attend_to(id, &known).await;
-                if let Err(error) = &done {
-                    tracing::debug!(table = id.0, %error, "what is decided is not done yet");
+                match &done {
+                    Ok(()) => {}
+                    Err(error @ Trouble::Tail(cause)) => {
+                        tracing::warn!(table = id.0, %cause, "{error}: tried again");
+                    }
+                    Err(error) => {
+                        tracing::debug!(table = id.0, %error, "what is decided is not done yet");
+                    }
                 }
-                Some((id, done.is_ok()))
+                (id, done.is_ok())
             });
         }
     }
@@ -396,10 +422,19 @@ impl Node {
     }
 }
 
+/// What a task has come to. A fault of its own is one of whoever waits for it.
+fn unless_failed<T>(ended: Result<T, JoinError>) -> Option<T> {
+    match ended {
+        Ok(done) => Some(done),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
+    }
+}
+
 /// What is being done, and what is not to be tried again at once.
 #[derive(Default)]
 struct Attended {
-    tasks: JoinSet<Option<(TableId, bool)>>,
+    tasks: JoinSet<(TableId, bool)>,
     busy: BTreeSet<TableId>,
     not_before: BTreeMap<TableId, Duration>,
 }

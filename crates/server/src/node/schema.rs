@@ -56,6 +56,7 @@ impl Node {
         let change: SchemaChange = serde_json::from_slice(change)
             .map_err(|error| ApiError::invalid(format!("The change cannot be read: {error}.")))?;
         let table = self.changeable(name)?;
+        let epoch = table.writer_word().epoch;
         // Judged before it is queued, so that a wrong one costs nothing, and again on what is
         // there when its turn comes.
         let apply = |schema: &Schema| change.apply(schema, |region| self.number_of(region));
@@ -69,6 +70,7 @@ impl Node {
             StoreError::BadSchema(error.to_string())
         };
         let schema = table.change_schema(|schema| apply(schema).map_err(refused)).await?;
+        self.check_lease(&table, epoch)?;
         if schema.options.is_dropped {
             let text = "the table is dropped; each region obeys where its log comes to that";
             let detail = json!({ "schema": schema.number.0 });

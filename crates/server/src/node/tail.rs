@@ -115,8 +115,15 @@ impl Tails {
         };
         let file = format!("{:016x}-{epoch}-{}-{}.jsonl", head.table_id, after.0, through.0);
         let path = self.0.join(&file);
+        // It was finished before a crash; the log may have been trimmed since.
+        if let Some(kept) = self.list()?.into_iter().find(|kept| kept.file == file) {
+            return Ok(kept);
+        }
         let unfinished = path.with_extension("unfinished");
-        let rows = write(table, &head, start, &unfinished)?;
+        let rows = write(table, &head, start, &unfinished).inspect_err(|_| {
+            // What is left of it takes room; it is written again.
+            let _ = fs::remove_file(&unfinished);
+        })?;
         fs::rename(&unfinished, &path).map_err(at(&path))?;
         let directory = File::open(&self.0).map_err(at(&self.0))?;
         directory.sync_all().map_err(at(&self.0))?;
@@ -193,6 +200,16 @@ fn write(table: &Table, head: &TailHead, start: Lsn, path: &Path) -> Result<u64,
                 .map_err(|source| StoreError::Corrupt { what: "log record", source })?;
             let new = entries.iter().filter(|entry| entry.lsn > at_lsn);
             for entry in new {
+                if let EntryBody::Schema(schema) = &entry.body {
+                    line(&json!({
+                        "lsn": entry.lsn.0,
+                        "written_ms": entry.stamp.hlc.millis(),
+                        "action": "schema",
+                        "schema": schema.number.0,
+                        "options": format!("{:?}", schema.options),
+                    }))?;
+                    rows += 1;
+                }
                 let EntryBody::Rows(deltas) = &entry.body else { continue };
                 for delta in deltas {
                     line(&change_json(&table.schema(), entry, delta))?;

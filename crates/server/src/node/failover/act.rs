@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use isthmus_control::agreed::{Command, Outcome, Tenure};
+use isthmus_control::agreed::{Command, Outcome, Refusal, Tenure};
 use isthmus_control::duty::{Duty, Stand};
 use isthmus_control::global_table::GlobalTable;
 use isthmus_model::ids::{Epoch, Lsn, TableId};
@@ -290,20 +290,29 @@ impl Node {
             let Some(table) = self.store.table(TableId(*id)) else { continue };
             let next = tenure.vacant.as_ref().map_or(tenure.epoch, |vacancy| vacancy.epoch);
             let is_over = tenure.vacant.is_some() || tenure.writer != *own;
+            // Behind whatever is pending: an opening may be.
             if is_over
-                && table.writer_word().accepts
+                && (table.epoch() < Epoch(next) || table.writer_word().accepts)
                 && let Err(error) = table.fence(Epoch(next)).await
             {
                 tracing::warn!(%error, table = %table.name(), "not fenced");
                 return;
             }
         }
-        let Some(standing) = known.agreed.regions.get(own) else { return };
+        let Some(standing) = known.agreed.regions.get(own).filter(|standing| !standing.by_hand)
+        else {
+            return;
+        };
         let (run, at_millis) = (self.failover.run.load(Ordering::Acquire), self.now_millis());
         let suspended_at = standing.suspended_at;
         let rejoin = Command::Rejoin { region: own.clone(), run, suspended_at, at_millis };
         match registry.propose(rejoin).await {
-            Ok(Outcome::Refused(refusal)) => tracing::debug!(%refusal, "not taken back yet"),
+            Ok(Outcome::Refused(refusal)) => {
+                if let Refusal::OldRun { run, .. } = &refusal {
+                    self.failover.run.fetch_max(run + 1, Ordering::AcqRel);
+                }
+                tracing::debug!(%refusal, "not taken back yet");
+            }
             Ok(_) => {
                 let text = format!("{own} had been suspended and is back");
                 let detail = json!({ "region": own });

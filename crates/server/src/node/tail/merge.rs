@@ -1,12 +1,14 @@
 //! Merging what was set aside: each change that nobody has overwritten since is written again, as a
 //! write of now, where the table is written.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use isthmus_model::change::{
     CellChange, CellWrite, Condition, KeyPart, NamedKeyPart, Returned, RowAction, RowChange,
 };
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::Timestamp;
-use isthmus_model::key::PrimaryKey;
+use isthmus_model::key::{EncodedKey, PrimaryKey};
 use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
 use isthmus_model::value::{Text, Value};
@@ -39,6 +41,7 @@ struct KeptChange {
 #[derive(Deserialize)]
 struct KeptCell {
     column: String,
+    deleted: bool,
     timestamp: i64,
     value: Json,
 }
@@ -84,6 +87,7 @@ impl Node {
         let kept = kept.into_iter().find(|kept| kept.file == file).ok_or_else(no_tail)?;
         let name = kept.head.table;
         let (mut merged, mut newer, mut told, mut skip) = (0_u64, 0_u64, Vec::new(), 0);
+        let mut mine = BTreeMap::new();
         loop {
             let changes = self.failover.tails().changes(file, skip, CHANGES_AT_ONCE);
             let changes = changes.map_err(|error| unreadable(&error))?.unwrap_or_default();
@@ -92,8 +96,13 @@ impl Node {
             }
             skip += changes.len();
             for change in changes {
+                if change["action"] == "schema" {
+                    // A person makes it again, if it is still wanted.
+                    newer += 1;
+                    continue;
+                }
                 let key = change["key"].clone();
-                let written = self.merge_change(&name, change).await?;
+                let written = self.merge_change(&name, change, &mut mine).await?;
                 merged += u64::from(written);
                 newer += u64::from(!written);
                 if !written && told.len() < TOLD_MAX {
@@ -111,11 +120,16 @@ impl Node {
     }
 
     /// Gives whether there was anything to write.
-    async fn merge_change(&self, name: &str, change: Json) -> Result<bool, ApiError> {
+    async fn merge_change(
+        &self,
+        name: &str,
+        change: Json,
+        mine: &mut BTreeMap<EncodedKey, Mine>,
+    ) -> Result<bool, ApiError> {
         let damaged = || ApiError::invalid("What is set aside is damaged.");
         let change: KeptChange = serde_json::from_value(change).map_err(|_| damaged())?;
         let table = self.readable(name)?;
-        let Some(change) = row_change(&table, change)? else { return Ok(false) };
+        let Some(change) = row_change(&table, change, mine)? else { return Ok(false) };
         let table_name: Text = name.into();
         let write = WriteRow { table: table_name, change };
         let operation = match &write.change.action {
@@ -142,8 +156,19 @@ fn no_tail() -> ApiError {
     ApiError::new(ErrorCode::ObjectNotExist, "Nothing is set aside here in a file of that name.")
 }
 
+/// What this merge has written of a row: what it finds newer there is its own.
+struct Mine {
+    /// None of its changes was passed over.
+    is_whole: bool,
+    columns: BTreeSet<String>,
+}
+
 /// The change to write, without what was overwritten since; `None`: all was.
-fn row_change(table: &Table, kept: KeptChange) -> Result<Option<RowChange>, ApiError> {
+fn row_change(
+    table: &Table,
+    kept: KeptChange,
+    mine: &mut BTreeMap<EncodedKey, Mine>,
+) -> Result<Option<RowChange>, ApiError> {
     let schema = table.schema();
     let key =
         key_of_json(&schema, &kept.key).map_err(|why| ApiError::invalid(format!("{why}.")))?;
@@ -151,21 +176,40 @@ fn row_change(table: &Table, kept: KeptChange) -> Result<Option<RowChange>, ApiE
     let row = table.get(&key)?.unwrap_or_default();
     let cells = kept.cells.iter();
     let cells = cells.filter_map(|cell| Some((cell, value_of_json(&cell.value)?)));
+    let is_first = !mine.contains_key(&key);
+    let mine = mine.entry(key.clone()).or_insert(Mine { is_whole: true, columns: BTreeSet::new() });
+    let is_row_ours = mine.is_whole && (!is_first || newest(&row, None) <= made);
     let action = match kept.action.as_str() {
-        "put" | "delete" if newest(&row, None) > made => return Ok(None),
+        "put" | "delete" if !is_row_ours => {
+            mine.is_whole = false;
+            return Ok(None);
+        }
         "delete" => RowAction::Delete,
         "put" => RowAction::Put(cells.map(|(cell, value)| written(cell, value)).collect()),
         _ => {
-            let is_ours = |column: &str| newest(&row, Some(column)) <= made;
+            let is_ours = |column: &str| {
+                (!is_first && mine.is_whole)
+                    || mine.columns.contains(column)
+                    || newest(&row, Some(column)) <= made
+            };
             let deleted = kept.deleted_columns.iter().filter(|column| is_ours(column));
             let deleted =
                 deleted.map(|name| CellChange::DeleteColumn { name: name.as_str().into() });
-            let put = cells.filter(|(cell, _)| is_ours(&cell.column));
-            let put = put.map(|(cell, value)| CellChange::Put(written(cell, value)));
+            let put = kept.cells.iter().filter(|cell| is_ours(&cell.column)).filter_map(|cell| {
+                let name = cell.column.as_str().into();
+                let timestamp = Timestamp(cell.timestamp);
+                match cell.deleted {
+                    true => Some(CellChange::DeleteVersion { name, timestamp }),
+                    false => Some(CellChange::Put(written(cell, value_of_json(&cell.value)?))),
+                }
+            });
             let changes: Vec<CellChange> = deleted.chain(put).collect();
+            let asked = kept.deleted_columns.len() + kept.cells.len();
+            mine.is_whole &= changes.len() == asked;
             if changes.is_empty() {
                 return Ok(None);
             }
+            mine.columns.extend(changes.iter().map(|change| column_of(change).to_owned()));
             RowAction::Update(changes)
         }
     };
@@ -176,6 +220,15 @@ fn row_change(table: &Table, kept: KeptChange) -> Result<Option<RowChange>, ApiE
         condition: Condition::default(),
         returned: Returned::Nothing,
     }))
+}
+
+fn column_of(change: &CellChange) -> &str {
+    match change {
+        CellChange::Put(cell) => cell.name.as_str(),
+        CellChange::DeleteVersion { name, .. }
+        | CellChange::DeleteColumn { name }
+        | CellChange::Increment { name, .. } => name.as_str(),
+    }
 }
 
 fn written(cell: &KeptCell, value: Value) -> CellWrite {
