@@ -1,8 +1,8 @@
 //! The program `isthmus`: server, tools and a laptop's set of regions in one.
 //!
-//! What must hold: every command but `serve`, `witness` and `up` works through the public or the
-//! administration API and nothing else; standard output carries answers, standard error the
-//! rest; exit codes mean the same in every command.
+//! What must hold: every command but `serve`, `witness`, `gateway` and `up` works through the
+//! public or the administration API and nothing else; standard output carries answers, standard
+//! error the rest; exit codes mean the same in every command.
 
 mod advise;
 mod bench;
@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod extract;
 mod failover;
+mod gateway;
 mod global_table;
 mod job;
 mod link;
@@ -88,6 +89,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run a witness: a vote for two regions, without rows
     Witness(witness::WitnessArgs),
+    /// Pass clients' requests on to a region that lives
+    Gateway(gateway::GatewayArgs),
     /// Make, show, change and delete tables
     Table(table::TableArgs),
     /// Read and write rows
@@ -139,6 +142,7 @@ impl Command {
         match self {
             Command::Up(args) => args.json,
             Command::Serve(_) | Command::Witness(_) => false,
+            Command::Gateway(args) => args.json,
             Command::Table(args) => args.target.json,
             Command::Row(args) => args.target.json,
             Command::GlobalTable(args) => args.target.json,
@@ -167,7 +171,7 @@ impl Command {
     /// Servers and load generators use all cores; everything else is one conversation.
     fn uses_all_cores(&self) -> bool {
         match self {
-            Command::Serve(_) | Command::Load(_) | Command::Bench(_) => true,
+            Command::Serve(_) | Command::Gateway(_) | Command::Load(_) | Command::Bench(_) => true,
             Command::Verify(args) => args.reads_rows(),
             Command::Up(_)
             | Command::Table(_)
@@ -222,6 +226,7 @@ fn run(command: Command) -> Result<Exit, CliError> {
             Command::Up(args) => up::run(args).await.map(done),
             Command::Serve(args) => serve::run(args).await.map(done),
             Command::Witness(args) => witness::run(args).await.map(done),
+            Command::Gateway(args) => gateway::run(args).await.map(done),
             Command::Table(args) => table::run(args).await.map(done),
             Command::Row(args) => row::run(args).await.map(done),
             Command::GlobalTable(args) => global_table::run(args).await.map(done),

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -146,13 +147,30 @@ impl Http {
         body: Bytes,
     ) -> Result<Answer, HttpError> {
         let request = self.request(method, path, headers, body)?;
-        match tokio::time::timeout(self.answer_timeout, self.exchange(request)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(HttpError::Timeout {
-                endpoint: self.endpoint.clone(),
-                waited: self.answer_timeout,
-            }),
-        }
+        self.in_time(self.exchange(request)).await
+    }
+
+    /// Sends a request with these headers and nothing added but what names its place and length,
+    /// and gives the answer with its body unread: whoever asks bounds how much of it is read, and
+    /// for how long.
+    pub async fn pass(
+        &self,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let mut request = self.request(Method::POST, path, &[], body)?;
+        *request.headers_mut() = headers;
+        self.in_time(self.begin(request)).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, HttpError>>,
+    ) -> Result<T, HttpError> {
+        let waited = self.answer_timeout;
+        let late = |_| HttpError::Timeout { endpoint: self.endpoint.clone(), waited };
+        tokio::time::timeout(waited, work).await.map_err(late)?
     }
 
     fn request(
@@ -178,16 +196,19 @@ impl Http {
         Ok(request)
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, HttpError> {
-        let response = self.client.request(request).await.map_err(|error| {
+    async fn begin(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, HttpError> {
+        self.client.request(request).await.map_err(|error| {
             let (endpoint, message) = (self.endpoint.clone(), innermost(&error));
             if error.is_connect() {
                 HttpError::Connect { endpoint, message }
             } else {
                 HttpError::Broken { endpoint, message }
             }
-        })?;
-        let (head, body) = response.into_parts();
+        })
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, HttpError> {
+        let (head, body) = self.begin(request).await?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| {
             let message = innermost(error.as_ref());
             HttpError::Broken { endpoint: self.endpoint.clone(), message }

@@ -8,6 +8,7 @@
 //! Relative paths are relative to the file. The rules are in `check.rs`.
 
 mod check;
+pub mod gateway;
 #[cfg(test)]
 mod tests;
 pub mod witness;

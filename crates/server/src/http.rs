@@ -5,9 +5,10 @@
 //! and every refusal of a known caller is signed. Connections, requests in work and bytes of
 //! bodies in memory are bounded.
 
+pub(crate) mod connections;
 mod forward;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,9 +20,7 @@ use hyper::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING,
 };
 use hyper::http::{HeaderName, HeaderValue};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use isthmus_model::hlc::Hlc;
 use isthmus_protocol::compression::{
     REQUEST_COMPRESS_SIZE, REQUEST_COMPRESS_TYPE, inflate_request,
@@ -35,7 +34,7 @@ use isthmus_protocol::request::{
 };
 use isthmus_protocol::response::encode_empty;
 use isthmus_protocol::signature::{CONTENT_MD5, CONTENT_TYPE, DATE, REQUEST_ID, content_md5};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::api_error::ApiError;
@@ -44,36 +43,26 @@ use crate::caller::{Caller, Callers};
 use crate::fault;
 use crate::metrics::Outcome;
 use crate::node::Node;
+use crate::peer::serve::Work;
 use crate::receipts::{self, AFTER, RECEIPT};
 use crate::refusals::Refusals;
 use crate::rows::Rows;
-use crate::slow_peer::{Patience, TimedStream};
 use crate::tables::Tables;
 use crate::trace;
 
 use self::forward::Change;
 
-/// What a client is allowed.
-const PATIENCE: Patience = Patience {
-    idle: Duration::from_secs(120),
-    head: Duration::from_secs(10),
-    write: Duration::from_secs(30),
-};
 /// A request's body must be there within this.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The one operation whose requests may be carried out part by part.
 const BATCH_WRITE: &str = "/BatchWriteRow";
-/// Bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 48 * 1024;
-/// Headers of a request.
-const HEADERS_MAX: usize = 100;
 /// Of the connections, the share that may wait because their addresses were refused too often.
 const HELD_BACK_SHARE: usize = 4;
 /// Of the requests in work, the share that may wait for the next writing region of a table: others
 /// are still served where that does not come.
 const UNSETTLED_SHARE: usize = 4;
 /// Bytes of bodies in memory, counted in units of 1 KiB.
-const BODIES_KIB_MAX: usize = 64 * 1024;
+pub(crate) const BODIES_KIB_MAX: usize = 64 * 1024;
 
 /// The public API of one node.
 pub struct PublicApi {
@@ -114,67 +103,15 @@ impl PublicApi {
     }
 
     /// Serves until `stop` says so, then lets requests in work end.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
-        let connections = Arc::new(Semaphore::new(self.node.config().public.connections_max));
-        loop {
-            let connection = async {
-                let permit = connections.clone().acquire_owned().await;
-                (listener.accept().await, permit)
-            };
-            let accepted = tokio::select! {
-                accepted = connection => accepted,
-                _ = stop.changed() => return,
-            };
-            match accepted {
-                (Ok((stream, from)), permit) => {
-                    let (api, stop) = (self.clone(), stop.clone());
-                    self.node.spawn(async move {
-                        api.connection(stream, from, stop).await;
-                        drop(permit);
-                    });
-                }
-                // Out of file descriptors, most likely: wait until some are free.
-                (Err(error), _) => {
-                    tracing::warn!(%error, "connection not accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    }
-
-    async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        from: SocketAddr,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        // A small answer must not wait for the client's acknowledgement of the one before.
-        let _ = stream.set_nodelay(true);
-        let stream = TimedStream::new(stream, PATIENCE);
-        let head_watch = stream.head_watch();
-        let service = service_fn(move |request| {
-            head_watch.head_read();
-            let api = self.clone();
-            async move { Ok::<_, std::convert::Infallible>(api.answer(from.ip(), request).await) }
-        });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .max_header_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        loop {
-            tokio::select! {
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%from, %error, "connection ended");
-                    }
-                    return;
-                }
-                _ = stop.changed() => connection.as_mut().graceful_shutdown(),
-            }
-        }
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: watch::Receiver<bool>) {
+        let connections_max = self.node.config().public.connections_max;
+        let spawn = |work: Work| self.node.spawn(work);
+        let api = self.clone();
+        let answer = move |from, request| {
+            let api = api.clone();
+            async move { api.answer(from, request).await }
+        };
+        connections::serve(listener, stop, connections_max, spawn, answer).await;
     }
 
     async fn answer(&self, from: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -198,7 +135,7 @@ impl PublicApi {
             let request = ("isthmus.request", id.clone());
             traces.ended(context, 0, operation, began, vec![outcome, request]);
         }
-        self.response(&id, &path, caller.as_ref(), answer)
+        respond(&id, &path, caller.as_ref(), answer, self.node.clock().wall_millis())
     }
 
     async fn serve_request(
@@ -218,7 +155,7 @@ impl PublicApi {
         let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
         let wait = tokio::time::timeout(BODY_TIMEOUT, self.bodies.acquire_many(kib));
         let Ok(Ok(_room)) = wait.await else { return Err(busy().closing()) };
-        let body = self.read_body(body).await?;
+        let body = read_body(body, self.body_bytes_max).await?;
         let second = self.node.clock().wall_millis().div_euclid(1000);
         if self.refusals.is_over(from, second) {
             return Err(busy().closing());
@@ -293,18 +230,6 @@ impl PublicApi {
             tokio::time::sleep(Duration::from_millis(left.unsigned_abs())).await;
         }
         Ok(())
-    }
-
-    async fn read_body(&self, body: Incoming) -> Result<Bytes, Failure> {
-        let whole = gather(Limited::new(body, self.body_bytes_max));
-        match tokio::time::timeout(BODY_TIMEOUT, whole).await {
-            Ok(Ok(body)) => Ok(body),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                Err(too_large().closing())
-            }
-            Ok(Err(_)) => Err(ApiError::invalid("The request body is broken.").closing()),
-            Err(_) => Err(ApiError::new(ErrorCode::RequestTimeout, "Request timeout.").closing()),
-        }
     }
 
     fn inflated(&self, headers: &HeaderMap, body: Bytes) -> Result<Bytes, ApiError> {
@@ -394,56 +319,70 @@ impl PublicApi {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         format!("{}-{number:012x}", self.request_prefix)
     }
+}
 
-    fn response(
-        &self,
-        id: &str,
-        path: &str,
-        caller: Option<&Caller>,
-        answer: Result<Success, Failure>,
-    ) -> Response<Full<Bytes>> {
-        let (status, Success { body, headers: further }, closes) = match answer {
-            Ok(success) => (200, success, false),
-            Err(Failure { error, status, closes }) => {
-                (status, Success::of(encode_error(error.code, &error.message)), closes)
-            }
-        };
-        let md5 = content_md5(&body);
-        let date = format_date(self.node.clock().wall_millis());
-        let mut signed = [
-            (CONTENT_MD5, md5.as_str()),
-            (CONTENT_TYPE, "protocol buffer"),
-            (DATE, date.as_str()),
-            (REQUEST_ID, id),
-        ];
-        let authorization = caller.map(|caller| {
-            // What the client signed is what it checks: a doubled slash counts once.
-            let path = if caller.path.is_empty() { path } else { &caller.path };
-            caller.response_key.authorization(&caller.access_key_id, path, &mut signed)
-        });
-        let mut response = Response::new(Full::new(body));
-        *response.status_mut() =
-            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let headers = response.headers_mut();
-        headers.reserve(6);
-        let further = further.iter().map(|(name, value)| (*name, value.as_str()));
-        for (name, value) in signed.into_iter().chain(further) {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
+/// An answer as it goes out: signed for a caller who is known.
+pub(crate) fn respond(
+    id: &str,
+    path: &str,
+    caller: Option<&Caller>,
+    answer: Result<Success, Failure>,
+    now_millis: i64,
+) -> Response<Full<Bytes>> {
+    let (status, Success { body, headers: further }, closes) = match answer {
+        Ok(success) => (200, success, false),
+        Err(Failure { error, status, closes }) => {
+            (status, Success::of(encode_error(error.code, &error.message)), closes)
         }
-        if let Some(Ok(value)) = authorization.map(HeaderValue::try_from) {
-            headers.insert(AUTHORIZATION, value);
+    };
+    let md5 = content_md5(&body);
+    let date = format_date(now_millis);
+    let mut signed = [
+        (CONTENT_MD5, md5.as_str()),
+        (CONTENT_TYPE, "protocol buffer"),
+        (DATE, date.as_str()),
+        (REQUEST_ID, id),
+    ];
+    let authorization = caller.map(|caller| {
+        // What the client signed is what it checks: a doubled slash counts once.
+        let path = if caller.path.is_empty() { path } else { &caller.path };
+        caller.response_key.authorization(&caller.access_key_id, path, &mut signed)
+    });
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.reserve(6);
+    let further = further.iter().map(|(name, value)| (*name, value.as_str()));
+    for (name, value) in signed.into_iter().chain(further) {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
         }
-        if closes {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(Ok(value)) = authorization.map(HeaderValue::try_from) {
+        headers.insert(AUTHORIZATION, value);
+    }
+    if closes {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Reads a body of so many bytes at most, in time.
+pub(crate) async fn read_body(body: Incoming, bytes_max: usize) -> Result<Bytes, Failure> {
+    let whole = gather(Limited::new(body, bytes_max));
+    match tokio::time::timeout(BODY_TIMEOUT, whole).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(too_large().closing())
         }
-        response
+        Ok(Err(_)) => Err(ApiError::invalid("The request body is broken.").closing()),
+        Err(_) => Err(ApiError::new(ErrorCode::RequestTimeout, "Request timeout.").closing()),
     }
 }
 
 /// An answer, with what it tells beside what the protocol has.
-struct Success {
+pub(crate) struct Success {
     body: Bytes,
     headers: Vec<(&'static str, String)>,
 }
@@ -462,8 +401,8 @@ impl Success {
 }
 
 /// An answer that is no success, and whether the connection must end with it.
-struct Failure {
-    error: ApiError,
+pub(crate) struct Failure {
+    pub(crate) error: ApiError,
     status: u16,
     closes: bool,
 }
@@ -475,21 +414,21 @@ impl From<ApiError> for Failure {
 }
 
 impl ApiError {
-    fn closing(self) -> Failure {
+    pub(crate) fn closing(self) -> Failure {
         Failure { closes: true, ..Failure::from(self) }
     }
 }
 
-fn too_large() -> ApiError {
+pub(crate) fn too_large() -> ApiError {
     ApiError::new(ErrorCode::RequestBodyTooLarge, "The size of POST data is too large.")
 }
 
-fn busy() -> ApiError {
+pub(crate) fn busy() -> ApiError {
     ApiError::new(ErrorCode::ServerBusy, "Server is busy.")
 }
 
 /// What no client of the protocol sends is refused before anything is read.
-fn check_shape(request: &Request<Incoming>) -> Result<(), Failure> {
+pub(crate) fn check_shape(request: &Request<Incoming>) -> Result<(), Failure> {
     let headers = request.headers();
     let doubled = |name| headers.get_all(name).iter().count() > 1;
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -516,7 +455,7 @@ fn check_shape(request: &Request<Incoming>) -> Result<(), Failure> {
 }
 
 /// A body in one piece; what came in one piece is not copied, and no piece twice.
-async fn gather<B: Body<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, B::Error> {
+pub(crate) async fn gather<B: Body<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, B::Error> {
     let mut only = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -536,6 +475,6 @@ async fn gather<B: Body<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, B::
     Ok(if all.is_empty() { only } else { all.freeze() })
 }
 
-fn declared_length(body: &Incoming) -> Option<u64> {
+pub(crate) fn declared_length(body: &Incoming) -> Option<u64> {
     body.size_hint().exact()
 }

@@ -19,6 +19,7 @@ mod as_of;
 pub mod caller;
 pub mod config;
 mod fault;
+pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod node;

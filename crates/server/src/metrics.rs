@@ -9,10 +9,11 @@
 //! To show something more: count it in the room that does it (`store::counters`,
 //! `replication::traffic`, `requests` here), and add its family in `families`.
 
-mod families;
+pub(crate) mod families;
 mod modes;
 mod requests;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
@@ -24,8 +25,13 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// All families of a node as text. May block for a moment.
 pub fn text(node: &Node) -> Result<String, std::fmt::Error> {
+    text_of(Box::new(families::Figures::of(node)))
+}
+
+/// These families as text.
+pub(crate) fn text_of(figures: Box<dyn Collector>) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("isthmus");
-    registry.register_collector(Box::new(families::Figures::of(node)));
+    registry.register_collector(figures);
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)

@@ -238,7 +238,7 @@ fn check_addresses(config: &Config) -> Result<(), Finding> {
 }
 
 /// Port 0 is a port of the system's choice, so it never collides.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let same_place = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && a.port() != 0 && same_place
 }
@@ -421,7 +421,7 @@ const INSTANCE_RULE: &str =
     "must be 3 to 16 letters, digits or '-', with a letter first and no '-' last";
 pub(super) const REGION_RULE: &str =
     "must be 1 to 64 letters, digits or '-', with a letter first and no '-' last";
-const URL_RULE: &str = "must be a URL like http://host:port";
+pub(super) const URL_RULE: &str = "must be a URL like http://host:port";
 
 fn is_instance_name(name: &str) -> bool {
     (3..=16).contains(&name.len()) && is_name(name)
@@ -437,7 +437,7 @@ fn is_name(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-fn is_url(url: &str) -> bool {
+pub(super) fn is_url(url: &str) -> bool {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     rest.is_some_and(|host| {
         let host = host.split('/').next().unwrap_or_default();

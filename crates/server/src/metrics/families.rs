@@ -22,18 +22,18 @@ use crate::status::{ProbeStatus, Ratios};
 /// What tables without series of their own are summed under; no table can have this name.
 const REST: &str = "(rest)";
 
-type Labels = Vec<(&'static str, String)>;
+pub(crate) type Labels = Vec<(&'static str, String)>;
 
 /// Durations as Prometheus wants them: the bound of each class in seconds, how often it came.
 #[derive(Debug)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     classes: Vec<(f64, u64)>,
     sum: f64,
 }
 
 impl Histogram {
     /// Those of so many durations.
-    pub(super) fn of(durations: &Durations) -> Histogram {
+    pub(crate) fn of(durations: &Durations) -> Histogram {
         let (counts, sum) = durations.get();
         let bounds = DURATION_BOUNDS_MICROS.iter().map(|micros| *micros as f64 / 1e6);
         let classes = bounds.chain([f64::MAX]).zip(counts).collect();
@@ -359,10 +359,10 @@ impl Collector for Figures {
 }
 
 /// Writes families.
-pub(super) struct Families<'a>(DescriptorEncoder<'a>);
+pub(crate) struct Families<'a>(pub(crate) DescriptorEncoder<'a>);
 
 impl Families<'_> {
-    pub(super) fn gauge(
+    pub(crate) fn gauge(
         &mut self,
         name: &str,
         help: &str,
@@ -378,7 +378,7 @@ impl Families<'_> {
         Ok(())
     }
 
-    pub(super) fn counter(
+    pub(crate) fn counter(
         &mut self,
         name: &str,
         help: &str,
@@ -398,7 +398,7 @@ impl Families<'_> {
         Ok(())
     }
 
-    pub(super) fn histogram<'h>(
+    pub(crate) fn histogram<'h>(
         &mut self,
         name: &str,
         help: &str,

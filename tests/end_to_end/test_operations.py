@@ -1,0 +1,266 @@
+"""Regions as those see them who run them: a gateway that clients are pointed at, drills that lose a
+region on purpose, figures."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import cluster
+import pytest
+import tablestore
+import urllib3
+import wire
+from sizes import number
+from test_failover import await_enrolled, rows, standing, writer
+from test_switchover import Counter, Load, await_forwarding, await_writer, make, set_mode, switch
+
+GATEWAY_KILLS = number("GATEWAY_KILLS", 2)
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("operations")
+    with cluster.Cluster(regions=3, folder=folder, arguments=["--quorum"]) as running:
+        yield running
+
+
+class Gateway:
+    """A gateway in front of the regions of a cluster; it looks like a region to clients."""
+
+    def __init__(self, running, folder, *arguments, settings=""):
+        port = cluster.base_port(1)
+        self.cluster, self.name = running, "gateway"
+        named = "".join(f'[[regions]]\nname = "{one.name}"\nendpoint = "{one.endpoint}"\n'
+                        for one in running.regions)
+        file = folder / f"gateway-{port}.toml"
+        file.write_text(f'[gateway]\nlisten = "127.0.0.1:{port}"\nadmin = "127.0.0.1:{port + 1}"\n'
+                        f"{settings}\n{named}")
+        command = [cluster.binary(), "gateway", "--config", str(file), "--json", *arguments]
+        self.process = cluster.spawn(command, folder / "gateway.txt", stdout=-1)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            assert selector.select(20), "the gateway says that it serves"
+        told = json.loads(self.process.stdout.readline())
+        self.endpoint, self.admin = told["listen"], told["admin"]
+
+    def client(self, **options):
+        return wire.Client(self.endpoint, self.cluster.credentials, **options)
+
+    def get(self, path, endpoint=None):
+        """(status, text)"""
+        try:
+            with urllib.request.urlopen((endpoint or self.admin) + path, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def up(self):
+        told = json.loads(self.get("/health")[1])
+        return {one["region"]: one["up"] for one in told["regions"]}
+
+    def await_up(self, region, up):
+        cluster.wait_until(lambda: self.up()[region] is up, f"{region} is {'up' if up else 'down'}",
+                           30)
+
+    def figure(self, name, **labels):
+        """The sum of a figure over the series that have these labels."""
+        found = 0.0
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith(f"isthmus_gateway_{name}") and all(
+                    f'{key}="{value}"' in line for key, value in labels.items()):
+                found += float(line.rpartition(" ")[2])
+        return found
+
+    def stop(self, stop_signal=signal.SIGTERM):
+        return cluster.end(self.process, stop_signal)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+class Reader(threading.Thread):
+    """Reads a row again and again through an official client without retries."""
+
+    def __init__(self, running, region, table, key):
+        super().__init__(daemon=True)
+        given = running.credentials
+        self.client = tablestore.OTSClient(
+            region.endpoint, given.key_id, given.secret, given.instance,
+            socket_timeout=30, retry_policy=tablestore.NoRetryPolicy())
+        self.table, self.key = table, key
+        self.reads, self.errors, self.ending = 0, [], threading.Event()
+
+    def run(self):
+        while not self.ending.is_set():
+            try:
+                _, row, _ = self.client.get_row(self.table, self.key, max_version=1)
+                assert row is not None
+                self.reads += 1
+            except (tablestore.OTSServiceError, tablestore.OTSClientError,
+                    urllib3.exceptions.HTTPError, OSError) as error:
+                self.errors.append(str(error))
+
+    def stop(self):
+        self.ending.set()
+        self.join(60)
+        assert not self.is_alive()
+
+
+def test_official_clients_work_through_a_gateway_and_signatures_stay_valid(regions, tmp_path):
+    make(regions, "passed")
+    await_forwarding(regions, "passed")
+    with Gateway(regions, tmp_path, settings='prefer = "r2"') as gateway:
+        given = regions.credentials
+        key = [("w", "a"), ("k", 1)]
+        for options in [{}, {"region": "r2"}]:
+            client = tablestore.OTSClient(gateway.endpoint, given.key_id, given.secret,
+                                          given.instance, **options)
+            client.put_row("passed", tablestore.Row(key, [("v", 7)]),
+                           tablestore.Condition("IGNORE"))
+
+            def shows(client=client):
+                _, row, _ = client.get_row("passed", key, max_version=1)
+                return row is not None and row.attribute_columns[0][1] == 7
+
+            cluster.wait_until(shows, "what was written is read", 20)
+            assert "passed" in client.list_table()
+            with pytest.raises(tablestore.OTSServiceError) as refused:
+                client.put_row("passed", tablestore.Row(key, [("v", 8)]),
+                               tablestore.Condition("EXPECT_NOT_EXIST"))
+            assert refused.value.get_error_code() == "OTSConditionCheckFail"
+        wrong = tablestore.OTSClient(gateway.endpoint, given.key_id, "wrong", given.instance,
+                                     retry_policy=tablestore.NoRetryPolicy())
+        with pytest.raises(tablestore.OTSServiceError) as refused:
+            wrong.list_table()
+        assert refused.value.get_error_code() == "OTSAuthFailed"
+        # A large row goes both ways.
+        client.put_row("passed", tablestore.Row(key, [("v", bytearray(1 << 20))]),
+                       tablestore.Condition("IGNORE"))
+        assert gateway.figure("requests_total", region="r2", outcome="done") >= 4
+        assert gateway.figure("requests_total", region="r1") == 0
+        assert gateway.figure("region_delay_seconds", region="r3") > 0
+        assert gateway.get("/health", gateway.endpoint)[0] == 200
+        assert gateway.stop() == 0
+
+
+def test_clients_of_a_gateway_outlive_a_region(regions, tmp_path):
+    make(regions, "outlives")
+    await_forwarding(regions, "outlives")
+    set_mode(regions, "outlives", 1, 10_000)
+    await_enrolled(regions, "outlives", 1)
+    with Gateway(regions, tmp_path, settings='prefer = "r1"') as gateway:
+        counters = [Counter(regions, gateway, "outlives") for _ in range(2)]
+        reader = Reader(regions, gateway, "outlives", [("w", "~"), ("k", 0)])
+        for one in [*counters, reader]:
+            one.start()
+        for _ in range(GATEWAY_KILLS):
+            time.sleep(1)
+            lost = regions.region("r1")
+            lost.kill()
+            gateway.await_up("r1", False)
+            done = sum(counters[0].done)
+            cluster.wait_until(lambda done=done: sum(counters[0].done) > done + 20,
+                               "writes go on through another region", 60)
+            lost.start()
+            gateway.await_up("r1", True)
+        time.sleep(1)
+        for one in [*counters, reader]:
+            one.stop()
+        # While the table has no writer each region says so; reads never noticed anything.
+        errors = {error.partition(",")[0] for one in counters for error in one.errors}
+        assert reader.errors == [] and reader.reads > 100
+        assert gateway.figure("requests_total", region="r2", outcome="done") > 20
+        client = gateway.client(timeout=30)
+        for one in counters:
+            cluster.wait_until(lambda one=one: not one.wrong(client), "all counters are right", 60)
+        client.close()
+    print(f"\nreads {reader.reads}, writes {sum(sum(one.done) for one in counters)}, "
+          f"unknown {sum(sum(one.unknown) for one in counters)}, errors {errors}")
+
+
+def test_a_write_without_an_answer_is_unknown_and_done_once_at_most(regions, tmp_path):
+    table = "once"
+    make(regions, table)
+    await_forwarding(regions, table)
+    await_enrolled(regions, table, 0)
+    settings = 'prefer = "r1"\nanswer_timeout_ms = 1500'
+    with Gateway(regions, tmp_path, settings=settings + "\n[probe]\ndown_after = 100") as gateway:
+        client = gateway.client(timeout=20)
+        key = [("w", "a"), ("k", 1)]
+        client.put_row(table, key, [("v", 1)])
+        stopped = regions.region("r1")
+        os.kill(stopped.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises((wire.Refused, wire.Unknown)) as unknown:
+                client.put_row(table, [("w", "a"), ("k", 2)], [("v", 2)])
+            assert "OTSTimeout" in str(unknown.value) or unknown.type is wire.Unknown
+            # The region counts as up by the rules of this gateway, so a read goes there first.
+            begun = time.monotonic()
+            assert client.get_row(table, key) is not None
+            print(f"\na read left a stopped region after {time.monotonic() - begun:.2f} s")
+        finally:
+            os.kill(stopped.pid, signal.SIGCONT)
+        client.close()
+        assert gateway.figure("requests_total", region="r1", outcome="unknown") >= 1
+        assert gateway.figure("retries_total", region="r1", reason="no-answer") == 1
+
+
+@pytest.mark.parametrize("balance", ["round-robin", "least-loaded"])
+def test_requests_are_spread(regions, tmp_path, balance):
+    make(regions, f"spread-{balance}".replace("-", "_"))
+    with Gateway(regions, tmp_path, settings=f'balance = "{balance}"') as gateway:
+        client = gateway.client(timeout=20)
+        for _ in range(30):
+            client.list_table()
+        client.close()
+        done = [gateway.figure("requests_total", region=one.name, outcome="done")
+                for one in regions.regions]
+        assert sum(done) == 30
+        if balance == "round-robin":
+            assert done == [10, 10, 10]
+
+
+def test_a_gateway_that_is_stopped_answers_what_is_in_work(regions, tmp_path):
+    table = "ends"
+    make(regions, table)
+    await_forwarding(regions, table)
+    gateway = Gateway(regions, tmp_path)
+    counter = Counter(regions, gateway, table)
+    counter.start()
+    time.sleep(0.5)
+    assert gateway.stop() == 0
+    counter.stop()
+    assert sum(counter.done) > 10
+    client = regions.region("r1").client(timeout=20)
+    assert counter.wrong(client) == []
+    client.close()
+    nobody = tmp_path / "nobody.toml"
+    nobody.write_text("[gateway]\nprefer = \"r9\"\n[[regions]]\nname = \"r1\"\n"
+                      "endpoint = \"http://127.0.0.1:1\"\n")
+    refused = subprocess.run([cluster.binary(), "gateway", "--config", nobody],
+                             capture_output=True, text=True, timeout=20, check=False)
+    assert refused.returncode == 2 and "gateway.prefer" in refused.stderr
+
+
+def test_a_gateway_without_a_region_says_so(regions, tmp_path):
+    command = [cluster.binary(), "gateway", "--region", "r1=http://127.0.0.1:1", "--json",
+               "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    process = cluster.spawn(command, tmp_path / "log.txt", stdout=-1)
+    told = json.loads(process.stdout.readline())
+    client = wire.Client(told["listen"], regions.credentials, timeout=10)
+    with pytest.raises(wire.Refused) as refused:
+        client.list_table()
+    assert refused.value.code == "OTSPartitionUnavailable"
+    client.close()
+    assert cluster.end(process) == 0
+
+
