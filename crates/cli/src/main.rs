@@ -9,6 +9,7 @@ mod bench;
 mod cells;
 mod conflict;
 mod debug;
+mod drill;
 mod error;
 mod events;
 mod extract;
@@ -105,6 +106,8 @@ enum Command {
     Quorum(quorum::QuorumArgs),
     /// Show and say who writes when a region is lost
     Failover(failover::FailoverArgs),
+    /// Lose a region on purpose, and see what clients would have seen
+    Drill(drill::DrillArgs),
     /// Show and merge what was set aside after a failover
     Tail(tail::TailArgs),
     /// Show regions, tables and links
@@ -150,6 +153,7 @@ impl Command {
             Command::Switchover(args) => args.target.json,
             Command::Quorum(args) => args.target.json,
             Command::Failover(args) => args.target.json,
+            Command::Drill(args) => args.target.json,
             Command::Tail(args) => args.target.json,
             Command::Status(args) => args.target.json,
             Command::Top(args) => args.target.json,
@@ -182,6 +186,7 @@ impl Command {
             | Command::Witness(_)
             | Command::Quorum(_)
             | Command::Failover(_)
+            | Command::Drill(_)
             | Command::Tail(_)
             | Command::Status(_)
             | Command::Top(_)
@@ -234,6 +239,7 @@ fn run(command: Command) -> Result<Exit, CliError> {
             Command::Switchover(args) => switchover::run(args).await.map(done),
             Command::Quorum(args) => quorum::run(args).await.map(done),
             Command::Failover(args) => failover::run(args).await.map(done),
+            Command::Drill(args) => drill::run(args).await,
             Command::Tail(args) => tail::run(args).await.map(done),
             Command::Status(args) => status::run(args).await.map(done),
             Command::Top(args) => top::run(args).await.map(done),

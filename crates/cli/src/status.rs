@@ -127,6 +127,7 @@ fn print_json(told: &[Told]) -> Result<(), CliError> {
 fn text(told: &[Told]) -> String {
     let mut parts = vec![regions_text(told)];
     parts.extend(quorum_text(told));
+    parts.extend(drill_text(told));
     let tables = tables_text(told);
     if !tables.is_empty() {
         parts.push(tables);
@@ -206,6 +207,29 @@ pub(crate) fn in_line(quorum: &QuorumStatus) -> String {
         quorum.applied,
         quorum.lease_ms
     )
+}
+
+/// The last drill that a region knows of, in one line.
+fn drill_text(told: &[Told]) -> Option<String> {
+    let statuses = told.iter().filter_map(|told| told.status.as_ref().ok());
+    let known = statuses.filter_map(|status| Some((status.now_ms, status.last_drill.as_ref()?)));
+    let (now, drill) = known.max_by_key(|(_, drill)| drill.ended_ms)?;
+    let result = if drill.passed { "passed" } else { "failed" };
+    let rto = drill.rto_ms().map_or_else(
+        || "not written again".to_owned(),
+        |rto| format!("written again after {}", output::span(rto)),
+    );
+    let mut text = format!(
+        "last drill: {} of {} {result} {} ago, {} rows lost, {rto}",
+        output::plain(&drill.kind),
+        output::plain(&drill.region),
+        age(now, drill.ended_ms),
+        drill.missing_rows(),
+    );
+    if !drill.reason.is_empty() {
+        text += &format!(" ({})", output::plain(&drill.reason));
+    }
+    Some(text)
 }
 
 fn tables_text(told: &[Told]) -> String {
@@ -390,7 +414,7 @@ pub(crate) fn age(now: i64, then: i64) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use isthmus_server::status::{LinkState, RegionState, RegionStatus};
+    use isthmus_server::status::{DrillStatus, DrilledTable, LinkState, RegionState, RegionStatus};
 
     use super::*;
 
@@ -448,6 +472,7 @@ pub(crate) mod tests {
             probes: Vec::new(),
             log: None,
             quorum: None,
+            last_drill: None,
             memory_bytes: None,
             disk_bytes: None,
             disk_free_bytes: None,
@@ -494,6 +519,24 @@ pub(crate) mod tests {
         assert_eq!(quorum_text(&all).as_deref(), Some(line));
         assert!(quorum_text(&all[..1]).unwrap().contains("none of them leads"));
         assert_eq!(quorum_text(&two_regions()), None);
+    }
+
+    #[test]
+    fn the_last_drill_is_told_in_one_line() {
+        assert_eq!(drill_text(&two_regions()), None);
+        let drill = |ended_ms, passed| DrillStatus {
+            kind: "region-loss".into(),
+            region: "r1".into(),
+            ended_ms,
+            passed,
+            tables: vec![DrilledTable { rto_ms: Some(2_500), ..DrilledTable::default() }],
+            ..DrillStatus::default()
+        };
+        let knows = |drill| told("r", Ok(Status { last_drill: Some(drill), ..status("r", 0) }));
+        let all = [knows(drill(1_000, false)), knows(drill(4_000, true))];
+        let line = "last drill: region-loss of r1 passed 1.0 s ago, 0 rows lost, written again \
+                    after 2.5 s";
+        assert_eq!(drill_text(&all).as_deref(), Some(line));
     }
 
     #[test]

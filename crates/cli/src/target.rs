@@ -181,6 +181,11 @@ impl TargetArgs {
         Ok(places)
     }
 
+    /// The same, where `--region` says something else than whom to ask.
+    pub(crate) fn of_any_region(&self) -> TargetArgs {
+        TargetArgs { region: None, ..self.clone() }
+    }
+
     /// The region that `--region` names.
     pub(crate) fn region_name(&self) -> Option<&str> {
         self.region.as_deref()

@@ -7,6 +7,7 @@ mod change;
 mod clocks;
 mod conflicts;
 mod cuts;
+mod drills;
 mod drops;
 mod edges;
 pub mod events;
@@ -63,6 +64,7 @@ use crate::peer::dial::OtherRegion;
 use crate::peer::tls::PeerTls;
 use crate::probe::{PROBE_TABLE, Probes};
 
+use self::drills::Drills;
 use self::events::Events;
 use self::failover::Failover;
 use self::jobs::Jobs;
@@ -112,6 +114,7 @@ pub struct Node {
     requests: Requests,
     probes: Probes,
     copies: Copies,
+    drills: Drills,
     clocks: Mutex<Clocks>,
     /// The log of a table may say that another region writes.
     writer_moved: Notify,
@@ -192,6 +195,7 @@ impl Node {
         let events = Events::read(&store)?;
         let probes = Probes::read(&store)?;
         let copies = Copies::read(&store)?;
+        let drills = Drills::read(&store)?;
         let failover = Failover::new(&config, clock.wall_millis());
         let node = Arc::new_cyclic(|node| Node {
             verification: Verification::new(
@@ -207,6 +211,7 @@ impl Node {
             requests: Requests::default(),
             probes,
             copies,
+            drills,
             clocks: Mutex::new(Clocks::new(config.peer.clock_skew_max_ms as i64)),
             writer_moved: Notify::new(),
             writers: watch::Sender::new(0),

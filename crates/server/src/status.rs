@@ -4,10 +4,12 @@
 //! What must hold: names and units stay as they are, because scripts read them; new keys are
 //! optional. Times are milliseconds since the Unix epoch, a span of time ends in `_ms`.
 
+mod drill;
 mod write_mode;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::drill::{DrillStatus, DrilledTable};
 pub use self::write_mode::{HolderStatus, SyncState, WriteModeStatus};
 
 /// How a region does, as it sees itself and the others.
@@ -40,6 +42,9 @@ pub struct Status {
     /// How the quorum stands that the region takes part in; absent where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumStatus>,
+    /// The last drill; absent where none is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_drill: Option<DrillStatus>,
     /// Memory the process holds, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,

@@ -17,7 +17,7 @@ use super::Outcome;
 use super::modes::ModeFigures;
 use crate::node::Node;
 use crate::node::tell::{disk_bytes, memory_bytes};
-use crate::status::{ProbeStatus, Ratios};
+use crate::status::{DrillStatus, ProbeStatus, Ratios};
 
 /// What tables without series of their own are summed under; no table can have this name.
 const REST: &str = "(rest)";
@@ -105,6 +105,7 @@ pub(super) struct Figures {
     refuses_writes: bool,
     probes: Vec<ProbeStatus>,
     modes: ModeFigures,
+    last_drill: Option<DrillStatus>,
 }
 
 impl Figures {
@@ -183,6 +184,7 @@ impl Figures {
             refuses_writes: node.store().refuses_writes().is_some(),
             probes: node.probes().status(node.clock().wall_millis()),
             modes: ModeFigures::of(node, label),
+            last_drill: node.last_drill(),
         }
     }
 
@@ -261,6 +263,20 @@ impl Figures {
         to.gauge("availability_ratio", "Up time over all time, as probed from here", availability)?;
         let help = "Valid reads and valid writes over all, as probed from here";
         to.gauge("consistency_ratio", help, ratios(|probe| probe.consistency))
+    }
+
+    fn last_drill(&self, to: &mut Families<'_>) -> Result<(), Error> {
+        let last = self.last_drill.iter();
+        let last = || last.clone().map(|drill| (vec![("kind", drill.kind.clone())], drill));
+        let ended = last().map(|(labels, drill)| (labels, drill.ended_ms as f64 / 1e3));
+        to.gauge("drill_last_seconds", "When the last drill ended, Unix time", ended)?;
+        let passed = last().map(|(labels, drill)| (labels, number(drill.passed)));
+        let help = "Whether nothing was lost in it and the replicas were alike";
+        to.gauge("drill_passed", help, passed)?;
+        let missing = last().map(|(labels, drill)| (labels, drill.missing_rows() as f64));
+        to.gauge("drill_missing_rows", "Acknowledged rows that it lost", missing)?;
+        let rto = last().filter_map(|(labels, drill)| Some((labels, drill.rto_ms()? as f64 / 1e3)));
+        to.gauge("drill_rto_seconds", "The longest time in it without an answered write", rto)
     }
 
     fn requests(&self, to: &mut Families<'_>) -> Result<(), Error> {
@@ -353,6 +369,7 @@ impl Collector for Figures {
         self.store(&mut to)?;
         self.requests(&mut to)?;
         self.probes(&mut to)?;
+        self.last_drill(&mut to)?;
         self.modes.encode(&mut to)?;
         self.links(&mut to)
     }

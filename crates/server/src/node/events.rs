@@ -81,6 +81,10 @@ pub enum EventKind {
     RegionSuspended,
     /// It is back.
     RegionRejoined,
+    /// A drill has ended, and nothing was lost.
+    DrillPassed,
+    /// A drill has ended, and something was lost, or could not be told.
+    DrillFailed,
 }
 
 impl EventKind {
@@ -101,6 +105,7 @@ impl EventKind {
                 | EventKind::WriterChanged
                 | EventKind::WriterHandedOver
                 | EventKind::RegionRejoined
+                | EventKind::DrillPassed
         );
         !is_news
     }

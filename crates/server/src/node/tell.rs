@@ -40,6 +40,7 @@ impl Node {
             probes: self.probes.status(self.clock.wall_millis()),
             log: Some(self.log_status()),
             quorum: self.quorum_status(),
+            last_drill: self.last_drill(),
             memory_bytes: memory_bytes(),
             disk_bytes: Some(disk_bytes(&self.config.storage.data)),
             disk_free_bytes: self.store.space_left().ok(),
