@@ -381,3 +381,91 @@ def test_a_drill_decides_where_a_person_would_and_kills_for_real(regions):
           f"missing {of_table['missing_rows']}, errors {of_table.get('errors')}")
 
 
+def metrics(running, region):
+    token = (running.data / "metrics.token").read_text().strip()
+    request = urllib.request.Request(region.admin + "/metrics",
+                                     headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return answer.read().decode()
+
+
+def figure(text, name, **labels):
+    for line in text.splitlines():
+        if line.startswith(f"isthmus_{name}") and all(
+                f'{key}="{value}"' in line for key, value in labels.items()):
+            return float(line.rpartition(" ")[2])
+    return None
+
+
+def table_of(running, region, table):
+    told = json.loads(running.run("status", "--json", config=region.config).stdout)
+    status = told["regions"][0]["status"]
+    return status, next(one for one in status["tables"] if one["name"] == table)
+
+
+def test_figures_tell_what_was_available_alike_and_would_be_lost(tmp_path):
+    with cluster.Cluster(regions=3, folder=tmp_path, arguments=["--quorum"]) as running:
+        table = "figures"
+        make(running, table)
+        await_forwarding(running, table)
+        set_mode(running, table, 1, 10_000)
+        await_enrolled(running, table, 1)
+        r1, r2, r3 = running.regions
+
+        def measured():
+            told = [table_of(running, one, table)[1] for one in running.regions]
+            return all(one.get("availability") and one.get("alike") for one in told) and told
+
+        told = cluster.wait_until(measured, "all regions have measured", 60)
+        primary = next(one for one in told if one.get("rpo"))
+        assert primary["rpo"]["entries"] == 0 and primary["rpo"]["ms"] == 0
+        assert [bool(one.get("rpo")) for one in told].count(True) == 1
+        assert not primary["rto"]["by_hand"] and primary["rto"]["most_ms"] == 3700
+        # What is written and held nowhere else would be lost.
+        set_mode_async = running.run("global-table", "mode", table, "async", check=False)
+        assert set_mode_async.returncode == 0, set_mode_async.stderr
+        for one in (r2, r3):
+            running.run("link", "pause", "--table", table, "--from", "r1", "--to", one.name)
+        client = r1.client(timeout=20)
+
+        def written(count=[0]):
+            count[0] += 1
+            client.put_row(table, [("w", "alone"), ("k", count[0])], [("v", 1)])
+            return table_of(running, r1, table)[1]["rpo"]["entries"] >= 5
+
+        cluster.wait_until(written, "entries are held nowhere else", 30)
+        rpo = table_of(running, r1, table)[1]["rpo"]
+        assert rpo["ms"] > 0
+        text = metrics(running, r1)
+        assert figure(text, "table_rpo_entries", table=table) >= 5
+        assert figure(text, "table_availability_ratio", table=table, window="1h") > 0
+        assert figure(text, "instance_availability_ratio", window="start") > 0
+        assert figure(text, "table_alike_ratio", table=table, window="24h") is not None
+        shown = running.run("status").stdout
+        assert "RPO NOW" in shown and f"table {table}" in shown and "entries, " in shown
+        for one in (r2, r3):
+            running.run("link", "resume", "--table", table, "--from", "r1", "--to", one.name)
+        cluster.wait_until(lambda: table_of(running, r1, table)[1]["rpo"]["entries"] == 0,
+                           "others hold all", 60)
+        # Of the rows of the user nothing is seen of a probe.
+        found, start = [], [("w", wire.INF_MIN), ("k", wire.INF_MIN)]
+        while start is not None:
+            page, start = client.get_range(table, start, [("w", wire.INF_MAX), ("k", wire.INF_MAX)])
+            found.extend(dict(key)["w"] for key, _ in page)
+        assert set(found) <= {"~", "alone"}
+        client.close()
+        before = table_of(running, r2, table)[1]["availability"]["since_start"]
+        os.kill(r2.pid, signal.SIGTERM)
+        cluster.wait_until(lambda: not cluster.alive(r2.pid), "r2 has stopped", 60)
+        time.sleep(12)
+        status, _ = table_of(running, r1, table)
+        seen = {one["region"]: one["availability"]["since_start"] for one in status["probes"]}
+        assert seen["r2"] < seen["r1"] <= 1 and status["instance_availability"]["hour"] > 0.5
+        r2.start()
+        # What was found before outlives the restart.
+        after = cluster.wait_until(
+            lambda: table_of(running, r2, table)[1].get("availability"), "r2 tells figures", 60)
+        assert after["since_start"] == pytest.approx(before, abs=0.3)
+        print(f"\navailability of r2 seen from r1 {seen['r2']:.3f}, rpo {rpo}")
+
+

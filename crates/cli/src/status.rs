@@ -3,6 +3,8 @@
 //! What must hold: a region that does not answer is shown as such and does not hide the others;
 //! a link is told by the region it leaves, which alone knows its lag, unless that one is silent.
 
+mod figures;
+
 use std::time::Duration;
 
 use clap::Args;
@@ -132,6 +134,7 @@ fn text(told: &[Told]) -> String {
     if !tables.is_empty() {
         parts.push(tables);
     }
+    parts.extend(figures::text(told));
     let links = links(told);
     if !links.is_empty() {
         parts.push(links_text(&links));
@@ -470,6 +473,7 @@ pub(crate) mod tests {
                 last_copy: None,
             }],
             probes: Vec::new(),
+            instance_availability: None,
             log: None,
             quorum: None,
             last_drill: None,

@@ -303,6 +303,8 @@ pub struct TraceConfig {
 pub struct ProbeConfig {
     /// Seconds from one write and read of each region to the next, 0 to 3600; 0: none. Default 5.
     pub every_seconds: u32,
+    /// Tables of this region that are looked at besides, the oldest, 0 to 100. Default 20.
+    pub tables_max: u32,
 }
 
 /// `[quorum]`: all regions, and a witness where there is one, decide together who writes when a
@@ -522,7 +524,7 @@ impl MetricsConfig {
 
 impl Default for ProbeConfig {
     fn default() -> ProbeConfig {
-        ProbeConfig { every_seconds: 5 }
+        ProbeConfig { every_seconds: 5, tables_max: 20 }
     }
 }
 

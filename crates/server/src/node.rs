@@ -12,6 +12,7 @@ mod drops;
 mod edges;
 pub mod events;
 mod failover;
+mod figures;
 mod gauge;
 mod global_tables;
 pub mod jobs;

@@ -6,10 +6,11 @@
 //! alone that no request can make, list, change or delete and that counts in no quota; what was
 //! found outlives a restart, up to a minute of it.
 //!
-//! `windows` keeps the sums, `record` judges; both are pure. What the figures mean is in
-//! docs/seeing.md.
+//! `windows` keeps the sums, `record` judges; both are pure. `tables` looks at each table of the
+//! region. What the figures mean is in docs/seeing.md.
 
 mod record;
+mod tables;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -31,65 +32,137 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::record::{Record, Round};
+use self::tables::{TableRecord, TableRecords, probe_tables};
+use self::windows::{Sums, Tally};
 use crate::config::Config;
 use crate::node::Node;
-use crate::status::ProbeStatus;
+use crate::status::{ProbeStatus, Ratios};
 
 /// The table of the probes, one in each region, each for itself.
 pub const PROBE_TABLE: &str = "__isthmus_probe__";
 const KEY: &str = "prober";
 const COLUMN: &str = "value";
 const NOTES: &str = "probe/";
+const TABLE_NOTES: &str = "probe-table/";
+const INSTANCE_NOTE: &[u8] = b"probe-instance";
 /// How often what was found is written down.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// A probe that takes longer has failed.
 const PATIENCE_MAX: Duration = Duration::from_secs(5);
 
-/// What the prober of a node has found of each region.
+/// What the prober of a node has found.
 #[derive(Default)]
-pub struct Probes(Mutex<BTreeMap<String, Record>>);
+pub struct Probes(Mutex<Found>);
+
+#[derive(Default)]
+struct Found {
+    /// Of each region.
+    regions: BTreeMap<String, Record>,
+    /// Of each table of this region that is looked at.
+    tables: TableRecords,
+    /// Of all regions together: whether there was one to go to.
+    instance: Tally,
+}
 
 impl Probes {
     /// What it had found in earlier lives. A note that cannot be read is begun anew.
     pub fn read(store: &Store) -> Result<Probes, StoreError> {
-        let mut records = BTreeMap::new();
+        let mut found = Found::default();
         for (name, note) in store.notes(NOTES.as_bytes())? {
             let name = String::from_utf8_lossy(&name[NOTES.len()..]).into_owned();
             match serde_json::from_slice(&note) {
-                Ok(record) => drop(records.insert(name, record)),
+                Ok(record) => drop(found.regions.insert(name, record)),
                 Err(error) => tracing::warn!(region = %name, %error, "probes begin anew"),
             }
         }
-        Ok(Probes(Mutex::new(records)))
+        for (name, note) in store.notes(TABLE_NOTES.as_bytes())? {
+            let id = String::from_utf8_lossy(&name[TABLE_NOTES.len()..]).into_owned();
+            match (u64::from_str_radix(&id, 16), serde_json::from_slice(&note)) {
+                (Ok(id), Ok(record)) => drop(found.tables.insert(TableId(id), record)),
+                (_, _) => tracing::warn!(table = %id, "probes begin anew"),
+            }
+        }
+        if let Some(note) = store.note(INSTANCE_NOTE)? {
+            found.instance = serde_json::from_slice(&note).unwrap_or_default();
+        }
+        Ok(Probes(Mutex::new(found)))
     }
 
     /// What it has found, by region.
     pub fn status(&self, now_millis: i64) -> Vec<ProbeStatus> {
-        let records = self.0.lock();
-        records.iter().map(|(region, record)| record.status(region, now_millis)).collect()
+        let found = self.0.lock();
+        let regions = found.regions.iter();
+        regions.map(|(region, record)| record.status(region, now_millis)).collect()
+    }
+
+    /// The availability of a table, and the share of the time in which its replicas were alike;
+    /// `None` where it is not looked at.
+    pub(crate) fn of_table(
+        &self,
+        table: TableId,
+        now_millis: i64,
+    ) -> Option<(Ratios, Option<Ratios>)> {
+        self.0.lock().tables.get(&table).map(|record| record.ratios(now_millis))
+    }
+
+    /// The share of the time in which there was a region to go to.
+    pub(crate) fn of_instance(&self, now_millis: i64) -> Option<Ratios> {
+        let ratios = self.0.lock().instance.availability(now_millis);
+        ratios.since_start.is_some().then_some(ratios)
     }
 
     /// The value that a probe is to write: never one that it has written before.
     fn next_value(&self, region: &str, now_millis: i64) -> i64 {
-        self.0.lock().entry(region.to_owned()).or_default().next_value(now_millis)
+        self.0.lock().regions.entry(region.to_owned()).or_default().next_value(now_millis)
     }
 
     fn note(&self, region: &str, round: &Round, now_millis: i64) {
-        self.0.lock().entry(region.to_owned()).or_default().note(round, now_millis);
+        self.0.lock().regions.entry(region.to_owned()).or_default().note(round, now_millis);
+    }
+
+    fn note_table(&self, table: TableId, note: impl FnOnce(&mut TableRecord)) {
+        note(self.0.lock().tables.entry(table).or_default());
+    }
+
+    fn note_instance(&self, is_up: bool, stands_for: Duration, now_millis: i64) {
+        let all_millis = u64::try_from(stands_for.as_millis()).unwrap_or(u64::MAX);
+        let up_millis = if is_up { all_millis } else { 0 };
+        let sums = Sums { up_millis, all_millis, ..Sums::default() };
+        self.0.lock().instance.add(&sums, now_millis);
     }
 
     /// Regions that are not configured any more are forgotten.
     fn keep_only(&self, regions: &[String]) {
-        self.0.lock().retain(|region, _| regions.contains(region));
+        self.0.lock().regions.retain(|region, _| regions.contains(region));
     }
 
+    /// Writes down what was found; tables that are gone are forgotten.
     fn save(&self, store: &Store) {
-        for (region, record) in &*self.0.lock() {
-            if let Ok(note) = serde_json::to_vec(record) {
-                drop(store.put_note(format!("{NOTES}{region}").as_bytes(), &note));
+        let mut found = self.0.lock();
+        found.tables.retain(|table, _| {
+            let is_there = store.table(*table).is_some();
+            if !is_there {
+                drop(store.delete_note(table_note(*table).as_bytes()));
             }
+            is_there
+        });
+        let keep = |name: &[u8], note: Result<Vec<u8>, serde_json::Error>| {
+            if let Ok(note) = note {
+                drop(store.put_note(name, &note));
+            }
+        };
+        for (region, record) in &found.regions {
+            keep(format!("{NOTES}{region}").as_bytes(), serde_json::to_vec(record));
         }
+        for (table, record) in &found.tables {
+            keep(table_note(*table).as_bytes(), serde_json::to_vec(record));
+        }
+        keep(INSTANCE_NOTE, serde_json::to_vec(&found.instance));
     }
+}
+
+fn table_note(table: TableId) -> String {
+    format!("{TABLE_NOTES}{:016x}", table.0)
 }
 
 impl Node {
@@ -143,9 +216,17 @@ async fn probe_all(
             let mut round = probe(&node, client, value).await;
             round.stands_for = stands_for;
             node.probes().note(&region, &round, node.clock().wall_millis());
+            round.is_up()
         });
     }
-    while under_way.join_next().await.is_some() {}
+    if let Some(Ok(own)) = clients.get(&node.config().region.name) {
+        probe_tables(node, own, stands_for).await;
+    }
+    let mut is_any_up = false;
+    while let Some(is_up) = under_way.join_next().await {
+        is_any_up |= is_up.unwrap_or(false);
+    }
+    node.probes().note_instance(is_any_up, stands_for, node.clock().wall_millis());
 }
 
 /// Writes a row and reads it back.
@@ -216,10 +297,13 @@ fn clients(node: &Node, patience: Duration) -> BTreeMap<String, Result<TableStor
     let client = |(region, endpoint): (String, String)| {
         let made =
             target(config, &region, endpoint, node.clock().wall_millis()).and_then(|target| {
+                // Tables are looked at all at once, through this region.
+                let is_own = region == config.region.name;
+                let tables = if is_own { config.probe.tables_max as usize } else { 0 };
                 let http = HttpOptions {
                     connect_timeout: patience,
                     answer_timeout: patience,
-                    idle_max: 1,
+                    idle_max: tables + 1,
                 };
                 let options =
                     ClientOptions { http, patience: Duration::ZERO, ..ClientOptions::default() };

@@ -5,11 +5,13 @@
 //! optional. Times are milliseconds since the Unix epoch, a span of time ends in `_ms`.
 
 mod drill;
+mod figures;
 mod write_mode;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::drill::{DrillStatus, DrilledTable};
+pub use self::figures::{RpoStatus, RtoStatus};
 pub use self::write_mode::{HolderStatus, SyncState, WriteModeStatus};
 
 /// How a region does, as it sees itself and the others.
@@ -36,6 +38,10 @@ pub struct Status {
     /// What its prober finds, by region.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<ProbeStatus>,
+    /// The share of the time in which any region could be written and read from here; absent
+    /// before it was looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_availability: Option<Ratios>,
     /// What is kept of change logs for replicas that need it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogStatus>,
@@ -109,7 +115,8 @@ pub struct ProbeStatus {
     pub consistency: Ratios,
 }
 
-/// A ratio, 0 to 1, over the last hour, day and 30 days; absent where nothing was measured.
+/// A ratio, 0 to 1, over the last hour, day and 30 days, and since the first; absent where nothing
+/// was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ratios {
     /// Over the last hour.
@@ -118,6 +125,9 @@ pub struct Ratios {
     pub day: Option<f64>,
     /// Over the last 30 days.
     pub days_30: Option<f64>,
+    /// Since it was measured first, through restarts.
+    #[serde(default)]
+    pub since_start: Option<f64>,
 }
 
 /// The change logs of a region, all together, and their budget (`[log]`).
@@ -248,6 +258,20 @@ pub struct TableStatus {
     /// As of which moments it can be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<ViewStatus>,
+    /// The share of the time in which clients of this region could read it, and write it where it
+    /// takes writes; absent where that is not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub availability: Option<Ratios>,
+    /// The share of the time in which its replica here was like those of all other regions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alike: Option<Ratios>,
+    /// What would be lost if this region were lost now; absent where it does not write the table,
+    /// or no other region has told what it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo: Option<RpoStatus>,
+    /// For how long nobody would write it then; absent without a quorum and where several write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto: Option<RtoStatus>,
 }
 
 /// As of which moments a table can be read, and what it has of each region.

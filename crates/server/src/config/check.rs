@@ -182,7 +182,7 @@ fn check_ranges(config: &Config) -> Result<(), Finding> {
     let (storage, public, peer) = (&config.storage, &config.public, &config.peer);
     let (verify, scrub) = (&config.verify, &config.scrub);
     let lease_ms = config.quorum.clone().unwrap_or_default().lease_ms;
-    let all: [(&str, u64, RangeInclusive<u64>); 22] = [
+    let all: [(&str, u64, RangeInclusive<u64>); 23] = [
         ("instance.table_quota", config.instance.table_quota.into(), 1..=1_000_000),
         ("storage.cache_bytes", storage.cache_bytes, 8 * MIB..=TIB),
         ("storage.write_buffer_bytes", storage.write_buffer_bytes, 8 * MIB..=64 * GIB),
@@ -201,6 +201,7 @@ fn check_ranges(config: &Config) -> Result<(), Finding> {
         ("log.keep_hours", config.log.keep_hours.into(), 1..=8760),
         ("metrics.tables_max", config.metrics.tables_max as u64, 0..=10_000),
         ("probe.every_seconds", config.probe.every_seconds.into(), 0..=3600),
+        ("probe.tables_max", config.probe.tables_max.into(), 0..=100),
         ("quorum.lease_ms", lease_ms, LEASE_MS),
         ("verify.auto_repair_rows_max", verify.auto_repair_rows_max, 1..=1_000_000),
         ("scrub.mib_per_second", scrub.mib_per_second.into(), 0..=1024),

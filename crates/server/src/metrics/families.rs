@@ -17,7 +17,7 @@ use super::Outcome;
 use super::modes::ModeFigures;
 use crate::node::Node;
 use crate::node::tell::{disk_bytes, memory_bytes};
-use crate::status::{DrillStatus, ProbeStatus, Ratios};
+use crate::status::{DrillStatus, ProbeStatus, Ratios, RpoStatus};
 
 /// What tables without series of their own are summed under; no table can have this name.
 const REST: &str = "(rest)";
@@ -106,6 +106,13 @@ pub(super) struct Figures {
     probes: Vec<ProbeStatus>,
     modes: ModeFigures,
     last_drill: Option<DrillStatus>,
+    instance: Option<Ratios>,
+    /// Availability of tables with series of their own, and for which share they were alike.
+    measured: Vec<(String, Ratios, Option<Ratios>)>,
+    /// What would be lost of each table now: the most of those that are summed.
+    rpo: BTreeMap<String, RpoStatus>,
+    /// How long nobody would write, in milliseconds.
+    rto: BTreeMap<String, u64>,
 }
 
 impl Figures {
@@ -128,8 +135,28 @@ impl Figures {
         let mut differing = BTreeMap::<(String, String), u64>::new();
         let mut safe = BTreeMap::<String, i64>::new();
         let mut conflicts = BTreeMap::<(String, &str), u64>::new();
+        let mut measured = Vec::new();
+        let mut rpo = BTreeMap::<String, RpoStatus>::new();
+        let mut rto = BTreeMap::<String, u64>::new();
+        let now_millis = node.clock().wall_millis();
         for table in &tables {
             let name = label(table.partition());
+            if name != REST
+                && let Some((availability, alike)) = node.probes().of_table(table.id(), now_millis)
+            {
+                measured.push((name.clone(), availability, alike));
+            }
+            let record = node.record(table.id());
+            if let Some(more) = node.rpo_status(table, record.as_ref()) {
+                let most = rpo.entry(name.clone()).or_insert_with(|| more.clone());
+                most.entries = most.entries.max(more.entries);
+                most.ms = most.ms.max(more.ms);
+            }
+            let forecast = node.rto_status(table.id(), table.name().as_str());
+            if let Some(most_ms) = forecast.and_then(|forecast| forecast.most_ms) {
+                let most = rto.entry(name.clone()).or_default();
+                *most = most_ms.max(*most);
+            }
             for (rule, count) in table.conflicts_by_rule() {
                 *conflicts.entry((name.clone(), rule)).or_default() += count;
             }
@@ -185,6 +212,10 @@ impl Figures {
             probes: node.probes().status(node.clock().wall_millis()),
             modes: ModeFigures::of(node, label),
             last_drill: node.last_drill(),
+            instance: node.probes().of_instance(now_millis),
+            measured,
+            rpo,
+            rto,
         }
     }
 
@@ -249,20 +280,38 @@ impl Figures {
         });
         to.gauge("probe_seconds", "How long the last write and read took", times)?;
         let ratios = |of: fn(&ProbeStatus) -> Ratios| {
-            self.probes.iter().flat_map(move |probe| {
-                let Ratios { hour, day, days_30 } = of(probe);
-                let all = [("1h", hour), ("24h", day), ("30d", days_30)];
-                all.into_iter().filter_map(move |(window, ratio)| {
-                    let mut labels = region(probe);
-                    labels.push(("window", window.to_owned()));
-                    Some((labels, ratio?))
-                })
-            })
+            self.probes.iter().flat_map(move |probe| by_window(region(probe), of(probe)))
         };
         let availability = ratios(|probe| probe.availability);
         to.gauge("availability_ratio", "Up time over all time, as probed from here", availability)?;
         let help = "Valid reads and valid writes over all, as probed from here";
         to.gauge("consistency_ratio", help, ratios(|probe| probe.consistency))
+    }
+
+    fn figures(&self, to: &mut Families<'_>) -> Result<(), Error> {
+        let instance = self.instance.iter().flat_map(|it| by_window(Labels::new(), *it));
+        let help = "Share of the time in which some region answered, as probed from here";
+        to.gauge("instance_availability_ratio", help, instance)?;
+        let measured = self.measured.iter();
+        let available =
+            measured.clone().flat_map(|(table, it, _)| by_window(table_label(table), *it));
+        let help = "Share of the time in which the table could be read and written from here";
+        to.gauge("table_availability_ratio", help, available)?;
+        let alike = measured
+            .filter_map(|(table, _, alike)| Some(by_window(table_label(table), (*alike)?)))
+            .flatten();
+        let help = "Share of the time in which the replica was like all others";
+        to.gauge("table_alike_ratio", help, alike)?;
+        let rpo = self.rpo.iter();
+        let entries = rpo.clone().map(|(table, it)| (table_label(table), it.entries as f64));
+        let help = "Entries written here that no other region is known to hold";
+        to.gauge("table_rpo_entries", help, entries)?;
+        let age = rpo.map(|(table, it)| (table_label(table), it.ms as f64 / 1e3));
+        to.gauge("table_rpo_seconds", "Age of the oldest of them", age)?;
+        let rto = self.rto.iter();
+        let rto = rto.map(|(table, most)| (table_label(table), *most as f64 / 1e3));
+        let help = "How long nobody would write if the writing region were lost, at most";
+        to.gauge("table_rto_forecast_seconds", help, rto)
     }
 
     fn last_drill(&self, to: &mut Families<'_>) -> Result<(), Error> {
@@ -369,6 +418,7 @@ impl Collector for Figures {
         self.store(&mut to)?;
         self.requests(&mut to)?;
         self.probes(&mut to)?;
+        self.figures(&mut to)?;
         self.last_drill(&mut to)?;
         self.modes.encode(&mut to)?;
         self.links(&mut to)
@@ -433,6 +483,17 @@ impl Families<'_> {
         }
         Ok(())
     }
+}
+
+/// A ratio by the time that it is of, where anything was measured in that.
+fn by_window(labels: Labels, ratios: Ratios) -> impl Iterator<Item = (Labels, f64)> {
+    let Ratios { hour, day, days_30, since_start } = ratios;
+    let all = [("1h", hour), ("24h", day), ("30d", days_30), ("start", since_start)];
+    all.into_iter().filter_map(move |(window, ratio)| {
+        let mut labels = labels.clone();
+        labels.push(("window", window.to_owned()));
+        Some((labels, ratio?))
+    })
 }
 
 fn one(value: f64) -> [(Labels, f64); 1] {

@@ -38,6 +38,7 @@ impl Node {
             tables: self.table_statuses(),
             links,
             probes: self.probes.status(self.clock.wall_millis()),
+            instance_availability: self.probes.of_instance(self.clock.wall_millis()),
             log: Some(self.log_status()),
             quorum: self.quorum_status(),
             last_drill: self.last_drill(),
@@ -91,6 +92,7 @@ impl Node {
                 let record = self.record(spec.id);
                 let is_of_one = |record: &&Record| record.table.serve == Serve::PrimarySecondary;
                 let written_by_one = record.as_ref().filter(is_of_one);
+                let measured = self.probes.of_table(spec.id, self.clock.wall_millis());
                 TableStatus {
                     name: spec.name.as_str().to_owned(),
                     id: spec.id.0,
@@ -112,6 +114,10 @@ impl Node {
                     digest: Some(self.digest_status(table)),
                     differing: self.differing(spec.id, &spec.schema),
                     view: Some(self.view_status(table)),
+                    availability: measured.map(|(availability, _)| availability),
+                    alike: measured.and_then(|(_, alike)| alike),
+                    rpo: self.rpo_status(table, record.as_ref()),
+                    rto: self.rto_status(spec.id, spec.name.as_str()),
                 }
             })
             .collect();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::windows::{Sums, Windows};
+use super::windows::{Sums, Tally};
 use crate::status::ProbeStatus;
 
 /// Writes without an answer that are remembered.
@@ -31,10 +31,18 @@ pub(super) struct Round {
     pub(super) reason: String,
 }
 
+impl Round {
+    /// Whether both were answered with success.
+    pub(super) fn is_up(&self) -> bool {
+        self.write_time.is_some() && self.read_time.is_some()
+    }
+}
+
 /// What is known of one region.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
-    windows: Windows,
+    #[serde(flatten)]
+    tally: Tally,
     /// The last value whose write was answered; 0: none.
     acked: i64,
     /// The last value that was tried.
@@ -68,7 +76,7 @@ impl Record {
         }
         let valid_write = round.write_time.is_some();
         let valid_read = round.read_time.is_some() && self.may_show(round.found);
-        let up = round.write_time.is_some() && round.read_time.is_some();
+        let up = round.is_up();
         let stands_for = u64::try_from(round.stands_for.as_millis()).unwrap_or(u64::MAX);
         let sums = Sums {
             up_millis: if up { stands_for } else { 0 },
@@ -76,7 +84,7 @@ impl Record {
             valid: u64::from(valid_write) + u64::from(valid_read),
             all: 2,
         };
-        self.windows.add(&sums, now_millis);
+        self.tally.add(&sums, now_millis);
         if up != self.up || self.since_millis == 0 {
             (self.up, self.since_millis) = (up, now_millis);
         }
@@ -110,8 +118,8 @@ impl Record {
             write_ms: last.and_then(|(_, round)| millis(round.write_time)),
             read_ms: last.and_then(|(_, round)| millis(round.read_time)),
             reason: last.map(|(_, round)| round.reason.clone()).unwrap_or_default(),
-            availability: self.windows.availability(now_millis),
-            consistency: self.windows.consistency(now_millis),
+            availability: self.tally.availability(now_millis),
+            consistency: self.tally.consistency(now_millis),
         }
     }
 }

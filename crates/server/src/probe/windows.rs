@@ -1,4 +1,4 @@
-//! Sums over the last hour, day and 30 days, in few numbers.
+//! Sums over the last hour, day and 30 days, and since the first, in few numbers.
 //!
 //! Each window is a ring of slots; a slot that is wholly out of the window goes. So a window is
 //! right to one slot: a 60th of the hour and of the 30 days, a 48th of the day.
@@ -21,9 +21,9 @@ pub(super) struct Sums {
     pub(super) up_millis: u64,
     /// Milliseconds for which any probes stood.
     pub(super) all_millis: u64,
-    /// Valid reads and valid writes.
+    /// Valid reads and valid writes; of a table the milliseconds for which its replicas were alike.
     pub(super) valid: u64,
-    /// All reads and writes.
+    /// All reads and writes; of a table the milliseconds for which that was known.
     pub(super) all: u64,
 }
 
@@ -34,6 +34,38 @@ impl Sums {
         self.valid += more.valid;
         self.all += more.all;
     }
+}
+
+/// What was found since the first probe, and how much of it lately.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Tally {
+    windows: Windows,
+    #[serde(default)]
+    since_start: Sums,
+}
+
+impl Tally {
+    /// Adds what was found now.
+    pub(super) fn add(&mut self, more: &Sums, now_millis: i64) {
+        self.windows.add(more, now_millis);
+        self.since_start.add(more);
+    }
+
+    /// Up time over all time.
+    pub(super) fn availability(&self, now_millis: i64) -> Ratios {
+        let since_start = ratio(self.since_start.up_millis, self.since_start.all_millis);
+        Ratios { since_start, ..self.windows.availability(now_millis) }
+    }
+
+    /// What was valid, or alike, over all.
+    pub(super) fn consistency(&self, now_millis: i64) -> Ratios {
+        let since_start = ratio(self.since_start.valid, self.since_start.all);
+        Ratios { since_start, ..self.windows.consistency(now_millis) }
+    }
+}
+
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// The three windows.
@@ -74,10 +106,10 @@ impl Windows {
             let within = ring.iter().filter(|(slot, _)| *slot > first);
             within.for_each(|(_, more)| sums.add(more));
             let (part, whole) = of(&sums);
-            (whole > 0).then(|| part as f64 / whole as f64)
+            ratio(part, whole)
         });
         let mut next = || found.next().flatten();
-        Ratios { hour: next(), day: next(), days_30: next() }
+        Ratios { hour: next(), day: next(), days_30: next(), since_start: None }
     }
 }
 
@@ -110,6 +142,20 @@ mod tests {
         let later = windows.availability(now + 25 * HOUR);
         assert_eq!((later.hour, later.day, later.days_30), (None, None, Some(0.5)));
         assert_eq!(windows.availability(now + 31 * 24 * HOUR), Ratios::default());
+    }
+
+    #[test]
+    fn what_has_left_every_window_counts_since_the_start() {
+        let mut tally = Tally::default();
+        tally.add(&round(false), START);
+        tally.add(&round(true), START + 31 * 24 * HOUR);
+        let found = tally.availability(START + 31 * 24 * HOUR);
+        assert_eq!((found.days_30, found.since_start), (Some(1.0), Some(0.5)));
+        // What was kept before there was such a sum is read.
+        let text = serde_json::to_string(&tally).unwrap();
+        let old = format!("{{\"windows\":{}}}", serde_json::to_string(&tally.windows).unwrap());
+        assert_eq!(serde_json::from_str::<Tally>(&text).unwrap(), tally);
+        assert_eq!(serde_json::from_str::<Tally>(&old).unwrap().windows, tally.windows);
     }
 
     #[test]
