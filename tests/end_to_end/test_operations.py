@@ -469,3 +469,53 @@ def test_figures_tell_what_was_available_alike_and_would_be_lost(tmp_path):
         print(f"\navailability of r2 seen from r1 {seen['r2']:.3f}, rpo {rpo}")
 
 
+def test_places_for_another_replica_are_ranked(tmp_path):
+    with cluster.Cluster(regions=3, folder=tmp_path) as running:
+        labels = {"r1": ("de", "a", 0.5), "r2": ("de", "b", 0.1), "r3": ("jp", "b", 0.1)}
+        running.stop()
+        for region in running.regions:
+            country, provider, price = labels[region.name]
+            path = running.data / region.name / "isthmus.toml"
+            text = path.read_text().replace("[region]\n", "[region]\n"
+                                            f"price_per_gib_egress = {price}\n", 1)
+            text = text.replace("[storage]", f'[region.labels]\ncountry = "{country}"\n'
+                                             f'provider = "{provider}"\n\n[storage]', 1)
+            path.write_text(text)
+        running.start()
+        client = running.regions[0].client()
+        client.create_table("notes", [("w", 2), ("k", 1)])
+        for count in range(200):
+            client.put_row("notes", [("w", "a"), ("k", count)], [("v", "x" * 1000)])
+        client.close()
+
+        def advise(*arguments, check=True):
+            command = [cluster.binary(), "region", "advise", "--table", "notes", "--data",
+                       str(running.data), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            assert not check or done.returncode == 0, done.stderr + running.log_tail()
+            return done
+
+        told = json.loads(advise("--json", "--candidate",
+                                 f"also={running.regions[1].endpoint},country=fr,provider=c",
+                                 "--candidate", "gone=http://127.0.0.1:1,country=us").stdout)
+        places = {one["name"]: one for one in told["places"]}
+        names = [one["name"] for one in told["places"]]
+        # Of r2 and r1 one fault may take both; of what nothing is known the way must be.
+        assert names.index("r3") < names.index("r2") < names.index("gone")
+        assert names.index("also") < names.index("r2") and names[-1] == "gone"
+        assert places["r2"]["shared"] == ["country=de"] and places["r3"]["shared"] == []
+        assert told["held_by"] == ["r1"] and places["r3"]["fed_by"] == "r1"
+        for name in ["r2", "r3", "also"]:
+            one = places[name]
+            assert 0 < one["round_trip_ms"] < 1000 and one["jitter_ms"] >= 0
+            assert one["bandwidth"] > 1 << 20 and one["copy_bytes"] > 0 and one["copy_cost"] > 0
+        assert places["gone"]["round_trip_ms"] is None
+        assert "cannot be reached" in places["gone"]["reasons"][0]
+        shown = advise("--by", "cost").stdout
+        assert "shares country=de with r1" in shown and "FIRST COPY" in shown
+        # Nothing was changed by it.
+        assert json.loads(advise("--json").stdout)["held_by"] == ["r1"]
+        running.run("global-table", "create", "notes", "--regions", "r1,r2,r3")
+        full = advise(check=False)
+        assert full.returncode == 1 and "every region" in full.stderr
+        print(f"\n{shown}")

@@ -24,6 +24,7 @@ mod output;
 mod plan;
 mod progress;
 mod quorum;
+mod region;
 mod repair;
 mod report;
 mod row;
@@ -118,6 +119,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Recommend how to keep a table in several regions
     Advise(advise::AdviseArgs),
+    /// Recommend where another replica of a table is to be
+    Region(region::RegionArgs),
     /// Load a CSV or JSON Lines file into a table
     Load(load::LoadArgs),
     /// Wait until regions have a write
@@ -159,6 +162,7 @@ impl Command {
             Command::Top(args) => args.target.json,
             Command::Plan(args) => args.target.json,
             Command::Advise(args) => args.target.json,
+            Command::Region(args) => args.target.json,
             Command::Load(args) => args.target.json,
             Command::Wait(args) => args.target.json,
             Command::Verify(args) => args.target.json,
@@ -192,6 +196,7 @@ impl Command {
             | Command::Top(_)
             | Command::Plan(_)
             | Command::Advise(_)
+            | Command::Region(_)
             | Command::Wait(_)
             | Command::Repair(_)
             | Command::Scrub(_)
@@ -245,6 +250,7 @@ fn run(command: Command) -> Result<Exit, CliError> {
             Command::Top(args) => top::run(args).await.map(done),
             Command::Plan(args) => plan::run(args).await.map(done),
             Command::Advise(args) => advise::run(args).await.map(done),
+            Command::Region(args) => region::run(args).await.map(done),
             Command::Load(args) => load::run(args).await.map(done),
             Command::Wait(args) => wait::run(args).await.map(done),
             Command::Verify(args) => verify::run(args).await,

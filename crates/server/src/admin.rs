@@ -54,6 +54,7 @@ impl AdminApi {
             .route("/v1/status", get(status))
             .route("/v1/probes", get(probes))
             .route("/v1/plans", post(plan))
+            .route("/v1/measures", post(measure))
             .route("/v1/drills", get(drills).post(keep_drill))
             .route("/v1/quorum", post(change_voters))
             .merge(jobs::routes())
@@ -136,6 +137,10 @@ async fn plan(State(api): State<AdminApi>, body: Bytes) -> Response {
         Err(error) => return refusal(&ApiError::invalid(format!("The wish is wrong: {error}."))),
     };
     answer(api.node.clone().plan(wish.table.as_deref(), &wish.to).await)
+}
+
+async fn measure(State(api): State<AdminApi>, body: Bytes) -> Response {
+    answer(api.node.measure_ways(&body).await)
 }
 
 async fn drills(State(api): State<AdminApi>) -> Response {

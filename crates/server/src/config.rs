@@ -13,6 +13,7 @@ pub mod gateway;
 mod tests;
 pub mod witness;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -138,6 +139,14 @@ pub struct RegionConfig {
     pub name: String,
     /// Number, 1 to 255, alike in the files of all regions and never used again.
     pub number: u8,
+    /// What a GiB costs that leaves this region, in any currency, 0 to 1 000 000. Only told to who
+    /// asks where a replica is to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_per_gib_egress: Option<f64>,
+    /// What else is to be known of the place, such as its country or who runs it; at most 16, of
+    /// 1 to 64 characters each. Only told as well.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `[storage]`

@@ -17,6 +17,7 @@ mod gauge;
 mod global_tables;
 pub mod jobs;
 mod links;
+pub mod measures;
 mod modes;
 mod peers;
 mod plan;

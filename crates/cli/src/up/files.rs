@@ -15,6 +15,7 @@
 //! regions; keys and secrets are readable by their owner only; emptying the directory removes
 //! what `up` made and nothing else.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -219,7 +220,8 @@ impl Layout {
             (key.access_key_id.clone(), key.secret().to_owned(), key.disabled)
         };
         found.instance == wanted.instance
-            && found.region == wanted.region
+            && found.region.name == wanted.region.name
+            && found.region.number == wanted.region.number
             && found.regions == wanted.regions
             && voters(&found) == voters(wanted)
             && found.public.listen == wanted.public.listen
@@ -237,7 +239,12 @@ impl Layout {
                 name: UP_INSTANCE.to_owned(),
                 table_quota: self.table_quota,
             },
-            region: RegionConfig { name: name.clone(), number },
+            region: RegionConfig {
+                name: name.clone(),
+                number,
+                price_per_gib_egress: None,
+                labels: BTreeMap::new(),
+            },
             storage: StorageConfig::at(DATA),
             public: PublicConfig {
                 listen: self.address(number, 0),
@@ -355,7 +362,7 @@ mod tests {
         let layout = layout(place.path(), 3);
         layout.write().unwrap();
         let config = Config::load(&layout.config_file(2)).unwrap();
-        assert_eq!(config.region, RegionConfig { name: "r2".into(), number: 2 });
+        assert_eq!((config.region.name.as_str(), config.region.number), ("r2", 2));
         assert_eq!(config.public.listen.port(), 21_020);
         assert_eq!(config.admin.endpoint, "http://127.0.0.1:21021");
         assert_eq!(config.other_region("r3").unwrap().peer.as_deref(), Some("127.0.0.1:21032"));
@@ -393,7 +400,9 @@ mod tests {
         layout.write().unwrap();
         let file = layout.config_file(1);
         let text = std::fs::read_to_string(&file).unwrap();
-        let changed = text.replace("cache_bytes = 100663296", "cache_bytes = 9000000");
+        let changed = text
+            .replace("cache_bytes = 100663296", "cache_bytes = 9000000")
+            .replace("[storage]", "[region.labels]\ncountry = \"de\"\n\n[storage]");
         assert_ne!(text, changed);
         std::fs::write(&file, &changed).unwrap();
         layout.write().unwrap();

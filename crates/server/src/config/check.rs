@@ -26,6 +26,12 @@ const TOKEN_BYTES: RangeInclusive<usize> = 16..=1024;
 /// Bytes of a file that holds one secret.
 const SECRET_BYTES_MAX: u64 = 4096;
 
+/// What a GiB may cost.
+const PRICE_MAX: f64 = 1e6;
+/// Labels of a region, and bytes of their names and values.
+const LABELS_MAX: usize = 16;
+const LABEL_BYTES: RangeInclusive<usize> = 1..=64;
+
 /// How long a lease may be, in milliseconds.
 pub(super) const LEASE_MS: RangeInclusive<u64> = 500..=60_000;
 /// Voters of a quorum.
@@ -171,6 +177,17 @@ fn check_names(config: &Config) -> Result<(), Finding> {
     }
     if config.region.number == 0 {
         return wrong("region.number", "is 0, it must be in 1 to 255");
+    }
+    let price = config.region.price_per_gib_egress.unwrap_or(0.0);
+    if !(0.0..=PRICE_MAX).contains(&price) {
+        let message = format!("is {price}, it must be in 0 to {PRICE_MAX}");
+        return wrong("region.price_per_gib_egress", message);
+    }
+    let labels = &config.region.labels;
+    let mut texts = labels.iter().flat_map(|(key, value)| [key, value]);
+    if labels.len() > LABELS_MAX || texts.any(|text| !LABEL_BYTES.contains(&text.len())) {
+        let message = format!("has at most {LABELS_MAX} labels, of 1 to 64 bytes each");
+        return wrong("region.labels", message);
     }
     if config.storage.data.as_os_str().is_empty() {
         return wrong("storage.data", "is empty, it names the directory of all data");

@@ -34,13 +34,13 @@ use crate::status::EndedCopy;
 /// Round trips that are measured; the middle one counts.
 const ROUND_TRIPS: usize = 5;
 /// Bytes of the messages by which bandwidth is measured: small first, for slow networks.
-const MESSAGE_BYTES: [usize; 2] = [64 * 1024, 1024 * 1024];
+pub(super) const MESSAGE_BYTES: [usize; 2] = [64 * 1024, 1024 * 1024];
 /// Messages under way at once where the gain by that is measured.
 const UNDER_WAY: usize = 4;
 /// A message that took longer tells enough.
-const LONG: Duration = Duration::from_millis(500);
+pub(super) const LONG: Duration = Duration::from_millis(500);
 /// What the other region is asked for in all, at most.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Copies of fewer bytes say little about large ones.
 const LARGE_BYTES: u64 = 4 * 1024 * 1024;
 const NOTES: &str = "forecast/";
@@ -172,6 +172,29 @@ struct Sample {
     took: Duration,
 }
 
+impl Sample {
+    /// Bytes of rows each second.
+    fn rate(&self, took: Duration) -> f64 {
+        self.sample_bytes / took.as_secs_f64().max(1e-6)
+    }
+
+    /// Adds what it tells.
+    fn measures(&self, measures: Measures) -> Measures {
+        Measures {
+            rows: self.rows,
+            row_bytes: self.row_bytes,
+            compression: self.packed.bytes_unpacked as f64 / self.packed.data.len().max(1) as f64,
+            reads: self.rate(self.took),
+            ..measures
+        }
+    }
+}
+
+/// A message of so many bytes.
+fn send(bytes: usize) -> Measure {
+    Measure { payload: Bytes::from(vec![0; bytes]), rows: None }
+}
+
 impl Node {
     /// Measures what a copy of a table to another region would meet, and tells what follows. The
     /// forecast is kept for the copy. Without a table only the network is measured.
@@ -190,14 +213,10 @@ impl Node {
         let sample = tokio::task::spawn_blocking(move || node.sample(&sampled)).await;
         let broke = |_| ApiError::new(ErrorCode::InternalServerError, "Internal server error.");
         let sample = sample.map_err(broke)??;
-        let rate = |took: Duration| sample.sample_bytes / took.as_secs_f64().max(1e-6);
-        (measures.rows, measures.row_bytes) = (sample.rows, sample.row_bytes);
-        measures.compression =
-            sample.packed.bytes_unpacked as f64 / sample.packed.data.len().max(1) as f64;
-        measures.reads = rate(sample.took);
+        measures = sample.measures(measures);
         let rows = Some(sample.packed.clone());
         let (took, work) = self.measure(to, Measure { payload: Bytes::new(), rows }).await?;
-        measures.takes = rate(if work.is_zero() { took } else { work });
+        measures.takes = sample.rate(if work.is_zero() { took } else { work });
         let forecast = measures.forecast();
         self.copies.keep(&self.store, table.partition(), to, |record| {
             record.forecast = Some(forecast);
@@ -213,12 +232,8 @@ impl Node {
         }))
     }
 
-    async fn measure_network(self: &Arc<Self>, to: &str) -> Result<Measures, ApiError> {
-        let send = |bytes: usize| Measure { payload: Bytes::from(vec![0; bytes]), rows: None };
-        let mut round_trips = Vec::with_capacity(ROUND_TRIPS);
-        for _ in 0..ROUND_TRIPS {
-            round_trips.push(self.measure(to, send(0)).await?.0);
-        }
+    pub(super) async fn measure_network(self: &Arc<Self>, to: &str) -> Result<Measures, ApiError> {
+        let mut round_trips = self.round_trips(to, ROUND_TRIPS).await?;
         round_trips.sort_unstable();
         let round_trip = round_trips[ROUND_TRIPS / 2];
         let mut bandwidth = 0.0f64;
@@ -248,6 +263,28 @@ impl Node {
             parallelism: (together / bandwidth.max(1.0)).max(1.0),
             ..Measures::default()
         })
+    }
+
+    /// How long so many round trips to another region took, one after the other.
+    pub(super) async fn round_trips(
+        &self,
+        to: &str,
+        count: usize,
+    ) -> Result<Vec<Duration>, ApiError> {
+        let mut round_trips = Vec::with_capacity(count);
+        for _ in 0..count {
+            round_trips.push(self.measure(to, send(0)).await?.0);
+        }
+        Ok(round_trips)
+    }
+
+    /// What a copy of a table would have to carry: rows, bytes, how well they are compressed, how
+    /// fast they are read here.
+    pub(super) async fn size_of_copy(self: Arc<Self>, table: &str) -> Result<Measures, ApiError> {
+        let table = self.table_named(table)?;
+        let sample = tokio::task::spawn_blocking(move || self.sample(&table)).await;
+        let sample = sample.map_err(|_| ApiError::internal())??;
+        Ok(sample.measures(Measures::default()))
     }
 
     /// How long the other region took to answer, and how much of that it worked.
@@ -307,7 +344,7 @@ impl Node {
     }
 }
 
-fn each_second(bytes: usize, took: Duration, round_trip: Duration) -> f64 {
+pub(super) fn each_second(bytes: usize, took: Duration, round_trip: Duration) -> f64 {
     // On a fast network the two are alike, and their difference is noise.
     let net = took.saturating_sub(round_trip).max(took / 4);
     bytes as f64 / net.as_secs_f64().max(1e-6)
