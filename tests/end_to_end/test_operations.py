@@ -370,7 +370,7 @@ def test_a_drill_decides_where_a_person_would_and_kills_for_real(regions):
                            "--kill-command", kill, "--start-command", start, "--switch-back",
                            "--out-for", "1", check=False)
     finally:
-        lost.pid = int((regions.folder / "pid").read_text())
+        lost.pid, lost.process = int((regions.folder / "pid").read_text()), None
     (of_table,) = told["tables"]
     assert told["how"] == "kill-command" and of_table["writer"] != lost.name
     # What was acknowledged a moment before the kill may not have been shipped; then it says so.

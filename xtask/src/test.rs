@@ -3,7 +3,10 @@
 //! What must hold: a suite that fails does not keep the others from running; a suite that ran no
 //! test counts as failed; the command fails if any did.
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
 
 use crate::Outcome;
 use crate::run::{cargo, command, follow};
@@ -55,10 +58,43 @@ fn run_suite(suite: &str, totals: &mut Totals) -> Outcome {
         }
         _ => {
             install::fault_tools();
-            // What the tests measure is printed, so it is not held back.
-            pytest(&install::python()?, &["end_to_end", "-v", "-s"], totals)
+            end_to_end(&install::python()?, totals)
         }
     }
+}
+
+/// File by file, two at once: the tests mostly wait.
+fn end_to_end(python: &Path, totals: &mut Totals) -> Outcome {
+    let folder = crate::run::root().join("tests/end_to_end");
+    let files = std::fs::read_dir(&folder).map_err(|error| format!("read tests: {error}"))?;
+    let names = files.flatten().map(|file| file.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> =
+        names.filter(|name| name.starts_with("test_") && name.ends_with(".py")).collect();
+    names.sort_unstable();
+    let waiting = Mutex::new(VecDeque::from(names));
+    let found = Mutex::new((totals, Ok(())));
+    let run = |share: usize| {
+        let next = || waiting.lock().ok()?.pop_front();
+        while let Some(name) = next() {
+            let file = format!("end_to_end/{name}");
+            let mut of_file = Totals::default();
+            // What the tests measure is printed, so it is not held back.
+            let mut tests = pytest_command(python, &[&file, "-v", "-s"]);
+            tests.env("PORTS", format!("{share}/2"));
+            let ended = follow(&mut tests, |line| add_pytest(&mut of_file, line));
+            if let Ok(mut found) = found.lock() {
+                found.0.passed += of_file.passed;
+                found.0.failed += of_file.failed;
+                found.0.skipped += of_file.skipped;
+                found.1 = std::mem::replace(&mut found.1, Ok(())).and(ended);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| run(1));
+        run(0);
+    });
+    found.into_inner().map_err(|_| "a run of the tests ended by a fault".to_owned())?.1
 }
 
 /// Runs pytest in `tests` with this Python.
@@ -76,10 +112,14 @@ pub(crate) fn node_in(folder: &Path) -> Outcome {
 }
 
 fn pytest(python: &Path, arguments: &[&str], totals: &mut Totals) -> Outcome {
+    follow(&mut pytest_command(python, arguments), |line| add_pytest(totals, line))
+}
+
+fn pytest_command(python: &Path, arguments: &[&str]) -> Command {
     let head = ["-B", "-m", "pytest", "--color=no", "--durations=5"];
     let mut tests = command(python, &[&head[..], arguments].concat());
-    let folder = crate::run::root().join("tests");
-    follow(tests.current_dir(folder).env("PYTHONUNBUFFERED", "1"), |line| add_pytest(totals, line))
+    tests.current_dir(crate::run::root().join("tests")).env("PYTHONUNBUFFERED", "1");
+    tests
 }
 
 fn node(folder: &Path, totals: &mut Totals) -> Outcome {

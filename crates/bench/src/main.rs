@@ -25,6 +25,7 @@ mod replicate;
 mod report;
 mod rows;
 mod semi_sync;
+mod sync;
 mod verify;
 mod write;
 
@@ -71,6 +72,8 @@ enum Command {
     Isolation(isolation::IsolationArgs),
     /// Writes that are answered when another region holds them, beside those that do not wait
     SemiSync(semi_sync::SemiSyncArgs),
+    /// Every mode of writing, over ways of several lengths
+    Sync(sync::SyncArgs),
     /// Passes connections on, later and slower: stands for a long way
     Proxy(proxy::ProxyArgs),
     /// Answers requests without doing anything: the floor of the HTTP stack
@@ -158,6 +161,7 @@ fn run(command: Command) -> Result<()> {
         Command::Replicate(args) => replicate::run(&args)?.print(args.json),
         Command::Isolation(args) => isolation::run(&args)?.print(args.json),
         Command::SemiSync(args) => semi_sync::run(&args)?.print(args.json),
+        Command::Sync(args) => sync::run(&args)?.print(args.json),
         Command::Proxy(args) => proxy::serve(&args),
         Command::Echo(args) => echo::serve(&args),
         Command::Guard(args) => process::become_guarded(&args),

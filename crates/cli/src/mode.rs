@@ -25,10 +25,17 @@ itself when the others keep up: `wait` goes on and tells the outcome of writes t
 as unknown, `refuse` makes no writes, `async` answers without waiting. Replicas that are paused,
 timed or take less than all do not count.
 
+In sync a write is prepared in other regions before it is made, so it is seen nowhere before it
+would outlive the loss of a region, and reads give the newest state whatever region is asked.
+Two-phase asks all regions for their votes; three-phase as many as make a majority with the one that
+writes, so that one of three may be away. `--fallback async` makes writes alone past the bound.
+
 Examples:
   isthmus global-table mode notes
   isthmus global-table mode notes semi-sync
   isthmus global-table mode notes semi-sync --held-by 2 --bound-ms 500 --fallback async
+  isthmus global-table mode notes sync
+  isthmus global-table mode notes sync --form two-phase --patience-ms 5000
   isthmus global-table mode notes async")]
 pub(crate) struct ModeArgs {
     /// The table
@@ -39,6 +46,9 @@ pub(crate) struct ModeArgs {
     /// Other regions that must hold a write [default: 1]
     #[arg(long, value_name = "COUNT", requires = "mode")]
     held_by: Option<u8>,
+    /// Whose votes decide a synchronous write [default: three-phase]
+    #[arg(long, value_name = "FORM", requires = "mode")]
+    form: Option<Form>,
     /// Entries that they may lack [default: 100000]
     #[arg(long, value_name = "COUNT", requires = "mode")]
     bound_entries: Option<u64>,
@@ -60,6 +70,17 @@ enum Mode {
     Async,
     /// When other regions hold them, too
     SemiSync,
+    /// When they are made, after other regions have prepared them
+    Sync,
+}
+
+/// Whose votes decide.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Form {
+    /// Those of all other regions
+    TwoPhase,
+    /// Those of so many that a majority holds the write
+    ThreePhase,
 }
 
 /// What happens past the bound.
@@ -110,6 +131,24 @@ fn wanted(args: &ModeArgs) -> Result<Option<Json>, CliError> {
     });
     let given: Vec<(&str, Json)> = given.chain(fallback.map(|it| ("fallback", it))).collect();
     match mode {
+        Mode::Async | Mode::SemiSync if args.form.is_some() => {
+            Err(CliError::usage("--form is for the mode sync").hint("leave it out"))
+        }
+        Mode::Sync if args.held_by.is_some() || args.bound_entries.is_some() => {
+            Err(CliError::usage("--held-by and --bound-entries are for semi-sync")
+                .hint("`--form` says whose votes a synchronous write needs"))
+        }
+        Mode::Sync => {
+            let form = match args.form {
+                Some(Form::TwoPhase) => "two-phase",
+                Some(Form::ThreePhase) | None => "three-phase",
+            };
+            let mut asked = json!({ "answers": "sync", "form": form });
+            for (name, value) in given {
+                asked[name] = value;
+            }
+            Ok(Some(asked))
+        }
         Mode::Async if args.held_by.is_some() || !given.is_empty() => {
             Err(CliError::usage("in async nobody is waited for").hint("leave the options out"))
         }
@@ -146,6 +185,14 @@ fn show(name: &str, record: &Json, as_json: bool) -> Result<(), CliError> {
             mode["fallback"].as_str().unwrap_or("-"),
             mode["patience_ms"]
         ),
+        Some("sync") => format!(
+            "sync, {}: writes are made when other regions have prepared them; past {} ms: {}; a \
+             write waits {} ms",
+            mode["form"].as_str().unwrap_or("-"),
+            mode["bound_ms"],
+            mode["fallback"].as_str().unwrap_or("-"),
+            mode["patience_ms"]
+        ),
         _ => "async: writes are answered when they are durable in their region".to_owned(),
     };
     output::line(&format!("global table {}: {}", output::plain(name), output::plain(&text)))
@@ -160,6 +207,7 @@ mod tests {
             name: "t".into(),
             mode,
             held_by: None,
+            form: None,
             bound_entries: None,
             bound_ms: None,
             patience_ms: None,
@@ -178,6 +226,13 @@ mod tests {
         let expected =
             json!({"answers": "semi-sync", "held_by": 1, "bound_ms": 500, "fallback": "refuse"});
         assert_eq!(wanted(&asked).unwrap(), Some(expected));
+        let asked = ModeArgs { patience_ms: Some(900), ..args(Some(Mode::Sync)) };
+        let expected = json!({"answers": "sync", "form": "three-phase", "patience_ms": 900});
+        assert_eq!(wanted(&asked).unwrap(), Some(expected));
+        assert!(wanted(&ModeArgs { held_by: Some(2), ..args(Some(Mode::Sync)) }).is_err());
+        assert!(
+            wanted(&ModeArgs { form: Some(Form::TwoPhase), ..args(Some(Mode::Async)) }).is_err()
+        );
         let none = ModeArgs { held_by: Some(2), ..args(Some(Mode::Async)) };
         assert!(wanted(&none).is_err());
     }

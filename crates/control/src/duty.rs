@@ -5,7 +5,6 @@
 
 use crate::agreed::{Agreed, How, Tenure, Vacancy};
 use crate::global_table::{GlobalTable, Serve};
-use crate::write_mode::WriteMode;
 
 /// How a table stands in a region.
 #[derive(Clone, Copy, Debug)]
@@ -210,10 +209,7 @@ impl GlobalTable {
 
     /// Other regions that hold a write before it is answered.
     pub fn held_by(&self) -> u8 {
-        match self.mode {
-            WriteMode::SemiSync(asked) => asked.held_by,
-            WriteMode::Async => 0,
-        }
+        self.semi_sync().map_or(0, |terms| terms.held_by)
     }
 }
 

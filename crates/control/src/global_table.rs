@@ -344,6 +344,13 @@ impl GlobalTable {
         let mut left = self.clone();
         left.advance(region, Progress::Unbinding, now_millis)?;
         left.check_mode()?;
+        if left.sync_commit().is_some() {
+            return Err(ControlError::OutOfRange(
+                "a region leaves a table that is written synchronously when its mode has been \
+                 changed"
+                    .to_owned(),
+            ));
+        }
         left.leave_edges(region);
         left.version += 1;
         *self = left;

@@ -17,6 +17,7 @@ pub mod agreed;
 mod as_text;
 pub mod change;
 pub mod clocks;
+pub use isthmus_model::commit;
 pub mod detect;
 pub mod dropping;
 pub mod duty;

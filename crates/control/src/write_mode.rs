@@ -5,9 +5,10 @@
 //! back, and what it does then. Only replicas that take all, and get it at once, count: who is
 //! delayed or paused on purpose must not hold up a write.
 
+use isthmus_model::commit::Form;
 use serde::{Deserialize, Serialize};
 
-use crate::global_table::{ControlError, GlobalTable, Progress, REPLICAS_MAX};
+use crate::global_table::{ControlError, GlobalTable, Progress, REPLICAS_MAX, Serve};
 use crate::link_rule::{TimingRule, Wanted};
 
 /// Entries that others may lack, at most.
@@ -26,6 +27,27 @@ pub enum WriteMode {
     Async,
     /// When other regions hold it durably, too.
     SemiSync(SemiSync),
+    /// When it has been made, after others have prepared it: it is seen nowhere before.
+    Sync(SyncCommit),
+}
+
+/// How synchronous writes are committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncCommit {
+    /// Whose votes make the decision.
+    #[serde(with = "crate::as_text")]
+    pub form: Form,
+    /// The region falls back when a write has waited longer than this for the votes, in
+    /// milliseconds.
+    #[serde(default = "bound_ms")]
+    pub bound_ms: u64,
+    /// How long one write waits before its outcome is told as unknown, in milliseconds.
+    #[serde(default = "patience_ms")]
+    pub patience_ms: u64,
+    /// What happens past the bound.
+    #[serde(default)]
+    pub fallback: Fallback,
 }
 
 /// What semi-synchronous writes wait for.
@@ -106,6 +128,9 @@ impl std::fmt::Display for WriteMode {
             WriteMode::SemiSync(asked) => {
                 write!(to, "semi-sync {}, else {}", asked.held_by, asked.fallback.as_str())
             }
+            WriteMode::Sync(asked) => {
+                write!(to, "sync {}, else {}", asked.form, asked.fallback.as_str())
+            }
         }
     }
 }
@@ -134,19 +159,63 @@ impl SemiSync {
 impl GlobalTable {
     /// Sets when writes are answered. So many other replicas must take all of the table.
     pub(crate) fn set_mode(&mut self, asked: &SetMode) -> Result<(), ControlError> {
-        if let WriteMode::SemiSync(semi_sync) = &asked.mode {
-            semi_sync.check()?;
-        }
         self.mode = asked.mode;
+        if let Some(terms) = self.semi_sync() {
+            terms.check()?;
+        }
         self.check_mode()
+    }
+
+    /// What writes wait for, whether before or after they are made; `None`: for nothing.
+    pub fn semi_sync(&self) -> Option<SemiSync> {
+        match self.mode {
+            WriteMode::Async => None,
+            WriteMode::SemiSync(asked) => Some(asked),
+            WriteMode::Sync(asked) => {
+                let needed = asked.form.votes_needed(self.others_that_take_all());
+                Some(SemiSync {
+                    held_by: u8::try_from(needed).unwrap_or(u8::MAX).max(1),
+                    bound_entries: BOUND_ENTRIES_MAX,
+                    bound_ms: asked.bound_ms,
+                    patience_ms: asked.patience_ms,
+                    fallback: asked.fallback,
+                })
+            }
+        }
+    }
+
+    /// How writes are prepared in other regions before they are made, if they are.
+    pub fn sync_commit(&self) -> Option<SyncCommit> {
+        match self.mode {
+            WriteMode::Sync(asked) => Some(asked),
+            WriteMode::Async | WriteMode::SemiSync(_) => None,
+        }
+    }
+
+    /// Whether a table in sync is one that can be so.
+    fn check_may_be_sync(&self) -> Result<(), ControlError> {
+        let wrong = |what: &str| Err(ControlError::OutOfRange(what.to_owned()));
+        if self.serve != Serve::PrimarySecondary {
+            return wrong("a table is written synchronously where one region writes it");
+        }
+        match self.edges.is_empty() {
+            true => Ok(()),
+            false => wrong("a table with edges cannot be written synchronously"),
+        }
+    }
+
+    fn others_that_take_all(&self) -> usize {
+        let takes_all = |region: &str| self.is_bound(region) && !self.takes_extract(region);
+        self.replicas.iter().filter(|r| takes_all(&r.region)).count().saturating_sub(1)
     }
 
     /// Whether there are as many other replicas that take all as the mode asks for.
     pub(crate) fn check_mode(&self) -> Result<(), ControlError> {
-        let WriteMode::SemiSync(asked) = &self.mode else { return Ok(()) };
-        let takes_all = |region: &str| self.is_bound(region) && !self.takes_extract(region);
-        let others =
-            self.replicas.iter().filter(|r| takes_all(&r.region)).count().saturating_sub(1);
+        if self.sync_commit().is_some() {
+            self.check_may_be_sync()?;
+        }
+        let Some(asked) = self.semi_sync() else { return Ok(()) };
+        let others = self.others_that_take_all();
         match others < usize::from(asked.held_by) {
             true => Err(ControlError::TooFewToHold(asked.held_by, others)),
             false => Ok(()),
@@ -185,7 +254,7 @@ mod tests {
     use super::*;
     use crate::change::Change;
     use crate::edges::{Edge, SetEdges};
-    use crate::global_table::{Serve, Sync};
+    use crate::global_table::Sync;
 
     fn table(serve: Serve) -> GlobalTable {
         GlobalTable::new("t", 1, "r1", Sync::Row, serve)

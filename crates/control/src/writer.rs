@@ -103,10 +103,12 @@ impl GlobalTable {
     }
 
     /// Whether secondaries have writes done where they belong. Where nobody has said, they do once
-    /// the writer has changed, since clients point at the region that wrote before.
+    /// the writer has changed, since clients point at the region that wrote before, and where the
+    /// table is written synchronously, since its reads belong there, too.
     pub fn forwards(&self) -> bool {
         let chosen = self.at_secondary.map(|chosen| chosen == AtSecondary::Forward);
-        self.serve == Serve::PrimarySecondary && chosen.unwrap_or(self.epoch > 1)
+        self.serve == Serve::PrimarySecondary
+            && chosen.unwrap_or(self.epoch > 1 || self.sync_commit().is_some())
     }
 
     /// What a region has to do by its log. `is_ready`: it has all of the table.

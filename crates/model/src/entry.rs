@@ -1,5 +1,6 @@
 //! What was committed: one entry of a partition's change log.
 
+use crate::commit::{Term, TxId};
 use crate::expiry::Expiry;
 use crate::hlc::Stamp;
 use crate::ids::{Epoch, Lsn, Origin, SchemaNumber};
@@ -23,6 +24,8 @@ pub struct Entry {
     /// With several writers: what its origin had applied of each other origin when it made it.
     /// `None`: it does not tell.
     pub seen: Option<Vec<Stamp>>,
+    /// With one writer: the change that had been prepared and became this entry.
+    pub tx: Option<TxId>,
     /// What changed.
     pub body: EntryBody,
 }
@@ -40,6 +43,9 @@ pub enum EntryBody {
     Handover(Handover),
     /// With one writer: the first entry of an epoch, made by the region that writes in it.
     Opening,
+    /// With one writer: what was prepared in earlier terms and is not in the log before this entry
+    /// is void.
+    Settled(Term),
 }
 
 /// Who writes after the last entry of an epoch.

@@ -23,6 +23,7 @@ pub mod capacity;
 pub mod change;
 pub mod check;
 pub mod clock;
+pub mod commit;
 pub mod compression;
 pub mod conflict;
 pub mod diff;

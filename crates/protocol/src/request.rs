@@ -24,7 +24,7 @@ use isthmus_model::value::Text;
 use crate::error::ProtocolError;
 pub use crate::request::filter::decode_filter;
 pub use crate::request::parts::{
-    BatchPartsAnswer, BatchWritePart, BatchWriteParts, batches_by_table,
+    BatchPartsAnswer, BatchWritePart, BatchWriteParts, batches_by_row, batches_by_table,
 };
 
 /// An operation that a client asks for.

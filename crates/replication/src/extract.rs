@@ -190,6 +190,7 @@ impl Extract {
             origin_lsn: to,
             schema: schema.number,
             seen: None,
+            tx: None,
             body: EntryBody::Schema(schema),
         };
         let mut record = RecordBuilder::new(after.next());

@@ -21,7 +21,7 @@ use crate::error::ReplicationError;
 use crate::trace::TraceMark;
 
 /// The newest format this program speaks.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 /// The first format in which a copy can leave out what is alike.
 pub const FORMAT_OF_OFFERS: u32 = 2;
 /// The first format with LZ4, and with parcels packed against a dictionary or replaced values.
@@ -41,6 +41,8 @@ pub const FORMAT_OF_FAMILIES: u32 = 5;
 pub const FORMAT_OF_HANDOVER: u32 = 6;
 /// The first format with region priority where whole rows conflict.
 pub const FORMAT_OF_ROW_PRIORITY: u32 = 6;
+/// The first format in which writes are prepared before they are made.
+pub const FORMAT_OF_PREPARED: u32 = 7;
 
 /// One message of either side.
 #[derive(Clone, PartialEq, prost::Message)]

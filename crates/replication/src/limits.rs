@@ -73,3 +73,5 @@ pub const PLACE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const PLACE_STEP_BYTES: usize = 1024 * 1024;
 /// Writes of one partition that wait until other regions hold them; more are refused.
 pub const WAITING_WRITES_MAX: usize = 512;
+/// Writes of one table that are prepared and wait for votes; more are refused.
+pub const SYNC_WRITES_MAX: usize = 4096;

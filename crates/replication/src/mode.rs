@@ -234,6 +234,30 @@ impl Modes {
         }
     }
 
+    /// The other regions that hold what they were given and count, and how many of them must hold
+    /// a write now: none where the region answers without waiting, and that is recorded.
+    pub fn holders(&self, partition: PartitionId) -> (BTreeSet<Origin>, usize) {
+        let Some(known) = self.known(partition) else { return Default::default() };
+        let inner = known.0.lock();
+        let holders = inner.marks.iter().filter(|(_, mark)| mark.is_some());
+        let needed = match inner.is_over || inner.answers_unheld() {
+            true => 0,
+            false => inner.watch.asked().held_by,
+        };
+        (holders.map(|(region, _)| *region).collect(), needed)
+    }
+
+    /// Since when the oldest write has waited for votes that is prepared and not made, by the
+    /// monotonic clock; `None`: none waits.
+    pub fn wait_for_votes(&self, partition: PartitionId, since: Option<Duration>) {
+        if let Some(known) = self.known(partition) {
+            let mut inner = known.0.lock();
+            inner.watch.wait_for_votes(since);
+            let news = inner.watch.look(self.clock.monotonic());
+            self.settle(partition, &mut inner, news);
+        }
+    }
+
     /// Takes back the modes of partitions that this region writes no more, as long ago as a write
     /// waits, and in which nothing waits any more; tells of which. Not at the same time as `set`.
     pub fn end_left(&self) -> Vec<PartitionId> {

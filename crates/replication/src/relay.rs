@@ -313,6 +313,7 @@ mod tests {
             origin_lsn: Lsn(lsn),
             schema: SchemaNumber(1),
             seen: None,
+            tx: None,
             body: EntryBody::Rows(Vec::new()),
         }
     }

@@ -15,22 +15,30 @@ pub(crate) const AS_OF: &str = "x-isthmus-as-of";
 pub(crate) enum AsOf {
     /// The newest that is safe here.
     Safe,
+    /// The newest state of each row, as the region that writes it has it: of a table that is
+    /// written synchronously that is asked for without saying so.
+    Newest,
+    /// The newest state of each row that the answering region has.
+    Local,
     /// This one.
     Cut(Hlc),
 }
 
 impl AsOf {
-    /// What the headers of a request ask for; `None`: the newest state of each row.
+    /// What the headers of a request ask for; `None`: what the table's mode says.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Option<AsOf>, ApiError> {
         let Some(value) = headers.get(AS_OF) else { return Ok(None) };
         let text = value.to_str().unwrap_or_default();
-        if text == "safe" {
-            return Ok(Some(AsOf::Safe));
+        match text {
+            "safe" => return Ok(Some(AsOf::Safe)),
+            "newest" => return Ok(Some(AsOf::Newest)),
+            "local" => return Ok(Some(AsOf::Local)),
+            _ => {}
         }
         let refused = || {
             ApiError::invalid(format!(
-                "Invalid header: '{AS_OF}'. It is 'safe' or a time as such an answer names it, \
-                 like '1764547200000.0'."
+                "Invalid header: '{AS_OF}'. It is 'safe', 'newest', 'local' or a time as such an \
+                 answer names it, like '1764547200000.0'."
             ))
         };
         text.parse().map(|cut| Some(AsOf::Cut(cut))).map_err(|_| refused())
@@ -66,6 +74,8 @@ mod tests {
     fn a_read_asks_for_the_safe_time_or_for_one_that_was_told() {
         assert_eq!(AsOf::of(&HeaderMap::new()), Ok(None));
         assert_eq!(asked("safe"), Ok(Some(AsOf::Safe)));
+        assert_eq!(asked("newest"), Ok(Some(AsOf::Newest)));
+        assert_eq!(asked("local"), Ok(Some(AsOf::Local)));
         let cut = Hlc((1_764_547_200_000 << 16) | 7);
         assert_eq!(asked(&cut.to_string()), Ok(Some(AsOf::Cut(cut))));
         for wrong in ["", "now", "Safe", "-1.0", "1.65536", "1.", "281474976710656.0", "1.0.0"] {

@@ -2,10 +2,10 @@
 //! that passes its requests on to a region that lives.
 //!
 //! What must hold: a request goes on byte for byte, with its headers but those between two
-//! programs, so that its signature stays valid; the gateway holds no key and signs nothing. What was
-//! certainly not sent, and reads, go to another region where one fails; a write that a region may have and
-//! did not answer is answered with `OTSTimeout`, whose outcome is not known, and is never sent
-//! again. Connections, requests, bodies, answers and waits are bounded.
+//! programs, so that its signature stays valid; the gateway holds no key and signs nothing. What
+//! was certainly not sent, and reads, go to another region where one fails; a write that a region
+//! may have and did not answer is answered with `OTSTimeout`, whose outcome is not known, and is
+//! never sent again. Connections, requests, bodies, answers and waits are bounded.
 //!
 //! `standing` judges regions and chooses among them, and is pure; `region` asks one; `figures` are
 //! its metrics.

@@ -201,22 +201,32 @@ impl PublicApi {
                 self.node.read_after(&table, after).await?;
             }
         }
+        if after.is_none() && self.reads_newest(&operation, as_of)? {
+            let body = self.read_newest(operation, &body).await?;
+            let mut success = Success::of(body);
+            success.headers.extend(as_of.map(|_| (AS_OF, "newest".to_owned())));
+            return Ok(success);
+        }
         let cut = match as_of {
-            Some(as_of) => Some(self.cut(&operation, as_of).await?),
-            None => None,
+            Some(AsOf::Newest | AsOf::Local) | None => None,
+            Some(AsOf::Safe) => Some(self.cut(&operation, None).await?),
+            Some(AsOf::Cut(at)) => Some(self.cut(&operation, Some(at)).await?),
         };
         let body = self.execute(operation, &body, cut, receipt.as_mut()).await?;
         let mut success = Success::of(body).with_receipt(receipt);
         success.headers.extend(cut.map(|cut| (AS_OF, cut.to_string())));
+        if as_of == Some(AsOf::Local) {
+            success.headers.push((AS_OF, "local".to_owned()));
+        }
         Ok(success)
     }
 
     /// The moment as of which an operation reads.
-    async fn cut(&self, operation: &Operation, as_of: AsOf) -> Result<Hlc, ApiError> {
+    async fn cut(&self, operation: &Operation, at: Option<Hlc>) -> Result<Hlc, ApiError> {
         let tables = tables_read(operation, AS_OF)?.into_iter();
         let tables: Result<Vec<_>, ApiError> =
             tables.map(|table| self.node.readable(table.as_str())).collect();
-        self.node.cut(&tables?, as_of).await
+        self.node.cut(&tables?, at).await
     }
 
     /// Nothing more is read of an address that sends wrong signatures in a flood until the second

@@ -117,8 +117,9 @@ pub async fn serve(
     let seed = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
     let shown = tls.as_ref().map(|(_, current)| current.subscribe());
     let node = Node::start(config, store.clone(), clock, shown, seed)?;
-    let quorum = open_quorum(&node, tls.as_ref().map(|(_, current)| current.subscribe())).await?;
     let (stop, stopped) = watch::channel(false);
+    let shown = tls.as_ref().map(|(_, current)| current.subscribe());
+    let quorum = open_quorum(&node, shown, stopped.clone()).await?;
     let token_key = token_key(&store).await?;
     let boot = OsRng.try_next_u64().map_err(|_| ServerError::Randomness)?;
     let callers = Arc::new(Callers::new(node.config()));
@@ -143,6 +144,7 @@ pub async fn serve(
         keep(&node, "keep_fresh", other.clone().keep_fresh(stopped.clone()));
         keep(&node, "keep_pushing", other.clone().keep_pushing(stopped.clone()));
         keep(&node, "keep_pulling", other.clone().keep_pulling(node.clone(), stopped.clone()));
+        keep(&node, "keep_preparing", node.clone().keep_preparing(other.clone(), stopped.clone()));
         keep(&node, "keep_answering", other.clone().keep_answering(node.clone(), stopped.clone()));
     }
     if let Some((files, current)) = tls {
@@ -188,6 +190,7 @@ pub async fn serve(
 async fn open_quorum(
     node: &Arc<Node>,
     tls: Option<watch::Receiver<PeerTls>>,
+    mut stop: watch::Receiver<bool>,
 ) -> Result<Option<Arc<Quorum>>, ServerError> {
     let config = node.config().clone();
     let (Some(_), Some(tls)) = (&config.quorum, tls) else { return Ok(None) };
@@ -200,8 +203,12 @@ async fn open_quorum(
     node.decide_by(quorum.clone());
     let failing = quorum.clone();
     keep(node, "registry", async move {
-        let reason = failing.failed().await;
-        tracing::error!(reason, "the registry cannot go on; this region has no vote any more");
+        tokio::select! {
+            reason = failing.failed() => {
+                tracing::error!(reason, "the registry cannot go on; this region votes no more");
+            }
+            _ = stop.changed() => {}
+        }
     });
     Ok(Some(quorum))
 }

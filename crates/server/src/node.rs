@@ -29,6 +29,7 @@ mod retention;
 mod schema;
 mod scrub;
 mod switchover;
+mod synced;
 mod tail;
 pub(crate) mod tell;
 mod upkeep;
@@ -72,10 +73,12 @@ use self::failover::Failover;
 use self::jobs::Jobs;
 use self::plan::Copies;
 use self::retention::KeptLogs;
+use self::synced::Synced;
 use self::verify::Verification;
 use self::verify::scrubs::Scrubs;
 
 pub(crate) use self::failover::lease_clock;
+pub use self::synced::{SyncRow, SyncTable, SyncWrite};
 pub use self::writer::Place;
 
 /// What this region knows of a global table that it holds a replica of.
@@ -129,6 +132,9 @@ pub struct Node {
     /// Does what clients ask, for other regions that pass it on.
     public: OnceLock<Weak<PublicApi>>,
     failover: Failover,
+    synced: Synced,
+    /// Itself.
+    this: Weak<Node>,
 }
 
 /// Why a node cannot start.
@@ -221,6 +227,8 @@ impl Node {
             named: Mutex::default(),
             public: OnceLock::new(),
             failover,
+            synced: Synced::default(),
+            this: node.clone(),
             serving_since: clock.monotonic(),
             serving_since_millis: clock.wall_millis(),
             config,

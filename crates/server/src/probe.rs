@@ -359,6 +359,7 @@ async fn make_table(node: &Node) -> Result<(), StoreError> {
         writers: Writers::One,
         writer: Origin(node.config().region.number),
         handed_over: None,
+        settled: Default::default(),
     };
     store.create_table(spec).await.map(drop)
 }

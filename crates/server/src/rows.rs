@@ -33,6 +33,7 @@ use crate::node::Node;
 use crate::trace::Followed;
 
 mod batch_get;
+mod synced;
 
 /// Rows looked at for one page of a range, also those that a filter hides.
 const PAGE_ROWS_READ_MAX: usize = 50_000;
@@ -65,7 +66,7 @@ impl Rows {
         let returned = write.change.returned.clone();
         let checked = check_change(&schema, write.change, self.now())?;
         let size = checked.size;
-        let pending = table.write(vec![checked], false);
+        let pending = self.node.write_at_once(&table, vec![checked], false);
         let followed = Followed::write(self.node.traces(), &table);
         let written = pending.await;
         followed.into_iter().for_each(Followed::committed);
@@ -95,7 +96,7 @@ impl Rows {
         let mut under_way = Vec::with_capacity(tables.len());
         for (table, writes) in tables.iter().zip(batch.tables) {
             let part = BatchPart::check(&table.schema(), writes.rows, batch.atomic, self.now());
-            under_way.push((writes.table, part.submit(table)));
+            under_way.push((writes.table, part.submit(&self.node, table)));
         }
         if let [(_, only)] = &mut under_way[..]
             && only.is_elsewhere()
@@ -443,8 +444,9 @@ impl BatchPart {
         keys.iter().find_map(|key| check_atomic(first, key).err())
     }
 
-    fn submit(self, table: &Table) -> BatchUnderWay {
-        let pending = (!self.changes.is_empty()).then(|| table.write(self.changes, self.atomic));
+    fn submit(self, node: &Node, table: &Table) -> BatchUnderWay {
+        let (changes, atomic) = (self.changes, self.atomic);
+        let pending = (!changes.is_empty()).then(|| node.write_at_once(table, changes, atomic));
         BatchUnderWay { pending, places: self.places }
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::drill::{DrillStatus, DrilledTable};
 pub use self::figures::{RpoStatus, RtoStatus};
-pub use self::write_mode::{HolderStatus, SyncState, WriteModeStatus};
+pub use self::write_mode::{HolderStatus, InDoubtStatus, SyncState, WriteModeStatus};
 
 /// How a region does, as it sees itself and the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

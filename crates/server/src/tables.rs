@@ -75,6 +75,7 @@ impl Tables {
                 writers: Writers::One,
                 writer: Origin(self.node.config().region.number),
                 handed_over: None,
+                settled: Default::default(),
             })
             .await?;
         Ok(encode_empty())

@@ -524,7 +524,10 @@ impl Observer {
             EntryBody::Schema(schema) => {
                 self.schemas.insert((partition, schema.number), schema.clone());
             }
-            EntryBody::Expiry(_) | EntryBody::Handover(_) | EntryBody::Opening => {}
+            EntryBody::Expiry(_)
+            | EntryBody::Handover(_)
+            | EntryBody::Opening
+            | EntryBody::Settled(_) => {}
         }
         let known = Known {
             entry: entry.clone(),
@@ -612,7 +615,10 @@ fn take_entry(view: &mut PartitionView, entry: &Entry) {
         EntryBody::Schema(schema) if schema.number > view.spec.schema.number => {
             view.spec.schema = schema.clone();
         }
-        EntryBody::Schema(_) | EntryBody::Handover(_) | EntryBody::Opening => {}
+        EntryBody::Schema(_)
+        | EntryBody::Handover(_)
+        | EntryBody::Opening
+        | EntryBody::Settled(_) => {}
     }
 }
 
@@ -622,7 +628,8 @@ fn keys_of(entry: &Entry) -> impl Iterator<Item = &EncodedKey> {
         EntryBody::Schema(_)
         | EntryBody::Expiry(_)
         | EntryBody::Handover(_)
-        | EntryBody::Opening => &[],
+        | EntryBody::Opening
+        | EntryBody::Settled(_) => &[],
     };
     rows.iter().map(|row| &row.key)
 }

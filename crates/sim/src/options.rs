@@ -114,6 +114,7 @@ impl TablePlan {
             writers: Writers::One,
             writer: Origin(self.base as u8 + 1),
             handed_over: None,
+            settled: Default::default(),
         }
     }
 

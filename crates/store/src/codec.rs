@@ -132,6 +132,13 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
+    /// All that is left, shared.
+    pub(crate) fn take_rest(&mut self) -> Bytes {
+        let bytes = self.buffer.slice(self.place..);
+        self.place = self.buffer.len();
+        bytes
+    }
+
     /// The next `length` bytes, only looked at.
     pub(crate) fn slice(&mut self, length: usize) -> Result<&'a [u8], Corrupt> {
         let bytes = self.place.checked_add(length).and_then(|end| self.buffer.get(self.place..end));

@@ -35,6 +35,9 @@ pub enum StoreError {
         /// The epoch that is obeyed here.
         epoch: Epoch,
     },
+    /// A later term than the sender's was promised here.
+    #[error("change is fenced: term {0} is promised here")]
+    Promised(isthmus_model::commit::Term),
     /// There is no such table.
     #[error("no table with number {0}")]
     NoTable(TableId),
@@ -130,7 +133,9 @@ impl StoreError {
         match self {
             StoreError::Refused(refusal) => refusal.kind(),
             StoreError::AbortedTogether => Kind::ConditionFailed,
-            StoreError::NotWritable { .. } | StoreError::Fenced { .. } => Kind::Fenced,
+            StoreError::NotWritable { .. }
+            | StoreError::Fenced { .. }
+            | StoreError::Promised(_) => Kind::Fenced,
             StoreError::NoTable(_) | StoreError::LogTrimmed { .. } => Kind::NotFound,
             StoreError::TableExists(_) => Kind::Exists,
             StoreError::BadSchema(_)
@@ -159,6 +164,7 @@ impl StoreError {
             | StoreError::AbortedTogether
             | StoreError::NotWritable { .. }
             | StoreError::Fenced { .. }
+            | StoreError::Promised(_)
             | StoreError::NoTable(_)
             | StoreError::TableExists(_)
             | StoreError::BadSchema(_)

@@ -18,6 +18,7 @@ pub mod log;
 pub mod node;
 pub mod note;
 pub mod partition;
+pub mod prepared;
 pub mod row;
 pub mod table;
 
@@ -32,6 +33,7 @@ const KIND_DIGEST_PAGE: u8 = 0x08;
 const KIND_DIGEST_REDO: u8 = 0x09;
 const KIND_DIGEST_MARK: u8 = 0x0a;
 const KIND_CONFLICT: u8 = 0x0b;
+const KIND_PREPARED: u8 = 0x0c;
 
 /// One of the logs of a partition. Its records are trimmed from the front by their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,13 +74,14 @@ impl LogOf {
 }
 
 /// All keys which belong to a partition and can be many: start inclusive, end exclusive.
-pub fn ranges_of_partition(partition: PartitionId) -> [(Space, Bytes, Bytes); 5] {
+pub fn ranges_of_partition(partition: PartitionId) -> [(Space, Bytes, Bytes); 6] {
     [
         range_of(Space::Rows, KIND_ROW, partition),
         range_of(Space::Log, KIND_LOG, partition),
         range_of(Space::Log, KIND_DIGEST_REDO, partition),
         range_of(Space::Meta, KIND_DIGEST_PAGE, partition),
         range_of(Space::Meta, KIND_CONFLICT, partition),
+        range_of(Space::Meta, KIND_PREPARED, partition),
     ]
 }
 

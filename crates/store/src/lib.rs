@@ -40,6 +40,7 @@
 //!     writers: Writers::One,
 //!     writer: Origin(1),
 //!     handed_over: None,
+//!     settled: Default::default(),
 //! });
 //! // A server gives `run_committer` a thread; here one step is enough.
 //! assert!(made.try_take().is_none());
@@ -66,6 +67,7 @@ mod log_size;
 mod partition;
 mod past;
 mod pending;
+mod prepared;
 mod replaced;
 mod snapshot;
 mod spec;

@@ -35,6 +35,7 @@ use crate::keys::partition::{PartitionState, Watermark};
 use crate::kills::Kills;
 use crate::limits::LOG_RECORD_BYTES;
 use crate::log_size::{LogSizes, Mark};
+use crate::prepared::PreparedChanges;
 use crate::spec::TableSpec;
 use crate::table::{ConflictLog, Sweep};
 
@@ -131,6 +132,8 @@ pub(crate) struct Inner {
     /// First and last LSN of the log records being committed.
     pub(crate) in_flight: Vec<(Lsn, Lsn)>,
     pub(crate) conflicts: ConflictLog,
+    /// What is prepared here and not applied.
+    pub(crate) prepared: PreparedChanges,
     /// Rows that the sweep is to look at one day.
     pub(crate) kills: Kills,
     /// What to tell when a group is durable, in order of groups.
@@ -217,7 +220,7 @@ impl Partition {
         state: PartitionState,
         digest: LiveDigest,
         cache: Arc<PartsCache>,
-        conflicts: ConflictLog,
+        (conflicts, prepared): (ConflictLog, PreparedChanges),
     ) -> Partition {
         let schema = Arc::new(spec.schema.clone());
         let durable =
@@ -258,6 +261,7 @@ impl Partition {
                 kept: VecDeque::new(),
                 in_flight: Vec::new(),
                 conflicts,
+                prepared,
                 kills: Kills::default(),
                 finishes: Vec::new(),
             }),

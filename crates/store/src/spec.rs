@@ -1,5 +1,6 @@
 //! What the store is told about a table.
 
+use isthmus_model::commit::Term;
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
 use isthmus_model::schema::Schema;
 use isthmus_model::value::Text;
@@ -30,6 +31,8 @@ pub struct TableSpec {
     pub writer: Origin,
     /// The end of this epoch, if it is here; else it goes on.
     pub handed_over: Option<HandedOver>,
+    /// With one writer: what was prepared before this term is in the log or void.
+    pub settled: Term,
 }
 
 /// The end of an epoch of a table with one writer.

@@ -32,6 +32,7 @@ use crate::keys::partition::PartitionState;
 use crate::limits;
 use crate::partition::Partition;
 use crate::pending::Pending;
+use crate::prepared::PreparedChanges;
 use crate::spec::{TableSpec, Writers, Writing};
 use crate::table::{ConflictLog, Table};
 
@@ -632,7 +633,9 @@ fn read_tables(core: &Core, snapshot: &dyn Snapshot) -> Result<Vec<Partition>, S
         }
         state.lives.begin(core.life, state.lsn);
         let conflicts = ConflictLog::read(snapshot, spec.partition)?;
-        partitions.push(Partition::new(spec, state, digest, core.parts.clone(), conflicts));
+        let prepared = PreparedChanges::read(snapshot, spec.partition, &state)?;
+        let kept = (conflicts, prepared);
+        partitions.push(Partition::new(spec, state, digest, core.parts.clone(), kept));
     }
     Ok(partitions)
 }

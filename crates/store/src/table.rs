@@ -38,6 +38,7 @@ mod life;
 mod log;
 mod plant;
 mod prefetch;
+mod prepare;
 mod repair;
 mod replace;
 mod sweep;

@@ -29,6 +29,7 @@ mod digest;
 mod families;
 mod handover;
 mod life;
+mod prepared;
 mod put_back;
 mod replicas;
 #[cfg(feature = "rocks")]
@@ -146,6 +147,7 @@ pub(crate) fn spec(writers: Writers, writing: Writing) -> TableSpec {
         writers,
         writer: Origin(1),
         handed_over: None,
+        settled: Default::default(),
     }
 }
 

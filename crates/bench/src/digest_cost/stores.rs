@@ -96,6 +96,7 @@ fn spec() -> TableSpec {
         writers: Writers::One,
         writer: Origin(1),
         handed_over: None,
+        settled: Default::default(),
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) struct Drill {
     stop: watch::Sender<bool>,
     /// The region may be out.
     is_out: bool,
-    /// It is being taken out: what was asked is not called off, so that it is known what came of it.
+    /// It is being taken out: what was asked is not called off, so that what came of it is known.
     losing: Option<JoinHandle<Result<(), CliError>>>,
     /// It is not known whether it was taken out.
     is_unsure: bool,

@@ -178,6 +178,24 @@ pub fn batches_by_table(body: Bytes) -> Result<Vec<(Text, usize, Bytes)>> {
     wire.into_iter().map(one).collect()
 }
 
+/// A BatchWriteRow of one table as one request per row, in order.
+pub fn batches_by_row(body: Bytes) -> Result<Vec<Bytes>> {
+    let (wire, _) = batch::wire_writes(body)?;
+    let one = |table_name: Option<Bytes>, row| {
+        let table = messages::TableInBatchWriteRowRequest { table_name, rows: vec![row] };
+        let request = messages::BatchWriteRowRequest {
+            tables: vec![table],
+            ..messages::BatchWriteRowRequest::default()
+        };
+        request.encode_to_vec().into()
+    };
+    let by_row = wire.into_iter().flat_map(|table| {
+        let name = table.table_name;
+        table.rows.into_iter().map(move |row| one(name.clone(), row)).collect::<Vec<_>>()
+    });
+    Ok(by_row.collect())
+}
+
 /// Bytes that a decoded change takes beside the body.
 fn memory(change: &RowChange) -> usize {
     let cells = match &change.action {

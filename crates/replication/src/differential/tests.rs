@@ -155,6 +155,7 @@ impl Region {
             writers,
             writer: Origin(1),
             handed_over: None,
+            settled: Default::default(),
         }));
         while store.commit_step() {}
         let table = store.table(TableId(257)).unwrap();
@@ -389,6 +390,7 @@ fn link_whose_entries_are_trimmed_before_they_are_shipped_goes_on_with_a_copy() 
         origin_lsn: Lsn(101),
         schema: SchemaNumber(1),
         seen: None,
+        tx: None,
         body: EntryBody::Rows(vec![RowDelta { key: key(1), delta: row(1, stamp, false) }]),
     };
     // So much at once that trimming it is made durable without another write.

@@ -22,12 +22,14 @@ pub(super) struct Watch {
     held: Option<Lsn>,
     /// The end at a moment, while it is not held.
     goal: Option<(Lsn, Duration)>,
+    /// Since when the oldest write has waited for votes that is not made yet.
+    votes_since: Option<Duration>,
 }
 
 impl Watch {
     /// Nothing is known yet; it may have fallen back in an earlier life.
     pub(super) fn new(asked: SemiSync, fallen_back: bool) -> Watch {
-        Watch { asked, fallen_back, end: Lsn(0), held: None, goal: None }
+        Watch { asked, fallen_back, end: Lsn(0), held: None, goal: None, votes_since: None }
     }
 
     /// What is asked.
@@ -67,6 +69,11 @@ impl Watch {
         self.look(now)
     }
 
+    /// Since when the oldest write has waited for votes that is not made yet.
+    pub(super) fn wait_for_votes(&mut self, since: Option<Duration>) {
+        self.votes_since = since;
+    }
+
     /// Time has passed, or something else was asked. A state that changes is told with its reason.
     pub(super) fn look(&mut self, now: Duration) -> Option<String> {
         let reached = self.goal.filter(|(goal, _)| self.held >= Some(*goal));
@@ -79,7 +86,7 @@ impl Watch {
             self.goal = Some((self.end, now));
         }
         match self.fallen_back {
-            true => self.climb(is_even, took),
+            true => self.climb(is_even, took, now),
             false => self.fall(now),
         }
     }
@@ -89,6 +96,9 @@ impl Watch {
         let since = self.goal.map_or(now, |(_, set)| set);
         let reason = if self.lag().is_some_and(|lag| lag > bound_entries) {
             format!("fewer than {held_by} others hold all but the newest {bound_entries} entries")
+        } else if self.votes_since.is_some_and(|since| now.saturating_sub(since) > bound) {
+            let millis = bound.as_millis();
+            format!("fewer than {held_by} others have voted for a write for more than {millis} ms")
         } else if now.saturating_sub(since) > bound {
             let millis = bound.as_millis();
             format!("fewer than {held_by} others hold what was written more than {millis} ms ago")
@@ -100,7 +110,10 @@ impl Watch {
     }
 
     /// Half of the bounds, so that it does not fall back again at once.
-    fn climb(&mut self, is_even: bool, took: Option<Duration>) -> Option<String> {
+    fn climb(&mut self, is_even: bool, took: Option<Duration>, now: Duration) -> Option<String> {
+        if self.votes_since.is_some_and(|s| now.saturating_sub(s) > self.asked.bound / 2) {
+            return None;
+        }
         let is_short = self.lag().is_some_and(|lag| lag <= self.asked.bound_entries / 2);
         let is_prompt = took.is_some_and(|took| took <= self.asked.bound / 2);
         if !(is_even || is_short && is_prompt) {

@@ -5,6 +5,7 @@
 //! done, nothing is tried again and the client is told so. While the writing region changes,
 //! requests wait for a bounded time, so that clients notice nothing but the pause.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,11 +16,13 @@ use isthmus_protocol::receipt::Receipt;
 use isthmus_protocol::request::{
     BatchPartsAnswer, BatchWriteParts, Operation, batches_by_table, decode,
 };
+use isthmus_store::Table;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::{BATCH_WRITE, PublicApi, busy};
 use crate::api_error::ApiError;
-use crate::node::Place;
+use crate::as_of::{AS_OF, AsOf, tables_read};
+use crate::node::{Place, SyncTable};
 
 /// How long a request waits for the next writing region.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +31,9 @@ const TAKE_PATIENCE: Duration = Duration::from_secs(1);
 /// What another region knows is asked for again after this, then after twice as long, and so on.
 const LOOK_AGAIN_FIRST: Duration = Duration::from_millis(10);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(200);
+
+/// A table that is written synchronously here.
+type Synced = (Arc<SyncTable>, Arc<Table>);
 
 /// A change that a client asks for.
 #[allow(clippy::large_enum_variant, reason = "lives as long as one request")]
@@ -65,6 +71,11 @@ impl Change {
             Change::One(Operation::UpdateTable(update)) => vec![update.table.clone()],
             Change::One(Operation::AddDefinedColumn(add)) => vec![add.table.clone()],
             Change::One(Operation::DeleteDefinedColumn(delete)) => vec![delete.table.clone()],
+            Change::One(Operation::GetRow(get)) => vec![get.table.clone()],
+            Change::One(Operation::GetRange(get)) => vec![get.table.clone()],
+            Change::One(Operation::BatchGetRow(batch)) => {
+                batch.tables.iter().map(|table| table.table.clone()).collect()
+            }
             Change::One(_) => return Err(ApiError::invalid("This operation is not passed on.")),
         })
     }
@@ -81,7 +92,7 @@ impl PublicApi {
     ) -> Result<Bytes, ApiError> {
         match &change.tables()?[..] {
             [table] => self.change_table(table, change, body, receipt).await,
-            tables if self.are_all_here(tables)? => self.change_here(change, receipt).await,
+            tables if self.are_all_here(tables)? => self.change_here(change, body, receipt).await,
             _ => self.change_apart(body, receipt).await,
         }
     }
@@ -92,7 +103,8 @@ impl PublicApi {
         let mut all = true;
         for table in tables {
             let place = self.node.place_of_writes(table.as_str())?;
-            all &= matches!(place, Place::Here(_));
+            // What is prepared is prepared table by table.
+            all &= matches!(place, Place::Here(table) if self.node.sync_table(&table).is_none());
         }
         Ok(all)
     }
@@ -133,7 +145,7 @@ impl PublicApi {
                 Place::Here(_) => {
                     let again = || Change::decode(path, body);
                     let change = first.take().map_or_else(again, Ok)?;
-                    self.change_here(change, receipt.as_deref_mut()).await
+                    self.change_here(change, body, receipt.as_deref_mut()).await
                 }
                 Place::There(region) => {
                     let (node, receipt) = (&self.node, receipt.as_deref_mut());
@@ -152,8 +164,13 @@ impl PublicApi {
     async fn change_here(
         &self,
         change: Change,
+        body: &Bytes,
         receipt: Option<&mut Receipt>,
     ) -> Result<Bytes, ApiError> {
+        if let Some(synced) = self.synced(&change)? {
+            return self.rows.write_synced(synced, change.path(), body, receipt).await;
+        }
+        let tables = change.tables()?;
         match change {
             Change::Batch(parts) => self.batch_write(parts, receipt).await,
             Change::One(
@@ -166,8 +183,102 @@ impl PublicApi {
             Change::One(Operation::DeleteDefinedColumn(delete)) => {
                 self.tables.delete_columns(delete).await
             }
+            Change::One(Operation::GetRow(get)) => {
+                self.await_settled(&tables).await?;
+                self.leased(|| self.rows.get(get, None))
+            }
+            Change::One(Operation::GetRange(get)) => {
+                self.await_settled(&tables).await?;
+                self.leased(|| self.rows.range(get, None))
+            }
+            Change::One(Operation::BatchGetRow(batch)) => {
+                self.await_settled(&tables).await?;
+                self.leased(|| self.rows.batch_get(batch, None))
+            }
             Change::One(_) => Err(ApiError::invalid("This operation changes no table.")),
         }
+    }
+
+    /// Whether an operation reads what the regions that write its tables have.
+    pub(super) fn reads_newest(
+        &self,
+        operation: &Operation,
+        as_of: Option<AsOf>,
+    ) -> Result<bool, ApiError> {
+        match as_of {
+            Some(AsOf::Newest) => tables_read(operation, AS_OF).map(|_| true),
+            Some(AsOf::Local) => tables_read(operation, AS_OF).map(|_| false),
+            Some(AsOf::Safe | AsOf::Cut(_)) => Ok(false),
+            None => {
+                let tables = tables_read(operation, AS_OF).unwrap_or_default();
+                Ok(tables.iter().any(|table| self.node.is_synchronous(table.as_str())))
+            }
+        }
+    }
+
+    /// Reads where the tables are written.
+    pub(super) async fn read_newest(
+        &self,
+        operation: Operation,
+        body: &Bytes,
+    ) -> Result<Bytes, ApiError> {
+        let read = Change::One(operation);
+        let tables = read.tables()?;
+        let Some((first, more)) = tables.split_first() else { return Err(ApiError::no_table()) };
+        if more.iter().all(|table| table == first) {
+            return self.change_table(first, read, body, None).await;
+        }
+        for table in &tables {
+            match self.node.place_of_writes(table.as_str())? {
+                Place::Here(_) => {}
+                Place::Unsettled => return Err(ApiError::elsewhere()),
+                Place::There(region) => {
+                    return Err(ApiError::invalid(format!(
+                        "Table {table} is written in region {region}: read tables that are \
+                         written in several regions one by one, or as of 'local' or 'safe'."
+                    )));
+                }
+            }
+        }
+        self.change_here(read, body, None).await
+    }
+
+    /// Waits until tables show all that was acknowledged in earlier terms.
+    async fn await_settled(&self, names: &[Text]) -> Result<(), ApiError> {
+        for name in names {
+            let table = self.node.readable(name.as_str())?;
+            self.node.await_settled(&table).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is newest: as long as no other region may write, which is looked at afterwards.
+    fn leased(&self, read: impl FnOnce() -> Result<Bytes, ApiError>) -> Result<Bytes, ApiError> {
+        let read = read()?;
+        match self.node.is_leased() {
+            true => Ok(read),
+            false => Err(ApiError::elsewhere()),
+        }
+    }
+
+    /// The table that a change of rows is of, where that is written synchronously here.
+    fn synced(&self, change: &Change) -> Result<Option<Synced>, ApiError> {
+        let is_of_rows = matches!(
+            change,
+            Change::Batch(_)
+                | Change::One(
+                    Operation::PutRow(_) | Operation::UpdateRow(_) | Operation::DeleteRow(_)
+                )
+        );
+        let tables = change.tables()?;
+        let [name, more @ ..] = &tables[..] else { return Ok(None) };
+        if !is_of_rows || more.iter().any(|other| other != name) {
+            return Ok(None);
+        }
+        let Place::Here(table) = self.node.place_of_writes(name.as_str())? else {
+            return Err(ApiError::elsewhere());
+        };
+        Ok(self.node.sync_table(&table).map(|sync| (sync, table)))
     }
 
     /// Does a change that another region has taken and passed on. It goes no further.
@@ -192,7 +303,7 @@ impl PublicApi {
                 }
             }
         }
-        self.change_here(change, receipt).await
+        self.change_here(change, &body, receipt).await
     }
 }
 

@@ -7,6 +7,7 @@ use isthmus_control::change::Change;
 use isthmus_control::schema_change::SchemaChange;
 use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
+use isthmus_replication::frame::FORMAT_OF_PREPARED;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
@@ -152,6 +153,9 @@ impl Node {
             self.check_families(id, &asked.extract.families)?;
         }
         let is_changed = record.table.change(&change)?;
+        if record.table.sync_commit().is_some() && is_changed {
+            self.check_peers_know(Some(&record), |format| format >= FORMAT_OF_PREPARED)?;
+        }
         let _no_switchover = match &change {
             // It would never have all of the table.
             Change::BindExtract(asked) => self.check_may_go(id, &record, &[&asked.region])?,

@@ -15,7 +15,6 @@ use isthmus_store::{StoreError, Table, Watermark};
 
 use super::Node;
 use crate::api_error::ApiError;
-use crate::as_of::AsOf;
 use crate::status::{OriginStatus, ViewStatus};
 
 /// How long a read waits for its cut to become safe. Promises come once a second per hop.
@@ -38,20 +37,25 @@ impl Node {
         self.shared.safe_times.safe_to_read(table, &others, self.store.promise())
     }
 
-    /// The moment as of which these tables are read, once they can be.
-    pub(crate) async fn cut(&self, tables: &[Arc<Table>], as_of: AsOf) -> Result<Hlc, ApiError> {
+    /// The moment as of which these tables are read, once they can be: `at`, or the newest that is
+    /// safe.
+    pub(crate) async fn cut(
+        &self,
+        tables: &[Arc<Table>],
+        at: Option<Hlc>,
+    ) -> Result<Hlc, ApiError> {
         tables.iter().for_each(|table| table.keep_past());
         let began = self.clock.monotonic();
         loop {
             let safe = tables.iter().map(|table| self.safe_to_read(table)).fold(Hlc::MAX, Hlc::min);
             let floor = tables.iter().map(|table| table.past_floor().unwrap_or(Hlc::MAX));
             let floor = floor.fold(Hlc::MIN, Hlc::max);
-            let cut = match as_of {
-                AsOf::Safe => safe.max(floor),
-                AsOf::Cut(cut) if cut < floor => {
+            let cut = match at {
+                None => safe.max(floor),
+                Some(cut) if cut < floor => {
                     return Err(StoreError::CutGone { cut, floor }.into());
                 }
-                AsOf::Cut(cut) => cut,
+                Some(cut) => cut,
             };
             if cut <= safe {
                 return Ok(cut);

@@ -73,6 +73,8 @@ pub enum EventKind {
     SwitchoverFailed,
     /// This region writes a table in place of one that is lost.
     FailedOver,
+    /// This region has made writes that were prepared in an earlier term.
+    PreparedMade,
     /// This region keeps the record of a table in place of one that is lost.
     BaseMoved,
     /// What the next epoch of a table does not go on from was set aside here.

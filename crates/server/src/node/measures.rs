@@ -2,9 +2,9 @@
 //! decides where a replica is to be.
 //!
 //! Short and bounded: some round trips and little more than a MiB for each way, one after the
-//! other. It changes nothing. A region is measured over the connection that regions have; a place that is
-//! none yet by requests to its public port that nobody has signed, which a region refuses before it
-//! does anything.
+//! other. It changes nothing. A region is measured over the connection that regions have; a place
+//! that is none yet by requests to its public port that nobody has signed, which a region refuses
+//! before it does anything.
 
 use std::sync::Arc;
 use std::time::Duration;

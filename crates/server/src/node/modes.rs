@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_control::global_table::{GlobalTable, Serve};
-use isthmus_control::write_mode::{self, WriteMode};
+use isthmus_control::write_mode;
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::mode::{Answer, Begun, Fallback, ModeChange, Refusal, SemiSync, Wait};
@@ -24,7 +24,7 @@ use tokio::time::Sleep;
 use super::events::{Event, EventKind};
 use super::{Node, Record};
 use crate::api_error::ApiError;
-use crate::status::{HolderStatus, SyncState, WriteModeStatus};
+use crate::status::{HolderStatus, InDoubtStatus, SyncState, WriteModeStatus};
 
 /// How often it is looked whether a bound in time has passed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -115,14 +115,12 @@ impl Node {
 
     /// How long a write of the table of that name may wait where it is written.
     pub(super) fn patience_of_writes(&self, name: &str) -> Duration {
-        match self.record_named(name).map(|(_, record)| record.table.mode) {
-            Some(WriteMode::SemiSync(asked)) => Duration::from_millis(asked.patience_ms),
-            Some(WriteMode::Async) | None => Duration::ZERO,
-        }
+        let terms = self.record_named(name).and_then(|(_, record)| record.table.semi_sync());
+        terms.map_or(Duration::ZERO, |asked| Duration::from_millis(asked.patience_ms))
     }
 
     /// Whether a write of a table may be made, as far as other regions keep up.
-    pub(super) fn check_holders(&self, table: &Table) -> Result<(), ApiError> {
+    pub fn check_holders(&self, table: &Table) -> Result<(), ApiError> {
         self.shared.modes.admit(table.partition()).map_err(|refusal| match refusal {
             Refusal::FallenBack(reason) => ApiError::new(
                 ErrorCode::PartitionUnavailable,
@@ -147,22 +145,30 @@ impl Node {
         let own = &self.config.region.name;
         let mut wanted = BTreeSet::new();
         for (id, Record { table, .. }) in records {
-            let WriteMode::SemiSync(asked) = &table.mode else { continue };
             let Some(held) = self.store.table(*id) else { continue };
+            let Some(asked) = table.semi_sync() else {
+                let writes = self.written_here(table, &held).is_some();
+                self.obey_sync(table, &held, writes);
+                continue;
+            };
             let partition = held.partition();
             wanted.insert(partition);
             let Some(table) = self.written_here(table, &held) else {
+                self.obey_sync(table, &held, false);
                 self.leave_mode(table, &held);
                 continue;
             };
             let counting = table.replicas.iter().filter(|r| table.counts(own, &r.region));
             let counting = counting.filter_map(|replica| self.number_of(&replica.region));
             let fallen_back = self.recorded_fall(partition);
-            self.shared.modes.set(partition, terms(asked), &counting.collect(), fallen_back);
+            self.shared.modes.set(partition, terms(&asked), &counting.collect(), fallen_back);
+            self.obey_sync(&table, &held, true);
             for other in self.others.values() {
                 other.links().tell_held(partition);
             }
         }
+        self.forget_sync(|id| records.contains_key(&id));
+        self.look_at_votes();
         for partition in self.shared.modes.partitions() {
             if !wanted.contains(&partition) {
                 self.shared.modes.unset(partition);
@@ -221,6 +227,7 @@ impl Node {
         while !*stop.borrow() {
             self.tell_relayed();
             self.shared.modes.tick();
+            self.look_at_votes();
             unsettled.extend(self.shared.modes.take_changes());
             for change in std::mem::take(&mut unsettled) {
                 match self.is_agreed_to(&change).await {
@@ -312,7 +319,7 @@ impl Node {
         table: &Table,
         record: Option<&Record>,
     ) -> Option<WriteModeStatus> {
-        let WriteMode::SemiSync(asked) = record?.table.mode else { return None };
+        let asked = record?.table.semi_sync()?;
         let writes = record?.table.writes(&self.config.region.name);
         let report = self.shared.modes.report(table.partition()).filter(|_| writes);
         let holders = report.iter().flat_map(|report| &report.holders);
@@ -320,8 +327,21 @@ impl Node {
             region: self.name_of(*region),
             held_lsn: held.map(|held| held.0),
         });
+        let form = record?.table.sync_commit().map(|sync| sync.form.to_string());
+        let sync = self.sync_report(table);
+        let in_doubt = sync.iter().flat_map(|sync| &sync.in_doubt);
+        let in_doubt = in_doubt.map(|(number, waited_ms, voted)| InDoubtStatus {
+            number: *number,
+            waited_ms: *waited_ms,
+            voted: voted.iter().map(|region| self.name_of(*region)).collect(),
+        });
         Some(WriteModeStatus {
-            answers: "semi-sync".to_owned(),
+            answers: if form.is_some() { "sync" } else { "semi-sync" }.to_owned(),
+            form,
+            term: sync.as_ref().and_then(|sync| sync.term).map(|term| term.to_string()),
+            locked_rows: sync.as_ref().map_or(0, |sync| sync.locked as u64),
+            in_doubt: in_doubt.collect(),
+            prepared_here: table.prepared_count() as u64,
             held_by: asked.held_by,
             bound_entries: asked.bound_entries,
             bound_ms: asked.bound_ms,

@@ -221,6 +221,8 @@ impl Node {
             Question::Write(write) => self.on_write(write).await,
             Question::MayWrite(asked) => self.on_may_write(&asked.table).map(|()| Bytes::new()),
             Question::Agree(asked) => self.on_agree(from, asked.message).await,
+            Question::Prepare(asked) => self.on_prepare(from, asked).await,
+            Question::Promise(asked) => self.on_promise(from, asked).await,
             Question::Trigger(trigger) => self.on_trigger(&trigger),
             Question::Drop(asked) => self.on_drop(from, &asked).await.map(|()| Bytes::new()),
             Question::Holds(holds) => self.on_holds(&holds).await.map(|()| Bytes::new()),

@@ -121,7 +121,7 @@ impl Node {
 
     /// Whether every region that holds the table can read what the change writes. A region that
     /// is not reached has format 0.
-    fn check_peers_know(
+    pub(super) fn check_peers_know(
         &self,
         record: Option<&Record>,
         knows: impl Fn(u32) -> bool,

@@ -227,6 +227,7 @@ impl Node {
         self.await_caught_up(id, &table, &record, &asked.to).await?;
         self.check_bound(id, &asked.to)?;
 
+        let _drained = self.drain_synced(&table).await?;
         let mut moved = self.writers_moved();
         let began = self.clock.monotonic();
         let lsn = table.hand_over(successor).await?;

@@ -94,6 +94,7 @@ impl Node {
                         tracing::warn!(table = %table.name(), %error, "epoch not opened yet");
                         return;
                     }
+                    self.obey_modes_now();
                 }
             }
         }
@@ -186,6 +187,13 @@ impl Node {
     pub fn forwards(&self, name: &str) -> bool {
         let Some(table) = self.store.table_by_name(name) else { return false };
         self.records.lock().get(&table.id()).is_some_and(|record| record.table.forwards())
+    }
+
+    /// Whether the table of that name is written synchronously, here or elsewhere.
+    pub fn is_synchronous(&self, name: &str) -> bool {
+        let Some(table) = self.store.table_by_name(name) else { return false };
+        let records = self.records.lock();
+        records.get(&table.id()).is_some_and(|record| record.table.sync_commit().is_some())
     }
 
     pub(super) fn not_written_here(&self, table: &GlobalTable) -> ApiError {

@@ -14,7 +14,7 @@ pub struct Call {
     /// What is asked.
     #[prost(
         oneof = "Question",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60, 61, 62"
     )]
     pub question: Option<Question>,
 }
@@ -79,6 +79,12 @@ pub enum Question {
     /// A message of one voter of the quorum to another.
     #[prost(message, tag = "60")]
     Agree(Agree),
+    /// Keep changes that the asking region is about to write.
+    #[prost(message, tag = "61")]
+    Prepare(Prepare),
+    /// Take nothing of earlier terms any more, and tell what was prepared in them.
+    #[prost(message, tag = "62")]
+    Promise(Promise),
 }
 
 /// A message of one voter of the quorum to another; the answer's body is the answer.
@@ -87,6 +93,115 @@ pub struct Agree {
     /// As the registry writes it.
     #[prost(bytes = "bytes", tag = "1")]
     pub message: Bytes,
+}
+
+/// Changes that the asking region is about to write; who answers without a failure holds them
+/// durably.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Prepare {
+    /// Number of the table.
+    #[prost(uint64, tag = "1")]
+    pub table: u64,
+    /// The epoch of their term.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Which beginning in it.
+    #[prost(uint64, tag = "3")]
+    pub life: u64,
+    /// The changes.
+    #[prost(message, repeated, tag = "4")]
+    pub changes: Vec<PreparedChange>,
+}
+
+/// A prepared change.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PreparedChange {
+    /// Counts them in their term.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// What it is: a `PreparedWrite`.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub change: Bytes,
+    /// Its term, where it is told back.
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    /// The same.
+    #[prost(uint64, tag = "4")]
+    pub life: u64,
+}
+
+/// Begins a term of a table: nothing of earlier ones is to be taken any more. The answer is a
+/// `Promised`.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Promise {
+    /// Number of the table.
+    #[prost(uint64, tag = "1")]
+    pub table: u64,
+    /// The epoch of the term.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Which beginning in it.
+    #[prost(uint64, tag = "3")]
+    pub life: u64,
+    /// What comes after this change is to be told; absent: all.
+    #[prost(message, optional, tag = "4")]
+    pub after: Option<AfterChange>,
+}
+
+/// The name of a prepared change.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct AfterChange {
+    /// The epoch of its term.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Which beginning in it.
+    #[prost(uint64, tag = "2")]
+    pub life: u64,
+    /// Counts them in it.
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+}
+
+/// What was prepared in earlier terms and is not applied in the answering region.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Promised {
+    /// By their names.
+    #[prost(message, repeated, tag = "1")]
+    pub changes: Vec<PreparedChange>,
+    /// More follow.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    /// Its log is that of the asking region through this entry.
+    #[prost(uint64, tag = "3")]
+    pub held: u64,
+}
+
+/// A client's write that becomes one entry, judged where its table is written and not made yet.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PreparedWrite {
+    /// Path of the public API.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Request body.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: Bytes,
+    /// When it was judged, in milliseconds since the Unix epoch.
+    #[prost(sint64, tag = "3")]
+    pub judged_millis: i64,
+    /// The numbers that the server gave to keys, by the places of the rows.
+    #[prost(message, repeated, tag = "4")]
+    pub numbers: Vec<NumberGiven>,
+}
+
+/// The number that the server gave to the key of a row.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct NumberGiven {
+    /// The row's place in the request.
+    #[prost(uint32, tag = "1")]
+    pub place: u32,
+    /// The number.
+    #[prost(sint64, tag = "2")]
+    pub number: i64,
 }
 
 /// Let another region write a table.

@@ -21,7 +21,8 @@ pub(crate) fn check(node: usize, view: &PartitionView, moved: &Moved) -> Result<
             EntryBody::Rows(_)
             | EntryBody::Expiry(_)
             | EntryBody::Handover(_)
-            | EntryBody::Opening => false,
+            | EntryBody::Opening
+            | EntryBody::Settled(_) => false,
         };
     }
     Ok(())

@@ -87,6 +87,7 @@ mod tests {
             writers: Writers::One,
             writer: Origin(1),
             handed_over: None,
+            settled: Default::default(),
         };
         let state = PartitionState { lsn: Lsn(lsn), ..PartitionState::default() };
         let mut batch = Batch::default();

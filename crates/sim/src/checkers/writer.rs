@@ -54,7 +54,10 @@ impl Writers {
                 self.ended.insert((partition, entry.epoch), entry.lsn);
             }
             EntryBody::Opening => self.opened += 1,
-            EntryBody::Rows(_) | EntryBody::Schema(_) | EntryBody::Expiry(_) => {}
+            EntryBody::Rows(_)
+            | EntryBody::Schema(_)
+            | EntryBody::Expiry(_)
+            | EntryBody::Settled(_) => {}
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ impl World {
                         lasting.remove(&row.key);
                     }),
                     EntryBody::Schema(_) | EntryBody::Expiry(_) => lasting.clear(),
-                    EntryBody::Handover(_) | EntryBody::Opening => {}
+                    EntryBody::Handover(_) | EntryBody::Opening | EntryBody::Settled(_) => {}
                 }
             }
             let planted = &self.planted[places[1]];

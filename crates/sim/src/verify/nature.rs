@@ -165,6 +165,7 @@ impl Nature {
             writers: self.writers,
             writer: origin_of(self.base),
             handed_over: None,
+            settled: Default::default(),
         }
     }
 }

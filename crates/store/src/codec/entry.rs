@@ -4,6 +4,7 @@
 //! are.
 
 use bytes::Bytes;
+use isthmus_model::commit::{Term, TxId};
 use isthmus_model::entry::{Entry, EntryBody, Handover, RowDelta};
 use isthmus_model::expiry::Expiry;
 use isthmus_model::family::FamilySet;
@@ -21,6 +22,8 @@ use crate::codec::{
 /// Does not tell what its origin had seen, and does.
 const VERSION_PLAIN: u8 = 1;
 const VERSION_SEEN: u8 = 2;
+/// Tells which prepared change it was.
+const VERSION_PREPARED: u8 = 3;
 
 const BODY_ROWS: u8 = 1;
 const BODY_SCHEMA: u8 = 2;
@@ -29,13 +32,19 @@ const BODY_EXPIRY: u8 = 3;
 const BODY_EXPIRY_SPARING: u8 = 4;
 const BODY_HANDOVER: u8 = 5;
 const BODY_OPENING: u8 = 6;
+const BODY_SETTLED: u8 = 7;
 
 /// Bytes of a row change with an empty key.
 const DELTA_BYTES_MIN: usize = 6;
 
 /// Appends the packed form.
 pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
-    out.push(if entry.seen.is_some() { VERSION_SEEN } else { VERSION_PLAIN });
+    out.push(match (&entry.seen, &entry.tx) {
+        (Some(_), _) => VERSION_SEEN,
+        // Of a table with one writer, which tells of nothing seen.
+        (None, Some(_)) => VERSION_PREPARED,
+        (None, None) => VERSION_PLAIN,
+    });
     put_varint(out, entry.lsn.0);
     put_varint(out, entry.epoch.0);
     put_stamp(out, entry.stamp);
@@ -44,6 +53,9 @@ pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
     if let Some(seen) = &entry.seen {
         put_varint(out, seen.len() as u64);
         seen.iter().for_each(|stamp| put_stamp(out, *stamp));
+    } else if let Some(tx) = &entry.tx {
+        put_term(out, tx.term);
+        put_varint(out, tx.number);
     }
     match &entry.body {
         EntryBody::Rows(deltas) => {
@@ -76,6 +88,23 @@ pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
             put_varint(out, handover.auto_increment);
         }
         EntryBody::Opening => out.push(BODY_OPENING),
+        EntryBody::Settled(term) => {
+            out.push(BODY_SETTLED);
+            put_term(out, *term);
+        }
+    }
+}
+
+fn put_term(out: &mut Vec<u8>, term: Term) {
+    put_varint(out, term.epoch);
+    put_varint(out, term.life);
+}
+
+fn read_term(reader: &mut Reader<'_>) -> Result<Term, Corrupt> {
+    let term = Term { epoch: reader.varint()?, life: reader.varint()? };
+    match term.epoch.max(term.life) >= COUNT_MAX {
+        true => corrupt("a term that no table comes to"),
+        false => Ok(term),
     }
 }
 
@@ -89,11 +118,10 @@ pub fn encode_entry(entry: &Entry) -> Bytes {
 /// Decodes what `encode_entry` made; texts and binaries share the buffer.
 pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
     let mut reader = Reader::new(bytes);
-    let tells = match reader.byte()? {
-        VERSION_PLAIN => false,
-        VERSION_SEEN => true,
-        _ => return corrupt("unknown version of an entry"),
-    };
+    let version = reader.byte()?;
+    if !(VERSION_PLAIN..=VERSION_PREPARED).contains(&version) {
+        return corrupt("unknown version of an entry");
+    }
     let lsn = Lsn(reader.varint()?);
     let epoch = Epoch(reader.varint()?);
     let stamp = reader.stamp()?;
@@ -102,13 +130,17 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
         return corrupt("an entry beyond the end of any log");
     }
     let schema = SchemaNumber(reader.varint()?);
-    let seen = match tells {
-        false => None,
-        true => {
+    let (mut seen, mut tx) = (None, None);
+    match version {
+        VERSION_SEEN => {
             let count = reader.count(STAMP_BYTES)?;
-            Some((0..count).map(|_| reader.stamp()).collect::<Result<_, _>>()?)
+            seen = Some((0..count).map(|_| reader.stamp()).collect::<Result<_, _>>()?);
         }
-    };
+        VERSION_PREPARED => {
+            tx = Some(TxId { term: read_term(&mut reader)?, number: reader.varint()? });
+        }
+        _ => {}
+    }
     let body = match reader.byte()? {
         BODY_ROWS => {
             let count = reader.count(DELTA_BYTES_MIN)?;
@@ -141,10 +173,11 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
             EntryBody::Handover(Handover { successor, auto_increment })
         }
         BODY_OPENING => EntryBody::Opening,
+        BODY_SETTLED => EntryBody::Settled(read_term(&mut reader)?),
         _ => return corrupt("unknown kind of entry"),
     };
     reader.end()?;
-    Ok(Entry { lsn, epoch, stamp, origin_lsn, schema, seen, body })
+    Ok(Entry { lsn, epoch, stamp, origin_lsn, schema, seen, tx, body })
 }
 
 #[cfg(test)]
@@ -181,7 +214,16 @@ pub(crate) mod tests {
                 EntryBody::Handover(Handover { successor: Origin(successor), auto_increment })
             }),
             Just(EntryBody::Opening),
+            terms().prop_map(EntryBody::Settled),
         ]
+    }
+
+    fn terms() -> impl Strategy<Value = Term> {
+        (0..COUNT_MAX, 0..COUNT_MAX).prop_map(|(epoch, life)| Term { epoch, life })
+    }
+
+    fn txs() -> impl Strategy<Value = TxId> {
+        (terms(), any::<u64>()).prop_map(|(term, number)| TxId { term, number })
     }
 
     /// Any entry that can be stored.
@@ -191,13 +233,15 @@ pub(crate) mod tests {
         let seen = (any::<u64>(), any::<u8>());
         let seen = seen.prop_map(|(hlc, origin)| Stamp { hlc: Hlc(hlc), origin: Origin(origin) });
         let seen = proptest::option::of(proptest::collection::vec(seen, 0..3));
-        (numbers, any::<u64>(), seen, bodies()).prop_map(
-            |((lsn, epoch, hlc, origin, origin_lsn), schema, seen, body)| Entry {
+        let tx = proptest::option::of(txs());
+        (numbers, any::<u64>(), seen, tx, bodies()).prop_map(
+            |((lsn, epoch, hlc, origin, origin_lsn), schema, seen, tx, body)| Entry {
                 lsn: Lsn(lsn),
                 epoch: Epoch(epoch),
                 stamp: Stamp { hlc: Hlc(hlc), origin: Origin(origin) },
                 origin_lsn: Lsn(origin_lsn),
                 schema: SchemaNumber(schema),
+                tx: tx.filter(|_| seen.is_none()),
                 seen,
                 body,
             },
@@ -213,6 +257,7 @@ pub(crate) mod tests {
             origin_lsn: Lsn(1),
             schema: SchemaNumber(1),
             seen: None,
+            tx: None,
             body: EntryBody::Opening,
         };
         assert!(decode_entry(&encode_entry(&entry)).is_ok());

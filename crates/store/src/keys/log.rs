@@ -281,6 +281,7 @@ mod tests {
             origin_lsn: Lsn(lsn),
             schema: isthmus_model::ids::SchemaNumber(1),
             seen: None,
+            tx: None,
             body: EntryBody::Rows(vec![RowDelta {
                 key: EncodedKey(Bytes::from(vec![7; 100])),
                 delta: isthmus_model::row::Row::default(),

@@ -4,6 +4,7 @@
 //! entries beside it.
 
 use bytes::Bytes;
+use isthmus_model::commit::Term;
 use isthmus_model::expiry::Expiry;
 use isthmus_model::family::FamilySet;
 use isthmus_model::hlc::{Hlc, Stamp};
@@ -15,7 +16,9 @@ use crate::digest::Rules;
 use crate::keys::{KIND_PARTITION, decode_number_key, number_key};
 use crate::lives::{Lives, Run};
 
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
+/// Tells nothing of terms. Still written where there are none, so that earlier programs read it.
+const VERSION_WITHOUT_TERMS: u8 = 5;
 /// Told nothing of lives.
 const VERSION_WITHOUT_LIVES: u8 = 4;
 /// Expiries are of all columns.
@@ -74,6 +77,10 @@ pub struct PartitionState {
     pub lives: Lives,
     /// By origin: the life of which the last of its entries is that was applied.
     pub met: Vec<Stamp>,
+    /// Nothing is prepared here of earlier terms.
+    pub promised: Term,
+    /// What was prepared in earlier terms is in the log or void.
+    pub settled: Term,
 }
 
 impl PartitionState {
@@ -130,7 +137,8 @@ pub fn decode_key(key: &[u8]) -> Result<PartitionId, Corrupt> {
 /// The stored form.
 pub fn encode_value(state: &PartitionState) -> Bytes {
     let mut out = Vec::with_capacity(96);
-    out.push(VERSION);
+    let tells_terms = state.promised.max(state.settled) > Term::default();
+    out.push(if tells_terms { VERSION } else { VERSION_WITHOUT_TERMS });
     put_varint(&mut out, state.lsn.0);
     put_hlc(&mut out, state.hlc);
     put_varint(&mut out, state.epoch.0);
@@ -154,6 +162,12 @@ pub fn encode_value(state: &PartitionState) -> Bytes {
     put_lives(&mut out, &state.lives);
     put_varint(&mut out, state.met.len() as u64);
     state.met.iter().for_each(|met| put_stamp(&mut out, *met));
+    if tells_terms {
+        for term in [state.promised, state.settled] {
+            put_varint(&mut out, term.epoch);
+            put_varint(&mut out, term.life);
+        }
+    }
     out.into()
 }
 
@@ -254,11 +268,15 @@ pub fn decode_value(bytes: &Bytes) -> Result<PartitionState, Corrupt> {
             expiry.spared = FamilySet(reader.varint()?);
         }
     }
-    if version == VERSION {
+    if version >= VERSION_WITHOUT_TERMS {
         state.lives = read_lives(&mut reader)?;
         for _ in 0..reader.count(MET_BYTES_MIN)? {
             state.met.push(reader.stamp()?);
         }
+    }
+    if version == VERSION {
+        let mut term = || Ok(Term { epoch: reader.varint()?, life: reader.varint()? });
+        (state.promised, state.settled) = (term()?, term()?);
     }
     reader.end()?;
     Ok(state)
@@ -309,6 +327,8 @@ mod tests {
                 runs: vec![Run { begun: Hlc(n[3]), through: Lsn(n[4]) }; (n[5] % 4) as usize],
             },
             met: vec![Stamp { hlc: Hlc(n[6]), origin: Origin(3) }; (n[7] % 3) as usize],
+            promised: Term { epoch: n[0] % 2, life: n[1] * (n[0] % 2) },
+            settled: Term { epoch: n[0] % 2, life: n[2] * (n[0] % 2) },
         })
     }
 

@@ -1,6 +1,7 @@
 //! One table: its number, to what it is and who writes it.
 
 use bytes::Bytes;
+use isthmus_model::commit::Term;
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
 use isthmus_model::limits::COUNT_MAX;
 
@@ -13,6 +14,8 @@ use crate::spec::{HandedOver, TableSpec, Writers, Writing};
 const VERSION_OF_BASE: u8 = 1;
 /// Tells. Written only where it says more, so that earlier programs read all other tables.
 const VERSION_OF_WRITER: u8 = 2;
+/// Tells that, and what was prepared is settled. Written only where something was.
+const VERSION_OF_SETTLED: u8 = 3;
 
 /// The key of a table.
 pub fn encode_key(table: TableId) -> Bytes {
@@ -33,7 +36,12 @@ pub fn range() -> (Bytes, Bytes) {
 pub fn encode_value(spec: &TableSpec) -> Bytes {
     let mut out = Vec::with_capacity(128);
     let is_of_base = spec.writer == spec.base && spec.handed_over.is_none();
-    out.push(if is_of_base { VERSION_OF_BASE } else { VERSION_OF_WRITER });
+    let version = match (spec.settled > Term::default(), is_of_base) {
+        (true, _) => VERSION_OF_SETTLED,
+        (false, true) => VERSION_OF_BASE,
+        (false, false) => VERSION_OF_WRITER,
+    };
+    out.push(version);
     put_varint(&mut out, spec.id.0);
     put_bytes(&mut out, spec.name.as_bytes());
     put_varint(&mut out, spec.partition.0);
@@ -49,10 +57,14 @@ pub fn encode_value(spec: &TableSpec) -> Bytes {
         Writers::ManyByColumn => 2,
         Writers::ManyByRow => 3,
     });
-    if !is_of_base {
+    if version >= VERSION_OF_WRITER {
         out.push(spec.writer.0);
         put_varint(&mut out, spec.handed_over.map_or(0, |end| end.at.0));
         out.extend(spec.handed_over.map(|end| end.successor.0));
+    }
+    if version >= VERSION_OF_SETTLED {
+        put_varint(&mut out, spec.settled.epoch);
+        put_varint(&mut out, spec.settled.life);
     }
     encode_schema_into(&spec.schema, &mut out);
     out.into()
@@ -62,7 +74,7 @@ pub fn encode_value(spec: &TableSpec) -> Bytes {
 pub fn decode_value(bytes: &Bytes) -> Result<TableSpec, Corrupt> {
     let mut reader = Reader::new(bytes);
     let version = reader.byte()?;
-    if !(VERSION_OF_BASE..=VERSION_OF_WRITER).contains(&version) {
+    if !(VERSION_OF_BASE..=VERSION_OF_SETTLED).contains(&version) {
         return corrupt("version of the record of a table");
     }
     let id = TableId(reader.varint()?);
@@ -90,7 +102,11 @@ pub fn decode_value(bytes: &Bytes) -> Result<TableSpec, Corrupt> {
         Lsn(0) => None,
         at => Some(HandedOver { at, successor: Origin(reader.byte()?) }),
     };
-    if epoch.0.max(end.0) >= COUNT_MAX {
+    let settled = match version {
+        VERSION_OF_SETTLED => Term { epoch: reader.varint()?, life: reader.varint()? },
+        _ => Term::default(),
+    };
+    if epoch.0.max(end.0).max(settled.epoch).max(settled.life) >= COUNT_MAX {
         return corrupt("an epoch that no log comes to");
     }
     let schema = read_schema(&mut reader)?;
@@ -107,6 +123,7 @@ pub fn decode_value(bytes: &Bytes) -> Result<TableSpec, Corrupt> {
         writers,
         writer,
         handed_over,
+        settled,
     })
 }
 
@@ -130,6 +147,7 @@ mod tests {
             writers in 0..3usize,
             writer: u8,
             end in proptest::option::of((1..COUNT_MAX, any::<u8>())),
+            settled in 0..3u64,
             schema in schemas(),
         ) {
             let spec = TableSpec {
@@ -147,6 +165,7 @@ mod tests {
                     at: Lsn(at),
                     successor: Origin(successor),
                 }),
+                settled: Term { epoch: settled, life: settled * 7 },
             };
             prop_assert_eq!(decode_key(&encode_key(spec.id)), Ok(spec.id));
             let bytes = encode_value(&spec);

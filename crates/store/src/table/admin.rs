@@ -47,7 +47,7 @@ impl Table {
         inner.part.begun.push(stamp.hlc);
         let lsn = inner.next_lsn();
         // The entry names the schema before it, which everyone who gets here has.
-        inner.push_own(lsn, stamp, EntryBody::Schema(schema.clone()));
+        inner.push_own(lsn, stamp, None, EntryBody::Schema(schema.clone()));
         inner.spec.schema = schema.clone();
         inner.put_spec();
         inner.follow_schema(before, after);

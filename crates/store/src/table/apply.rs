@@ -136,6 +136,9 @@ impl Table {
             entry.lsn = if many { inner.next_lsn() } else { origin_lsn };
             let at = At { lsn: entry.lsn, stamp: Some(stamp) };
             self.take_body(inner, prefetched, at, &entry)?;
+            if let Some(tx) = entry.tx.filter(|_| !many) {
+                inner.note_applied(tx);
+            }
             inner.push_entry(&entry);
             inner.note_origin(stamp, origin_lsn);
         }
@@ -156,7 +159,9 @@ impl Table {
                 inner.expire(*expiry, at);
                 Ok(())
             }
-            EntryBody::Handover(_) | EntryBody::Opening if inner.spec.writers.are_many() => {
+            EntryBody::Handover(_) | EntryBody::Opening | EntryBody::Settled(_)
+                if inner.spec.writers.are_many() =>
+            {
                 Err(StoreError::BadRange("it changes the writer of a table with several"))
             }
             EntryBody::Handover(handover) => {
@@ -165,6 +170,10 @@ impl Table {
             }
             EntryBody::Opening => {
                 inner.take_opening(entry);
+                Ok(())
+            }
+            EntryBody::Settled(term) => {
+                inner.take_settled(*term);
                 Ok(())
             }
         }

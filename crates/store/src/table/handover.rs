@@ -5,6 +5,7 @@
 //! holds: its first entry and its right to write are one batch, too. So at no moment two regions
 //! accept writes, whatever crashes, and what the one has acknowledged the other has applied.
 
+use isthmus_model::commit::Term;
 use isthmus_model::entry::{Entry, EntryBody, Handover};
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Epoch, Lsn, Origin};
@@ -14,6 +15,7 @@ use crate::partition::Inner;
 use crate::pending::Pending;
 use crate::spec::{HandedOver, TableSpec, Writers, Writing};
 use crate::table::Table;
+use crate::table::life::NUMBERS_LEFT_OUT;
 use crate::table::write::check_writable;
 
 /// What a region's log says of who writes a table with one writer, as far as durable.
@@ -88,7 +90,7 @@ impl Table {
         let lsn = inner.next_lsn();
         let auto_increment = inner.state.auto_increment;
         let handover = Handover { successor, auto_increment };
-        inner.push_own(lsn, stamp, EntryBody::Handover(handover));
+        inner.push_own(lsn, stamp, None, EntryBody::Handover(handover));
         inner.spec.writing = Writing::Refuse;
         inner.name_successor(lsn, handover);
         Ok(self.enqueue_told(&mut inner, bytes_before, lsn))
@@ -144,8 +146,12 @@ impl Table {
         // What others have made of the log since this region wrote it last is here.
         let (now, end) = (Hlc::from_millis(self.core.wall_millis()), inner.state.lsn);
         inner.state.lives.begin(now, end);
+        // Numbers may have been given to what was prepared and made elsewhere.
+        if inner.state.settled > Term::default() {
+            inner.state.auto_increment += NUMBERS_LEFT_OUT;
+        }
         let lsn = inner.next_lsn();
-        inner.push_own(lsn, stamp, EntryBody::Opening);
+        inner.push_own(lsn, stamp, None, EntryBody::Opening);
         inner.spec.epoch = epoch;
         inner.spec.writer = self.own();
         inner.spec.handed_over = None;
@@ -216,6 +222,9 @@ impl Inner {
             self.spec.writer = source.writer;
             self.spec.handed_over = source.handed_over;
             self.put_spec();
+            if source.settled > self.spec.settled {
+                self.take_settled(source.settled);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use crate::table::Table;
 
 /// Numbers of an auto-increment column left out where an old disk was put back: nobody knows how
 /// many it had given since.
-const NUMBERS_LEFT_OUT: u64 = 1 << 32;
+pub(crate) const NUMBERS_LEFT_OUT: u64 = 1 << 32;
 
 impl Table {
     /// The life of what is shipped from here: of the log that this region makes or, with one

@@ -177,7 +177,7 @@ impl Table {
         after.merge(&delta);
         let at = At { lsn, stamp: Some(stamp) };
         inner.put_row(key.clone(), before, after, horizon, at);
-        inner.push_own(lsn, stamp, EntryBody::Rows(vec![RowDelta { key, delta }]));
+        inner.push_own(lsn, stamp, None, EntryBody::Rows(vec![RowDelta { key, delta }]));
         Ok(Repaired::Done)
     }
 

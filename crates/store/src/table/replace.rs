@@ -363,6 +363,7 @@ impl Table {
             inner.state.hlc = done.hlc;
             inner.state.log_start = done.lsn;
             inner.state.watermarks = done.vector;
+            inner.forget_all_prepared();
             if let Some(table) = &done.table {
                 inner.take_writer_of(table);
             }

@@ -90,7 +90,7 @@ impl Table {
         inner.part.begun.push(stamp.hlc);
         let expiry = Expiry { trim: Trim { below, stamp }, spared };
         let lsn = inner.next_lsn();
-        inner.push_own(lsn, stamp, EntryBody::Expiry(expiry));
+        inner.push_own(lsn, stamp, None, EntryBody::Expiry(expiry));
         inner.expire(expiry, At { lsn, stamp: Some(stamp) });
     }
 

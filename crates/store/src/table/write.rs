@@ -12,6 +12,7 @@ use isthmus_digest::Parts;
 use isthmus_model::apply::{ApplyContext, apply, needs_row};
 use isthmus_model::change::{RowAction, ShownCell};
 use isthmus_model::check::{CheckedChange, CheckedKey};
+use isthmus_model::commit::TxId;
 use isthmus_model::entry::{Entry, EntryBody, RowDelta};
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, id_of_region};
@@ -61,11 +62,16 @@ struct Judged {
     read_bytes: u64,
 }
 
+/// The keys of changes; one that the server makes is not there yet.
+type Keys = Vec<Option<EncodedKey>>;
+
 /// One call to `write`, under the lock.
 struct Call<'a> {
     table: &'a Table,
     inner: &'a mut Inner,
     prefetched: Prefetched,
+    /// The prepared changes that they were, one for each entry.
+    txs: Vec<TxId>,
     wall_millis: i64,
     /// The first stamp taken.
     begun: Option<Hlc>,
@@ -78,14 +84,64 @@ impl Table {
     /// and may follow another of the same row. With it all are one entry, or none is made; a row
     /// may be there once. Blocks for as long as it takes to read the rows that conditions need.
     pub fn write(&self, changes: Vec<CheckedChange>, atomic: bool) -> Pending<Results> {
-        Pending::from_result(self.try_write(changes, atomic))
+        Pending::from_result(self.try_write(changes, atomic, Vec::new()))
     }
 
-    fn try_write(
+    pub(crate) fn try_write(
         &self,
         changes: Vec<CheckedChange>,
         atomic: bool,
+        txs: Vec<TxId>,
     ) -> Result<Pending<Results>, StoreError> {
+        self.call(changes, atomic, txs, |call, changes, keys| {
+            let bytes_before = call.inner.part.bytes;
+            let results = match atomic {
+                true => call.write_together(changes, keys),
+                false => call.write_each(changes, keys),
+            };
+            let (begun, judged_by) = (call.begun, call.judged_by);
+            call.table.answer(call.inner, bytes_before, results, begun, judged_by)
+        })
+    }
+
+    /// Judges changes as `write` would and makes none of them: the keys of the rows, with what the
+    /// server gave, or why it would refuse. A row may be there once.
+    pub fn judge(
+        &self,
+        changes: Vec<CheckedChange>,
+        atomic: bool,
+    ) -> Pending<Vec<Result<PrimaryKey, StoreError>>> {
+        Pending::from_result(self.call(changes, atomic, Vec::new(), |call, changes, keys| {
+            let stamp = call.stamp();
+            let judged = changes.into_iter().zip(keys);
+            let judged = judged.map(|(change, key)| call.judge(change, key, stamp));
+            let mut judged: Vec<_> = judged.map(|judged| judged.map(|one| one.key)).collect();
+            if atomic && judged.iter().any(Result::is_err) {
+                let all = judged.iter_mut().filter(|one| one.is_ok());
+                all.for_each(|one| *one = Err(StoreError::AbortedTogether));
+            }
+            call.table.core.stamps.end(call.begun.as_slice());
+            match call.judged_by {
+                None => Pending::ready(Ok(judged)),
+                Some(group) => {
+                    let (answer, pending) = Pending::new();
+                    let tell =
+                        move |done: Result<(), StoreError>| answer.give(done.map(|()| judged));
+                    call.inner.when_durable(group, Box::new(tell));
+                    pending
+                }
+            }
+        }))
+    }
+
+    /// Reads what changes need, then does something with them under the lock.
+    fn call<T>(
+        &self,
+        changes: Vec<CheckedChange>,
+        atomic: bool,
+        txs: Vec<TxId>,
+        work: impl FnOnce(&mut Call<'_>, Vec<CheckedChange>, Keys) -> Pending<Vec<T>>,
+    ) -> Result<Pending<Vec<T>>, StoreError> {
         self.core.admit()?;
         if changes.len() > WRITE_CHANGES_MAX {
             return Err(StoreError::TooLarge("number of changes"));
@@ -107,21 +163,16 @@ impl Table {
 
         let mut inner = self.partition.inner.lock();
         check_writable(&inner)?;
-        let bytes_before = inner.part.bytes;
         let mut call = Call {
             table: self,
             inner: &mut inner,
             prefetched,
+            txs,
             wall_millis: self.core.wall_millis(),
             begun: None,
             judged_by: None,
         };
-        let results = match atomic {
-            true => call.write_together(changes, keys),
-            false => call.write_each(changes, keys),
-        };
-        let Call { begun, judged_by, .. } = call;
-        Ok(self.answer(&mut inner, bytes_before, results, begun, judged_by))
+        Ok(work(&mut call, changes, keys))
     }
 
     /// Whether something of the row before the change is kept: for cuts, or for what is shipped.
@@ -214,10 +265,10 @@ impl Call<'_> {
         keys: Vec<Option<EncodedKey>>,
     ) -> Results {
         let mut results = Vec::with_capacity(changes.len());
-        for (change, key) in changes.into_iter().zip(keys) {
-            let stamp = self.stamp();
+        for (place, (change, key)) in changes.into_iter().zip(keys).enumerate() {
+            let (stamp, tx) = (self.stamp(), self.tx(place));
             let result = self.judge(change, key, stamp);
-            results.push(result.map(|judged| self.accept(stamp, vec![judged]).remove(0)));
+            results.push(result.map(|judged| self.accept(stamp, tx, vec![judged]).remove(0)));
         }
         results
     }
@@ -240,7 +291,13 @@ impl Call<'_> {
             };
             return judged.into_iter().map(refused).collect();
         }
-        self.accept(stamp, judged.into_iter().flatten().collect()).into_iter().map(Ok).collect()
+        let (judged, tx) = (judged.into_iter().flatten().collect(), self.tx(0));
+        self.accept(stamp, tx, judged).into_iter().map(Ok).collect()
+    }
+
+    /// The prepared change that the entry at that place was.
+    fn tx(&self, place: usize) -> Option<TxId> {
+        self.txs.get(place).copied()
     }
 
     fn stamp(&mut self) -> Stamp {
@@ -305,7 +362,7 @@ impl Call<'_> {
     }
 
     /// Makes one entry of changes that passed.
-    fn accept(&mut self, stamp: Stamp, judged: Vec<Judged>) -> Vec<Written> {
+    fn accept(&mut self, stamp: Stamp, tx: Option<TxId>, judged: Vec<Judged>) -> Vec<Written> {
         let (lsn, epoch) = (self.inner.next_lsn(), self.inner.spec.epoch);
         let at = At { lsn, stamp: Some(stamp) };
         let horizon = self.table.partition.horizon(&self.inner.spec);
@@ -318,14 +375,17 @@ impl Call<'_> {
             self.inner.put_row(encoded, before, after, horizon, at);
             written.push(Written { key, shown, read_bytes, stamp, lsn, epoch });
         }
-        self.inner.push_own(lsn, stamp, EntryBody::Rows(deltas));
+        self.inner.push_own(lsn, stamp, tx, EntryBody::Rows(deltas));
+        if let Some(tx) = tx {
+            self.inner.note_applied(tx);
+        }
         written
     }
 }
 
 impl Inner {
     /// Appends an entry made by this region.
-    pub(crate) fn push_own(&mut self, lsn: Lsn, stamp: Stamp, body: EntryBody) {
+    pub(crate) fn push_own(&mut self, lsn: Lsn, stamp: Stamp, tx: Option<TxId>, body: EntryBody) {
         let entry = Entry {
             lsn,
             epoch: self.state.epoch,
@@ -333,6 +393,7 @@ impl Inner {
             origin_lsn: lsn,
             schema: self.schema.number,
             seen: self.spec.writers.are_many().then(|| self.state.seen()),
+            tx,
             body,
         };
         self.push_entry(&entry);

@@ -64,6 +64,7 @@ impl Region {
             writers,
             writer: Origin(1),
             handed_over: None,
+            settled: Default::default(),
         });
         while store.commit_step() {}
         made.try_take().unwrap().unwrap();

@@ -202,6 +202,8 @@ impl Node {
         // From the first one on, writes are answered as the table asks for.
         self.obey_modes_now();
         table.open_granted(epoch, after).await?;
+        // The log may have been more than one epoch behind.
+        self.obey_modes_now();
         self.writers.send_modify(|writers| *writers += 1);
         let seen = self.failover.vacant.lock().remove(&id);
         let lost = seen.map_or(0, |seen| seen.known_end.0.saturating_sub(after.0));
@@ -229,6 +231,7 @@ impl Node {
         let (epoch, now) = (tenure.epoch, self.clock.wall_millis());
         let kept = tokio::task::spawn_blocking(move || tails.set_aside(&held, after, epoch, now));
         let kept = kept.await.map_err(|error| Trouble::Refused(error.to_string()))??;
+        self.note_cut_tail(table, epoch).await?;
         self.await_copy(id).await?;
         let own = &self.config.region.name;
         let text = format!(

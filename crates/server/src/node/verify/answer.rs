@@ -58,6 +58,8 @@ impl Node {
             | Question::HandOver(_)
             | Question::Write(_)
             | Question::Agree(_)
+            | Question::Prepare(_)
+            | Question::Promise(_)
             | Question::MayWrite(_)
             | Question::Measure(_)
             | Question::Time(_) => {

@@ -1,0 +1,310 @@
+//! The beginning of a term: what earlier ones have prepared is made or void before anything new is.
+//!
+//! A region that was granted an epoch asks as many replicas as it takes to find every write that
+//! may have been acknowledged: those that promise to take nothing of earlier terms tell what they
+//! hold. All of it is made, in the order in which it was prepared, except for what is in the log
+//! here. A region that goes on in its own epoch has all that it acknowledged in its log. Then an
+//! entry says that the rest is void, and before anything new is made so many others hold that entry
+//! as a write asks for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isthmus_control::agreed::How;
+use isthmus_model::change::Condition;
+use isthmus_model::check::{CheckedChange, CheckedKey, check_change};
+use isthmus_model::commit::{self, Recovery, Term, TxId};
+use isthmus_model::ids::{Epoch, Origin};
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_protocol::request::{Operation, decode};
+use isthmus_replication::mode::{Answer, Begun};
+use isthmus_store::{StoreError, Table};
+use prost::Message;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::{Stage, SyncTable};
+use crate::api_error::ApiError;
+use crate::node::Node;
+use crate::node::events::EventKind;
+use crate::peer::call::{AfterChange, PreparedWrite, Promise, Promised, Question};
+use crate::peer::dial::OtherRegion;
+
+/// What could not be done is tried again after this.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// How often it is looked whether the epoch has been opened.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// What is asked of other regions is asked again after this.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+/// Answers of one region to one question at most.
+const PAGES_MAX: usize = 1_000;
+
+impl Node {
+    /// Begins a term of a table that this region writes or is about to write. Ends when writes are
+    /// made or the table is written elsewhere.
+    pub(super) async fn begin_term(self: Arc<Self>, sync: &Arc<SyncTable>, table: &Arc<Table>) {
+        let mut warned = false;
+        while *sync.stage.borrow() == Stage::Opening {
+            let word = table.writer_word();
+            if word.epoch.0 > sync.epoch {
+                return;
+            }
+            if !word.accepts || word.epoch.0 != sync.epoch {
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            // What an earlier one has under way is made before it is settled.
+            let _drained = sync.under_way.clone().write_owned().await;
+            match self.try_begin_term(sync, table).await {
+                Ok(term) => {
+                    sync.open(term, self.count_of(table));
+                    // It may not be written so any more.
+                    return self.obey_modes_now();
+                }
+                Err(error) if !warned => {
+                    warned = true;
+                    tracing::info!(table = %table.name(), %error, "a term is not begun yet");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
+    }
+
+    async fn try_begin_term(&self, sync: &SyncTable, table: &Arc<Table>) -> Result<Term, ApiError> {
+        if self.config.quorum.is_some() && self.registry().is_none() {
+            return Err(not_begun("what the regions have decided is not known yet"));
+        }
+        if self.may_be_put_back(table) {
+            return Err(not_begun("this region may lack something of the table"));
+        }
+        self.check_lease(table, Epoch(sync.epoch))?;
+        let (promised, _) = table.terms();
+        let now = self.clock.wall_millis().unsigned_abs();
+        let life = match promised.epoch == sync.epoch {
+            true => now.max(promised.life + 1),
+            false => now,
+        };
+        let term = Term { epoch: sync.epoch, life };
+        table.promise(term).await?;
+        let found = self.find_prepared(table, term).await?;
+        self.make_found(table, found).await?;
+        let lsn = table.settle(term).await?;
+        self.check_lease(table, Epoch(term.epoch))?;
+        // Whoever follows must find it before anything that comes after it.
+        match self.shared.modes.wait(table.partition(), lsn) {
+            Begun::Over(Answer::Held | Answer::NotHeld) => {}
+            Begun::Waits(wait) => {
+                let patience = self.shared.modes.patience(table.partition());
+                let held = tokio::time::timeout(patience, wait).await;
+                held.map_err(|_| not_begun("too few others hold where it begins"))?;
+            }
+        }
+        self.agreed_to_hold(table).await;
+        self.check_lease(table, Epoch(term.epoch))?;
+        Ok(term)
+    }
+
+    /// Waits until those who decide know that so many hold a write before it is answered: a
+    /// successor asks as many as that tells it to.
+    async fn agreed_to_hold(&self, table: &Table) {
+        let Some(registry) = self.registry() else { return };
+        loop {
+            let known = registry.known();
+            let agreed = known.agreed.tenure(table.id().0).map_or(0, |tenure| tenure.held_by);
+            let (_, needed) = self.shared.modes.holders(table.partition());
+            if usize::from(agreed) >= needed || !table.writer_word().accepts {
+                return;
+            }
+            tokio::select! {
+                () = registry.known_beyond(known.index) => {}
+                () = tokio::time::sleep(TRY_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Whose word is needed of what was prepared, so that nothing acknowledged is missed: so many
+    /// of these regions, this one among them. `None`: all of that is in the log here.
+    fn who_knows(&self, table: &Table, epoch: u64) -> Option<(usize, Vec<String>)> {
+        let known = self.registry()?.known();
+        let tenure = known.agreed.tenure(table.id().0)?;
+        let opening = tenure.history.iter().find(|opening| opening.epoch == epoch)?;
+        // Who was handed the table has everything, and who wrote it before.
+        if opening.how != How::Failover || tenure.held_by == 0 {
+            return None;
+        }
+        let needed = tenure.replicas.len().saturating_sub(usize::from(tenure.held_by)).max(1);
+        Some((needed, tenure.replicas.clone()))
+    }
+
+    /// What was prepared in earlier terms and may have been acknowledged, in its order.
+    async fn find_prepared(
+        &self,
+        table: &Arc<Table>,
+        term: Term,
+    ) -> Result<Vec<(TxId, Bytes)>, ApiError> {
+        let Some((needed, replicas)) = self.who_knows(table, term.epoch) else {
+            return Ok(Vec::new());
+        };
+        let end = table.durable_lsn().0;
+        let own = Origin(self.config.region.number);
+        // What was in a tail that was cut off here is not found here.
+        let needed = needed + usize::from(self.has_cut_tail(table));
+        let recovery =
+            table.with_participant(|own_books| Recovery::new(term, (own, own_books), needed, end));
+        let mut recovery = recovery.map_err(|refusal| not_begun(&refusal.to_string()))?;
+        let mut changes: BTreeMap<TxId, Bytes> = table.prepared().into_iter().collect();
+        if recovery.plan().is_none() {
+            let others = replicas.iter().filter_map(|region| self.others.get(region));
+            let mut asked: JoinSet<_> =
+                others.map(|other| ask_for_prepared(other.clone(), table.id().0, term)).collect();
+            while recovery.plan().is_none() {
+                let Some(told) = asked.join_next().await else { break };
+                let Ok(Some((region, held, told))) = told else { continue };
+                let Some(member) = self.number_of(&region) else { continue };
+                let prepared = told.iter().map(|(tx, _)| (*tx, 0)).collect();
+                let answer = commit::Answer { promised: term, held, prepared };
+                if recovery.answer(member, answer).is_ok() {
+                    changes.extend(told);
+                }
+            }
+        }
+        let Some(plan) = recovery.plan() else {
+            return Err(not_begun("too few others have told what they have prepared"));
+        };
+        let found = plan.commit.into_iter();
+        Ok(found.filter_map(|(tx, _)| Some((tx, changes.remove(&tx)?))).collect())
+    }
+
+    /// Makes what was prepared in earlier terms, in its order.
+    async fn make_found(
+        &self,
+        table: &Arc<Table>,
+        found: Vec<(TxId, Bytes)>,
+    ) -> Result<(), ApiError> {
+        let count = found.len();
+        for (tx, change) in found {
+            let (rows, atomic) = match self.read_prepared(table, change) {
+                Ok(read) => read,
+                Err(error) => {
+                    tracing::error!(%tx, %error, "what was prepared cannot be read");
+                    return Err(error);
+                }
+            };
+            let made = table.write_prepared(vec![tx], rows, atomic).await?;
+            for refused in made.into_iter().filter_map(Result::err) {
+                tracing::warn!(%tx, %refused, "what was prepared does not fit any more");
+            }
+        }
+        if count > 0 {
+            let own = &self.config.region.name;
+            let name = table.name();
+            let text = format!("{own} has made {count} writes that were prepared before it wrote");
+            let detail = json!({ "region": own, "writes": count });
+            self.notice(EventKind::PreparedMade, name.as_str(), text, detail);
+        }
+        Ok(())
+    }
+
+    /// The replica here is cut back to what a later epoch goes on from. What it had voted for is
+    /// not found in it any more, so it tells nobody what it has prepared before that is settled.
+    pub(in crate::node) async fn note_cut_tail(
+        &self,
+        table: &Table,
+        epoch: u64,
+    ) -> Result<(), StoreError> {
+        self.store.put_note(&cut_note(table), &epoch.to_be_bytes()).await
+    }
+
+    pub(super) fn has_cut_tail(&self, table: &Table) -> bool {
+        let Ok(note) = self.store.note(&cut_note(table)) else { return true };
+        let Some(note) = note else { return false };
+        let epoch = note.first_chunk::<8>().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes));
+        let (_, settled) = table.terms();
+        if settled.epoch < epoch {
+            return true;
+        }
+        // Should it come back in a crash, it is looked at again.
+        drop(self.store.delete_note(&cut_note(table)));
+        false
+    }
+
+    /// The rows of a prepared change, and whether they are one entry.
+    fn read_prepared(
+        &self,
+        table: &Table,
+        change: Bytes,
+    ) -> Result<(Vec<CheckedChange>, bool), ApiError> {
+        let damaged = || ApiError::invalid("A prepared write is damaged.");
+        let write = PreparedWrite::decode(change).map_err(|_| damaged())?;
+        let (rows, atomic) = match decode(&write.path, write.body)? {
+            Operation::PutRow(one) | Operation::UpdateRow(one) | Operation::DeleteRow(one) => {
+                (vec![one.change], false)
+            }
+            Operation::BatchWriteRow(batch) => {
+                let rows = batch.tables.into_iter().flat_map(|table| table.rows);
+                (rows.collect(), batch.atomic)
+            }
+            _ => return Err(damaged()),
+        };
+        let schema = table.schema();
+        let mut read = Vec::with_capacity(rows.len());
+        for (place, row) in (0..).zip(rows) {
+            let mut checked = check_change(&schema, row, write.judged_millis)?;
+            if let Some(given) = write.numbers.iter().find(|given| given.place == place) {
+                checked.key = CheckedKey::Whole(checked.key.whole(|| given.number));
+            }
+            // It was judged where it was prepared.
+            checked.condition = Condition::default();
+            read.push(checked);
+        }
+        match read.len() == 1 || atomic {
+            true => Ok((read, atomic)),
+            false => Err(damaged()),
+        }
+    }
+}
+
+fn cut_note(table: &Table) -> Vec<u8> {
+    format!("cut-tail/{:016x}", table.partition().0).into_bytes()
+}
+
+fn not_begun(why: &str) -> ApiError {
+    let message = format!("Writes wait until what was prepared before is settled: {why}.");
+    ApiError::new(ErrorCode::PartitionUnavailable, message)
+}
+
+/// Has a region promise a term, and asks what it holds of earlier ones: its name, through which
+/// entry its log is that of this region, and the changes.
+async fn ask_for_prepared(
+    other: Arc<OtherRegion>,
+    table: u64,
+    term: Term,
+) -> Option<(String, u64, Vec<(TxId, Bytes)>)> {
+    let (mut changes, mut held) = (Vec::new(), u64::MAX);
+    for _ in 0..PAGES_MAX {
+        let after: Option<&(TxId, Bytes)> = changes.last();
+        let after = after.map(|(tx, _)| AfterChange {
+            epoch: tx.term.epoch,
+            life: tx.term.life,
+            number: tx.number,
+        });
+        let promise = Promise { table, epoch: term.epoch, life: term.life, after };
+        let reply = other.ask_within(Question::Promise(promise), ANSWER_PATIENCE).await.ok()?;
+        if reply.failure.is_some() {
+            return None;
+        }
+        let told = Promised::decode(reply.body).ok()?;
+        held = held.min(told.held);
+        changes.extend(told.changes.into_iter().map(|one| {
+            let term = Term { epoch: one.epoch, life: one.life };
+            (TxId { term, number: one.number }, one.change)
+        }));
+        if !told.more {
+            return Some((other.name.clone(), held, changes));
+        }
+    }
+    None
+}

@@ -1,0 +1,246 @@
+//! Prepared writes on their way to other regions, and what those answer.
+//!
+//! What waits for a region goes together, many times over at once, so that the way there bounds no
+//! throughput. What was not answered is sent again until it is decided.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isthmus_control::global_table::Serve;
+use isthmus_model::commit::{Term, TxId};
+use isthmus_model::ids::{Origin, TableId};
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_store::{StoreError, Table};
+use parking_lot::RwLock;
+use prost::Message;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::SyncTable;
+use crate::api_error::ApiError;
+use crate::node::Node;
+use crate::peer::call::{AfterChange, Prepare, PreparedChange, Promise, Promised, Question};
+use crate::peer::dial::OtherRegion;
+
+/// Changes, and bytes of them, that are sent together.
+const TOGETHER_MAX: usize = 512;
+const TOGETHER_BYTES: usize = 1024 * 1024;
+/// What is under way to one region at once.
+const UNDER_WAY_MAX: usize = 64;
+/// How long an answer may take.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// What was not taken is sent again after this.
+const SEND_AGAIN: Duration = Duration::from_millis(50);
+/// Bytes of prepared changes told at once.
+const TOLD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+fn not_yet(why: &str) -> ApiError {
+    ApiError::new(ErrorCode::ServerUnavailable, format!("Nothing is prepared or told: {why}."))
+}
+
+/// A prepared write for one region.
+#[derive(Clone)]
+pub(super) struct ToPrepare {
+    pub(super) sync: Arc<SyncTable>,
+    pub(super) tx: TxId,
+}
+
+/// What waits for each region. Bounded by how many writes may wait for votes.
+#[derive(Default)]
+pub(super) struct Senders(RwLock<BTreeMap<Origin, mpsc::UnboundedSender<ToPrepare>>>);
+
+impl Senders {
+    pub(super) fn send(&self, region: Origin, job: ToPrepare) {
+        if let Some(sender) = self.0.read().get(&region) {
+            // Nobody listening: this region stops.
+            let _ = sender.send(job);
+        }
+    }
+
+    fn begin(&self, region: Origin) -> mpsc::UnboundedReceiver<ToPrepare> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.0.write().insert(region, sender);
+        receiver
+    }
+}
+
+/// What is there, or the first thing to come.
+async fn next_together(jobs: &mut mpsc::UnboundedReceiver<ToPrepare>) -> Option<Vec<ToPrepare>> {
+    let mut together = vec![jobs.recv().await?];
+    while together.len() < TOGETHER_MAX {
+        let Ok(job) = jobs.try_recv() else { break };
+        together.push(job);
+    }
+    Some(together)
+}
+
+/// Changes of one table and term.
+type Parcel = (Arc<SyncTable>, Vec<(TxId, Bytes)>);
+
+/// Changes of one table and term each, of those that the region's vote is wanted for.
+fn in_parcels(region: Origin, jobs: Vec<ToPrepare>) -> Vec<Parcel> {
+    let mut parcels: Vec<Parcel> = Vec::new();
+    let mut bytes = 0;
+    for ToPrepare { sync, tx } in jobs {
+        let Some(change) = sync.wanted(region, tx) else { continue };
+        let fits = parcels.last().is_some_and(|(last, _)| Arc::ptr_eq(last, &sync));
+        if !fits || bytes >= TOGETHER_BYTES {
+            bytes = 0;
+            parcels.push((sync, Vec::new()));
+        }
+        bytes += change.len();
+        if let Some((_, changes)) = parcels.last_mut() {
+            changes.push((tx, change));
+        }
+    }
+    parcels
+}
+
+impl Node {
+    /// Sends what is to be prepared to another region, until `stop` says so.
+    pub(crate) async fn keep_preparing(
+        self: Arc<Self>,
+        other: Arc<OtherRegion>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let Some(region) = self.number_of(&other.name) else { return };
+        let mut jobs = self.synced.senders.begin(region);
+        let places = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+        while !*stop.borrow() {
+            let together = tokio::select! {
+                together = next_together(&mut jobs) => together,
+                _ = stop.changed() => return,
+            };
+            let Some(together) = together else { return };
+            for (sync, changes) in in_parcels(region, together) {
+                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let (node, other) = (self.clone(), other.clone());
+                tokio::spawn(async move {
+                    node.prepare_there(&other, region, &sync, changes).await;
+                    drop(place);
+                });
+            }
+        }
+    }
+
+    async fn prepare_there(
+        &self,
+        other: &OtherRegion,
+        region: Origin,
+        sync: &Arc<SyncTable>,
+        changes: Vec<(TxId, Bytes)>,
+    ) {
+        let Some((TxId { term, .. }, _)) = changes.first().cloned() else { return };
+        let txs: Vec<TxId> = changes.iter().map(|(tx, _)| *tx).collect();
+        let change = |(tx, change): (TxId, Bytes)| PreparedChange {
+            number: tx.number,
+            change,
+            ..PreparedChange::default()
+        };
+        let prepare = Prepare {
+            table: sync.id.0,
+            epoch: term.epoch,
+            life: term.life,
+            changes: changes.into_iter().map(change).collect(),
+        };
+        let answer = other.ask_within(Question::Prepare(prepare), ANSWER_PATIENCE).await;
+        if answer.as_ref().is_ok_and(|reply| reply.failure.is_none()) {
+            return sync.vote(region, &txs);
+        }
+        tracing::debug!(region = region.0, %term, ?answer, "not prepared there");
+        tokio::time::sleep(SEND_AGAIN).await;
+        // Whoever does not count now is sent what there is when it does again.
+        for tx in txs {
+            self.synced.senders.send(region, ToPrepare { sync: sync.clone(), tx });
+        }
+    }
+
+    /// Keeps changes that another region is about to write.
+    pub(in crate::node) async fn on_prepare(
+        &self,
+        from: &str,
+        prepare: Prepare,
+    ) -> Result<Bytes, ApiError> {
+        let term = Term { epoch: prepare.epoch, life: prepare.life };
+        let table = self.prepares_for(from, TableId(prepare.table), term)?;
+        if !self.is_synchronous(table.name().as_str()) {
+            return Err(not_yet("the table is not written synchronously by what is known here"));
+        }
+        let changes = prepare.changes.into_iter().map(|change| {
+            let tx = TxId { term, number: change.number };
+            (tx, change.change)
+        });
+        table.prepare(changes.collect()).await?;
+        Ok(Bytes::new())
+    }
+
+    /// Takes nothing of earlier terms any more, and tells what was prepared in them.
+    pub(in crate::node) async fn on_promise(
+        &self,
+        from: &str,
+        promise: Promise,
+    ) -> Result<Bytes, ApiError> {
+        let term = Term { epoch: promise.epoch, life: promise.life };
+        let table = self.prepares_for(from, TableId(promise.table), term)?;
+        table.promise(term).await?;
+        // What is prepared here and in the log of the asking region must not be told.
+        if table.writer_word().epoch.0 != term.epoch {
+            return Err(not_yet("its log is not that of the asking region"));
+        }
+        if self.has_cut_tail(&table) {
+            return Err(not_yet(
+                "it had entries that the log of the asking region does not go on from",
+            ));
+        }
+        let mut told = Promised { held: table.durable_lsn().0, ..Promised::default() };
+        let mut bytes = 0;
+        let after = promise
+            .after
+            .map(|AfterChange { epoch, life, number }| TxId { term: Term { epoch, life }, number });
+        let earlier = table.prepared().into_iter().filter(|(tx, _)| tx.term < term);
+        for (tx, change) in earlier.filter(|(tx, _)| after.is_none_or(|after| *tx > after)) {
+            if bytes > TOLD_BYTES_MAX {
+                told.more = true;
+                break;
+            }
+            bytes += change.len() + 32;
+            let TxId { term: Term { epoch, life }, number } = tx;
+            told.changes.push(PreparedChange { number, change, epoch, life });
+        }
+        Ok(told.encode_to_vec().into())
+    }
+
+    /// The table, if another region may have its writes prepared here in that term.
+    fn prepares_for(&self, from: &str, id: TableId, term: Term) -> Result<Arc<Table>, ApiError> {
+        let refused = |why: &str| Err(not_yet(why));
+        let (Some(table), Some(record)) = (self.store.table(id), self.record(id)) else {
+            return Err(ApiError::no_table());
+        };
+        if record.table.serve != Serve::PrimarySecondary || record.table.replica(from).is_none() {
+            return refused("the asking region does not write the table");
+        }
+        if !record.ready || self.shared.put_backs.is_put_back(table.partition()) {
+            return refused("this region has not all of the table");
+        }
+        let word = table.writer_word();
+        if word.epoch.0 == term.epoch && self.name_of(word.writer) != from {
+            return refused("another region writes in that epoch");
+        }
+        if word.epoch.0 > term.epoch || word.accepts {
+            let (partition, epoch) = (table.partition(), table.epoch());
+            return Err(StoreError::Fenced { partition, epoch }.into());
+        }
+        if let Some(registry) = self.registry() {
+            let known = registry.known();
+            let tenure = known.agreed.tenure(id.0);
+            let is_other = |tenure: &isthmus_control::agreed::Tenure| {
+                tenure.epoch > term.epoch || tenure.epoch == term.epoch && tenure.writer != from
+            };
+            if tenure.is_some_and(is_other) {
+                return refused("another region was granted the table");
+            }
+        }
+        Ok(table)
+    }
+}
