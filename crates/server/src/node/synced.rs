@@ -42,8 +42,9 @@ use crate::peer::call::{NumberGiven, PreparedWrite};
 
 /// A write that could not be made for the moment is tried again after this.
 const MAKE_AGAIN: Duration = Duration::from_millis(50);
-/// How long a read waits until what earlier terms have left is settled.
-const READ_PATIENCE: Duration = Duration::from_secs(5);
+/// How long reads, and writes of a table that is not synchronous any more, wait until what earlier
+/// terms have left is settled.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a planned change of the writer waits for writes that are prepared.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Writes that the status tells of by name.
@@ -317,7 +318,11 @@ impl Node {
         table: &Arc<Table>,
         write: SyncWrite,
     ) -> Result<Results, ApiError> {
-        let patience = self.patience_of_writes(table.name().as_str());
+        let patience = match self.patience_of_writes(table.name().as_str()) {
+            // It is not written so any more, and what is left is being settled.
+            Duration::ZERO => SETTLE_PATIENCE,
+            patience => patience,
+        };
         let sent = Arc::new(AtomicU8::new(WAITING));
         let mut work = {
             let (node, table, sent) = (self.clone(), table.clone(), sent.clone());
@@ -560,7 +565,7 @@ impl Node {
     /// is settled, and say then that they belong elsewhere if it is not written here any more.
     pub async fn await_settled(&self, table: &Table) -> Result<(), ApiError> {
         let Some(sync) = self.sync_table(table) else { return Ok(()) };
-        match tokio::time::timeout(READ_PATIENCE, sync.opened()).await {
+        match tokio::time::timeout(SETTLE_PATIENCE, sync.opened()).await {
             Ok(opened) => opened.map(drop),
             Err(_) => Err(ApiError::new(
                 ErrorCode::PartitionUnavailable,

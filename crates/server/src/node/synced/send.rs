@@ -11,6 +11,7 @@ use bytes::Bytes;
 use isthmus_control::global_table::Serve;
 use isthmus_model::commit::{Term, TxId};
 use isthmus_model::ids::{Origin, TableId};
+use isthmus_model::limits::COUNT_MAX;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_store::{StoreError, Table};
 use parking_lot::RwLock;
@@ -214,6 +215,10 @@ impl Node {
     /// The table, if another region may have its writes prepared here in that term.
     fn prepares_for(&self, from: &str, id: TableId, term: Term) -> Result<Arc<Table>, ApiError> {
         let refused = |why: &str| Err(not_yet(why));
+        // No table comes there, and none could be written here after it had been promised.
+        if term.epoch.max(term.life) >= COUNT_MAX {
+            return Err(ApiError::invalid("A term beyond the end of any log."));
+        }
         let (Some(table), Some(record)) = (self.store.table(id), self.record(id)) else {
             return Err(ApiError::no_table());
         };
