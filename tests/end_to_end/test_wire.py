@@ -25,9 +25,12 @@ def make(running, table, serve="primary-secondary"):
 
 
 def link(running, table):
-    """The link from r1 to r2."""
-    links = running.statuses()[0]["links"]
-    return next(one for one in links if (one["table"], one["to"]) == (table, "r2"))
+    """The link from r1 to r2, which is told of when both know of each other."""
+    def found():
+        links = running.statuses()[0]["links"]
+        return next((one for one in links if (one["table"], one["to"]) == (table, "r2")), None)
+
+    return cluster.wait_until(found, f"r1 tells of the link of {table} to r2", 60)
 
 
 def sent(running, table):

@@ -66,23 +66,26 @@ def end(process, stop_signal=signal.SIGTERM, seconds=STOP_SECONDS):
             process.wait(seconds)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    code = process.wait(10)
+    code = process.wait(STOP_SECONDS)
     if process.stdout is not None:
         process.stdout.close()
     _RUNNING.discard(process)
     return code
 
 
-def kill_pid(pid, seconds=10):
-    """kill -9 of one process, and waits until it is gone."""
+def kill_pid(pid, seconds=60):
+    """kill -9 of one process, and waits until it is gone: until the disk has answered it, too."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not alive(pid), f"process {pid} is gone", seconds)
 
 
 def alive(pid):
-    """Whether the process exists and is no zombie."""
+    """Whether anything of the process is left: a leader may be a zombie before its other threads
+    have ended, and until then they hold its ports and its files."""
     try:
+        if len(os.listdir(f"/proc/{pid}/task")) > 1:
+            return True
         with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
             return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):

@@ -63,7 +63,11 @@ fn run_suite(suite: &str, totals: &mut Totals) -> Outcome {
     }
 }
 
-/// File by file, two at once: the tests mostly wait.
+/// End-to-end tests that load the whole machine, or are disturbed by what else does.
+const ALONE: [&str; 5] =
+    ["test_crashes.py", "test_flights.py", "test_power_cuts.py", "test_size.py", "test_wire.py"];
+
+/// File by file: one at a time what needs the machine, then two at once what mostly waits.
 fn end_to_end(python: &Path, totals: &mut Totals) -> Outcome {
     let folder = crate::run::root().join("tests/end_to_end");
     let files = std::fs::read_dir(&folder).map_err(|error| format!("read tests: {error}"))?;
@@ -71,10 +75,11 @@ fn end_to_end(python: &Path, totals: &mut Totals) -> Outcome {
     let mut names: Vec<String> =
         names.filter(|name| name.starts_with("test_") && name.ends_with(".py")).collect();
     names.sort_unstable();
-    let waiting = Mutex::new(VecDeque::from(names));
+    let (alone, together): (VecDeque<String>, VecDeque<String>) =
+        names.into_iter().partition(|name| ALONE.contains(&name.as_str()));
     let found = Mutex::new((totals, Ok(())));
-    let run = |share: usize| {
-        let next = || waiting.lock().ok()?.pop_front();
+    let run = |names: &Mutex<VecDeque<String>>, share: usize| {
+        let next = || names.lock().ok()?.pop_front();
         while let Some(name) = next() {
             let file = format!("end_to_end/{name}");
             let mut of_file = Totals::default();
@@ -90,9 +95,11 @@ fn end_to_end(python: &Path, totals: &mut Totals) -> Outcome {
             }
         }
     };
+    run(&Mutex::new(alone), 0);
+    let together = Mutex::new(together);
     std::thread::scope(|scope| {
-        scope.spawn(|| run(1));
-        run(0);
+        scope.spawn(|| run(&together, 1));
+        run(&together, 0);
     });
     found.into_inner().map_err(|_| "a run of the tests ended by a fault".to_owned())?.1
 }
