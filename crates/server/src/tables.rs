@@ -122,7 +122,7 @@ impl Tables {
                     })
                 })
                 .await?;
-            self.node.check_lease(&table, epoch)?;
+            self.node.until_schema_held(&table, epoch).await?;
         }
         let spec = table.spec();
         Ok(encode_update_table(&spec.schema.options, no_throughput(&spec)))
@@ -167,7 +167,7 @@ impl Tables {
         change(&table.schema())?;
         let refused = |error: ApiError| StoreError::BadSchema(error.message);
         table.change_schema(|schema| change(schema).map_err(refused)).await?;
-        self.node.check_lease(&table, epoch)?;
+        self.node.until_schema_held(&table, epoch).await?;
         Ok(encode_empty())
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use isthmus_control::global_table::{Replica, Sync};
 use isthmus_control::schema_change::SchemaChange;
 use isthmus_model::family::{Family, FamilyTime, NO_FAMILY};
-use isthmus_model::ids::TableId;
+use isthmus_model::ids::{Epoch, TableId};
 use isthmus_model::rule::ConflictRules;
 use isthmus_model::schema::Schema;
 use isthmus_model::value::Text;
@@ -70,7 +70,7 @@ impl Node {
             StoreError::BadSchema(error.to_string())
         };
         let schema = table.change_schema(|schema| apply(schema).map_err(refused)).await?;
-        self.check_lease(&table, epoch)?;
+        self.until_schema_held(&table, epoch).await?;
         if schema.options.is_dropped {
             let text = "the table is dropped; each region obeys where its log comes to that";
             let detail = json!({ "schema": schema.number.0 });
@@ -78,6 +78,12 @@ impl Node {
             self.reconcile_soon.notify_one();
         }
         Ok(json!({ "schema": schema.number.0, "changed": true }))
+    }
+
+    /// Waits until a change of a schema, which is durable here, may be answered: it is held by as
+    /// many other regions as a write.
+    pub async fn until_schema_held(&self, table: &Table, epoch: Epoch) -> Result<(), ApiError> {
+        self.until_held(table, (table.durable_lsn(), epoch)).done().await
     }
 
     /// Whether a change may be made of this table now.

@@ -450,11 +450,14 @@ impl Node {
             return Err(ApiError::elsewhere());
         }
         let (places, passed): (Vec<usize>, Vec<CheckedChange>) = passed.into_iter().unzip();
+        let needed = self.count_of(table).needed;
         let txs = self.voted_for(sync, table, term, prepared).await?;
         let made = self.make(table, txs, passed, atomic).await?;
         let last = made.iter().flatten().map(|written| written.lsn).max();
-        if let Some(lsn) = last.filter(|_| *sync.stage.borrow() != Stage::Open(term)) {
-            // Nobody will ask any more what was prepared.
+        // Nobody will ask any more what was prepared, or fewer than it takes to find this one.
+        let is_outdated =
+            *sync.stage.borrow() != Stage::Open(term) || self.count_of(table).needed > needed;
+        if let Some(lsn) = last.filter(|_| is_outdated) {
             self.until_held(table, (lsn, Epoch(term.epoch))).done().await?;
         }
         self.check_lease(table, Epoch(term.epoch))?;

@@ -149,6 +149,10 @@ impl Node {
             goals.remove(&id);
             return wanted;
         }
+        // What is answered until the table asks for more counts to the goal.
+        if report.as_ref().is_none_or(|report| report.asked.held_by < usize::from(wanted)) {
+            return agreed;
+        }
         let goal = *goals.entry(id).or_insert_with(|| table.durable_lsn());
         let holders = report.iter().flat_map(|report| &report.holders);
         let held = holders.filter(|(_, held)| held.is_some_and(|held| held >= goal)).count();
