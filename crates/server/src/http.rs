@@ -120,7 +120,8 @@ impl PublicApi {
         let mut caller = None;
         let began = self.node.clock().monotonic();
         let traces = self.node.traces();
-        let serving = fault::caught(self.serve_request(from, request, &mut caller));
+        // Each layer around it would move it and make room for it twice.
+        let serving = fault::caught(Box::pin(self.serve_request(from, request, &mut caller)));
         let (answer, followed) = trace::serve(traces, serving).await;
         let answer = answer.unwrap_or_else(|| Err(ApiError::internal().closing()));
         let outcome = match &answer {
@@ -181,7 +182,8 @@ impl PublicApi {
         let as_of = AsOf::of(&head.headers)?;
         if path == BATCH_WRITE && as_of.is_none() && after.is_none() {
             let batch = BatchWriteParts::decode(body.clone()).map_err(ApiError::from)?;
-            let body = self.change(Change::Batch(batch), &body, receipt.as_mut()).await?;
+            let changing = Box::pin(self.change(Change::Batch(batch), &body, receipt.as_mut()));
+            let body = changing.await?;
             return Ok(Success::of(body).with_receipt(receipt));
         }
         let operation = decode(&path, body.clone()).map_err(ApiError::from)?;
@@ -202,7 +204,7 @@ impl PublicApi {
             }
         }
         if after.is_none() && self.reads_newest(&operation, as_of)? {
-            let body = self.read_newest(operation, &body).await?;
+            let body = Box::pin(self.read_newest(operation, &body)).await?;
             let mut success = Success::of(body);
             success.headers.extend(as_of.map(|_| (AS_OF, "newest".to_owned())));
             return Ok(success);
@@ -294,13 +296,15 @@ impl PublicApi {
     ) -> Result<Bytes, ApiError> {
         match operation {
             Operation::PutRow(_) | Operation::UpdateRow(_) | Operation::DeleteRow(_) => {
-                self.change(Change::One(operation), body, receipt).await
+                Box::pin(self.change(Change::One(operation), body, receipt)).await
             }
-            Operation::BatchWriteRow(batch) => self.rows.batch_write(batch, receipt).await,
+            Operation::BatchWriteRow(batch) => {
+                Box::pin(self.rows.batch_write(batch, receipt)).await
+            }
             Operation::GetRow(get) => self.rows.get(get, cut),
             Operation::BatchGetRow(batch) => self.rows.batch_get(batch, cut),
             Operation::GetRange(get) => self.rows.range(get, cut),
-            Operation::CreateTable(create) => self.tables.create(create).await,
+            Operation::CreateTable(create) => Box::pin(self.tables.create(create)).await,
             Operation::ListTable => Ok(self.tables.list()),
             Operation::DescribeTable(name) => self.tables.describe(&name),
             Operation::UpdateTable(UpdateTable { ref table, .. })
@@ -308,17 +312,21 @@ impl PublicApi {
             | Operation::DeleteDefinedColumn(DeleteDefinedColumn { ref table, .. })
                 if self.node.forwards(table.as_str()) =>
             {
-                self.change(Change::One(operation), body, None).await
+                Box::pin(self.change(Change::One(operation), body, None)).await
             }
-            Operation::UpdateTable(update) => self.tables.update(update).await,
-            Operation::DeleteTable(name) => self.tables.delete(&name).await,
-            Operation::AddDefinedColumn(add) => self.tables.add_columns(add).await,
-            Operation::DeleteDefinedColumn(delete) => self.tables.delete_columns(delete).await,
+            Operation::UpdateTable(update) => Box::pin(self.tables.update(update)).await,
+            Operation::DeleteTable(name) => Box::pin(self.tables.delete(&name)).await,
+            Operation::AddDefinedColumn(add) => Box::pin(self.tables.add_columns(add)).await,
+            Operation::DeleteDefinedColumn(delete) => {
+                Box::pin(self.tables.delete_columns(delete)).await
+            }
             Operation::CreateGlobalTable(_)
             | Operation::BindGlobalTable(_)
             | Operation::UnbindGlobalTable(_)
             | Operation::DescribeGlobalTable(_)
-            | Operation::UpdateGlobalTable(_) => self.node.global_table(&operation, body).await,
+            | Operation::UpdateGlobalTable(_) => {
+                Box::pin(self.node.global_table(&operation, body)).await
+            }
             Operation::ListSearchIndex(_) | Operation::ListStream(_) | Operation::ListTunnel(_) => {
                 Ok(encode_empty())
             }

@@ -93,7 +93,7 @@ impl PublicApi {
         match &change.tables()?[..] {
             [table] => self.change_table(table, change, body, receipt).await,
             tables if self.are_all_here(tables)? => self.change_here(change, body, receipt).await,
-            _ => self.change_apart(body, receipt).await,
+            _ => Box::pin(self.change_apart(body, receipt)).await,
         }
     }
 
@@ -149,7 +149,7 @@ impl PublicApi {
                 }
                 Place::There(region) => {
                     let (node, receipt) = (&self.node, receipt.as_deref_mut());
-                    node.forward_write(table.as_str(), &region, path, body, receipt).await
+                    Box::pin(node.forward_write(table.as_str(), &region, path, body, receipt)).await
                 }
                 Place::Unsettled => Err(ApiError::elsewhere()),
             };
@@ -168,7 +168,8 @@ impl PublicApi {
         receipt: Option<&mut Receipt>,
     ) -> Result<Bytes, ApiError> {
         if let Some(synced) = self.synced(&change)? {
-            return self.rows.write_synced(synced, change.path(), body, receipt).await;
+            let writing = self.rows.write_synced(synced, change.path(), body, receipt);
+            return Box::pin(writing).await;
         }
         let tables = change.tables()?;
         match change {
