@@ -253,3 +253,57 @@ def test_a_cut_that_cannot_be_shown_is_refused_with_the_reason(bank):
     assert "OTSServerUnavailable" in refused(client, "get_row", PEERS, KEYS[0])
     client.close()
     away.close()
+
+
+def test_a_read_is_local_within_its_bound_and_the_newest_beyond_it(bank):
+    first, third = bank.regions[0], bank.regions[2]
+    bank.run("switchover", ONE, "--at-secondary", "forward")
+    writer, client = first.client(), third.client(timeout=30)
+    marker = [("w", "bound"), ("k", 1)]
+
+    def value():
+        found = client.get_row(ONE, marker)
+        return dict(cell[:2] for cell in found[1])["v"] if found else None
+
+    def reads_locally():
+        with contextlib.suppress(wire.Unknown, wire.Refused):
+            value()
+            return client.told_as_of == "local"
+        return False
+
+    writer.put_row(ONE, marker, [("v", 1)])
+    client.as_of = "within:30s"
+    cluster.wait_until(lambda: value() == 1 and reads_locally(), "r3 is up to date", 60)
+    bank.run("link", "pause", "--table", ONE, "--from", "r1", "--to", "r3")
+    writer.put_row(ONE, marker, [("v", 2)])
+    client.as_of = "within:1s"
+    cluster.wait_until(lambda: value() == 2, "a read that asks for less goes to r1", 60)
+    assert client.told_as_of == "newest"
+    client.as_of = "within:3600s"
+    assert (value(), client.told_as_of) == (1, "local")
+    bank.run("link", "resume", "--table", ONE, "--from", "r1", "--to", "r3")
+    client.as_of = "within:30s"
+    cluster.wait_until(lambda: value() == 2 and reads_locally(), "r3 is up to date again", 60)
+
+    # Nobody can be asked for the newest state where several write.
+    client.as_of = "within:30s"
+    client.get_row(PEERS, KEYS[0])
+    bank.run("link", "pause", "--table", PEERS, "--from", "r1", "--to", "r3")
+    assert writer.batch_write(PEERS, [(2, KEYS[0], [("note", "late")])]) == [None]
+    client.as_of = "within:1s"
+
+    def told():
+        with contextlib.suppress(wire.Unknown):
+            try:
+                client.get_row(PEERS, KEYS[0])
+            except wire.Refused as error:
+                return str(error)
+        return None
+
+    assert "Region r1" in cluster.wait_until(told, "the read is refused", 60)
+    bank.run("link", "resume", "--table", PEERS, "--from", "r1", "--to", "r3")
+    for wrong in ("within:", "within:1", "within:2h", "within:3601s"):
+        client.as_of = wrong
+        assert "within:5s" in refused(client, "get_row", ONE, marker)
+    writer.close()
+    client.close()

@@ -210,14 +210,14 @@ impl PublicApi {
             return Ok(success);
         }
         let cut = match as_of {
-            Some(AsOf::Newest | AsOf::Local) | None => None,
+            Some(AsOf::Newest | AsOf::Local | AsOf::Within(_)) | None => None,
             Some(AsOf::Safe) => Some(self.cut(&operation, None).await?),
             Some(AsOf::Cut(at)) => Some(self.cut(&operation, Some(at)).await?),
         };
         let body = self.execute(operation, &body, cut, receipt.as_mut()).await?;
         let mut success = Success::of(body).with_receipt(receipt);
         success.headers.extend(cut.map(|cut| (AS_OF, cut.to_string())));
-        if as_of == Some(AsOf::Local) {
+        if matches!(as_of, Some(AsOf::Local | AsOf::Within(_))) {
             success.headers.push((AS_OF, "local".to_owned()));
         }
         Ok(success)

@@ -209,6 +209,15 @@ impl PublicApi {
         match as_of {
             Some(AsOf::Newest) => tables_read(operation, AS_OF).map(|_| true),
             Some(AsOf::Local) => tables_read(operation, AS_OF).map(|_| false),
+            Some(AsOf::Within(bound)) => {
+                for table in tables_read(operation, AS_OF)? {
+                    let table = self.node.readable(table.as_str())?;
+                    if !self.node.is_recent(&table, bound)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
             Some(AsOf::Safe | AsOf::Cut(_)) => Ok(false),
             None => {
                 let tables = tables_read(operation, AS_OF).unwrap_or_default();

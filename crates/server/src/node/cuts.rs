@@ -37,6 +37,21 @@ impl Node {
         self.shared.safe_times.safe_to_read(table, &others, self.store.promise())
     }
 
+    /// Whether nothing is missing here that was written longer ago than `bound`, in the region
+    /// that writes the table; where several do, it is an error if anything is.
+    pub(crate) fn is_recent(&self, table: &Arc<Table>, bound: Duration) -> Result<bool, ApiError> {
+        let bound = i64::try_from(bound.as_millis()).unwrap_or(i64::MAX);
+        let wanted = Hlc::from_millis(self.clock.wall_millis().saturating_sub(bound).max(0));
+        let safe = self.safe_to_read(table);
+        match safe >= wanted {
+            true => Ok(true),
+            false if table.spec().writers.are_many() => {
+                Err(self.not_safe(std::slice::from_ref(table), wanted, safe))
+            }
+            false => Ok(false),
+        }
+    }
+
     /// The moment as of which these tables are read, once they can be: `at`, or the newest that is
     /// safe.
     pub(crate) async fn cut(
