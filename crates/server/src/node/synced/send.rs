@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_control::agreed::Tenure;
+use isthmus_control::duty::has_no_tail;
 use isthmus_control::global_table::Serve;
 use isthmus_model::commit::{Term, TxId};
 use isthmus_model::ids::{Origin, TableId};
@@ -33,6 +35,8 @@ const UNDER_WAY_MAX: usize = 64;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// What was not taken is sent again after this.
 const SEND_AGAIN: Duration = Duration::from_millis(50);
+/// How long a question waits for what those who decide have told the asking region already.
+const HEAR_PATIENCE: Duration = Duration::from_millis(500);
 /// Bytes of prepared changes told at once.
 const TOLD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -164,7 +168,14 @@ impl Node {
         prepare: Prepare,
     ) -> Result<Bytes, ApiError> {
         let term = Term { epoch: prepare.epoch, life: prepare.life };
+        self.hear_of(TableId(prepare.table), term).await;
         let table = self.prepares_for(from, TableId(prepare.table), term)?;
+        if self.has_tail(&table) {
+            return Err(not_yet(
+                "it has entries that the log of the asking region does not go on from, and takes \
+                 a copy",
+            ));
+        }
         if !self.is_synchronous(table.name().as_str()) {
             return Err(not_yet("the table is not written synchronously by what is known here"));
         }
@@ -183,6 +194,7 @@ impl Node {
         promise: Promise,
     ) -> Result<Bytes, ApiError> {
         let term = Term { epoch: promise.epoch, life: promise.life };
+        self.hear_of(TableId(promise.table), term).await;
         let table = self.prepares_for(from, TableId(promise.table), term)?;
         table.promise(term).await?;
         // What is prepared here and in the log of the asking region must not be told.
@@ -239,13 +251,48 @@ impl Node {
         if let Some(registry) = self.registry() {
             let known = registry.known();
             let tenure = known.agreed.tenure(id.0);
-            let is_other = |tenure: &isthmus_control::agreed::Tenure| {
+            let is_other = |tenure: &Tenure| {
                 tenure.epoch > term.epoch || tenure.epoch == term.epoch && tenure.writer != from
             };
             if tenure.is_some_and(is_other) {
                 return refused("another region was granted the table");
             }
+            if tenure.is_some_and(|tenure| tenure.epoch < term.epoch) {
+                return refused("that the asking region was granted the table is not known here");
+            }
         }
         Ok(table)
+    }
+
+    /// Waits for a moment until it is known here that an epoch was granted.
+    async fn hear_of(&self, id: TableId, term: Term) {
+        let Some(registry) = self.registry() else { return };
+        let heard = async {
+            loop {
+                let known = registry.known();
+                if known.agreed.tenure(id.0).is_none_or(|tenure| tenure.epoch >= term.epoch) {
+                    return;
+                }
+                registry.known_beyond(known.index).await;
+                if registry.known().index == known.index {
+                    // This region stops.
+                    return;
+                }
+            }
+        };
+        // What is not known then is asked again.
+        let _ = tokio::time::timeout(HEAR_PATIENCE, heard).await;
+    }
+
+    /// Whether not all of the log here is part of that which the newest epoch goes on from: a copy
+    /// will take the place of the table, and of what was prepared.
+    fn has_tail(&self, table: &Table) -> bool {
+        let Some(registry) = self.registry() else { return false };
+        let known = registry.known();
+        let log_epoch = table.writer_word().epoch.0;
+        let end = table.durable_lsn().0;
+        known.agreed.tenure(table.id().0).is_some_and(|tenure| {
+            log_epoch < tenure.epoch && !has_no_tail(tenure, log_epoch, end)
+        })
     }
 }
