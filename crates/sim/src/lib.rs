@@ -22,6 +22,7 @@ mod options;
 mod plant;
 mod rng;
 mod roles;
+mod sync;
 mod tally;
 mod trace;
 mod verify;
@@ -44,5 +45,6 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
         | Scenario::Writers => world::run(options),
         Scenario::Verify => verify::run_trial(options),
         Scenario::Crashes => verify::run_crashes(options),
+        Scenario::Sync => sync::run(options),
     }
 }

@@ -43,6 +43,8 @@ pub enum Scenario {
     Restores,
     /// Tables with one writer, which changes all the time; half of the worlds have edges.
     Writers,
+    /// A table that is written synchronously, whose writer is lost again and again.
+    Sync,
 }
 
 /// What to run.
@@ -260,7 +262,8 @@ impl Nature {
             | Scenario::Schemas
             | Scenario::Verify
             | Scenario::Crashes
-            | Scenario::Restores => {}
+            | Scenario::Restores
+            | Scenario::Sync => {}
         }
         nature.mode_every = half(rng, |rng| rng.random_range(100..3000) * MILLI);
         if options.scenario == Scenario::Restores {

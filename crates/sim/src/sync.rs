@@ -1,0 +1,51 @@
+//! Synchronous writes: three regions of which one writes, with disks that fail, processes that
+//! stall, and ways that are cut, also in one direction; the writer is lost again and again.
+//!
+//! Stores, votes and the recovery of terms are those of the server. What lies around them is made
+//! simple: the wire loses, delays and reorders messages, entries are handed over a slice at a
+//! time, and those who decide who writes (`quorum.rs`) are one machine that never fails, with
+//! leases, claims and grants as the product has them.
+//!
+//! Each client increments a row of its own, so that what a read may show is known at any moment:
+//! not less than was acknowledged, not more than was asked for, never less than was shown before.
+//! In the end all regions are alike. So nothing acknowledged is lost, nothing is made twice and
+//! every row is linearizable.
+
+mod network;
+mod plan;
+mod quorum;
+mod region;
+mod world;
+mod writer;
+
+use crate::checkers::Violation;
+use crate::options::Options;
+use crate::tally::Tally;
+use crate::world::{Failure, Report};
+
+use self::plan::Plan;
+use self::world::World;
+
+/// Runs the world of a seed.
+pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
+    let plan = Plan::draw(options.seed);
+    let nature = format!("{plan:#?}");
+    let mut world = World::new(options, plan);
+    match world.live() {
+        Ok(()) => Ok(Report {
+            trace_hash: world.trace.hash(),
+            events: world.trace.events(),
+            acknowledged: world.acknowledged(),
+            batches: world.batches(),
+            crashes: world.crashes,
+            digests_checked: 0,
+            cuts_checked: 0,
+            tally: Tally { switches: world.epochs(), held: world.acknowledged(), ..Tally::default() },
+        }),
+        Err(violation) => Err(Box::new(failure(violation, nature, world))),
+    }
+}
+
+fn failure(violation: Violation, nature: String, world: World) -> Failure {
+    Failure { violation, nature, trace: world.trace }
+}

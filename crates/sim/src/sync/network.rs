@@ -1,0 +1,87 @@
+//! Messages between regions: lost, late, out of order, and cut in one direction.
+
+use bytes::Bytes;
+use isthmus_model::commit::{Term, TxId};
+use isthmus_model::entry::Entry;
+use isthmus_model::ids::Lsn;
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::Row;
+use isthmus_store::CopyDone;
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use super::plan::REGIONS;
+use crate::rng::happens;
+
+/// How a table stands in a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// The newest epoch in its log, and the end of that; durable.
+    pub(super) log_epoch: u64,
+    pub(super) end: u64,
+    /// Nothing of an older epoch is taken.
+    pub(super) sealed: u64,
+    pub(super) is_whole: bool,
+}
+
+/// What one region tells another.
+#[derive(Clone, Debug)]
+pub(super) enum Message {
+    Standing(Standing),
+    Prepare { term: Term, changes: Vec<(TxId, Bytes)> },
+    Voted(Vec<TxId>),
+    Promise(Term),
+    Promised { term: Term, held: u64, prepared: Vec<(TxId, Bytes)> },
+    Entries { epoch: u64, from: Lsn, to: Lsn, entries: Vec<Entry> },
+    Copy { rows: Vec<(EncodedKey, Row)>, done: Box<CopyDone> },
+}
+
+/// A message on its way.
+struct Sent {
+    due: u64,
+    from: usize,
+    to: usize,
+    message: Message,
+}
+
+/// All ways.
+pub(super) struct Network {
+    rng: SmallRng,
+    loss: u32,
+    delay: u64,
+    sent: Vec<Sent>,
+    /// By sender and receiver. A region reaches those who decide by the way to itself.
+    pub(super) is_cut: [[bool; REGIONS]; REGIONS],
+}
+
+impl Network {
+    pub(super) fn new(rng: SmallRng, loss: u32, delay: u64) -> Network {
+        let is_cut = [[false; REGIONS]; REGIONS];
+        Network { rng, loss, delay, sent: Vec::new(), is_cut }
+    }
+
+    /// From now on nothing is lost.
+    pub(super) fn heal(&mut self) {
+        self.loss = 0;
+        self.is_cut = [[false; REGIONS]; REGIONS];
+    }
+
+    pub(super) fn send(&mut self, now: u64, from: usize, to: usize, message: Message) {
+        if !self.is_cut[from][to] && !happens(&mut self.rng, self.loss) {
+            let due = now + 1 + self.rng.random_range(0..=self.delay);
+            self.sent.push(Sent { due, from, to, message });
+        }
+    }
+
+    /// What arrives now, in the order of sending or not.
+    pub(super) fn arrived(&mut self, now: u64) -> Vec<(usize, usize, Message)> {
+        let (arrived, waiting) =
+            std::mem::take(&mut self.sent).into_iter().partition(|sent| sent.due <= now);
+        self.sent = waiting;
+        let mut arrived: Vec<Sent> = arrived;
+        arrived.sort_by_key(|sent| sent.due);
+        let is_cut = &self.is_cut;
+        let through = arrived.into_iter().filter(|sent| !is_cut[sent.from][sent.to]);
+        through.map(|sent| (sent.from, sent.to, sent.message)).collect()
+    }
+}

@@ -1,0 +1,436 @@
+//! One region: a store on a disk that fails, what it takes from the one that writes, and what it
+//! has to do by what is decided.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use isthmus_model::change::Direction;
+use isthmus_model::clock::Clock;
+use isthmus_model::commit::{Term, TxId};
+use isthmus_model::ids::{Epoch, Lsn};
+use isthmus_model::key::EncodedKey;
+use isthmus_store::engine::faulty::{FaultOdds, FaultyEngine};
+use isthmus_store::{CopyDone, Pending, Store, StoreError, StoreOptions, Table};
+
+use super::network::{Message, Standing};
+use super::plan::{TABLE, origin_of, spec};
+use super::quorum::Quorum;
+use super::writer::Writer;
+use crate::clock::NodeClock;
+
+/// Others are told so often how the table stands here, in milliseconds.
+const STANDING_EVERY: u64 = 20;
+/// A copy is not sent again sooner than this.
+const COPY_EVERY: u64 = 300;
+/// Bytes of log sent at once, about.
+const SLICE_BYTES: usize = 2000;
+
+/// A region and its machine.
+pub(super) struct Region {
+    place: usize,
+    clock: Arc<NodeClock>,
+    pub(super) engine: Arc<FaultyEngine>,
+    pub(super) at_rest: AtRest,
+    /// `None`: it is down.
+    pub(super) life: Option<Life>,
+    pub(super) stalled_until: u64,
+}
+
+/// What is on the disk beside the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AtRest {
+    /// All of the table is here.
+    pub(super) is_whole: bool,
+    /// A tail was cut off for the sake of that epoch.
+    cut_tail: Option<u64>,
+}
+
+/// From a start to a crash.
+pub(super) struct Life {
+    pub(super) place: usize,
+    pub(super) store: Arc<Store>,
+    pub(super) table: Arc<Table>,
+    /// What was decided, as far as it is known here.
+    pub(super) heard: Quorum,
+    pub(super) lease_until: u64,
+    /// What was begun and is to be durable before anything else is decided here.
+    looking: Option<Pending<()>>,
+    fencing: Option<Pending<()>>,
+    opening: Option<Pending<Epoch>>,
+    /// Entries, or a copy, that are being taken.
+    taking: Option<Pending<()>>,
+    is_copying: bool,
+    votes: Vec<(Pending<()>, usize, Vec<TxId>)>,
+    promises: Vec<(Pending<()>, usize, Term)>,
+    pub(super) writer: Option<Writer>,
+    told_at: u64,
+    copied_at: u64,
+    fatal: Arc<AtomicBool>,
+}
+
+/// What a step brings to others.
+#[derive(Default)]
+pub(super) struct Out {
+    pub(super) messages: Vec<(usize, Message)>,
+    /// Writes that were acknowledged, by number.
+    pub(super) acknowledged: Vec<u64>,
+}
+
+impl Region {
+    pub(super) fn new(
+        place: usize,
+        seed: u64,
+        clock: NodeClock,
+        quorum: &Quorum,
+    ) -> Result<Region, StoreError> {
+        let engine = Arc::new(FaultyEngine::new(seed ^ place as u64, FaultOdds::default()));
+        let at_rest = AtRest { is_whole: true, cut_tail: None };
+        let clock = Arc::new(clock);
+        let store = open(place, &engine, &clock)?;
+        let made = store.create_table(spec(place));
+        while store.commit_step() {}
+        drop(made);
+        let mut region =
+            Region { place, clock, engine, at_rest, life: None, stalled_until: 0 };
+        region.start(quorum)?;
+        Ok(region)
+    }
+
+    /// Starts from what is on the disk.
+    pub(super) fn start(&mut self, quorum: &Quorum) -> Result<(), StoreError> {
+        let store = open(self.place, &self.engine, &self.clock)?;
+        let table = store.table(TABLE).ok_or(StoreError::NoTable(TABLE))?;
+        let fatal = Arc::new(AtomicBool::new(false));
+        let told = fatal.clone();
+        store.on_fatal(Arc::new(move |_| told.store(true, Ordering::Relaxed)));
+        self.life = Some(Life {
+            place: self.place,
+            store,
+            table,
+            heard: Quorum::new(quorum.held_by),
+            lease_until: 0,
+            looking: None,
+            fencing: None,
+            opening: None,
+            taking: None,
+            is_copying: false,
+            votes: Vec::new(),
+            promises: Vec::new(),
+            writer: None,
+            told_at: 0,
+            copied_at: 0,
+            fatal,
+        });
+        Ok(())
+    }
+
+    /// Power is gone.
+    pub(super) fn crash(&mut self) {
+        self.life = None;
+        self.engine.crash();
+    }
+
+    /// Whether a commit has failed, so that it must stop.
+    pub(super) fn is_fatal(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.fatal.load(Ordering::Relaxed))
+    }
+
+    /// Does what is to be done. `quorum`: those who decide are reached.
+    pub(super) fn step(&mut self, now: u64, mut quorum: Option<&mut Quorum>, out: &mut Out) {
+        let Some(life) = &mut self.life else { return };
+        if let Some(quorum) = &mut quorum {
+            life.renew(now, quorum);
+        }
+        life.look_at_pending(&mut self.at_rest, out);
+        life.attend(now, &mut self.at_rest, quorum);
+        life.write_on(now, &self.at_rest, out);
+        if now >= life.told_at + STANDING_EVERY {
+            life.told_at = now;
+            let standing = life.standing(&self.at_rest);
+            life.to_others(|_| Message::Standing(standing), out);
+        }
+    }
+
+    /// Takes what another region has sent.
+    pub(super) fn receive(&mut self, now: u64, from: usize, message: Message, out: &mut Out) {
+        let Some(life) = &mut self.life else { return };
+        match message {
+            Message::Standing(standing) => life.feed(now, from, standing, out),
+            Message::Prepare { term, changes } => {
+                life.prepare(from, term, changes, &self.at_rest);
+            }
+            Message::Voted(txs) => life.writer.iter_mut().for_each(|one| one.voted(from, &txs)),
+            Message::Promise(term) => {
+                if life.may_take(from, term, &self.at_rest) {
+                    life.promises.push((life.table.promise(term), from, term));
+                }
+            }
+            Message::Promised { term, held, prepared } => {
+                if let Some(writer) = &mut life.writer {
+                    writer.promised(from, term, held, prepared);
+                }
+            }
+            Message::Entries { epoch, from: have, to, entries } => {
+                let is_free = life.taking.is_none() && !life.table.writer_word().accepts;
+                let is_known = life.heard.grant().epoch >= epoch;
+                if is_free && is_known && self.at_rest.is_whole && !life.has_tail() {
+                    let (origin, epoch) = (origin_of(from), Epoch(epoch));
+                    life.taking = Some(life.table.apply(origin, epoch, have, to, entries));
+                }
+            }
+            Message::Copy { rows, done } => {
+                let is_newest = life.heard.grant().epoch == done.epoch.0;
+                let is_wanted = !self.at_rest.is_whole || life.table.durable_lsn() < done.lsn;
+                let is_free = life.taking.is_none() && !life.table.writer_word().accepts;
+                if is_free && is_wanted && is_newest {
+                    let (all, done) = (EncodedKey::default(), Some(*done));
+                    let taking = life.table.replace_range(&all, None, rows, &[], done, None);
+                    life.taking = Some(taking);
+                    life.is_copying = true;
+                }
+            }
+        }
+    }
+}
+
+fn open(
+    place: usize,
+    engine: &Arc<FaultyEngine>,
+    clock: &Arc<NodeClock>,
+) -> Result<Arc<Store>, StoreError> {
+    let mut options = StoreOptions::new(origin_of(place));
+    options.parts_cache_bytes = 4096;
+    let clock: Arc<dyn Clock> = clock.clone();
+    Store::open(engine.clone(), clock, options)
+}
+
+impl Life {
+    fn to_others(&self, message: impl Fn(usize) -> Message, out: &mut Out) {
+        let others = (0..super::plan::REGIONS).filter(|other| *other != self.place);
+        out.messages.extend(others.map(|other| (other, message(other))));
+    }
+
+    fn renew(&mut self, now: u64, quorum: &mut Quorum) {
+        match quorum.renew(self.place, now) {
+            Some(until) => self.lease_until = until,
+            None => {
+                // It answers nothing more before it knows what was decided.
+                self.writer = None;
+                self.lease_until = 0;
+                quorum.rejoin(self.place);
+            }
+        }
+        self.heard = quorum.clone();
+    }
+
+    pub(super) fn log(&self) -> (u64, u64) {
+        (self.table.writer_word().epoch.0, self.table.durable_lsn().0)
+    }
+
+    fn has_tail(&self) -> bool {
+        let (log_epoch, end) = self.log();
+        self.heard.has_tail(log_epoch, end)
+    }
+
+    fn standing(&self, at_rest: &AtRest) -> Standing {
+        let (log_epoch, end) = self.log();
+        let sealed = self.table.epoch().0;
+        Standing { log_epoch, end, sealed, is_whole: at_rest.is_whole }
+    }
+
+    /// Whether the table is written here in an epoch, and may be.
+    pub(super) fn holds(&self, epoch: u64, now: u64) -> bool {
+        let word = self.table.writer_word();
+        let is_newest = word.epoch.0 == epoch && self.table.epoch().0 == epoch && word.accepts;
+        is_newest && now < self.lease_until
+    }
+
+    fn look_at_pending(&mut self, at_rest: &mut AtRest, out: &mut Out) {
+        if let Some(taken) = self.taking.as_mut().and_then(Pending::try_take) {
+            at_rest.is_whole |= taken.is_ok() && self.is_copying;
+            (self.taking, self.is_copying) = (None, false);
+        }
+        let mut ended = Vec::new();
+        self.votes.retain_mut(|(pending, from, txs)| {
+            let answer = pending.try_take();
+            if matches!(answer, Some(Ok(()))) {
+                ended.push((*from, std::mem::take(txs)));
+            }
+            answer.is_none()
+        });
+        out.messages.extend(ended.into_iter().map(|(to, txs)| (to, Message::Voted(txs))));
+        let mut promised = Vec::new();
+        self.promises.retain_mut(|(pending, from, term)| {
+            let answer = pending.try_take();
+            if matches!(answer, Some(Ok(()))) {
+                promised.push((*from, *term));
+            }
+            answer.is_none()
+        });
+        let (_, settled) = self.table.terms();
+        if at_rest.cut_tail.is_some_and(|epoch| settled.epoch >= epoch) {
+            at_rest.cut_tail = None;
+        }
+        for (to, term) in promised {
+            let follows = self.table.writer_word().epoch.0 == term.epoch;
+            if follows && at_rest.cut_tail.is_none() && at_rest.is_whole {
+                let mut prepared = self.table.prepared();
+                prepared.retain(|(tx, _)| tx.term < term);
+                let held = self.table.durable_lsn().0;
+                out.messages.push((to, Message::Promised { term, held, prepared }));
+            }
+        }
+    }
+
+    /// Does what comes next by what is decided, one thing at a time.
+    fn attend(&mut self, now: u64, at_rest: &mut AtRest, quorum: Option<&mut Quorum>) {
+        if let Some(fencing) = &mut self.fencing {
+            if fencing.try_take().is_none() {
+                return;
+            }
+            self.fencing = None;
+        }
+        if let Some(opening) = &mut self.opening {
+            if opening.try_take().is_none() {
+                return;
+            }
+            self.opening = None;
+        }
+        // What is pending may already be what was to be done.
+        let looking = self.looking.get_or_insert_with(|| self.table.settled());
+        if looking.try_take().is_none() {
+            return;
+        }
+        self.looking = None;
+        let word = self.table.writer_word();
+        let (log_epoch, end) = self.log();
+        let sealed = self.table.epoch().0;
+        let grant = self.heard.grant();
+        let newest = self.heard.vacancy.as_ref().map_or(grant.epoch, |vacancy| vacancy.epoch);
+        if self.writer.as_ref().is_some_and(|writer| writer.epoch < newest) {
+            self.writer = None;
+        }
+        if let Some(vacancy) = &self.heard.vacancy {
+            if sealed < vacancy.epoch || word.accepts {
+                self.fencing = Some(self.table.fence(Epoch(vacancy.epoch)));
+            } else if at_rest.is_whole
+                && self.taking.is_none()
+                && !self.has_tail()
+                && let Some(quorum) = quorum
+            {
+                quorum.claim(self.place, vacancy.epoch, (log_epoch, end));
+            }
+            return;
+        }
+        let is_own = grant.writer == self.place;
+        if grant.epoch > log_epoch {
+            if !is_own && (sealed < grant.epoch || word.accepts) {
+                self.fencing = Some(self.table.fence(Epoch(grant.epoch)));
+            } else if !is_own && at_rest.is_whole && self.has_tail() && self.taking.is_none() {
+                *at_rest = AtRest { is_whole: false, cut_tail: Some(grant.epoch) };
+            } else if is_own && now < self.lease_until {
+                match (end, log_epoch) == (grant.after, grant.log_epoch) {
+                    true => {
+                        let (epoch, after) = (Epoch(grant.epoch), Lsn(grant.after));
+                        self.opening = Some(self.table.open_granted(epoch, after));
+                    }
+                    false => quorum.into_iter().for_each(|quorum| {
+                        quorum.resign(self.place, grant.epoch, now);
+                    }),
+                }
+            }
+        } else if is_own && word.accepts {
+            if self.writer.is_none() && now < self.lease_until {
+                self.writer = Some(Writer::begin(&self.table, grant.epoch, now));
+            }
+        } else if is_own && let Some(quorum) = quorum {
+            // It was sealed, and nobody goes on in its epoch.
+            quorum.resign(self.place, grant.epoch, now);
+        }
+    }
+
+    /// Goes on with what is written here.
+    fn write_on(&mut self, now: u64, at_rest: &AtRest, out: &mut Out) {
+        let Some(mut writer) = self.writer.take() else { return };
+        let goes_on = writer.step(self, now, at_rest.cut_tail.is_some(), out);
+        self.writer = goes_on.then_some(writer);
+    }
+
+    /// Whether another region may have its writes prepared here, in that term.
+    fn may_take(&self, from: usize, term: Term, at_rest: &AtRest) -> bool {
+        let word = self.table.writer_word();
+        let grant = self.heard.grant();
+        let is_granted = grant.epoch == term.epoch && grant.writer == from;
+        is_granted && at_rest.is_whole && word.epoch.0 <= term.epoch && !word.accepts
+    }
+
+    fn prepare(&mut self, from: usize, term: Term, changes: Vec<(TxId, Bytes)>, at: &AtRest) {
+        if self.may_take(from, term, at) && !self.has_tail() {
+            let txs = changes.iter().map(|(tx, _)| *tx).collect();
+            self.votes.push((self.table.prepare(changes), from, txs));
+        }
+    }
+
+    /// Sends a region what it lacks, if this one writes.
+    fn feed(&mut self, now: u64, to: usize, standing: Standing, out: &mut Out) {
+        let word = self.table.writer_word();
+        let epoch = word.epoch.0;
+        let Some(writer) = &mut self.writer else { return };
+        let is_current = self.heard.vacancy.is_none() && self.heard.grant().epoch == epoch;
+        if writer.epoch != epoch || !is_current || standing.sealed < epoch {
+            return;
+        }
+        let is_gap = standing.end < self.table.log_start().0;
+        if !standing.is_whole || is_gap {
+            if now >= self.copied_at + COPY_EVERY
+                && let Ok((rows, done)) = copy_of(self.place, &self.table)
+            {
+                self.copied_at = now;
+                out.messages.push((to, Message::Copy { rows, done: Box::new(done) }));
+            }
+            return;
+        }
+        if self.heard.has_tail(standing.log_epoch, standing.end) {
+            return;
+        }
+        writer.holds(to, standing.end);
+        if self.table.durable_lsn().0 > standing.end
+            && let Some((until, entries)) = slice_of(&self.table, standing.end)
+        {
+            let from = Lsn(standing.end);
+            out.messages.push((to, Message::Entries { epoch, from, to: until, entries }));
+        }
+    }
+}
+
+type Rows = Vec<(EncodedKey, isthmus_model::row::Row)>;
+
+fn copy_of(place: usize, table: &Table) -> Result<(Rows, CopyDone), StoreError> {
+    let snapshot = table.snapshot()?;
+    let rows: Result<Rows, StoreError> =
+        snapshot.scan(&EncodedKey::default(), None, Direction::Forward).collect();
+    let spec = table.spec();
+    let done = CopyDone {
+        origin: origin_of(place),
+        epoch: spec.epoch,
+        lsn: snapshot.lsn(),
+        hlc: snapshot.hlc(),
+        vector: snapshot.vector(),
+        lives: Vec::new(),
+        expiry: Vec::new(),
+        table: Some(spec),
+        rules: None,
+    };
+    Ok((rows?, done))
+}
+
+fn slice_of(table: &Table, after: u64) -> Option<(Lsn, Vec<isthmus_model::entry::Entry>)> {
+    let slice = table.read_log(Lsn(after), SLICE_BYTES).ok()?;
+    let mut entries = Vec::new();
+    for record in &slice.records {
+        entries.extend(isthmus_store::keys::log::decode_record(record).ok()?.1);
+    }
+    entries.retain(|entry| entry.lsn.0 > after && entry.lsn <= slice.to);
+    Some((slice.to, entries))
+}
