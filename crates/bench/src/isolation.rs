@@ -5,14 +5,12 @@
 //! follow. The lag of the other links and the time of a write are compared with the undisturbed
 //! rounds and with how much those differ among themselves.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::Options;
 use crate::cluster::{Cluster, Memory, Place, set_number};
 use crate::error::{BenchError, Result};
 use crate::lag::Probes;
@@ -21,6 +19,7 @@ use crate::proxy::Way;
 use crate::report::{Line, Ratio, Report, table};
 use crate::rows::RowSet;
 use crate::write::{PUT_CONNECTIONS, fill};
+use crate::{Around, Options};
 
 /// The peer that is stopped and the one whose way is slowed, by place.
 const STOPPED: usize = 1;
@@ -57,34 +56,13 @@ pub(crate) struct IsolationArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 20,
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Print one JSON document instead of tables
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Where the data of the measured processes lies [default: target/bench]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Ports are counted from here
-    #[arg(long, value_name = "PORT", default_value_t = 21_100,
-        value_parser = clap::value_parser!(u16).range(1024..=65_000))]
-    base_port: u16,
-    /// Regions log at this level
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
-    log: String,
+    #[command(flatten)]
+    pub(crate) around: Around,
 }
 
 impl IsolationArgs {
     fn options(&self) -> Options {
-        Options {
-            seconds: self.seconds,
-            quick: false,
-            rows: self.rows,
-            json: self.json,
-            data: self.data.clone(),
-            base_port: self.base_port,
-            log: self.log.clone(),
-            replicas: vec![self.peers],
-            only: Vec::new(),
-        }
+        self.around.options(self.seconds, self.rows, self.peers)
     }
 }
 
