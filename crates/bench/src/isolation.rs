@@ -14,11 +14,11 @@ use serde::Serialize;
 use crate::cluster::{Cluster, Memory, Place, set_number};
 use crate::error::{BenchError, Result};
 use crate::lag::Probes;
-use crate::load::{Check, Plan, Prepared, Times, micros, run as run_load};
+use crate::load::{Prepared, Times, micros, run as run_load};
 use crate::proxy::Way;
 use crate::report::{Line, Ratio, Report, table};
 use crate::rows::RowSet;
-use crate::write::{PUT_CONNECTIONS, fill};
+use crate::write::{fill, put_plan};
 use crate::{Around, Options};
 
 /// The peer that is stopped and the one whose way is slowed, by place.
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &IsolationArgs) -> Result<Report> {
     let proxy = cluster.route(ORIGIN, SLOWED, Way::default())?;
     fill(&cluster, &rows.batches_of_all(11))?;
     let puts = Arc::new(rows.puts(12));
-    let full = run_load(&plan(&options, &cluster, &puts, None)?)?;
+    let full = run_load(&put_plan(&options, &cluster, &puts, None)?)?;
     cluster.catch_up()?;
     report.note_errors("PutRow", &full);
     report.line(Line::of("PutRow, as many as go", "in cache", Some(args.peers), &full, 1));
@@ -216,7 +216,7 @@ impl Measured<'_> {
             after: self.options.warm_up(),
             length: self.options.measure(),
         };
-        let mut plan = plan(&self.options, &self.cluster, &self.puts, Some(self.pace))?;
+        let mut plan = put_plan(&self.options, &self.cluster, &self.puts, Some(self.pace))?;
         // Of a stopped process no time can be taken.
         plan.processes.truncate(1);
         let probing = std::thread::spawn(move || probes.run());
@@ -244,25 +244,6 @@ impl Measured<'_> {
         });
         Ok(())
     }
-}
-
-fn plan(
-    options: &Options,
-    cluster: &Cluster,
-    puts: &Arc<Vec<Prepared>>,
-    pace: Option<f64>,
-) -> Result<Plan> {
-    Ok(Plan {
-        target: cluster.target(ORIGIN)?,
-        path: "/PutRow",
-        requests: puts.clone(),
-        connections: PUT_CONNECTIONS,
-        check: Check::length(1),
-        warm_up: options.warm_up(),
-        measure: options.measure(),
-        pace,
-        processes: cluster.pids(),
-    })
 }
 
 impl IsolationFound {

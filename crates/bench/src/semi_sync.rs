@@ -10,10 +10,10 @@ use clap::Args;
 
 use crate::cluster::{Cluster, Memory, Place};
 use crate::error::Result;
-use crate::load::{Check, Plan, run as run_load};
+use crate::load::run as run_load;
 use crate::report::{Line, Ratio, Report};
 use crate::rows::RowSet;
-use crate::write::{PUT_CONNECTIONS, fill};
+use crate::write::{fill, put_plan};
 use crate::{Around, Options};
 
 const REPLICAS: u8 = 2;
@@ -61,17 +61,7 @@ pub(crate) fn run(args: &SemiSyncArgs) -> Result<Report> {
     let memory = Memory::holding(rows.count);
     let cluster = Cluster::fresh(&options, &place, REPLICAS + 1, memory)?;
     fill(&cluster, &rows.batches_of_all(11))?;
-    let plan = Plan {
-        target: cluster.target(0)?,
-        path: "/PutRow",
-        requests: Arc::new(rows.puts(12)),
-        connections: PUT_CONNECTIONS,
-        check: Check::length(1),
-        warm_up: options.warm_up(),
-        measure: options.measure(),
-        pace: None,
-        processes: cluster.pids(),
-    };
+    let plan = put_plan(&options, &cluster, &Arc::new(rows.puts(12)), None)?;
     let mut rates = [Vec::new(), Vec::new()];
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..args.rounds {

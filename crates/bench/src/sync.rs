@@ -13,11 +13,11 @@ use clap::Args;
 
 use crate::cluster::{Cluster, Memory, Place};
 use crate::error::Result;
-use crate::load::{Check, Plan, run as run_load};
+use crate::load::{Plan, run as run_load};
 use crate::proxy::Way;
 use crate::report::{Line, Ratio, Report};
 use crate::rows::RowSet;
-use crate::write::fill;
+use crate::write::{fill, put_plan};
 use crate::{Around, Options};
 
 const REPLICAS: u8 = 2;
@@ -97,17 +97,7 @@ pub(crate) fn run(args: &SyncArgs) -> Result<Report> {
             cluster.set_mode(mode)?;
             std::thread::sleep(Duration::from_secs(1));
             let plan = |connections: usize, pace| -> Result<Plan> {
-                Ok(Plan {
-                    target: cluster.target(0)?,
-                    path: "/PutRow",
-                    requests: puts.clone(),
-                    connections,
-                    check: Check::length(1),
-                    warm_up: options.warm_up(),
-                    measure: options.measure(),
-                    pace,
-                    processes: cluster.pids(),
-                })
+                Ok(Plan { connections, ..put_plan(&options, &cluster, &puts, pace)? })
             };
             let what = format!("PutRow, {name}, {delay_ms} ms one way");
             let paced = run_load(&plan(PACED_CONNECTIONS, Some(PACE))?)?;
