@@ -56,7 +56,7 @@ pub(crate) struct Place {
 impl Place {
     /// Takes the directory; refuses one that holds anything else.
     pub(crate) fn take(options: &Options) -> Result<Place> {
-        let directory = match &options.data {
+        let directory = match &options.around.data {
             Some(directory) => directory.clone(),
             None => default_directory()?,
         };
@@ -84,8 +84,8 @@ impl Place {
     pub(crate) fn spot(&self, options: &Options, number: u8) -> Spot {
         Spot {
             directory: self.cluster(number),
-            base_port: options.base_port + u16::from(number) * SPOT_PORTS,
-            log: options.log.clone(),
+            base_port: options.around.base_port + u16::from(number) * SPOT_PORTS,
+            log: options.around.log.clone(),
         }
     }
 

@@ -5,22 +5,21 @@
 //! follow. The lag of the other links and the time of a write are compared with the undisturbed
 //! rounds and with how much those differ among themselves.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::Options;
 use crate::cluster::{Cluster, Memory, Place, set_number};
 use crate::error::{BenchError, Result};
 use crate::lag::Probes;
-use crate::load::{Check, Plan, Prepared, Times, micros, run as run_load};
+use crate::load::{Prepared, Times, micros, run as run_load};
 use crate::proxy::Way;
 use crate::report::{Line, Ratio, Report, table};
 use crate::rows::RowSet;
-use crate::write::{PUT_CONNECTIONS, fill};
+use crate::write::{fill, put_plan};
+use crate::{Around, Options};
 
 /// The peer that is stopped and the one whose way is slowed, by place.
 const STOPPED: usize = 1;
@@ -57,34 +56,13 @@ pub(crate) struct IsolationArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 20,
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Print one JSON document instead of tables
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Where the data of the measured processes lies [default: target/bench]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Ports are counted from here
-    #[arg(long, value_name = "PORT", default_value_t = 21_100,
-        value_parser = clap::value_parser!(u16).range(1024..=65_000))]
-    base_port: u16,
-    /// Regions log at this level
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
-    log: String,
+    #[command(flatten)]
+    pub(crate) around: Around,
 }
 
 impl IsolationArgs {
     fn options(&self) -> Options {
-        Options {
-            seconds: self.seconds,
-            quick: false,
-            rows: self.rows,
-            json: self.json,
-            data: self.data.clone(),
-            base_port: self.base_port,
-            log: self.log.clone(),
-            replicas: vec![self.peers],
-            only: Vec::new(),
-        }
+        self.around.options(self.seconds, self.rows, self.peers)
     }
 }
 
@@ -135,7 +113,7 @@ pub(crate) fn run(args: &IsolationArgs) -> Result<Report> {
     let proxy = cluster.route(ORIGIN, SLOWED, Way::default())?;
     fill(&cluster, &rows.batches_of_all(11))?;
     let puts = Arc::new(rows.puts(12));
-    let full = run_load(&plan(&options, &cluster, &puts, None)?)?;
+    let full = run_load(&put_plan(&options, &cluster, &puts, None)?)?;
     cluster.catch_up()?;
     report.note_errors("PutRow", &full);
     report.line(Line::of("PutRow, as many as go", "in cache", Some(args.peers), &full, 1));
@@ -238,7 +216,7 @@ impl Measured<'_> {
             after: self.options.warm_up(),
             length: self.options.measure(),
         };
-        let mut plan = plan(&self.options, &self.cluster, &self.puts, Some(self.pace))?;
+        let mut plan = put_plan(&self.options, &self.cluster, &self.puts, Some(self.pace))?;
         // Of a stopped process no time can be taken.
         plan.processes.truncate(1);
         let probing = std::thread::spawn(move || probes.run());
@@ -266,25 +244,6 @@ impl Measured<'_> {
         });
         Ok(())
     }
-}
-
-fn plan(
-    options: &Options,
-    cluster: &Cluster,
-    puts: &Arc<Vec<Prepared>>,
-    pace: Option<f64>,
-) -> Result<Plan> {
-    Ok(Plan {
-        target: cluster.target(ORIGIN)?,
-        path: "/PutRow",
-        requests: puts.clone(),
-        connections: PUT_CONNECTIONS,
-        check: Check::length(1),
-        warm_up: options.warm_up(),
-        measure: options.measure(),
-        pace,
-        processes: cluster.pids(),
-    })
 }
 
 impl IsolationFound {

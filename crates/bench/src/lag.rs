@@ -19,10 +19,10 @@ use crate::Options;
 use crate::cluster::{Cluster, Memory, Place};
 use crate::error::{BenchError, Result, Tried};
 pub(crate) use crate::lag::probe::{Probes, Sight};
-use crate::load::{Check, Outcome, Plan, Prepared, Times, micros, run as run_load};
+use crate::load::{Outcome, Plan, Prepared, Times, micros, run as run_load};
 use crate::report::{Line, Ratio, Report, table};
 use crate::rows::{ROW_BYTES, RowSet};
-use crate::write::{PUT_CONNECTIONS, fill};
+use crate::write::{fill, put_plan};
 
 /// Shares of the capacity, in percent.
 const SHARES: [u32; 3] = [10, 50, 80];
@@ -161,28 +161,8 @@ fn capacity(
     cluster: &Cluster,
     puts: &Arc<Vec<Prepared>>,
 ) -> Result<(Outcome, Duration)> {
-    let outcome = run_load(&plan(options, cluster, puts, options.measure(), None)?)?;
+    let outcome = run_load(&put_plan(options, cluster, puts, None)?)?;
     Ok((outcome, cluster.catch_up()?))
-}
-
-fn plan(
-    options: &Options,
-    cluster: &Cluster,
-    puts: &Arc<Vec<Prepared>>,
-    measure: Duration,
-    pace: Option<f64>,
-) -> Result<Plan> {
-    Ok(Plan {
-        target: cluster.target(0)?,
-        path: "/PutRow",
-        requests: puts.clone(),
-        connections: PUT_CONNECTIONS,
-        check: Check::length(1),
-        warm_up: options.warm_up(),
-        measure,
-        pace,
-        processes: cluster.pids(),
-    })
 }
 
 struct Run<'a> {
@@ -204,7 +184,8 @@ impl Run<'_> {
         report: &mut Report,
     ) -> Result<Vec<Level>> {
         let asked = self.capacity * f64::from(share) / 100.0;
-        let plan = plan(self.options, &self.cluster, &self.puts, length, Some(asked))?;
+        let plan = put_plan(self.options, &self.cluster, &self.puts, Some(asked))?;
+        let plan = Plan { measure: length, ..plan };
         self.probes += 1;
         let probes = Probes {
             writer: self.cluster.target(0)?,

@@ -84,20 +84,9 @@ enum Command {
     Guard(process::GuardArgs),
 }
 
-/// What all measurements share.
+/// How every measurement is told, and where it runs.
 #[derive(Args, Clone, Debug)]
-struct Options {
-    /// Seconds of each measurement, after a warm-up
-    #[arg(long, value_name = "SECONDS", default_value_t = 8,
-        value_parser = clap::value_parser!(u64).range(1..=3600))]
-    seconds: u64,
-    /// Short measurements on a small table: shows that it works, not how fast it is
-    #[arg(long)]
-    quick: bool,
-    /// Rows of the table, 1 KiB each
-    #[arg(long, value_name = "N", default_value_t = 80_000,
-        value_parser = clap::value_parser!(u64).range(2_000..=100_000_000))]
-    rows: u64,
+struct Around {
     /// Print one JSON document instead of tables
     #[arg(long)]
     json: bool,
@@ -111,6 +100,38 @@ struct Options {
     /// Regions log at this level
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     log: String,
+}
+
+impl Around {
+    /// What shared code is told by a measurement that has arguments of its own.
+    fn options(&self, seconds: u64, rows: u64, replicas: u8) -> Options {
+        Options {
+            seconds,
+            quick: false,
+            rows,
+            around: self.clone(),
+            replicas: vec![replicas],
+            only: Vec::new(),
+        }
+    }
+}
+
+/// What the measurements of the write path, the read path and the lag share.
+#[derive(Args, Clone, Debug)]
+struct Options {
+    /// Seconds of each measurement, after a warm-up
+    #[arg(long, value_name = "SECONDS", default_value_t = 8,
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// Short measurements on a small table: shows that it works, not how fast it is
+    #[arg(long)]
+    quick: bool,
+    /// Rows of the table, 1 KiB each
+    #[arg(long, value_name = "N", default_value_t = 80_000,
+        value_parser = clap::value_parser!(u64).range(2_000..=100_000_000))]
+    rows: u64,
+    #[command(flatten)]
+    around: Around,
     /// How many replicas other regions have, one set-up after the other
     #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_values_t = [2, 0],
         value_parser = clap::value_parser!(u8).range(0..=8))]
@@ -153,15 +174,15 @@ fn main() -> std::process::ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Write(options) => write::run(&options)?.print(options.json),
-        Command::Read(options) => read::run(&options)?.print(options.json),
-        Command::Lag(args) => lag::run(&args)?.print(args.options.json),
-        Command::DigestCost(args) => digest_cost::run(&args)?.print(args.options.json),
-        Command::Verify(args) => verify::run(&args)?.print(args.json),
-        Command::Replicate(args) => replicate::run(&args)?.print(args.json),
-        Command::Isolation(args) => isolation::run(&args)?.print(args.json),
-        Command::SemiSync(args) => semi_sync::run(&args)?.print(args.json),
-        Command::Sync(args) => sync::run(&args)?.print(args.json),
+        Command::Write(options) => write::run(&options)?.print(options.around.json),
+        Command::Read(options) => read::run(&options)?.print(options.around.json),
+        Command::Lag(args) => lag::run(&args)?.print(args.options.around.json),
+        Command::DigestCost(args) => digest_cost::run(&args)?.print(args.options.around.json),
+        Command::Verify(args) => verify::run(&args)?.print(args.around.json),
+        Command::Replicate(args) => replicate::run(&args)?.print(args.around.json),
+        Command::Isolation(args) => isolation::run(&args)?.print(args.around.json),
+        Command::SemiSync(args) => semi_sync::run(&args)?.print(args.around.json),
+        Command::Sync(args) => sync::run(&args)?.print(args.around.json),
         Command::Proxy(args) => proxy::serve(&args),
         Command::Echo(args) => echo::serve(&args),
         Command::Guard(args) => process::become_guarded(&args),

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use crate::Options;
 use crate::cluster::{Cluster, Memory, Place, set_number};
 use crate::error::{BenchError, Result};
 use crate::flights::{Flights, installed, key_columns};
@@ -22,6 +21,7 @@ use crate::load::{Prepared, send_all};
 use crate::report::{Ratio, Report, table};
 use crate::rows::{BATCH_ROWS, RowSet, Shape};
 use crate::write::batch_check;
+use crate::{Around, Options};
 
 /// Rows made ready in memory at once.
 const LOAD_ROWS: u64 = 200_000;
@@ -59,35 +59,14 @@ pub(crate) struct ReplicateArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 8,
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Print one JSON document instead of tables
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Where the data of the measured processes lies [default: target/bench]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Ports are counted from here
-    #[arg(long, value_name = "PORT", default_value_t = 21_100,
-        value_parser = clap::value_parser!(u16).range(1024..=65_000))]
-    base_port: u16,
-    /// Regions log at this level
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
-    log: String,
+    #[command(flatten)]
+    pub(crate) around: Around,
 }
 
 impl ReplicateArgs {
     /// What other measurements are told.
     fn options(&self) -> Options {
-        Options {
-            seconds: self.seconds,
-            quick: false,
-            rows: self.rows,
-            json: self.json,
-            data: self.data.clone(),
-            base_port: self.base_port,
-            log: self.log.clone(),
-            replicas: vec![1],
-            only: self.only.clone(),
-        }
+        Options { only: self.only.clone(), ..self.around.options(self.seconds, self.rows, 1) }
     }
 
     fn patience(&self) -> Duration {

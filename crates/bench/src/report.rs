@@ -150,7 +150,7 @@ impl Report {
 
     /// Of a table with these rows.
     pub(crate) fn of(title: &'static str, options: &Options, rows: RowSet) -> Report {
-        let data = match &options.data {
+        let data = match &options.around.data {
             Some(data) => data.display().to_string(),
             None => "target/bench".to_owned(),
         };

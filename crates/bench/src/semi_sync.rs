@@ -4,18 +4,17 @@
 //! when they are durable in their region, then when another region holds them. What is compared
 //! are the medians of the rounds, so that what else the machine does counts for both.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 
-use crate::Options;
 use crate::cluster::{Cluster, Memory, Place};
 use crate::error::Result;
-use crate::load::{Check, Plan, run as run_load};
+use crate::load::run as run_load;
 use crate::report::{Line, Ratio, Report};
 use crate::rows::RowSet;
-use crate::write::{PUT_CONNECTIONS, fill};
+use crate::write::{fill, put_plan};
+use crate::{Around, Options};
 
 const REPLICAS: u8 = 2;
 const AIM: f64 = 0.5;
@@ -43,34 +42,13 @@ pub(crate) struct SemiSyncArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 8,
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Print one JSON document instead of tables
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Where the data of the measured processes lies [default: target/bench]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Ports are counted from here
-    #[arg(long, value_name = "PORT", default_value_t = 21_100,
-        value_parser = clap::value_parser!(u16).range(1024..=65_000))]
-    base_port: u16,
-    /// Regions log at this level
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
-    log: String,
+    #[command(flatten)]
+    pub(crate) around: Around,
 }
 
 impl SemiSyncArgs {
     fn options(&self) -> Options {
-        Options {
-            seconds: self.seconds,
-            quick: false,
-            rows: self.rows,
-            json: self.json,
-            data: self.data.clone(),
-            base_port: self.base_port,
-            log: self.log.clone(),
-            replicas: vec![REPLICAS],
-            only: Vec::new(),
-        }
+        self.around.options(self.seconds, self.rows, REPLICAS)
     }
 }
 
@@ -83,17 +61,7 @@ pub(crate) fn run(args: &SemiSyncArgs) -> Result<Report> {
     let memory = Memory::holding(rows.count);
     let cluster = Cluster::fresh(&options, &place, REPLICAS + 1, memory)?;
     fill(&cluster, &rows.batches_of_all(11))?;
-    let plan = Plan {
-        target: cluster.target(0)?,
-        path: "/PutRow",
-        requests: Arc::new(rows.puts(12)),
-        connections: PUT_CONNECTIONS,
-        check: Check::length(1),
-        warm_up: options.warm_up(),
-        measure: options.measure(),
-        pace: None,
-        processes: cluster.pids(),
-    };
+    let plan = put_plan(&options, &cluster, &Arc::new(rows.puts(12)), None)?;
     let mut rates = [Vec::new(), Vec::new()];
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..args.rounds {

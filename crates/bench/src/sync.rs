@@ -6,20 +6,19 @@
 //! connections as the way can hold, for the rate. The aim of a synchronous write is one round trip
 //! and 10 ms.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::Options;
 use crate::cluster::{Cluster, Memory, Place};
 use crate::error::Result;
-use crate::load::{Check, Plan, run as run_load};
+use crate::load::{Plan, run as run_load};
 use crate::proxy::Way;
 use crate::report::{Line, Ratio, Report};
 use crate::rows::RowSet;
-use crate::write::fill;
+use crate::write::{fill, put_plan};
+use crate::{Around, Options};
 
 const REPLICAS: u8 = 2;
 /// Writes per second at which the time of one is measured.
@@ -63,34 +62,13 @@ pub(crate) struct SyncArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 8,
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Print one JSON document instead of tables
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Where the data of the measured processes lies [default: target/bench]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Ports are counted from here
-    #[arg(long, value_name = "PORT", default_value_t = 21_100,
-        value_parser = clap::value_parser!(u16).range(1024..=65_000))]
-    base_port: u16,
-    /// Regions log at this level
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
-    log: String,
+    #[command(flatten)]
+    pub(crate) around: Around,
 }
 
 impl SyncArgs {
     fn options(&self) -> Options {
-        Options {
-            seconds: self.seconds,
-            quick: false,
-            rows: self.rows,
-            json: self.json,
-            data: self.data.clone(),
-            base_port: self.base_port,
-            log: self.log.clone(),
-            replicas: vec![REPLICAS],
-            only: Vec::new(),
-        }
+        self.around.options(self.seconds, self.rows, REPLICAS)
     }
 }
 
@@ -119,17 +97,7 @@ pub(crate) fn run(args: &SyncArgs) -> Result<Report> {
             cluster.set_mode(mode)?;
             std::thread::sleep(Duration::from_secs(1));
             let plan = |connections: usize, pace| -> Result<Plan> {
-                Ok(Plan {
-                    target: cluster.target(0)?,
-                    path: "/PutRow",
-                    requests: puts.clone(),
-                    connections,
-                    check: Check::length(1),
-                    warm_up: options.warm_up(),
-                    measure: options.measure(),
-                    pace,
-                    processes: cluster.pids(),
-                })
+                Ok(Plan { connections, ..put_plan(&options, &cluster, &puts, pace)? })
             };
             let what = format!("PutRow, {name}, {delay_ms} ms one way");
             let paced = run_load(&plan(PACED_CONNECTIONS, Some(PACE))?)?;

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use crate::Options;
 use crate::cluster::{Cluster, Memory, Place};
 use crate::error::Result;
 use crate::load::{Check, Outcome, Plan, Target, run as run_load, send_all};
@@ -25,6 +24,7 @@ use crate::rows::RowSet;
 use crate::verify::jobs::{Ended, Jobs};
 use crate::verify::planting::Plants;
 use crate::write::batch_check;
+use crate::{Around, Options};
 
 /// Rows loaded at once: what is made ready in memory.
 const LOAD_ROWS: u64 = 400_000;
@@ -60,36 +60,15 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "N", default_value_t = 1_000_000,
         value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     repair_rows: u64,
-    /// Print one JSON document instead of tables
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Where the data of the measured processes lies [default: target/bench]
-    #[arg(long, value_name = "DIR")]
-    data: Option<std::path::PathBuf>,
-    /// Ports are counted from here
-    #[arg(long, value_name = "PORT", default_value_t = 21_100,
-        value_parser = clap::value_parser!(u16).range(1024..=65_000))]
-    base_port: u16,
-    /// Regions log at this level
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
-    log: String,
+    #[command(flatten)]
+    pub(crate) around: Around,
 }
 
 impl VerifyArgs {
     /// What other measurements are told.
     fn options(&self) -> Options {
-        Options {
-            // Each job takes as long as it takes.
-            seconds: 0,
-            quick: false,
-            rows: self.rows,
-            json: self.json,
-            data: self.data.clone(),
-            base_port: self.base_port,
-            log: self.log.clone(),
-            replicas: vec![1],
-            only: Vec::new(),
-        }
+        // Each job takes as long as it takes.
+        self.around.options(0, self.rows, 1)
     }
 }
 

@@ -85,6 +85,26 @@ pub(crate) fn fill(cluster: &Cluster, load: &[Prepared]) -> Result<()> {
     Ok(())
 }
 
+/// PutRow into the first region, at a pace or as many as go.
+pub(crate) fn put_plan(
+    options: &Options,
+    cluster: &Cluster,
+    puts: &Arc<Vec<Prepared>>,
+    pace: Option<f64>,
+) -> Result<Plan> {
+    Ok(Plan {
+        target: cluster.target(0)?,
+        path: "/PutRow",
+        requests: puts.clone(),
+        connections: PUT_CONNECTIONS,
+        check: Check::length(1),
+        warm_up: options.warm_up(),
+        measure: options.measure(),
+        pace,
+        processes: cluster.pids(),
+    })
+}
+
 pub(crate) fn batch_check(every: usize) -> Check {
     Check { bytes_min: BATCH_ROWS, every, decode: check_batch }
 }
@@ -113,7 +133,7 @@ impl Run<'_> {
 
     fn closed_loops(&mut self, cluster: &Cluster, replicas: u8, table: &str) -> Result<()> {
         if self.options.wants(PUT) {
-            let plan = self.put_plan(cluster, None)?;
+            let plan = put_plan(self.options, cluster, &self.requests.puts, None)?;
             let outcome = self.measured(cluster, &plan, (PUT, table, replicas), 1)?;
             self.answer_bytes = outcome.answer_bytes;
         }
@@ -123,7 +143,7 @@ impl Run<'_> {
                 requests: self.requests.batches.clone(),
                 connections: BATCH_CONNECTIONS,
                 check: batch_check(64),
-                ..self.put_plan(cluster, None)?
+                ..put_plan(self.options, cluster, &self.requests.puts, None)?
             };
             self.measured(cluster, &plan, (BATCH, table, replicas), BATCH_ROWS)?;
         }
@@ -134,23 +154,14 @@ impl Run<'_> {
     fn share(&mut self, cluster: &Cluster, replicas: u8, table: &str) -> Result<()> {
         let Some(first) = self.options.replicas.first() else { return Ok(()) };
         let Some(full) = self.report.find(PUT, table, Some(*first)) else { return Ok(()) };
-        let plan = self.put_plan(cluster, Some(full.rows_per_second * SHARE))?;
+        let plan = put_plan(
+            self.options,
+            cluster,
+            &self.requests.puts,
+            Some(full.rows_per_second * SHARE),
+        )?;
         self.measured(cluster, &plan, (PUT_SHARE, table, replicas), 1)?;
         Ok(())
-    }
-
-    fn put_plan(&self, cluster: &Cluster, pace: Option<f64>) -> Result<Plan> {
-        Ok(Plan {
-            target: cluster.target(0)?,
-            path: "/PutRow",
-            requests: self.requests.puts.clone(),
-            connections: PUT_CONNECTIONS,
-            check: Check::length(1),
-            warm_up: self.options.warm_up(),
-            measure: self.options.measure(),
-            pace,
-            processes: cluster.pids(),
-        })
     }
 
     fn measured(

@@ -222,6 +222,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::demo::target;
 
     #[test]
     fn refusals_are_shown_in_their_own_words() {
@@ -257,15 +258,7 @@ mod tests {
     }
 
     fn admin(endpoint: String) -> Admin {
-        let target = Target {
-            endpoint,
-            instance: "demo".into(),
-            access_key_id: "id".into(),
-            access_key_secret: "secret".into(),
-            security_token: None,
-            sign_region: None,
-        };
-        Admin::new(target, HttpOptions::default(), Arc::new(SystemClock)).unwrap()
+        Admin::new(target(endpoint), HttpOptions::default(), Arc::new(SystemClock)).unwrap()
     }
 
     #[tokio::test]

@@ -21,6 +21,8 @@
 pub mod admin;
 pub mod compare;
 pub mod csv;
+#[cfg(test)]
+mod demo;
 pub mod format;
 pub mod http;
 pub mod json_lines;

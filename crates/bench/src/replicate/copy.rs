@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use super::{Load, PATIENCE, Run};
 use crate::cluster::Cluster;
 use crate::error::{BenchError, Result};
-use crate::load::{Check, Outcome, Plan, Prepared, run as run_load};
+use crate::load::{Outcome, Plan, run as run_load};
 use crate::report::{Line, Ratio};
 use crate::rows::RowSet;
-use crate::write::PUT_CONNECTIONS;
+use crate::write::put_plan;
 
 /// The share of what the origin can take that is in use.
 const SHARE: f64 = 0.2;
@@ -39,10 +39,10 @@ fn measure_held(run: &mut Run<'_>, rows: RowSet, hold: &Hold) -> Result<()> {
     load.create(&cluster)?;
     load.send(&cluster)?;
     let puts = Arc::new(RowSet::large(rows.count.min(PUTS_MAX)).puts(12));
-    let full = run_load(&plan(run, &cluster, &puts, None)?)?;
+    let full = run_load(&put_plan(&run.options, &cluster, &puts, None)?)?;
     run.report.note_errors("PutRow", &full);
     run.report.line(Line::of("PutRow, as many as go", "", Some(0), &full, 1));
-    let share = plan(run, &cluster, &puts, Some(full.rate() * SHARE))?;
+    let share = put_plan(&run.options, &cluster, &puts, Some(full.rate() * SHARE))?;
     let quiet = run_load(&share)?;
     run.report.line(Line::of("PutRow at 20 %, quiet", "", Some(0), &quiet, 1));
     let (copying, moved) = copy(run, &cluster, &share, &load, hold)?;
@@ -98,24 +98,4 @@ fn copy(
     );
     moved.rows = link.copied_rows.unwrap_or(moved.rows);
     Ok((outcome, moved))
-}
-
-/// Single rows, at a pace or as many as go.
-pub(super) fn plan(
-    run: &Run<'_>,
-    cluster: &Cluster,
-    puts: &Arc<Vec<Prepared>>,
-    pace: Option<f64>,
-) -> Result<Plan> {
-    Ok(Plan {
-        target: cluster.target(0)?,
-        path: "/PutRow",
-        requests: puts.clone(),
-        connections: PUT_CONNECTIONS,
-        check: Check::length(1),
-        warm_up: run.options.warm_up(),
-        measure: run.options.measure(),
-        pace,
-        processes: cluster.pids(),
-    })
 }

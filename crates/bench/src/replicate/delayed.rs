@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::copy::plan;
 use super::{Load, Run, caught_up};
 use crate::error::{BenchError, Result};
 use crate::lag::{Probes, Sight};
@@ -13,7 +12,7 @@ use crate::load::{Times, micros, run as run_load};
 use crate::proxy::Way;
 use crate::report::{Line, Ratio, table};
 use crate::rows::RowSet;
-use crate::write::fill;
+use crate::write::{fill, put_plan};
 
 /// Rows that are there, and that are overwritten.
 const ROWS_MAX: u64 = 36_000;
@@ -98,7 +97,7 @@ fn level(run: &mut Run<'_>, rows: RowSet, delay_ms: u64, asked: Option<f64>) -> 
     let some = RowSet::large(rows.count.min(ROWS_MAX));
     fill(&cluster, &some.batches_of_all(11))?;
     let puts = Arc::new(some.puts(12));
-    let full = run_load(&plan(run, &cluster, &puts, None)?)?;
+    let full = run_load(&put_plan(&run.options, &cluster, &puts, None)?)?;
     let drained = cluster.catch_up()?;
     let what = format!("PutRow, {delay_ms} ms one way");
     run.report.note_errors(&what, &full);
@@ -112,7 +111,7 @@ fn level(run: &mut Run<'_>, rows: RowSet, delay_ms: u64, asked: Option<f64>) -> 
         after: run.options.warm_up(),
         length: run.options.measure(),
     };
-    let half = plan(run, &cluster, &puts, Some(asked.unwrap_or(capacity / 2.0)))?;
+    let half = put_plan(&run.options, &cluster, &puts, Some(asked.unwrap_or(capacity / 2.0)))?;
     let probing = std::thread::spawn(move || probes.run());
     let outcome = run_load(&half)?;
     let sights = probing.join().map_err(|_| BenchError::failed("the probes panicked"))??;

@@ -5,11 +5,11 @@ use isthmus_model::clock::SystemClock;
 use isthmus_model::error::Outcome;
 use isthmus_protocol::error_code::{ErrorCode, encode_error};
 use isthmus_protocol::response::encode_list_table;
-use isthmus_protocol::signature::ResponseKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::demo::{response_key, target};
 
 /// What the store answers next.
 #[derive(Clone)]
@@ -20,32 +20,6 @@ enum Script {
     WrongDigest,
     Unsigned,
     Close,
-}
-
-fn target(endpoint: String) -> Target {
-    Target {
-        endpoint,
-        instance: "demo".into(),
-        access_key_id: "id".into(),
-        access_key_secret: "secret".into(),
-        security_token: None,
-        sign_region: None,
-    }
-}
-
-fn key() -> ResponseKey {
-    let request = RequestToSign {
-        path: "/",
-        body: b"",
-        instance: "demo",
-        access_key_id: "id",
-        secret: &Secret::new(b"secret"),
-        security_token: None,
-        sign_region: None,
-        further: &[],
-        now_millis: 0,
-    };
-    sign_request(&request).unwrap().response_key
 }
 
 async fn read_request(stream: &mut TcpStream) -> Option<String> {
@@ -70,7 +44,7 @@ fn answer(script: &Script, path: &str) -> String {
         digest = content_md5(b"other");
     }
     let mut headers = [("x-ots-contentmd5", digest.as_str()), ("x-ots-requestid", "request-7")];
-    let mut authorization = key().authorization("id", path, &mut headers);
+    let mut authorization = response_key().authorization("id", path, &mut headers);
     if matches!(script, Script::WrongSignature) {
         authorization = "OTS id:AAAAAAAAAAAAAAAAAAAAAAAAAAA=".into();
     }

@@ -85,103 +85,61 @@ impl Agreed {
     }
 
     fn enrol(&mut self, context: &Context<'_>, command: &Command) -> Applied {
-        let Command::Enrol {
-            table,
-            name,
-            epoch,
-            writer,
-            replicas,
-            held_by,
-            automatic,
-            version,
-            ..
-        } = command
-        else {
-            return Ok(Outcome::Done);
-        };
-        check_membership(name, writer, replicas, *held_by)?;
-        self.check_region(writer)?;
-        let left = self.left.iter().find(|(left, _)| left == table);
-        if let Some((_, known)) = left.filter(|(_, left)| left >= version) {
-            return Err(Refusal::OldVersion { table: *table, known: *known });
+        let Some((table, asked)) = Tenure::enrolled(command) else { return Ok(Outcome::Done) };
+        check_membership(&asked.name, &asked.writer, &asked.replicas, asked.held_by)?;
+        self.check_region(&asked.writer)?;
+        let left = self.left.iter().find(|(left, _)| *left == table);
+        if let Some((_, known)) = left.filter(|(_, left)| *left >= asked.version) {
+            return Err(Refusal::OldVersion { table, known: *known });
         }
-        let Some(tenure) = self.tables.get_mut(table) else {
-            return self.enrol_new(context, command);
+        let Some(tenure) = self.tables.get_mut(&table) else {
+            return self.enrol_new(context, table, asked);
         };
-        if *version < tenure.version {
-            return Err(Refusal::OldVersion { table: *table, known: tenure.version });
+        if asked.version < tenure.version {
+            return Err(Refusal::OldVersion { table, known: tenure.version });
         }
-        let is_same = tenure.replicas == *replicas && tenure.held_by == *held_by;
-        if *version == tenure.version {
-            return match is_same && tenure.automatic == *automatic {
-                true => Ok(Outcome::Done),
-                false => Err(Refusal::OldVersion { table: *table, known: tenure.version }),
+        let is_same = tenure.replicas == asked.replicas && tenure.held_by == asked.held_by;
+        let is_news = !is_same || tenure.automatic != asked.automatic;
+        if asked.version == tenure.version {
+            return match is_news {
+                false => Ok(Outcome::Done),
+                true => Err(Refusal::OldVersion { table, known: tenure.version }),
             };
         }
         match &tenure.vacant {
             // Those who have claimed were counted by the membership under which was acknowledged.
             Some(vacancy) if !is_same => {
-                return Err(Refusal::Vacant { table: *table, epoch: vacancy.epoch });
+                return Err(Refusal::Vacant { table, epoch: vacancy.epoch });
             }
-            None if tenure.epoch != *epoch || tenure.writer != *writer => {
-                return Err(tenure.held_otherwise(*table));
+            None if tenure.epoch != asked.epoch || tenure.writer != asked.writer => {
+                return Err(tenure.held_otherwise(table));
             }
             _ => {}
         }
-        let is_news = !is_same || tenure.automatic != *automatic;
-        tenure.name.clone_from(name);
-        tenure.replicas.clone_from(replicas);
-        tenure.held_by = *held_by;
-        tenure.automatic = *automatic;
-        tenure.version = *version;
+        tenure.name = asked.name;
+        tenure.replicas = asked.replicas;
+        tenure.held_by = asked.held_by;
+        tenure.automatic = asked.automatic;
+        tenure.version = asked.version;
         if is_news {
+            let (name, version) = (&tenure.name, tenure.version);
             let what = format!("table {name} has a new membership: {}", membership(tenure));
             self.audit(context, what, &format!("version {version} of its record"));
-            self.grant_if_all_have_claimed(context, *table);
+            self.grant_if_all_have_claimed(context, table);
         }
         Ok(Outcome::Done)
     }
 
-    fn enrol_new(&mut self, context: &Context<'_>, command: &Command) -> Applied {
-        let Command::Enrol {
-            table,
-            name,
-            epoch,
-            writer,
-            replicas,
-            held_by,
-            automatic,
-            version,
-            ..
-        } = command
-        else {
-            return Ok(Outcome::Done);
-        };
+    fn enrol_new(&mut self, context: &Context<'_>, table: u64, tenure: Tenure) -> Applied {
         if self.tables.len() >= TABLES_MAX {
             return Err(Refusal::Invalid(format!(
                 "{TABLES_MAX} tables are under the quorum, which is as many as can be"
             )));
         }
-        let tenure = Tenure {
-            name: name.clone(),
-            epoch: *epoch,
-            writer: writer.clone(),
-            vacant: None,
-            replicas: replicas.clone(),
-            held_by: *held_by,
-            automatic: *automatic,
-            version: *version,
-            history: vec![Opening {
-                epoch: *epoch,
-                writer: writer.clone(),
-                after: 0,
-                log_epoch: 0,
-                how: How::Enrolled,
-            }],
-        };
-        let what = format!("table {name} is under the quorum, {}", membership(&tenure));
-        self.tables.insert(*table, tenure);
-        self.audit(context, what, &format!("region {writer} writes it in epoch {epoch}"));
+        let what = format!("table {} is under the quorum, {}", tenure.name, membership(&tenure));
+        let how = format!("region {} writes it in epoch {}", tenure.writer, tenure.epoch);
+        self.tables.insert(table, tenure);
+        self.audit(context, what, &how);
         Ok(Outcome::Done)
     }
 
@@ -551,6 +509,43 @@ impl Suspicion {
 }
 
 impl Tenure {
+    /// What an enrolment asks for, as it is where the table is a new one.
+    fn enrolled(command: &Command) -> Option<(u64, Tenure)> {
+        let Command::Enrol {
+            table,
+            name,
+            epoch,
+            writer,
+            replicas,
+            held_by,
+            automatic,
+            version,
+            ..
+        } = command
+        else {
+            return None;
+        };
+        let opening = Opening {
+            epoch: *epoch,
+            writer: writer.clone(),
+            after: 0,
+            log_epoch: 0,
+            how: How::Enrolled,
+        };
+        let tenure = Tenure {
+            name: name.clone(),
+            epoch: *epoch,
+            writer: writer.clone(),
+            vacant: None,
+            replicas: replicas.clone(),
+            held_by: *held_by,
+            automatic: *automatic,
+            version: *version,
+            history: vec![opening],
+        };
+        Some((*table, tenure))
+    }
+
     fn vacate(&mut self, context: &Context<'_>) {
         self.vacant = Some(Vacancy {
             epoch: self.epoch.saturating_add(1),

@@ -4,6 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::clock::Clock;
+use isthmus_model::hlc::Stamp;
+use isthmus_model::ids::Timestamp;
+use isthmus_model::row::{Cell, Row, Trim, add_trim};
+use isthmus_model::value::Value;
 use parking_lot::Mutex;
 
 mod many_writers;
@@ -44,6 +48,41 @@ pub(crate) fn for_each_case(cases: u64, run: impl Fn(&mut Chance)) {
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+/// Any change of two columns, with values, timestamps and trims below these bounds.
+pub(crate) fn any_delta(
+    chance: &mut Chance,
+    stamp: Stamp,
+    (values, timestamps, trims): (usize, usize, usize),
+) -> Row {
+    let tombstone = chance.one_in(5).then_some(stamp);
+    let marker = chance.one_in(2).then_some(stamp);
+    let mut row = Row { tombstone, marker, ..Row::default() };
+    for name in ["a", "b"] {
+        if chance.one_in(2) {
+            continue;
+        }
+        let column = row.column_mut(&name.into());
+        column.tombstone = chance.one_in(6).then_some(stamp);
+        for _ in 0..chance.below(3) {
+            let value = (!chance.one_in(4)).then(|| Value::Integer(chance.below(values) as i64));
+            column.set(Cell {
+                timestamp: Timestamp(chance.below(timestamps) as i64),
+                stamp,
+                value,
+            });
+        }
+        if chance.one_in(5) {
+            add_trim(
+                &mut column.trims,
+                Trim { below: Timestamp(chance.below(trims) as i64), stamp },
+            );
+        }
+    }
+    let mut settled = Row::default();
+    settled.merge(&row);
+    settled
 }
 
 /// A clock that goes on only when told.

@@ -16,13 +16,12 @@ use isthmus_protocol::response::{
     Consumed, RowAnswer, RowsAnswer, TableAnswer, TableDescription, TableStatus, Throughput,
     encode_batch, encode_describe_table,
 };
-use isthmus_protocol::signature::{
-    CONTENT_MD5, RequestToSign, ResponseKey, Secret, content_md5, sign_request,
-};
+use isthmus_protocol::signature::{CONTENT_MD5, content_md5};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::tablestore::{ClientOptions, TableStore, Target};
+use crate::demo::{response_key, target};
+use crate::tablestore::{ClientOptions, TableStore};
 
 /// A row: cells by name, versions newest first.
 pub(super) type Cells = Vec<(&'static str, i64, Value)>;
@@ -155,21 +154,6 @@ fn bound(parts: &[NamedKeyPart]) -> EncodedKey {
     encode_bound(&parts)
 }
 
-fn response_key() -> ResponseKey {
-    let request = RequestToSign {
-        path: "/",
-        body: b"",
-        instance: "demo",
-        access_key_id: "id",
-        secret: &Secret::new(b"secret"),
-        security_token: None,
-        sign_region: None,
-        further: &[],
-        now_millis: 0,
-    };
-    sign_request(&request).unwrap().response_key
-}
-
 async fn read_request(stream: &mut TcpStream) -> Option<(String, Bytes)> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
@@ -223,13 +207,5 @@ pub(super) async fn serve(table: Arc<Mutex<Table>>) -> TableStore {
             });
         }
     });
-    let target = Target {
-        endpoint,
-        instance: "demo".into(),
-        access_key_id: "id".into(),
-        access_key_secret: "secret".into(),
-        security_token: None,
-        sign_region: None,
-    };
-    TableStore::new(target, ClientOptions::default(), Arc::new(SystemClock)).unwrap()
+    TableStore::new(target(endpoint), ClientOptions::default(), Arc::new(SystemClock)).unwrap()
 }

@@ -2,37 +2,13 @@ use isthmus_model::diff::{Knowledge, lagging};
 use isthmus_model::family::NO_FAMILIES;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::Origin;
-use isthmus_model::row::Trim;
 
 use super::*;
-use crate::verify::tests::Chance;
+use crate::verify::tests::{Chance, any_delta};
 
 /// Moments lie apart, so that there is room above each.
 fn stamp(number: usize, origin: usize) -> Stamp {
     Stamp { hlc: Hlc(number as u64 * 16), origin: Origin(origin as u8) }
-}
-
-fn any_delta(chance: &mut Chance, stamp: Stamp) -> Row {
-    let tombstone = chance.one_in(5).then_some(stamp);
-    let marker = chance.one_in(2).then_some(stamp);
-    let mut row = Row { tombstone, marker, ..Row::default() };
-    for name in ["a", "b"] {
-        if chance.one_in(2) {
-            continue;
-        }
-        let column = row.column_mut(&name.into());
-        column.tombstone = chance.one_in(6).then_some(stamp);
-        for _ in 0..chance.below(3) {
-            let value = (!chance.one_in(4)).then(|| Value::Integer(chance.below(100) as i64));
-            column.set(Cell { timestamp: Timestamp(chance.below(5) as i64), stamp, value });
-        }
-        if chance.one_in(5) {
-            add_trim(&mut column.trims, Trim { below: Timestamp(chance.below(6) as i64), stamp });
-        }
-    }
-    let mut settled = Row::default();
-    settled.merge(&row);
-    settled
 }
 
 fn shows(row: &Row) -> (bool, Vec<(Text, Timestamp, Value)>) {
@@ -52,7 +28,7 @@ fn any_pair(chance: &mut Chance) -> (Row, Row) {
     let mut rows = [Row::default(), Row::default()];
     for number in 1..2 + chance.below(7) {
         let stamp = stamp(number, chance.below(3));
-        let delta = any_delta(chance, stamp);
+        let delta = any_delta(chance, stamp, (100, 5, 6));
         match chance.below(6) {
             0 => rows[0].merge(&delta),
             1 => rows[1].merge(&delta),

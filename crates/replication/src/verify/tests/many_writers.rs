@@ -5,8 +5,8 @@ use bytes::Bytes;
 use isthmus_model::diff::{CellDiff, Knowledge, lagging};
 use isthmus_model::family::NO_FAMILIES;
 use isthmus_model::hlc::{Hlc, Stamp};
-use isthmus_model::ids::{Origin, Timestamp};
-use isthmus_model::row::{Cell, Row, Trim, add_trim};
+use isthmus_model::ids::Origin;
+use isthmus_model::row::Row;
 use isthmus_model::value::Value;
 
 use crate::frame::Watermark;
@@ -15,35 +15,14 @@ use crate::verify::compare::Options;
 use crate::verify::report::{Report, Verdict};
 use crate::verify::tests::memory::{Entry, Pair, Replica, RowsOf, TABLE, any_options};
 use crate::verify::tests::one_writer::key;
-use crate::verify::tests::{Chance, for_each_case};
+use crate::verify::tests::{Chance, any_delta, for_each_case};
 
 const ORIGINS: usize = 3;
+/// Of values, timestamps and trims.
+const BOUNDS: (usize, usize, usize) = (9, 9, 9);
 
 fn moment(number: u64) -> Hlc {
     Hlc(number << 16)
-}
-
-fn any_delta(chance: &mut Chance, stamp: Stamp) -> Row {
-    let tombstone = chance.one_in(5).then_some(stamp);
-    let marker = chance.one_in(2).then_some(stamp);
-    let mut row = Row { tombstone, marker, ..Row::default() };
-    for name in ["a", "b"] {
-        if chance.one_in(2) {
-            continue;
-        }
-        let column = row.column_mut(&name.into());
-        column.tombstone = chance.one_in(6).then_some(stamp);
-        for _ in 0..chance.below(3) {
-            let value = (!chance.one_in(4)).then(|| Value::Integer(chance.below(9) as i64));
-            column.set(Cell { timestamp: Timestamp(chance.below(9) as i64), stamp, value });
-        }
-        if chance.one_in(5) {
-            add_trim(&mut column.trims, Trim { below: Timestamp(chance.below(9) as i64), stamp });
-        }
-    }
-    let mut settled = Row::default();
-    settled.merge(&row);
-    settled
 }
 
 fn any_logs(chance: &mut Chance, count: usize) -> Vec<Vec<Entry>> {
@@ -52,7 +31,7 @@ fn any_logs(chance: &mut Chance, count: usize) -> Vec<Vec<Entry>> {
         let origin = chance.below(ORIGINS);
         let stamp = Stamp { hlc: moment(number), origin: Origin(origin as u8 + 1) };
         let key = key(chance.below(count));
-        let deltas = vec![(key, any_delta(chance, stamp))];
+        let deltas = vec![(key, any_delta(chance, stamp, BOUNDS))];
         logs[origin].push(Entry { stamp, deltas, expiry: None });
     }
     logs
@@ -91,7 +70,7 @@ fn note(replica: &mut Replica, logs: &[Vec<Entry>]) {
 /// Some rows that both began with, of a time that all have seen.
 fn any_base(chance: &mut Chance, count: usize) -> RowsOf {
     let stamp = Stamp { hlc: Hlc(1), origin: Origin(1) };
-    let put = |chance: &mut Chance| Row { marker: Some(stamp), ..any_delta(chance, stamp) };
+    let put = |chance: &mut Chance| Row { marker: Some(stamp), ..any_delta(chance, stamp, BOUNDS) };
     (0..count).map(|number| (key(number), put(chance))).collect()
 }
 
