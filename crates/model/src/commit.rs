@@ -17,7 +17,7 @@ mod participant;
 mod recovery;
 mod votes;
 
-pub use participant::{Kept, Participant, Prepared, TailChange};
+pub use participant::{Kept, MadeRange, Participant, Prepared, TailChange};
 pub use recovery::{Answer, Found, Recovery};
 pub use votes::{Count, Votes};
 

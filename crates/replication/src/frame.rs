@@ -18,7 +18,7 @@ use crate::error::ReplicationError;
 
 pub use self::copy::{
     CopiedRow, CopiedRows, CopyAck, CopyBegin, CopyChunk, CopyOffer, CopyProgress, CopyWant,
-    Counts, Floors, OfferedLane, OfferedLanes, WantedRange, WantedRanges,
+    Counts, Floors, Made, OfferedLane, OfferedLanes, WantedRange, WantedRanges,
 };
 pub use self::parcel::{Ack, Dictionary, OriginRange, Packed, Parcel, Prior, Records};
 pub use self::table::{ExpiredBefore, FamilyColumns};
@@ -137,7 +137,10 @@ impl Body {
     fn is_in_bounds(&self) -> bool {
         let ok = |number: u64| number < COUNT_MAX;
         let all = |marks: &[Watermark]| marks.iter().all(|mark| ok(mark.lsn));
-        let copy = |copy: &CopyProgress| ok(copy.first_lsn) && all(&copy.vector);
+        let copy = |copy: &CopyProgress| {
+            let is_made = copy.made.as_ref().is_none_or(Made::is_in_bounds);
+            ok(copy.first_lsn) && all(&copy.vector) && is_made
+        };
         match self {
             Body::Open(open) => ok(open.epoch) && open.holds.iter().all(|held| ok(held.lsn)),
             Body::Opened(opened) => {

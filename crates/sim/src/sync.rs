@@ -40,7 +40,11 @@ pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
             crashes: world.crashes,
             digests_checked: 0,
             cuts_checked: 0,
-            tally: Tally { switches: world.epochs(), held: world.acknowledged(), ..Tally::default() },
+            tally: Tally {
+                switches: world.epochs(),
+                held: world.acknowledged(),
+                ..Tally::default()
+            },
         }),
         Err(violation) => Err(Box::new(failure(violation, nature, world))),
     }

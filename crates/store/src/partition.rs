@@ -254,6 +254,7 @@ impl Partition {
         let number = inner.open_group;
         inner.open_group += 1;
         inner.state.groups += 1;
+        inner.state.made = inner.prepared.participant.whole().collect();
         inner.in_flight = part.records.iter().map(|r| (r.first(), r.last())).collect();
         let spec = part.spec_changed.then(|| Arc::new(inner.spec.clone()));
         Group { partition: self.clone(), number, part, state: inner.state.clone(), digest, spec }

@@ -27,8 +27,7 @@ pub(crate) struct PreparedChanges {
 }
 
 impl PreparedChanges {
-    /// What a snapshot holds. Which entries were applied lately need not be known after a start:
-    /// what was sent before it cannot arrive any more.
+    /// What a snapshot holds.
     pub(crate) fn read(
         snapshot: &dyn Snapshot,
         partition: PartitionId,
@@ -44,7 +43,12 @@ impl PreparedChanges {
             bytes += change.len();
             changes.insert(tx, change);
         }
-        let kept = Kept { promised: state.promised, settled: state.settled, ..Kept::default() };
+        let kept = Kept {
+            promised: state.promised,
+            settled: state.settled,
+            whole: state.made.clone(),
+            ..Kept::default()
+        };
         let participant = Participant::restore(&kept, changes.keys().map(|tx| (*tx, 1)));
         Ok(PreparedChanges { participant, changes, bytes })
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use isthmus_model::change::Direction;
+use isthmus_model::commit::MadeRange;
 use isthmus_model::expiry::Expiry;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
@@ -77,6 +78,11 @@ impl TableSnapshot {
     /// Its schema then.
     pub fn schema(&self) -> &Schema {
         &self.spec.schema
+    }
+
+    /// What was prepared in terms that are not void and is in it.
+    pub fn made(&self) -> &[MadeRange] {
+        &self.state.made
     }
 
     /// What had been logged as expired.

@@ -17,10 +17,14 @@ pub struct Participant {
     prepared: BTreeMap<TxId, u32>,
     /// Changes of which the log holds some parts and not all, and how many.
     begun: BTreeMap<TxId, u32>,
-    /// Changes that the log holds wholly: first and last number of each range. Only of terms of
-    /// which something can still be prepared, so that what comes late is not prepared again.
+    /// Changes that the log holds wholly: first and last number of each range. Of all terms that are
+    /// not void, so that what comes late is not prepared again, and whoever copies the rows knows
+    /// what is in them.
     whole: BTreeMap<(Term, u64), u64>,
 }
+
+/// Changes of one term that the log holds wholly: the first and the last number of them.
+pub type MadeRange = (Term, u64, u64);
 
 /// What came of preparing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +44,8 @@ pub struct Kept {
     pub settled: Term,
     /// Changes of which the log holds some parts and not all, and how many.
     pub begun: Vec<(TxId, u32)>,
-    /// Ranges of changes that the log holds wholly: first and last number.
-    pub whole: Vec<(Term, u64, u64)>,
+    /// Changes that the log holds wholly.
+    pub whole: Vec<MadeRange>,
 }
 
 /// A change of which parts lie in a tail that is cut off.
@@ -70,13 +74,17 @@ impl Participant {
 
     /// What is to be kept besides the prepared changes.
     pub fn kept(&self) -> Kept {
-        let whole = self.whole.iter().map(|((term, first), last)| (*term, *first, *last));
         Kept {
             promised: self.promised,
             settled: self.settled,
             begun: self.begun.iter().map(|(tx, done)| (*tx, *done)).collect(),
-            whole: whole.collect(),
+            whole: self.whole().collect(),
         }
+    }
+
+    /// The changes that the log holds wholly, of all terms that are not void.
+    pub fn whole(&self) -> impl Iterator<Item = MadeRange> {
+        self.whole.iter().map(|((term, first), last)| (*term, *first, *last))
     }
 
     /// The latest term that was promised. Who writes in an earlier one must stop.
@@ -124,7 +132,6 @@ impl Participant {
             return Err(Refusal::Settled(self.settled));
         }
         self.promised = term;
-        self.forget_whole();
         Ok(())
     }
 
@@ -136,7 +143,7 @@ impl Participant {
             return false;
         }
         self.begun.remove(&tx);
-        if tx.term >= self.promised.max(self.settled) {
+        if tx.term >= self.settled {
             self.add_whole(tx);
         }
         self.prepared.remove(&tx).is_some()
@@ -175,6 +182,20 @@ impl Participant {
             put_back.push(tx);
         }
         put_back
+    }
+
+    /// Another replica's log, which holds these changes wholly, takes the place of this one's. What
+    /// it does not hold stays prepared: the vote for it may be what it was decided by. Returns the
+    /// changes that are forgotten.
+    pub fn copied(&mut self, made: &[MadeRange]) -> Vec<TxId> {
+        self.whole = made.iter().map(|(term, first, last)| ((*term, *first), *last)).collect();
+        self.begun.clear();
+        let gone: Vec<TxId> =
+            self.prepared.keys().copied().filter(|tx| self.is_whole(*tx)).collect();
+        for tx in &gone {
+            self.prepared.remove(tx);
+        }
+        gone
     }
 
     /// The prepared changes, in order, each with how many of its parts are in the log.
@@ -224,9 +245,9 @@ impl Participant {
         }
     }
 
-    /// Of what is refused anyway nothing comes late.
+    /// Of what is void nothing comes late.
     fn forget_whole(&mut self) {
-        let from = (self.promised.max(self.settled), 0);
+        let from = (self.settled, 0);
         if self.whole.first_key_value().is_some_and(|(first, _)| *first < from) {
             self.whole = self.whole.split_off(&from);
         }

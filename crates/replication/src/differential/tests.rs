@@ -167,6 +167,7 @@ impl Region {
             vector: vec![Watermark { origin: Origin(1), lsn: Lsn(lsn), hlc: hlc(lsn) }],
             lives: Vec::new(),
             expiry: Vec::new(),
+            made: None,
             table: None,
             rules: None,
         };

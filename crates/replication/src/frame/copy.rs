@@ -4,6 +4,8 @@
 //! not know it.
 
 use bytes::Bytes;
+use isthmus_model::commit;
+use isthmus_model::limits::COUNT_MAX;
 
 use super::{ExpiredBefore, Packed, Watermark};
 
@@ -25,6 +27,63 @@ pub struct CopyProgress {
     /// The region that is copied from; 0: the base.
     #[prost(uint32, tag = "10")]
     pub feeder: u32,
+    /// What was prepared and is in the first snapshot; none: from who does not tell.
+    #[prost(message, optional, tag = "11")]
+    pub made: Option<Made>,
+}
+
+/// Changes that were prepared in terms that are not void and are in the log.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Made {
+    /// By rising term and number.
+    #[prost(message, repeated, tag = "1")]
+    pub ranges: Vec<MadeRange>,
+}
+
+/// Changes of one term.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct MadeRange {
+    /// The term's epoch.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Its life.
+    #[prost(uint64, tag = "2")]
+    pub life: u64,
+    /// The first number.
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
+    /// The last one.
+    #[prost(uint64, tag = "4")]
+    pub last: u64,
+}
+
+impl Made {
+    /// What is told of these.
+    pub(crate) fn of(made: &[commit::MadeRange]) -> Made {
+        let range = |(term, first, last): &commit::MadeRange| MadeRange {
+            epoch: term.epoch,
+            life: term.life,
+            first: *first,
+            last: *last,
+        };
+        Made { ranges: made.iter().map(range).collect() }
+    }
+
+    /// What was told of.
+    pub(crate) fn ranges(&self) -> Vec<commit::MadeRange> {
+        let range = |one: &MadeRange| {
+            (commit::Term { epoch: one.epoch, life: one.life }, one.first, one.last)
+        };
+        self.ranges.iter().map(range).collect()
+    }
+
+    /// Whether they can be ranges of changes, and no more than there can be.
+    pub(crate) fn is_in_bounds(&self) -> bool {
+        let is_range = |one: &MadeRange| {
+            one.first <= one.last && one.epoch.max(one.life).max(one.last) < COUNT_MAX
+        };
+        self.ranges.len() <= commit::PENDING_MAX + 1 && self.ranges.iter().all(is_range)
+    }
 }
 
 /// A copy begins, or goes on from another snapshot.

@@ -22,6 +22,7 @@ use crate::differential::{self, Remembered};
 use crate::error::ReplicationError;
 use crate::frame::{
     self, Body, CopiedRows, CopyBegin, CopyChunk, CopyOffer, CopyProgress, Counts, ExpiredBefore,
+    Made,
 };
 use crate::limits::{OFFERS_MAX, WANT_BYTES_MAX};
 use crate::pack::unpack;
@@ -291,6 +292,7 @@ fn copy_done(origin: Origin, copy: &Copying) -> CopyDone {
         hlc: Hlc(copy.first.first_hlc),
         vector,
         expiry: copy.expiry.clone(),
+        made: copy.first.made.as_ref().map(Made::ranges),
         table: Some(copy.table.clone()),
         rules: copy.counts.as_ref().map(rules),
     }

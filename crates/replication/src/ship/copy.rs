@@ -19,7 +19,7 @@ use super::{Shared, Shipping};
 use crate::differential::{self, Picked};
 use crate::error::ReplicationError;
 use crate::frame::{
-    Body, CopiedRow, CopiedRows, CopyBegin, CopyChunk, CopyProgress, CopyWant, ExpiredBefore,
+    Body, CopiedRow, CopiedRows, CopyBegin, CopyChunk, CopyProgress, CopyWant, ExpiredBefore, Made,
     Watermark,
 };
 use crate::limits::{CHUNK_BYTES_MAX, SNAPSHOT_AGE_MAX};
@@ -77,6 +77,7 @@ impl Shipping {
             vector: vector.clone(),
             next_key: Bytes::new(),
             feeder: 0,
+            made: Some(Made::of(snapshot.made())),
         });
         let table = keys::table::encode_value(snapshot.spec());
         let expiry = snapshot.expiry().iter().map(ExpiredBefore::of).collect();

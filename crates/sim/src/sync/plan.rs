@@ -5,7 +5,7 @@ use isthmus_model::change::{CellChange, Condition, Returned, RowAction};
 use isthmus_model::check::{CheckedChange, CheckedKey};
 use isthmus_model::commit::Form;
 use isthmus_model::ids::{Epoch, Origin, PartitionId, SchemaNumber, TableId};
-use isthmus_model::key::{EncodedKey, KeyValue, KeyKind, PrimaryKey};
+use isthmus_model::key::{EncodedKey, KeyKind, KeyValue, PrimaryKey};
 use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
 use isthmus_store::{TableSpec, Writers, Writing};
 use rand::Rng;

@@ -11,6 +11,7 @@ use isthmus_model::commit::{Term, TxId};
 use isthmus_model::ids::{Epoch, Lsn};
 use isthmus_model::key::EncodedKey;
 use isthmus_store::engine::faulty::{FaultOdds, FaultyEngine};
+use isthmus_store::keys::log::decode_record;
 use isthmus_store::{CopyDone, Pending, Store, StoreError, StoreOptions, Table};
 
 use super::network::{Message, Standing};
@@ -91,8 +92,7 @@ impl Region {
         let made = store.create_table(spec(place));
         while store.commit_step() {}
         drop(made);
-        let mut region =
-            Region { place, clock, engine, at_rest, life: None, stalled_until: 0 };
+        let mut region = Region { place, clock, engine, at_rest, life: None, stalled_until: 0 };
         region.start(quorum)?;
         Ok(region)
     }
@@ -233,6 +233,20 @@ impl Life {
         self.heard.has_tail(log_epoch, end)
     }
 
+    /// Whether the log changes rows beyond what the newest grant goes on from.
+    fn has_rows_after(&self, log_epoch: u64, end: u64) -> bool {
+        let through = self.heard.agrees_through(log_epoch, end);
+        if through < self.table.log_start().0 {
+            return true;
+        }
+        let Ok(slice) = self.table.read_log(Lsn(through), usize::MAX) else { return true };
+        let entries = slice.records.iter().map(|record| decode_record(record));
+        entries.into_iter().any(|entries| match entries {
+            Ok((_, entries)) => entries.iter().any(|e| e.lsn.0 > through && e.tx.is_some()),
+            Err(_) => true,
+        })
+    }
+
     fn standing(&self, at_rest: &AtRest) -> Standing {
         let (log_epoch, end) = self.log();
         let sealed = self.table.epoch().0;
@@ -328,7 +342,12 @@ impl Life {
             if !is_own && (sealed < grant.epoch || word.accepts) {
                 self.fencing = Some(self.table.fence(Epoch(grant.epoch)));
             } else if !is_own && at_rest.is_whole && self.has_tail() && self.taking.is_none() {
-                *at_rest = AtRest { is_whole: false, cut_tail: Some(grant.epoch) };
+                // Entries that change no row were never prepared.
+                let cut_tail = match self.has_rows_after(log_epoch, end) {
+                    true => Some(grant.epoch),
+                    false => at_rest.cut_tail,
+                };
+                *at_rest = AtRest { is_whole: false, cut_tail };
             } else if is_own && now < self.lease_until {
                 match (end, log_epoch) == (grant.after, grant.log_epoch) {
                     true => {
@@ -419,6 +438,7 @@ fn copy_of(place: usize, table: &Table) -> Result<(Rows, CopyDone), StoreError> 
         vector: snapshot.vector(),
         lives: Vec::new(),
         expiry: Vec::new(),
+        made: Some(snapshot.made().to_vec()),
         table: Some(spec),
         rules: None,
     };
@@ -429,7 +449,7 @@ fn slice_of(table: &Table, after: u64) -> Option<(Lsn, Vec<isthmus_model::entry:
     let slice = table.read_log(Lsn(after), SLICE_BYTES).ok()?;
     let mut entries = Vec::new();
     for record in &slice.records {
-        entries.extend(isthmus_store::keys::log::decode_record(record).ok()?.1);
+        entries.extend(decode_record(record).ok()?.1);
     }
     entries.retain(|entry| entry.lsn.0 > after && entry.lsn <= slice.to);
     Some((slice.to, entries))

@@ -227,7 +227,8 @@ impl World {
         for number in out.acknowledged {
             let asked = self.clients.iter_mut().enumerate();
             let mut asked = asked.filter_map(|(row, one)| Some((row, one.under_way?, one)));
-            if let Some((row, _, client)) = asked.find(|(_, (under_way, ..), _)| *under_way == number)
+            if let Some((row, _, client)) =
+                asked.find(|(_, (under_way, ..), _)| *under_way == number)
             {
                 client.under_way = None;
                 client.acknowledged += 1;

@@ -4,7 +4,7 @@
 //! entries beside it.
 
 use bytes::Bytes;
-use isthmus_model::commit::Term;
+use isthmus_model::commit::{MadeRange, Term};
 use isthmus_model::expiry::Expiry;
 use isthmus_model::family::FamilySet;
 use isthmus_model::hlc::{Hlc, Stamp};
@@ -31,6 +31,7 @@ const WATERMARK_BYTES_MIN: usize = 10;
 const TRIM_BYTES_MIN: usize = 10;
 const RUN_BYTES_MIN: usize = 9;
 const MET_BYTES_MIN: usize = 9;
+const MADE_BYTES_MIN: usize = 4;
 
 /// Everything of one origin at or before it is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,8 @@ pub struct PartitionState {
     pub promised: Term,
     /// What was prepared in earlier terms is in the log or void.
     pub settled: Term,
+    /// What was prepared in other terms and is in the log, by rising term and number.
+    pub made: Vec<MadeRange>,
 }
 
 impl PartitionState {
@@ -166,6 +169,11 @@ pub fn encode_value(state: &PartitionState) -> Bytes {
         for term in [state.promised, state.settled] {
             put_varint(&mut out, term.epoch);
             put_varint(&mut out, term.life);
+        }
+        put_varint(&mut out, state.made.len() as u64);
+        for (term, first, last) in &state.made {
+            let numbers = [term.epoch, term.life, *first, *last];
+            numbers.into_iter().for_each(|number| put_varint(&mut out, number));
         }
     }
     out.into()
@@ -277,6 +285,10 @@ pub fn decode_value(bytes: &Bytes) -> Result<PartitionState, Corrupt> {
     if version == VERSION {
         let mut term = || Ok(Term { epoch: reader.varint()?, life: reader.varint()? });
         (state.promised, state.settled) = (term()?, term()?);
+        for _ in 0..reader.count(MADE_BYTES_MIN)? {
+            let term = Term { epoch: reader.varint()?, life: reader.varint()? };
+            state.made.push((term, reader.varint()?, reader.varint()?));
+        }
     }
     reader.end()?;
     Ok(state)
@@ -328,6 +340,10 @@ mod tests {
             },
             met: vec![Stamp { hlc: Hlc(n[6]), origin: Origin(3) }; (n[7] % 3) as usize],
             promised: Term { epoch: n[0] % 2, life: n[1] * (n[0] % 2) },
+            made: vec![
+                (Term { epoch: n[2], life: n[3] }, n[4], n[5]);
+                (n[0] % 2 * (n[6] % 3)) as usize
+            ],
             settled: Term { epoch: n[0] % 2, life: n[2] * (n[0] % 2) },
         })
     }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use isthmus_model::check::CheckedChange;
-use isthmus_model::commit::{Participant, Term, TxId};
+use isthmus_model::commit::{MadeRange, Participant, Term, TxId};
 use isthmus_model::entry::EntryBody;
 use isthmus_model::ids::Lsn;
 
@@ -145,11 +145,15 @@ impl Inner {
         }
     }
 
-    /// All that is prepared is in rows that were copied.
-    pub(crate) fn forget_all_prepared(&mut self) {
-        let all: Vec<TxId> = self.prepared.participant.prepared().map(|(tx, _)| tx).collect();
-        for tx in all {
-            self.note_applied(tx);
+    /// Of what is prepared that is in the rows which were copied; all of it where that is not known.
+    pub(crate) fn take_made(&mut self, made: Option<&[MadeRange]>) {
+        let Some(made) = made else {
+            let all: Vec<TxId> = self.prepared.participant.prepared().map(|(tx, _)| tx).collect();
+            return all.into_iter().for_each(|tx| self.note_applied(tx));
+        };
+        for tx in self.prepared.participant.copied(made) {
+            let write = self.prepared.forget(self.spec.partition, tx);
+            self.part.writes.push(write);
         }
     }
 

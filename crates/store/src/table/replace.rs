@@ -5,6 +5,7 @@
 //! is one history, the source's, and nothing else stays.
 
 use isthmus_model::change::Direction;
+use isthmus_model::commit::MadeRange;
 use isthmus_model::expiry::Expiry;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin};
@@ -44,6 +45,9 @@ pub struct CopyDone {
     pub expiry: Vec<Expiry>,
     /// The table as it had it, whose schema and writer may be newer than those here.
     pub table: Option<TableSpec>,
+    /// What was prepared and is in its log, of terms that are not void; `None`: it did not tell,
+    /// and everything that is prepared here counts as such.
+    pub made: Option<Vec<MadeRange>>,
     /// What its digest counted, which is what the digest here must count under that schema.
     pub rules: Option<Rules>,
 }
@@ -363,7 +367,7 @@ impl Table {
             inner.state.hlc = done.hlc;
             inner.state.log_start = done.lsn;
             inner.state.watermarks = done.vector;
-            inner.forget_all_prepared();
+            inner.take_made(done.made.as_deref());
             if let Some(table) = &done.table {
                 inner.take_writer_of(table);
             }

@@ -216,6 +216,7 @@ pub(super) fn copy_among_writes(
             vector: vector.clone(),
             lives: vector.iter().map(|mark| life(mark.origin)).collect(),
             expiry: snapshot.expiry().to_vec(),
+            made: None,
             table: Some(snapshot.spec().clone()),
             rules: Some(snapshot.rules().clone()),
         });
@@ -248,6 +249,7 @@ fn older_entries_do_not_take_back_what_a_copy_brought_from_later() {
         vector: first.vector(),
         lives: Vec::new(),
         expiry: Vec::new(),
+        made: None,
         table: None,
         rules: None,
     };

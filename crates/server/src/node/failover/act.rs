@@ -235,7 +235,10 @@ impl Node {
         let (epoch, now) = (tenure.epoch, self.clock.wall_millis());
         let kept = tokio::task::spawn_blocking(move || tails.set_aside(&held, after, epoch, now));
         let kept = kept.await.map_err(|error| Trouble::Refused(error.to_string()))??;
-        self.note_cut_tail(table, epoch).await?;
+        // Entries that change no row were never prepared.
+        if kept.rows > 0 || kept.head.lost_entries > 0 {
+            self.note_cut_tail(table, epoch).await?;
+        }
         self.await_copy(id).await?;
         let own = &self.config.region.name;
         let text = format!(

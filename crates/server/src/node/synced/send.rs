@@ -291,8 +291,9 @@ impl Node {
         let known = registry.known();
         let log_epoch = table.writer_word().epoch.0;
         let end = table.durable_lsn().0;
-        known.agreed.tenure(table.id().0).is_some_and(|tenure| {
-            log_epoch < tenure.epoch && !has_no_tail(tenure, log_epoch, end)
-        })
+        known
+            .agreed
+            .tenure(table.id().0)
+            .is_some_and(|tenure| log_epoch < tenure.epoch && !has_no_tail(tenure, log_epoch, end))
     }
 }
