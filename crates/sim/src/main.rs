@@ -54,6 +54,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     .chain(Plant::OF_SCHEMAS)
                     .chain(Plant::OF_RESTORES)
                     .chain(Plant::OF_WRITERS)
+                    .chain(Plant::OF_SYNC)
                     .chain(Plant::OF_DIGESTS);
                 let found = all.find(|plant| format!("{plant:?}") == name);
                 let plant = found.ok_or(format!("no bug is called {name}"))?;

@@ -74,6 +74,14 @@ pub enum Plant {
     RepairBlind,
     /// A repair does not ask what the log says of a row since the comparison.
     RepairForgetful,
+    /// A new writer asks nobody what was prepared.
+    NobodyAsked,
+    /// A copy does not tell what was prepared and is in it.
+    MadeNotTold,
+    /// Writes are acknowledged whether or not the lease is over.
+    LeaseForgotten,
+    /// A write is made before anybody has voted for it.
+    MadeBeforeVotes,
 }
 
 impl Plant {
@@ -107,6 +115,10 @@ impl Plant {
     /// Those of changes of the writer.
     pub const OF_WRITERS: [Plant; 1] = [Plant::SuccessorOpensEarly];
 
+    /// Those of synchronous writes.
+    pub const OF_SYNC: [Plant; 4] =
+        [Plant::NobodyAsked, Plant::MadeNotTold, Plant::LeaseForgotten, Plant::MadeBeforeVotes];
+
     /// Those that spoil digests and what is made of them.
     pub const OF_DIGESTS: [Plant; 9] = [
         Plant::RedoLeftOut,
@@ -127,6 +139,10 @@ impl Plant {
             Plant::DropNotWaitedFor | Plant::SchemaLeftOut => Scenario::Schemas,
             Plant::LifeForgotten => Scenario::Restores,
             Plant::SuccessorOpensEarly => Scenario::Writers,
+            Plant::NobodyAsked
+            | Plant::MadeNotTold
+            | Plant::LeaseForgotten
+            | Plant::MadeBeforeVotes => Scenario::Sync,
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes
             }

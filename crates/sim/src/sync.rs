@@ -28,7 +28,7 @@ use self::world::World;
 
 /// Runs the world of a seed.
 pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
-    let plan = Plan::draw(options.seed);
+    let plan = Plan::draw(options.seed, options.plant);
     let nature = format!("{plan:#?}");
     let mut world = World::new(options, plan);
     match world.live() {

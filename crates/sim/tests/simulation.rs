@@ -18,6 +18,10 @@ const SCHEMAS_SEEDS: u64 = 6;
 const EDGES_PLANT_SEEDS: u64 = 6;
 /// Worlds whose tables change their writer all the time, in one test run.
 const WRITERS_SEEDS: u64 = 30;
+/// Worlds with a table that is written synchronously, in one test run.
+const SYNC_SEEDS: u64 = 400;
+/// A planted bug of synchronous writes must be seen within so many of them.
+const SYNC_PLANT_SEEDS: u64 = 3000;
 /// Trials of comparing and mending in one test run.
 const TRIALS: u64 = 400;
 /// Worlds in which power fails about forty times each.
@@ -124,6 +128,18 @@ fn schemas_change_and_tables_are_dropped_whatever_breaks() {
 fn one_region_writes_and_nothing_is_lost_whatever_breaks() {
     for seed in 1..=WRITERS_SEEDS {
         hold_in(Scenario::Writers, seed);
+    }
+}
+
+#[test]
+fn synchronous_writes_are_linearizable_whatever_breaks() {
+    for seed in 1..=SYNC_SEEDS {
+        hold_in(Scenario::Sync, seed);
+    }
+    assert_eq!(hold_in(Scenario::Sync, 1), hold_in(Scenario::Sync, 1));
+    for plant in Plant::OF_SYNC {
+        let found = seen(plant, SYNC_PLANT_SEEDS);
+        assert!(found.is_some(), "{plant:?} was not seen within {SYNC_PLANT_SEEDS} seeds");
     }
 }
 

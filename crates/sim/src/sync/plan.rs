@@ -10,6 +10,7 @@ use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
 use isthmus_store::{TableSpec, Writers, Writing};
 use rand::Rng;
 
+use crate::plant::Plant;
 use crate::rng::{Purpose, split};
 
 /// Regions of the world.
@@ -32,10 +33,11 @@ pub(super) struct Plan {
     pub(super) loss: u32,
     /// Messages take so many milliseconds at most.
     pub(super) delay: u64,
+    pub(super) plant: Option<Plant>,
 }
 
 impl Plan {
-    pub(super) fn draw(seed: u64) -> Plan {
+    pub(super) fn draw(seed: u64, plant: Option<Plant>) -> Plan {
         let mut rng = split(seed, Purpose::Options);
         let mut odds = |most: u32| if rng.random() { rng.random_range(0..most) } else { 0 };
         let (crash, commit_fails, stall) = (odds(1500), odds(1500), odds(1500));
@@ -50,6 +52,7 @@ impl Plan {
             cut,
             loss,
             delay: rng.random_range(1..60),
+            plant,
         }
     }
 }

@@ -19,6 +19,7 @@ use super::plan::{TABLE, origin_of, spec};
 use super::quorum::Quorum;
 use super::writer::Writer;
 use crate::clock::NodeClock;
+use crate::plant::Plant;
 
 /// Others are told so often how the table stands here, in milliseconds.
 const STANDING_EVERY: u64 = 20;
@@ -30,6 +31,7 @@ const SLICE_BYTES: usize = 2000;
 /// A region and its machine.
 pub(super) struct Region {
     place: usize,
+    plant: Option<Plant>,
     clock: Arc<NodeClock>,
     pub(super) engine: Arc<FaultyEngine>,
     pub(super) at_rest: AtRest,
@@ -50,6 +52,7 @@ pub(super) struct AtRest {
 /// From a start to a crash.
 pub(super) struct Life {
     pub(super) place: usize,
+    pub(super) plant: Option<Plant>,
     pub(super) store: Arc<Store>,
     pub(super) table: Arc<Table>,
     /// What was decided, as far as it is known here.
@@ -82,6 +85,7 @@ impl Region {
     pub(super) fn new(
         place: usize,
         seed: u64,
+        plant: Option<Plant>,
         clock: NodeClock,
         quorum: &Quorum,
     ) -> Result<Region, StoreError> {
@@ -92,7 +96,8 @@ impl Region {
         let made = store.create_table(spec(place));
         while store.commit_step() {}
         drop(made);
-        let mut region = Region { place, clock, engine, at_rest, life: None, stalled_until: 0 };
+        let mut region =
+            Region { place, plant, clock, engine, at_rest, life: None, stalled_until: 0 };
         region.start(quorum)?;
         Ok(region)
     }
@@ -106,6 +111,7 @@ impl Region {
         store.on_fatal(Arc::new(move |_| told.store(true, Ordering::Relaxed)));
         self.life = Some(Life {
             place: self.place,
+            plant: self.plant,
             store,
             table,
             heard: Quorum::new(quorum.held_by),
@@ -257,7 +263,7 @@ impl Life {
     pub(super) fn holds(&self, epoch: u64, now: u64) -> bool {
         let word = self.table.writer_word();
         let is_newest = word.epoch.0 == epoch && self.table.epoch().0 == epoch && word.accepts;
-        is_newest && now < self.lease_until
+        is_newest && (now < self.lease_until || self.plant == Some(Plant::LeaseForgotten))
     }
 
     fn look_at_pending(&mut self, at_rest: &mut AtRest, out: &mut Out) {
@@ -403,7 +409,7 @@ impl Life {
         let is_gap = standing.end < self.table.log_start().0;
         if !standing.is_whole || is_gap {
             if now >= self.copied_at + COPY_EVERY
-                && let Ok((rows, done)) = copy_of(self.place, &self.table)
+                && let Ok((rows, done)) = copy_of(self.place, &self.table, self.plant)
             {
                 self.copied_at = now;
                 out.messages.push((to, Message::Copy { rows, done: Box::new(done) }));
@@ -425,7 +431,11 @@ impl Life {
 
 type Rows = Vec<(EncodedKey, isthmus_model::row::Row)>;
 
-fn copy_of(place: usize, table: &Table) -> Result<(Rows, CopyDone), StoreError> {
+fn copy_of(
+    place: usize,
+    table: &Table,
+    plant: Option<Plant>,
+) -> Result<(Rows, CopyDone), StoreError> {
     let snapshot = table.snapshot()?;
     let rows: Result<Rows, StoreError> =
         snapshot.scan(&EncodedKey::default(), None, Direction::Forward).collect();
@@ -438,7 +448,7 @@ fn copy_of(place: usize, table: &Table) -> Result<(Rows, CopyDone), StoreError> 
         vector: snapshot.vector(),
         lives: Vec::new(),
         expiry: Vec::new(),
-        made: Some(snapshot.made().to_vec()),
+        made: (plant != Some(Plant::MadeNotTold)).then(|| snapshot.made().to_vec()),
         table: Some(spec),
         rules: None,
     };

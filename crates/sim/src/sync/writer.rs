@@ -13,6 +13,7 @@ use isthmus_store::{Pending, StoreError, Table, Written};
 use super::network::Message;
 use super::plan::{REGIONS, encoded, increment};
 use super::region::{Life, Out};
+use crate::plant::Plant;
 
 /// What was not answered is sent again after this, in milliseconds.
 const AGAIN: u64 = 50;
@@ -171,7 +172,10 @@ impl Writer {
                     self.stage = Stage::Making(term, VecDeque::new(), None);
                     return term.epoch == life.heard.grant().epoch;
                 }
-                let needed = (REGIONS - life.heard.held_by).max(1) + usize::from(cut);
+                let needed = match life.plant {
+                    Some(Plant::NobodyAsked) => 1,
+                    _ => (REGIONS - life.heard.held_by).max(1) + usize::from(cut),
+                };
                 let end = table.durable_lsn().0;
                 let recovery =
                     table.with_participant(|books| Recovery::new(term, (own, books), needed, end));
@@ -211,8 +215,12 @@ impl Writer {
             },
             Stage::Holding(term, lsn) => {
                 let holders = others(own).filter(|other| self.held[*other] >= lsn.0).count();
-                if holders >= life.heard.held_by && life.holds(self.epoch, now) {
-                    let count = Count { others: others(own).collect(), needed: life.heard.held_by };
+                let needed = match life.plant {
+                    Some(Plant::MadeBeforeVotes) => 0,
+                    _ => life.heard.held_by,
+                };
+                if holders >= needed && life.holds(self.epoch, now) {
+                    let count = Count { others: others(own).collect(), needed };
                     self.stage = Stage::Open(Votes::begin(*term, count));
                 }
             }
