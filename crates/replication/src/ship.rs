@@ -485,6 +485,16 @@ impl Outbound {
         }
     }
 
+    /// Whether something was sent on any link that was not answered.
+    pub fn awaits_answer(&self) -> bool {
+        self.links.values().any(|shipping| shipping.link.awaits_answer())
+    }
+
+    /// Whether there is no link to the peer.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
     /// How every link stands.
     pub fn reports(&self) -> Vec<LinkReport> {
         let report = |(id, shipping): (&PartitionId, &Shipping)| shipping.report(*id, &self.shared);
