@@ -8,9 +8,14 @@ off is asked all the time, and must not answer what it may not. Needs root and n
 import contextlib
 import os
 import pathlib
+import queue
+import random
 import re
 import shutil
+import socket
 import subprocess
+import threading
+import time
 
 import cluster
 import wire
@@ -23,6 +28,10 @@ SHARE = int(os.environ.get("PORTS", "0/1").split("/", maxsplit=1)[0])
 def run(*command, check=True):
     return subprocess.run(list(map(str, command)), check=check, capture_output=True, text=True,
                           timeout=60)
+
+
+# Clients are at the first of these addresses, ways with jitter at the second.
+OUTSIDE, WAYS = 254, 253
 
 
 def address(number):
@@ -60,7 +69,8 @@ class Networks:
         self.count, self.bridge = count, f"isthmus{SHARE}"
         self.close()
         run("ip", "link", "add", self.bridge, "type", "bridge")
-        run("ip", "addr", "add", f"{address(254)}/24", "dev", self.bridge)
+        for outside in (OUTSIDE, WAYS):
+            run("ip", "addr", "add", f"{address(outside)}/24", "dev", self.bridge)
         run("ip", "link", "set", self.bridge, "up")
         for number in range(1, count + 1):
             outer, inner = f"isth{SHARE}o{number}", f"isth{SHARE}i{number}"
@@ -91,9 +101,9 @@ class Networks:
                 self.within(number, "iptables", "-A", "OUTPUT", "-d", address(other), "-j", "DROP")
 
     def lose(self, probability):
-        """Loses a share of all packets between regions."""
+        """Loses a share of all packets that come to a region from others, or by ways with jitter."""
         for number in range(1, self.count + 1):
-            for other in range(1, self.count + 1):
+            for other in [*range(1, self.count + 1), WAYS]:
                 self.within(number, "iptables", "-A", "INPUT", "-s", address(other), "-m",
                             "statistic", "--mode", "random", "--probability", probability, "-j",
                             "DROP")
@@ -139,8 +149,9 @@ def move(region, number, base):
 
 
 @contextlib.contextmanager
-def apart(folder, count=3, arguments=("--quorum",), edit=None):
-    """Regions in networks of their own: (cluster, networks). `edit` changes the text of a file."""
+def apart(folder, count=3, arguments=("--quorum",), edit=None, jitter=None):
+    """Regions in networks of their own: (cluster, networks). `edit` changes the text of a file; with
+    `jitter` all between regions is held up for up to so many seconds."""
     with contextlib.ExitStack() as stack:
         networks = Networks(count)
         stack.callback(networks.close)
@@ -149,9 +160,12 @@ def apart(folder, count=3, arguments=("--quorum",), edit=None):
         running.stop()
         for number, region in enumerate(running.regions, 1):
             move(region, number, running.base)
-            if edit:
-                path = pathlib.Path(region.config)
-                path.write_text(edit(path.read_text()))
+            path = pathlib.Path(region.config)
+            text = path.read_text()
+            for peer in re.findall(r'^peer = "([^"]+)"', text, re.M) if jitter else []:
+                way = stack.enter_context(contextlib.closing(Jitter(peer, jitter)))
+                text = text.replace(f'peer = "{peer}"', f'peer = "{way.place}"')
+            path.write_text(edit(text) if edit else text)
         running.credentials = wire.Credentials(
             running.instance, running.told["access_key_id"], SECRET)
         for region in running.regions:
@@ -159,3 +173,70 @@ def apart(folder, count=3, arguments=("--quorum",), edit=None):
         for region in running.regions:
             region.wait_serving()
         yield running, networks
+
+
+class Jitter:
+    """A way from one region to another that holds up what goes either way, in its order, for a random
+    time up to so many seconds."""
+
+    def __init__(self, to, most):
+        self.to, self.most = to, most
+        self.listener = socket.create_server((address(WAYS), 0), backlog=64)
+        self.listener.settimeout(0.5)
+        self.place = f"{address(WAYS)}:{self.listener.getsockname()[1]}"
+        self.ending = threading.Event()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while not self.ending.is_set():
+            try:
+                near, _ = self.listener.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            near.settimeout(None)
+            threading.Thread(target=self.join, args=(near,), daemon=True).start()
+
+    def join(self, near):
+        host, port = self.to.split(":")
+        try:
+            far = socket.create_connection((host, int(port)), 5, (address(WAYS), 0))
+            far.settimeout(None)
+        except OSError:
+            near.close()
+            return
+        for here, there in ((near, far), (far, near)):
+            there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            waiting = queue.SimpleQueue()
+            threading.Thread(target=self.take, args=(here, waiting), daemon=True).start()
+            threading.Thread(target=self.give, args=(there, waiting), daemon=True).start()
+
+    def take(self, here, waiting):
+        due = 0.0
+        while True:
+            try:
+                data = here.recv(65536)
+            except OSError:
+                data = b""
+            due = max(due, time.monotonic() + random.uniform(0, self.most))
+            waiting.put((due, data))
+            if not data:
+                return
+
+    @staticmethod
+    def give(there, waiting):
+        while True:
+            due, data = waiting.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            try:
+                if not data:
+                    there.shutdown(socket.SHUT_RDWR)
+                    return
+                there.sendall(data)
+            except OSError:
+                return
+
+    def close(self):
+        self.ending.set()
+        self.listener.close()

@@ -1,7 +1,8 @@
 """Faults of the region that writes, in networks of their own, under load in sync mode: writes go on
 in another region, nothing acknowledged is lost, and what clients of all regions saw is one history.
 
-ROUNDS=200 makes the long run (one of each fault by default); FAULTS names some of them.
+ROUNDS=200 makes the long run (one of each fault by default), as `cargo xtask soak faults` does; FAULTS
+names some of them.
 """
 
 import contextlib
@@ -22,10 +23,12 @@ import networks
 import pytest
 import test_sync
 from sizes import number
-from test_failover import await_enrolled, writer
-from test_switchover import await_forwarding, make
+from test_failover import Writer, await_enrolled, writer
+from test_switchover import await_forwarding, make, set_mode
 
-ROUNDS = number("ROUNDS", 1)
+LONG = bool(os.environ.get("SOAK"))
+ROUNDS = number("ROUNDS", 200 if LONG else 1)
+SECONDS = number("SECONDS", 7200 if LONG else 0)
 FORMS = {"two-phase": 2, "three-phase": 1}
 FAULTS = ["kill", "stop", "cut", "deaf", "mute", "slow-disk", "stuck-disk", "power-cut"]
 LACKING = networks.missing() or disks.missing()
@@ -185,14 +188,14 @@ def wanted(fault):
 
 
 @pytest.mark.timeout(240 + 60 * ROUNDS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if wanted(fault)])
-def test_the_writer_meets_a_fault_and_clients_see_one_history(regions, fault):
+def test_the_writer_meets_a_fault_and_clients_see_one_history(regions, fault, form):
     if fault.endswith("disk") and STRACE is None:
         pytest.skip("slow disks need strace")
     running = regions[0]
     pauses = []
-    form = "three-phase" if FAULTS.index(fault) % 2 == 0 else "two-phase"
-    table = "fault_" + fault.replace("-", "_")
+    table = f"{fault}_{form[:3]}".replace("-", "_")
     prepare(running, table, form)
     for _ in range(ROUNDS):
         cluster.wait_until(lambda: is_whole(running), "nobody is suspended", 120, 0.2)
@@ -217,3 +220,37 @@ def tell(what, pauses):
     p99 = pauses[min(len(pauses) - 1, len(pauses) * 99 // 100)]
     print(f"\n{what}: {len(pauses)} rounds, no write answered for p50 "
           f"{statistics.median(pauses):.2f} s, p99 {p99:.2f} s, most {pauses[-1]:.2f} s")
+
+
+@pytest.mark.skipif(SECONDS == 0, reason="long: SECONDS=60, or cargo xtask soak faults")
+@pytest.mark.timeout(SECONDS + 300)
+def test_losses_and_jitter_change_no_writer(folder):
+    """One packet of twenty is lost, and all is held up for up to 100 ms."""
+    with networks.apart(folder, jitter=0.1) as (running, nets):
+        make(running, "shaky")
+        await_forwarding(running, "shaky")
+        set_mode(running, "shaky", 1, 20_000)
+        await_enrolled(running, "shaky", 1)
+        cluster.wait_until(lambda: is_whole(running), "nobody is suspended", 60, 0.2)
+        before = suspensions(running)
+        nets.lose(0.05)
+        load = Writer(running.regions[0], "shaky", "shaky")
+        load.start()
+        time.sleep(SECONDS)
+        load.stop()
+        nets.heal()
+        assert suspensions(running) == before == []
+        assert not load.missing(running.regions[0].client())
+        raised = [told(one)["detections"] for one in running.regions]
+        print(f"\n{SECONDS} s, {len(load.acknowledged)} writes, suspicions of single regions: "
+              f"{raised}")
+
+
+def suspensions(running):
+    found = json.loads(running.run("failover", "--json").stdout)
+    return [one for one in found["audit"] if "suspended" in one["what"]]
+
+
+def told(region):
+    status = region.cluster.run("quorum", "--json", config=region.config)
+    return json.loads(status.stdout)["detection"]

@@ -26,6 +26,8 @@ pub use self::evidence::Heard;
 const MISSING_MIN: u32 = 3;
 /// Times the longest wait for renewals that probes and links must be silent.
 const SILENCE_TIMES: u32 = 3;
+/// What is told of an error at most: the words of all who suspect a region stand side by side.
+const ERROR_CHARS_MAX: usize = 60;
 /// Healthy renewals that a suspicion may outlive which was raised in spite of them.
 pub const OUTLIVES: u64 = 25;
 
@@ -227,7 +229,7 @@ impl Detector {
 
     /// A probe failed, or a connection to it did, or it says that it is not well.
     pub fn failed(&mut self, error: &str) {
-        self.last_error = Some(error.chars().take(120).collect());
+        self.last_error = Some(error.chars().take(ERROR_CHARS_MAX).collect());
     }
 
     fn sign(&mut self, now: Duration) {

@@ -147,6 +147,7 @@ pub(crate) fn tell(news: &News) -> (String, Json) {
     let region = &news.region;
     let others = match news.also_suspected_by.as_slice() {
         [] => "no other voter says so yet".to_owned(),
+        [other] => format!("{other} says so, too"),
         others => format!("{} say so, too", others.join(", ")),
     };
     let text = match news.is_suspected {

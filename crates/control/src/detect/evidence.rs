@@ -45,7 +45,7 @@ impl Detector {
             }
             false => format!("no renewal for {silence} ms, phi {phi:.1}"),
         };
-        self.tell_heard(now, &mut told);
+        self.tell_heard(now, false, &mut told);
         told
     }
 
@@ -58,20 +58,20 @@ impl Detector {
                 format!("silent for {silence} ms, phi {phi:.1}, {probes} probes not answered")
             }
         };
-        self.tell_heard(now, &mut told);
+        self.tell_heard(now, true, &mut told);
         told
     }
 
     pub(crate) fn tell_alive(&self, now: Duration) -> String {
         let mut told = format!("steady again, phi {:.1}", self.phi(now));
-        self.tell_heard(now, &mut told);
+        self.tell_heard(now, true, &mut told);
         told
     }
 
-    fn tell_heard(&self, now: Duration, told: &mut String) {
+    fn tell_heard(&self, now: Duration, with_renewals: bool, told: &mut String) {
         let heard = self.told(now);
         let kinds = [
-            ("a renewal", heard.renewal),
+            ("a renewal", heard.renewal.filter(|_| with_renewals)),
             ("a link frame", heard.frame),
             ("an answer", heard.answer),
             ("a probe of it", heard.question),
