@@ -283,7 +283,9 @@ impl Detector {
     fn silence_in_spite_of_renewals(&self, now: Duration) -> Option<Duration> {
         let patience = self.settings.latest * SILENCE_TIMES;
         let silence = now.saturating_sub(self.signs.last());
-        let are_probes_missing = self.unanswered >= MISSING_MIN;
+        // A region that had no quorum was not well, and needs time to say that it is.
+        let agreeing = now.saturating_sub(self.agreeing_since);
+        let are_probes_missing = self.unanswered >= MISSING_MIN && agreeing >= self.settings.latest;
         let is_gone = match self.settings.detection {
             Detection::Active => are_probes_missing && self.signs.is_silent(now),
             Detection::Mixed => are_probes_missing && silence >= patience,

@@ -119,12 +119,18 @@ impl Watch {
     /// The regions to probe now. They count as probed: [`Watch::answered`] or [`Watch::failed`]
     /// must follow.
     pub fn to_probe(&mut self, agreed: &Agreed, now: Duration) -> Vec<String> {
-        let mut due = Vec::new();
-        for (name, seen) in &mut self.seen {
-            let is_judged = *name != self.own && !agreed.is_suspended(name);
-            if !is_judged || seen.under_way >= UNDER_WAY_MAX || !seen.is_due(&self.settings, now) {
-                continue;
-            }
+        let is_judged = |name: &str| name != self.own && !agreed.is_suspended(name);
+        let mut due: Vec<(&String, &mut Seen)> = self
+            .seen
+            .iter_mut()
+            .filter(|(name, _)| is_judged(name))
+            .filter(|(_, seen)| seen.under_way < UNDER_WAY_MAX)
+            .filter(|(_, seen)| seen.is_due(&self.settings, now))
+            .collect();
+        // Where there are too few bytes for all, each has its turn.
+        due.sort_by_key(|(_, seen)| seen.probed_at);
+        let mut probed = Vec::new();
+        for (name, seen) in due {
             if !self.budget.take(PROBE_BYTES, now) {
                 break;
             }
@@ -132,9 +138,9 @@ impl Watch {
             seen.probed_at = Some(now);
             seen.under_way += 1;
             seen.detector.probed();
-            due.push(name.clone());
+            probed.push(name.clone());
         }
-        due
+        probed
     }
 
     /// A probe that was sent then was answered, by a region that is well.

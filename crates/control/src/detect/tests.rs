@@ -136,6 +136,16 @@ fn only_probes_count_where_detection_is_active() {
         let is_steady = at >= 10_900;
         assert_eq!(active.verdict(millis(at)) == Verdict::Alive, is_steady, "{at}");
     }
+    // After a time without a quorum it has time to say that it is well again.
+    let mut unheard = steady(Detection::Active, 8_000);
+    for at in (8_400..=60_000).step_by(400) {
+        unheard.probed();
+        assert!(!is_suspect(&unheard, at));
+    }
+    others_agree(&mut unheard, 60_000, 61_400);
+    assert!(!is_suspect(&unheard, 61_400));
+    others_agree(&mut unheard, 61_600, 61_600);
+    assert!(is_suspect(&unheard, 61_600));
     // It is not asked where the asking region is at fault.
     let mut asleep = steady(Detection::Active, 8_000);
     others_agree(&mut asleep, 20_000, 20_800);
