@@ -5,7 +5,9 @@ and loop devices; `missing()` says what this machine lacks.
 """
 
 import contextlib
+import ctypes
 import fcntl
+import functools
 import os
 import pathlib
 import shutil
@@ -20,6 +22,18 @@ NO_FLUSH = 2
 BUSY_SECONDS = 20
 
 
+NEW_MOUNTS = 0x20000
+
+
+@functools.cache
+def alone():
+    """Mounts of this process and its children are its own from now on. Else whoever takes a copy of
+    all mounts meanwhile keeps a disk alive that was taken away here."""
+    if ctypes.CDLL(None, use_errno=True).unshare(NEW_MOUNTS) != 0:
+        raise OSError(ctypes.get_errno(), "no mounts of one's own")
+    run("mount", "--make-rprivate", "/")
+
+
 def run(*command):
     subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=60)
 
@@ -28,6 +42,7 @@ class Disk:
     """An image and where it is mounted."""
 
     def __init__(self, image, mount, megabytes=768):
+        alone()
         self.image, self.mount = pathlib.Path(image), pathlib.Path(mount)
         self.mount.mkdir(parents=True, exist_ok=True)
         with self.image.open("wb") as file:

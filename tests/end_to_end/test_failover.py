@@ -220,11 +220,14 @@ def test_what_a_lost_region_had_alone_is_counted_set_aside_and_merged(regions):
     assert done["merged"] == AGAIN + 1 and done["passed_over"] == 1
     for region in regions.regions:
         one = region.client(timeout=20)
-        cluster.wait_until(
-            lambda one=one: len(list(rows(one, table, "a"))) == AGAIN + 1, "merged", 60)
-        values = {dict(key)["k"]: dict(cell[:2] for cell in cells)["v"]
-                  for key, cells in rows(one, table, "a")}
-        assert values[0] == 100 and values[1] == -1 and values[2] == 200
+
+        def merged(one=one):
+            values = {dict(key)["k"]: dict(cell[:2] for cell in cells)["v"]
+                      for key, cells in rows(one, table, "a")}
+            told = [values.get(number_of) for number_of in (0, 1, 2)]
+            return len(values) == AGAIN + 1 and told == [100, -1, 200]
+
+        cluster.wait_until(merged, f"{region.name} has what was merged", 60)
         one.close()
     again = json.loads(regions.run("tail", "merge", kept[0]["file"], "--json",
                                    config=lost.config).stdout)

@@ -155,6 +155,8 @@ class Region:
         self.endpoint, self.admin = told["endpoint"], told["admin"]
         self.config, self.data, self.pid = told["config"], told["data"], told["pid"]
         self.process = None
+        # What runs the region's processes and commands, where it is not this machine as it is.
+        self.wrapper = ()
 
     def client(self, **options):
         return wire.Client(self.endpoint, self.cluster.credentials, **options)
@@ -171,7 +173,7 @@ class Region:
         """Brings a killed region back alone; returns the seconds until it served."""
         begun = time.monotonic()
         command = [program or binary(), "serve", "--config", self.config]
-        self.process = spawn(command, self.cluster.log, wrapper, stdout=subprocess.DEVNULL,
+        self.process = spawn(command, self.cluster.log, (*self.wrapper, *wrapper), stdout=subprocess.DEVNULL,
                              **options)
         self.pid = self.process.pid
         if wait:
@@ -260,7 +262,9 @@ class Cluster:
 
     def run(self, *arguments, config=None, seconds=120, check=True):
         """Runs a client command against the first region (or `config`); returns its output."""
-        command = [binary(), *map(str, arguments), "--config", config or self.regions[0].config]
+        config = config or self.regions[0].config
+        wrapper = next((one.wrapper for one in self.regions if one.config == config), ())
+        command = [*wrapper, binary(), *map(str, arguments), "--config", config]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds,
             env=self.environment, check=False,

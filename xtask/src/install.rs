@@ -52,6 +52,8 @@ pub(crate) fn fault_tools() {
         ("strace", "-V", "strace"),
         ("mkfs.ext4", "-V", "e2fsprogs"),
         ("openssl", "version", "openssl"),
+        ("ip", "-V", "iproute2"),
+        ("iptables", "-V", "iptables"),
     ];
     let missing: Vec<&str> = wanted
         .into_iter()

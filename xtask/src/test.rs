@@ -144,16 +144,21 @@ fn java(class_path: &str, totals: &mut Totals) -> Outcome {
 /// The tests that take too long for every run, all or one of them.
 pub(crate) fn soak(named: &[String]) -> Outcome {
     let wanted = match named {
-        [] => "overwrites or never_rest or outlives_the_region or ten_million_deletes",
+        [] => {
+            "overwrites or never_rest or outlives_the_region or ten_million_deletes or one_history \
+               or jitter"
+        }
         [one] if one == "overwrites" => "overwrites",
         [one] if one == "peers" => "never_rest",
         [one] if one == "semi-sync" => "outlives_the_region",
         [one] if one == "deletes" => "ten_million_deletes",
-        _ => return Err("soak knows: overwrites, peers, semi-sync, deletes".to_owned()),
+        [one] if one == "faults" => "one_history or jitter",
+        _ => return Err("soak knows: overwrites, peers, semi-sync, deletes, faults".to_owned()),
     };
+    install::fault_tools();
     dev::build()?;
     let python = install::python()?;
-    let names = ["size", "soak", "modes", "deletes"];
+    let names = ["size", "soak", "modes", "deletes", "faults"];
     let files = names.map(|name| format!("end_to_end/test_{name}.py"));
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     let arguments = [&["-B", "-m", "pytest"][..], &files, &["-v", "-s", "-k", wanted]].concat();

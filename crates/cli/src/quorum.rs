@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use crate::error::CliError;
 use crate::output;
-use crate::status::in_line;
+use crate::status::{detection, in_line};
 use crate::target::TargetArgs;
 
 /// Longer than a change takes or is given up.
@@ -28,7 +28,7 @@ one by one, start the new one, and name all who are to vote from then on. To tak
 others, then stop it, and take it out of the files. Change one at a time.
 
 Examples:
-  isthmus quorum                            who votes, who leads
+  isthmus quorum                            who votes, who leads, how others are observed
   isthmus quorum --voters r1,r2,r3,r4,w1    those vote from now on
   isthmus quorum --region r2 --json")]
 pub(crate) struct QuorumArgs {
@@ -59,6 +59,16 @@ pub(crate) async fn run(args: QuorumArgs) -> Result<(), CliError> {
     };
     match args.target.json {
         true => output::json(&json!(quorum)),
-        false => output::line(&in_line(quorum)),
+        false => {
+            output::line(&in_line(quorum))?;
+            match &quorum.detection {
+                Some(told) => output::line(&format!(
+                    "{} detects {}",
+                    output::plain(&status.region),
+                    detection::in_line(told)
+                )),
+                None => Ok(()),
+            }
+        }
     }
 }

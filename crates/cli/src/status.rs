@@ -3,6 +3,7 @@
 //! What must hold: a region that does not answer is shown as such and does not hide the others;
 //! a link is told by the region it leaves, which alone knows its lag, unless that one is silent.
 
+pub(crate) mod detection;
 mod figures;
 
 use std::time::Duration;
@@ -129,6 +130,7 @@ fn print_json(told: &[Told]) -> Result<(), CliError> {
 fn text(told: &[Told]) -> String {
     let mut parts = vec![regions_text(told)];
     parts.extend(quorum_text(told));
+    parts.extend(detection::text(told));
     parts.extend(drill_text(told));
     let tables = tables_text(told);
     if !tables.is_empty() {
@@ -515,6 +517,7 @@ pub(crate) mod tests {
             votes: true,
             majority_heard_ms_ago: None,
             lease_ms: 2000,
+            detection: None,
         };
         let seen =
             |name: &str, quorum| told(name, Ok(Status { quorum: Some(quorum), ..status(name, 0) }));

@@ -183,21 +183,46 @@ pub fn has_no_tail(tenure: &Tenure, log_epoch: u64, end: u64) -> bool {
     tenure.agrees_through(log_epoch, end).is_some_and(|through| through >= end)
 }
 
-/// Whether an origin that obeys an epoch may feed the table to a region of which the log stands
-/// so: not while nobody knows who writes next, not in an epoch that is not known there yet, and
-/// not beside entries that the epoch does not go on from. Of the log count the epoch of its newest
-/// entry and its end. `is_sealed`: whoever writes by that log does not accept writes any more.
-pub fn may_feed(
-    tenure: &Tenure,
-    epoch: u64,
-    is_whole: bool,
-    (log_epoch, end): (u64, u64),
-    is_sealed: bool,
-) -> bool {
-    tenure.vacant.is_none()
-        && epoch <= tenure.epoch
-        && is_sealed
-        && (!is_whole || has_no_tail(tenure, log_epoch, end))
+/// A region that wants to feed a table to another one.
+#[derive(Clone, Copy, Debug)]
+pub struct Feeding<'a> {
+    /// The region that wants to.
+    pub origin: &'a str,
+    /// The epoch that it obeys.
+    pub epoch: u64,
+    /// Regions pass on what they were given.
+    pub passes_on: bool,
+    /// The region that is to be fed.
+    pub own: &'a str,
+    /// That one has all of the table.
+    pub is_whole: bool,
+    /// The epoch of the newest entry there.
+    pub log_epoch: u64,
+    /// The end of the log there.
+    pub end: u64,
+    /// Whoever writes by that log does not accept writes any more.
+    pub is_sealed: bool,
+}
+
+impl Feeding<'_> {
+    /// Whether it may: not while nobody knows who writes next, not in an epoch that is not known
+    /// there yet, not beside entries that the epoch does not go on from, and not what a region may
+    /// hold that the epoch does not go on from: that obeys the epoch, too, once it is back, and
+    /// has a tail.
+    pub fn is_right(&self, tenure: &Tenure) -> bool {
+        let opens = tenure.history.last().is_some_and(|newest| {
+            newest.how == How::Failover && newest.epoch == self.epoch && self.log_epoch < self.epoch
+        });
+        let may_be_tail = match tenure.writer == self.own {
+            true => opens,
+            false => opens && !self.passes_on && tenure.writer != self.origin,
+        };
+        tenure.vacant.is_none()
+            && self.epoch <= tenure.epoch
+            && self.is_sealed
+            && !may_be_tail
+            && (!self.is_whole || has_no_tail(tenure, self.log_epoch, self.end))
+    }
 }
 
 impl GlobalTable {
@@ -326,11 +351,28 @@ mod tests {
         assert_eq!(Stand { is_whole: false, ..sealed }.duty(&agreed), Some(Duty::Follow));
         assert_eq!(Stand { end: 10, ..sealed }.duty(&agreed), Some(Duty::Follow));
         let tenure = agreed.tenure(1).unwrap();
-        assert!(!may_feed(tenure, 2, true, (1, 12), true), "not beside its tail");
-        assert!(may_feed(tenure, 2, false, (1, 12), true));
-        assert!(may_feed(tenure, 2, true, (1, 10), true));
-        assert!(!may_feed(tenure, 2, true, (1, 10), false), "not before it is sealed");
-        assert!(!may_feed(tenure, 3, true, (1, 10), true), "not under what is not known");
+        let fed = Feeding {
+            origin: "r2",
+            epoch: 2,
+            passes_on: false,
+            own: "r3",
+            is_whole: true,
+            log_epoch: 1,
+            end: 10,
+            is_sealed: true,
+        };
+        assert!(fed.is_right(tenure));
+        assert!(!Feeding { end: 12, ..fed }.is_right(tenure), "not beside its tail");
+        assert!(Feeding { end: 12, is_whole: false, ..fed }.is_right(tenure));
+        assert!(!Feeding { is_sealed: false, ..fed }.is_right(tenure), "not before it is sealed");
+        assert!(!Feeding { epoch: 3, ..fed }.is_right(tenure), "not under what is not known");
+        // The one that wrote before obeys the new epoch, and holds more than that goes on from.
+        let back = Feeding { origin: "r1", ..fed };
+        assert!(!back.is_right(tenure), "its tail is given to nobody");
+        assert!(Feeding { passes_on: true, ..back }.is_right(tenure), "it may pass on r2's");
+        let granted = Feeding { own: "r2", passes_on: true, ..back };
+        assert!(!granted.is_right(tenure), "nor to the one that is about to open the epoch");
+        assert!(Feeding { log_epoch: 2, ..back }.is_right(tenure));
         let mut followed = record.clone();
         followed.follow_writer(2, "r2");
         let writes =

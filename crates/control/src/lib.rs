@@ -19,6 +19,7 @@ pub mod change;
 pub mod clocks;
 pub use isthmus_model::commit;
 pub mod detect;
+pub mod disk;
 pub mod dropping;
 pub mod duty;
 pub mod edges;

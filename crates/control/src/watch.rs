@@ -1,17 +1,31 @@
 //! Watching the other regions: which leases are surely over, and who seems to be gone.
 //!
-//! A voter sees the others by what the quorum decides; each is judged by a detector of its own
-//! (`detect.rs`), and what there is to say of it is proposed to the quorum.
+//! A voter sees the others by what the quorum decides, by what their links bring and by the
+//! answers to its probes; each is judged by a detector of its own (`detect.rs`), and what there is
+//! to say of it is proposed to the quorum.
+//!
+//! What must hold: probes take no more bytes than they may, and a probe is sent to nobody who has
+//! [`UNDER_WAY_MAX`] of them to answer.
 
-use std::collections::BTreeMap;
+mod bytes;
+mod told;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use self::bytes::{Budget, Meter};
+pub use self::told::{Figures, News, RegionFigures};
 use crate::agreed::{Agreed, Command};
-use crate::detect::{Detector, Settings, Verdict};
+use crate::detect::{Detection, Detector, Settings, Verdict};
 use crate::lease::OthersLeases;
 
-/// Leases are renewed so often in the time of one.
-const RENEWALS_IN_LEASE: u32 = 5;
+/// Bytes that a probe and its answer take on the way, with all that carries them: counted in
+/// packets of a test where nothing else was said, and rounded up.
+pub const PROBE_BYTES: u32 = 640;
+/// Probes of one region that wait for an answer at once.
+pub const UNDER_WAY_MAX: u32 = 8;
+/// Times to detect that are kept.
+const DETECTIONS_KEPT: usize = 100;
 
 /// What a voter has seen of the others. Moments are of one clock that goes on during sleep.
 #[derive(Debug)]
@@ -20,6 +34,14 @@ pub struct Watch {
     settings: Settings,
     leases: OthersLeases,
     seen: BTreeMap<String, Seen>,
+    budget: Budget,
+    /// Bytes of probes that were sent and of those that were answered here.
+    probe_bytes: Meter,
+    /// What the voters say to each other to agree: renewals above all, when nothing is changed.
+    quorum_bytes: Meter,
+    /// How long regions had been silent when they were suspected here, the newest last.
+    detections: VecDeque<Duration>,
+    detections_count: u64,
 }
 
 #[derive(Debug)]
@@ -28,19 +50,27 @@ struct Seen {
     renewal: u64,
     suspended_at: u64,
     detector: Detector,
+    /// When it was last probed, and how many probes have not ended.
+    probed_at: Option<Duration>,
+    under_way: u32,
+    /// Whether it was said that it is suspected.
+    is_suspected: bool,
 }
 
 impl Watch {
-    /// A voter that has seen nothing, in a quorum with leases of that length.
-    pub fn new(own: &str, lease: Duration, now: Duration) -> Watch {
-        let settings = Settings {
-            renew_every: lease / RENEWALS_IN_LEASE,
-            earliest: lease / 2,
-            latest: lease * 4 / 5,
-            ..Settings::default()
-        };
-        let leases = OthersLeases::new(now);
-        Watch { own: own.to_owned(), settings, leases, seen: BTreeMap::new() }
+    /// A voter that has seen nothing.
+    pub fn new(own: &str, settings: Settings, now: Duration) -> Watch {
+        Watch {
+            own: own.to_owned(),
+            settings,
+            leases: OthersLeases::new(now),
+            seen: BTreeMap::new(),
+            budget: Budget::new(settings.probe_bytes_per_second_max, now),
+            probe_bytes: Meter::new(now),
+            quorum_bytes: Meter::new(now),
+            detections: VecDeque::new(),
+            detections_count: 0,
+        }
     }
 
     /// Takes note of what is agreed on by now, which is more than before.
@@ -53,6 +83,9 @@ impl Watch {
                 renewal: 0,
                 suspended_at: standing.suspended_at,
                 detector: Detector::new(self.settings, now),
+                probed_at: None,
+                under_way: 0,
+                is_suspected: false,
             });
             if standing.suspended || seen.suspended_at != standing.suspended_at {
                 // When it is back, it is observed anew.
@@ -73,11 +106,84 @@ impl Watch {
         self.seen.retain(|name, _| agreed.regions.contains_key(name));
     }
 
-    /// A frame of a region arrived.
-    pub fn heard(&mut self, region: &str, now: Duration) {
+    /// A frame of a region arrived then, and since when a link waits for an answer of it.
+    pub fn heard(&mut self, region: &str, at: Option<Duration>, awaits_since: Option<Duration>) {
         if let Some(seen) = self.seen.get_mut(region) {
-            seen.detector.heard(now);
+            if let Some(at) = at {
+                seen.detector.heard(at);
+            }
+            seen.detector.awaits(awaits_since);
         }
+    }
+
+    /// The regions to probe now. They count as probed: [`Watch::answered`] or [`Watch::failed`]
+    /// must follow.
+    pub fn to_probe(&mut self, agreed: &Agreed, now: Duration) -> Vec<String> {
+        let is_judged = |name: &str| name != self.own && !agreed.is_suspended(name);
+        let mut due: Vec<(&String, &mut Seen)> = self
+            .seen
+            .iter_mut()
+            .filter(|(name, _)| is_judged(name))
+            .filter(|(_, seen)| seen.under_way < UNDER_WAY_MAX)
+            .filter(|(_, seen)| seen.is_due(&self.settings, now))
+            .collect();
+        // Where there are too few bytes for all, each has its turn.
+        due.sort_by_key(|(_, seen)| seen.probed_at);
+        let mut probed = Vec::new();
+        for (name, seen) in due {
+            if !self.budget.take(PROBE_BYTES, now) {
+                break;
+            }
+            self.probe_bytes.add(PROBE_BYTES.into(), now);
+            seen.probed_at = Some(now);
+            seen.under_way += 1;
+            seen.detector.probed();
+            probed.push(name.clone());
+        }
+        probed
+    }
+
+    /// A probe that was sent then was answered, by a region that is well.
+    pub fn answered(&mut self, region: &str, sent: Duration, now: Duration) {
+        if let Some(seen) = self.seen.get_mut(region) {
+            seen.under_way = seen.under_way.saturating_sub(1);
+            seen.detector.answered(now.saturating_sub(sent), now);
+        }
+    }
+
+    /// A probe had no answer, or one that says that the region is not well.
+    pub fn failed(&mut self, region: &str, error: &str) {
+        if let Some(seen) = self.seen.get_mut(region) {
+            seen.under_way = seen.under_way.saturating_sub(1);
+            seen.detector.failed(error);
+        }
+    }
+
+    /// A stream to a region has ended or could not be opened.
+    pub fn lost(&mut self, region: &str, error: &str) {
+        if let Some(seen) = self.seen.get_mut(region) {
+            seen.detector.failed(error);
+        }
+    }
+
+    /// A region has probed this one; so long ago it had heard this one, if it ever did.
+    pub fn asked(&mut self, region: &str, heard_ago: Option<Duration>, now: Duration) {
+        self.probe_bytes.add(PROBE_BYTES.into(), now);
+        let hears = heard_ago.is_some_and(|ago| ago <= self.settings.earliest);
+        if let Some(seen) = self.seen.get_mut(region).filter(|_| hears) {
+            seen.detector.asked(now);
+        }
+    }
+
+    /// How long ago a region was heard without the quorum.
+    pub fn heard_ago(&self, region: &str, now: Duration) -> Option<Duration> {
+        let told = self.seen.get(region)?.detector.told(now);
+        [told.frame, told.answer, told.question].into_iter().flatten().min()
+    }
+
+    /// The voters have said so many bytes to each other through this one.
+    pub fn agreed_by_bytes(&mut self, bytes: u64, now: Duration) {
+        self.quorum_bytes.add(bytes, now);
     }
 
     /// Whether no lease of a region, of which the suspension was seen, is valid any more.
@@ -85,18 +191,25 @@ impl Watch {
         self.leases.is_surely_over(region, now)
     }
 
+    /// Whether another region renews as it should: it could take over from this one.
+    pub fn is_another_well(&self, agreed: &Agreed, now: Duration) -> bool {
+        self.seen.iter().any(|(name, seen)| {
+            let since = now.saturating_sub(seen.detector.last_renewal());
+            *name != self.own && !agreed.is_suspended(name) && since < self.settings.earliest
+        })
+    }
+
     /// What this voter has to say of regions that seem to be gone, and of those that do not any
     /// more.
     pub fn words(&self, agreed: &Agreed, now: Duration, at_millis: u64) -> Vec<Command> {
-        let is_other = |name: &str| name != self.own && !agreed.is_suspended(name);
-        let others = agreed.regions.iter().filter(|(name, _)| is_other(name));
         let mut words = Vec::new();
-        for (name, standing) in others {
+        for (name, standing) in agreed.regions.iter().filter(|(name, _)| self.judges(agreed, name))
+        {
             let Some(seen) = self.seen.get(name) else { continue };
             let said = standing.suspicions.get(&self.own);
             let (by, region) = (self.own.clone(), name.clone());
             match seen.detector.verdict(now) {
-                Verdict::Suspect { run, renewal, outlives, evidence } => {
+                Verdict::Suspect { run, renewal, outlives, evidence, .. } => {
                     if said.is_none_or(|word| word.renewal < renewal) {
                         words.push(Command::Suspect {
                             by,
@@ -115,96 +228,23 @@ impl Watch {
         }
         words
     }
+
+    fn judges(&self, agreed: &Agreed, name: &str) -> bool {
+        name != self.own && !agreed.is_suspended(name)
+    }
+}
+
+impl Seen {
+    fn is_due(&self, settings: &Settings, now: Duration) -> bool {
+        let is_over = |at: Duration| now.saturating_sub(at) >= settings.probe_every;
+        let is_time = self.probed_at.is_none_or(is_over);
+        match settings.detection {
+            Detection::Passive => false,
+            Detection::Active => is_time,
+            Detection::Mixed => is_time && is_over(self.detector.last_sign()),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LEASE: Duration = Duration::from_millis(2000);
-
-    fn at(millis: u64) -> Duration {
-        Duration::from_secs(100) + Duration::from_millis(millis)
-    }
-
-    fn renew(agreed: &mut Agreed, region: &str, number: u64, acked: u64) {
-        let lease_millis = 2000;
-        let region = region.to_owned();
-        let index = number * 10;
-        agreed.apply(
-            index,
-            &Command::Renew { region, run: 1, number, acked, lease_millis, at_millis: 0 },
-        );
-    }
-
-    #[test]
-    fn a_region_that_is_not_heard_or_does_not_hear_is_suspected() {
-        let mut agreed = Agreed::default();
-        let mut watch = Watch::new("r1", LEASE, at(0));
-        for step in 0..10 {
-            renew(&mut agreed, "r1", step + 1, step);
-            if step < 3 {
-                renew(&mut agreed, "r2", step + 1, step);
-            }
-            // Heard, and hears nothing.
-            renew(&mut agreed, "r3", step + 1, 0);
-            watch.saw(&agreed, at(step * 400));
-            let words = watch.words(&agreed, at(step * 400), 7);
-            assert_eq!(words.is_empty(), step < 4, "{step}: {words:?}");
-        }
-        let words = watch.words(&agreed, at(3600), 7);
-        let named: Vec<&str> = words
-            .iter()
-            .map(|word| match word {
-                Command::Suspect { region, .. } => region.as_str(),
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(named, ["r2", "r3"]);
-        // The last renewal of r2 was seen at 800 ms.
-        assert!(!watch.is_over("r2", at(3090)) && watch.is_over("r2", at(3110)));
-        assert!(!watch.is_over("r3", at(3600)));
-    }
-
-    #[test]
-    fn who_is_back_has_time_to_be_heard() {
-        let mut agreed = Agreed::default();
-        let mut watch = Watch::new("r1", LEASE, at(0));
-        renew(&mut agreed, "r2", 1, 0);
-        for step in 0..12 {
-            renew(&mut agreed, "r1", step + 1, step);
-            watch.saw(&agreed, at(step * 400));
-        }
-        assert_eq!(watch.words(&agreed, at(4400), 7).len(), 1);
-        let (region, who, why) = ("r2".to_owned(), "r1".to_owned(), "drill".to_owned());
-        agreed.apply(200, &Command::SuspendByHand { region, who, why, at_millis: 7 });
-        watch.saw(&agreed, at(4500));
-        let (region, who) = ("r2".to_owned(), "r1".to_owned());
-        agreed.apply(201, &Command::Release { region, who, at_millis: 7 });
-        let (region, run, suspended_at) = ("r2".to_owned(), 1, 200);
-        agreed.apply(202, &Command::Rejoin { region, run, suspended_at, at_millis: 7 });
-        assert!(!agreed.is_suspended("r2"));
-        watch.saw(&agreed, at(4510));
-        assert!(watch.words(&agreed, at(4900), 7).is_empty());
-    }
-
-    #[test]
-    fn nobody_is_judged_while_nothing_is_decided() {
-        let mut agreed = Agreed::default();
-        let mut watch = Watch::new("r1", LEASE, at(0));
-        for step in 0..5 {
-            renew(&mut agreed, "r1", step + 1, step);
-            renew(&mut agreed, "r2", step + 1, step);
-            watch.saw(&agreed, at(step * 400));
-        }
-        assert!(watch.words(&agreed, at(9000), 7).is_empty());
-        renew(&mut agreed, "r1", 6, 5);
-        watch.saw(&agreed, at(9000));
-        assert!(watch.words(&agreed, at(9100), 7).is_empty(), "it has time to be heard");
-        renew(&mut agreed, "r1", 7, 6);
-        watch.saw(&agreed, at(9500));
-        renew(&mut agreed, "r1", 8, 7);
-        watch.saw(&agreed, at(9900));
-        assert_eq!(watch.words(&agreed, at(9900), 7).len(), 1);
-    }
-}
+mod tests;

@@ -108,6 +108,11 @@ impl Link {
         }
     }
 
+    /// Whether something was sent that the replica has not answered.
+    pub fn awaits_answer(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
     /// The replica holds everything through this LSN; `None`: not known yet.
     pub fn acked(&self) -> Option<Lsn> {
         self.acked

@@ -365,6 +365,16 @@ impl Outbound {
         }
     }
 
+    /// Whether something was sent on any link that was not answered.
+    pub fn awaits_answer(&self) -> bool {
+        self.links.values().any(|shipping| shipping.link.awaits_answer())
+    }
+
+    /// Whether there is no link to the peer.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
     /// The log of the partition is needed after this LSN by this peer. The outer `None`: there
     /// is no link, or it is stopped; the inner: not known, so all of it.
     pub fn needs_after(&self, partition: PartitionId) -> Option<Option<Lsn>> {

@@ -9,15 +9,20 @@
 
 mod check;
 pub mod gateway;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 pub mod witness;
+
+pub use self::suspicion::SuspicionConfig;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use isthmus_control::detect::{Detection, Settings};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a configuration file at most.
@@ -329,6 +334,18 @@ pub struct QuorumConfig {
     /// 60 000. Default 2000. Another region writes a little later than that.
     #[serde(default = "default_lease_ms")]
     pub lease_ms: u64,
+    /// By what a region is held to be gone: `active` (by probes), `passive` (by its renewals and
+    /// the answers that its links owe) or `mixed` (by both; probes only where links are silent).
+    /// Default `mixed`.
+    #[serde(default)]
+    pub detection: Detection,
+    /// How old a write may be that is not durable, in milliseconds, 50 to `lease_ms`, before the
+    /// disk counts as stalled and the lease is not renewed. Default: a quarter of `lease_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_slow_ms: Option<u64>,
+    /// How fast and at what cost a region is suspected.
+    #[serde(default, skip_serializing_if = "SuspicionConfig::is_default")]
+    pub suspicion: SuspicionConfig,
     /// A process that votes and holds no rows: the third vote for two regions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<WitnessConfig>,
@@ -336,14 +353,31 @@ pub struct QuorumConfig {
 
 impl QuorumConfig {
     /// How long a region may write after it has last been confirmed.
-    pub fn lease(&self) -> std::time::Duration {
-        std::time::Duration::from_millis(self.lease_ms)
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    /// How old a write may be that is not durable.
+    pub fn disk_slow(&self) -> Duration {
+        self.disk_slow_ms.map_or(self.lease() / 4, Duration::from_millis)
+    }
+
+    /// How regions are observed.
+    pub fn settings(&self) -> Settings {
+        self.suspicion.settings(self.detection, self.lease())
     }
 }
 
 impl Default for QuorumConfig {
     fn default() -> QuorumConfig {
-        QuorumConfig { voters: Vec::new(), lease_ms: default_lease_ms(), witness: None }
+        QuorumConfig {
+            voters: Vec::new(),
+            lease_ms: default_lease_ms(),
+            detection: Detection::default(),
+            disk_slow_ms: None,
+            suspicion: SuspicionConfig::default(),
+            witness: None,
+        }
     }
 }
 

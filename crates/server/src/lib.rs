@@ -18,6 +18,7 @@ pub mod api_error;
 mod as_of;
 pub mod caller;
 pub mod config;
+mod detection;
 mod fault;
 pub mod gateway;
 pub mod http;
@@ -129,6 +130,7 @@ pub async fn serve(
     keep(&node, "keep_reconciled", node.clone().keep_reconciled(stopped.clone()));
     keep(&node, "keep_lease", node.clone().keep_lease(stopped.clone()));
     keep(&node, "keep_failover", node.clone().keep_failover(stopped.clone()));
+    keep(&node, "keep_probing_regions", node.clone().keep_probing_regions(stopped.clone()));
     keep(&node, "keep_writers", node.clone().keep_writers(stopped.clone()));
     keep(&node, "keep_up", node.clone().keep_up(stopped.clone()));
     keep(&node, "keep_digests", node.clone().keep_digests(stopped.clone()));

@@ -9,6 +9,7 @@
 //! To show something more: count it in the room that does it (`store::counters`,
 //! `replication::traffic`, `requests` here), and add its family in `families`.
 
+mod detection;
 pub(crate) mod families;
 mod modes;
 mod requests;

@@ -17,6 +17,7 @@ pub mod dial;
 pub mod renew;
 pub mod serve;
 pub mod tls;
+pub(crate) mod traffic;
 pub mod verify;
 
 /// The generated client and server of the service.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -101,6 +102,8 @@ pub enum QuorumError {
 /// One voter's part in the quorum.
 pub struct Quorum {
     registry: Arc<isthmus_registry::Registry<Decisions>>,
+    ways: Arc<Ways>,
+    bytes: Arc<AtomicU64>,
     runtime: Mutex<Option<Runtime>>,
 }
 
@@ -125,17 +128,19 @@ impl Quorum {
         members.sort();
         let directory = data.join(DIRECTORY);
         let in_it = runtime.enter();
-        let ways = Arc::new(Ways::new(own.1, others, tls)?);
+        let bytes = Arc::<AtomicU64>::default();
+        let ways = Arc::new(Ways::new(own.1, others, tls, bytes.clone())?);
         let opened = isthmus_registry::Registry::<Decisions>::open(
             &directory,
             own_member,
             members,
             Options::default(),
-            ways,
+            ways.clone(),
         );
         let registry = runtime.block_on(opened)?;
         drop(in_it);
-        Ok(Arc::new(Quorum { registry, runtime: Mutex::new(Some(runtime)) }))
+        let runtime = Mutex::new(Some(runtime));
+        Ok(Arc::new(Quorum { registry, ways, bytes, runtime }))
     }
 
     /// The other voters that a region's configuration names.
@@ -155,10 +160,32 @@ impl Quorum {
 
     /// Answers a message of another voter, whose certificate bears that name.
     pub async fn answer(&self, from: &str, message: Bytes) -> Result<Bytes, ApiError> {
-        self.registry
-            .answer(from, message)
-            .await
-            .map_err(|error| ApiError::invalid(error.to_string()))
+        let asked = message.len();
+        let answer = self.registry.answer(from, message).await;
+        let answer = answer.map_err(|error| ApiError::invalid(error.to_string()))?;
+        self.bytes.fetch_add((asked + answer.len()) as u64, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    /// Asks another voter. `None`: it answers, and not this: its program may be older. An error
+    /// says why there is no answer.
+    pub(crate) async fn ask(
+        &self,
+        name: &str,
+        question: Question,
+        within: Duration,
+    ) -> Result<Option<Bytes>, String> {
+        match self.ways.ask(name, question, within).await {
+            Ok(Ok(body)) => Ok(Some(body)),
+            Ok(Err(failure)) => Err(failure),
+            Err(NoAnswer::Refused(_)) => Ok(None),
+            Err(NoAnswer::Unsent(why) | NoAnswer::Unknown(why)) => Err(why),
+        }
+    }
+
+    /// Bytes that were said here to agree, and heard, since it was opened.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Lets these be those who vote from now on; they are named as in the configuration.
@@ -272,6 +299,7 @@ impl Node {
             votes: standing.votes,
             majority_heard_ms_ago: standing.quorum_acked_millis,
             lease_ms,
+            detection: self.detection_status(),
         })
     }
 
@@ -321,6 +349,8 @@ struct VotersWish {
 /// The ways to the other voters.
 struct Ways {
     own: String,
+    /// Counts those of messages of the registry.
+    bytes: Arc<AtomicU64>,
     ways: BTreeMap<String, Way>,
 }
 
@@ -335,6 +365,7 @@ impl Ways {
         own: &str,
         others: &[Voter],
         tls: &watch::Receiver<PeerTls>,
+        bytes: Arc<AtomicU64>,
     ) -> Result<Ways, QuorumError> {
         let mut ways = BTreeMap::new();
         for other in others {
@@ -344,7 +375,44 @@ impl Ways {
             let channel = Mutex::new((tls, made));
             ways.insert(other.name.clone(), Way { address: other.peer.clone(), channel });
         }
-        Ok(Ways { own: own.to_owned(), ways })
+        Ok(Ways { own: own.to_owned(), bytes, ways })
+    }
+
+    /// Asks one question. An answer is a body, or says why the voter does not do what is asked.
+    async fn ask(
+        &self,
+        name: &str,
+        question: Question,
+        within: Duration,
+    ) -> Result<Result<Bytes, String>, NoAnswer> {
+        let Some(way) = self.ways.get(name) else {
+            return Err(NoAnswer::Unsent(format!("{name} is not configured")));
+        };
+        let client = PeerClient::new(way.channel(name));
+        let mut client = client
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let call = Call { from: self.own.clone(), question: Some(question) };
+        let mut request = tonic::Request::new(call);
+        request.set_timeout(within);
+        match tokio::time::timeout(within, client.call(request)).await {
+            Err(_) => Err(NoAnswer::Unknown("no answer in time".to_owned())),
+            Ok(Ok(answer)) => {
+                let reply = answer.into_inner();
+                Ok(match reply.failure {
+                    None => Ok(reply.body),
+                    Some(failure) => Err(failure.message),
+                })
+            }
+            Ok(Err(status)) => {
+                let message = status.message().to_owned();
+                Err(match (is_unsent(&status), is_refusal(status.code())) {
+                    (true, _) => NoAnswer::Unsent(message),
+                    (false, true) => NoAnswer::Refused(message),
+                    (false, false) => NoAnswer::Unknown(message),
+                })
+            }
+        }
     }
 }
 
@@ -366,35 +434,28 @@ impl Way {
 impl Carrier for Ways {
     fn carry<'a>(&'a self, to: &'a Member, message: Bytes, within: Duration) -> Carrying<'a> {
         Box::pin(async move {
-            let Some(way) = self.ways.get(&to.name) else {
-                return Err(CarryError::Unsent(format!("{} is not configured", to.name)));
-            };
-            let client = PeerClient::new(way.channel(&to.name));
-            let mut client = client
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX);
-            let question = Some(Question::Agree(Agree { message }));
-            let mut request = tonic::Request::new(Call { from: self.own.clone(), question });
-            request.set_timeout(within);
-            match tokio::time::timeout(within, client.call(request)).await {
-                Err(_) => Err(CarryError::Unknown("no answer in time".to_owned())),
-                Ok(Ok(answer)) => {
-                    let reply = answer.into_inner();
-                    match reply.failure {
-                        None => Ok(reply.body),
-                        Some(failure) => Err(CarryError::Refused(failure.message)),
-                    }
-                }
-                Ok(Err(status)) if is_unsent(&status) => {
-                    Err(CarryError::Unsent(status.message().to_owned()))
-                }
-                Ok(Err(status)) if is_refusal(status.code()) => {
-                    Err(CarryError::Refused(status.message().to_owned()))
-                }
-                Ok(Err(status)) => Err(CarryError::Unknown(status.message().to_owned())),
+            let asked = message.len();
+            let answer = self.ask(&to.name, Question::Agree(Agree { message }), within).await;
+            let answered = answer.as_ref().map_or(0, |body| body.as_ref().map_or(0, Bytes::len));
+            self.bytes.fetch_add((asked + answered) as u64, Ordering::Relaxed);
+            match answer {
+                Ok(Ok(body)) => Ok(body),
+                Ok(Err(why)) | Err(NoAnswer::Refused(why)) => Err(CarryError::Refused(why)),
+                Err(NoAnswer::Unsent(why)) => Err(CarryError::Unsent(why)),
+                Err(NoAnswer::Unknown(why)) => Err(CarryError::Unknown(why)),
             }
         })
     }
+}
+
+/// Why another voter has not answered.
+enum NoAnswer {
+    /// It was not asked.
+    Unsent(String),
+    /// It does not answer such questions of this voter.
+    Refused(String),
+    /// It may have been asked.
+    Unknown(String),
 }
 
 fn is_refusal(code: Code) -> bool {

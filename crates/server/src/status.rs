@@ -4,12 +4,14 @@
 //! What must hold: names and units stay as they are, because scripts read them; new keys are
 //! optional. Times are milliseconds since the Unix epoch, a span of time ends in `_ms`.
 
+mod detection;
 mod drill;
 mod figures;
 mod write_mode;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::detection::{DetectionStatus, SeenStatus};
 pub use self::drill::{DrillStatus, DrilledTable};
 pub use self::figures::{RpoStatus, RtoStatus};
 pub use self::write_mode::{HolderStatus, InDoubtStatus, SyncState, WriteModeStatus};
@@ -86,6 +88,9 @@ pub struct QuorumStatus {
     pub majority_heard_ms_ago: Option<u64>,
     /// How long a region may write after it was last confirmed.
     pub lease_ms: u64,
+    /// How the answering region observes the others; absent from older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<DetectionStatus>,
 }
 
 /// What the prober of the answering region finds of one region.

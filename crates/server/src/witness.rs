@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_control::watch::Watch;
 use isthmus_model::clock::Clock;
 use isthmus_replication::frame::Frame;
 use parking_lot::Mutex;
@@ -21,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api_error::ApiError;
 use crate::config::witness::WitnessFile;
+use crate::detection::{self, Detection};
 use crate::fault;
 use crate::node::lease_clock;
 use crate::peer;
@@ -45,6 +45,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let own = config.witness;
+    let settings = own.settings();
     let files = TlsFiles { certificate: own.certificate, key: own.key, authority: own.authority };
     let current = watch::Sender::new(files.parse(files.read()?)?);
     let listener = listen(own.listen, "the regions").await?;
@@ -59,10 +60,11 @@ pub async fn serve(
     let (stop, stopped) = watch::channel(false);
     let port = peer::serve::serve(witness.clone(), current.subscribe(), listener, stopped.clone());
     witness.spawn(Box::pin(fault::or_end("peer port", port)));
-    let watching =
-        Watching { name: own.name.clone(), quorum: quorum.clone(), clock: clock.clone() };
-    let lease = Duration::from_millis(own.lease_ms);
-    let watching = watching.keep(lease, stopped.clone());
+    let detection = Arc::new(Detection::new(&own.name, settings));
+    let probing = detection.clone().keep_probing(quorum.clone(), |_, _| {}, stopped.clone());
+    witness.spawn(Box::pin(fault::or_end("keep_probing", probing)));
+    let watching = Watching { detection, quorum: quorum.clone(), clock: clock.clone() };
+    let watching = watching.keep(stopped.clone());
     witness.spawn(Box::pin(fault::or_end("keep_watching", watching)));
     let notice = |_, text| tracing::warn!("{text}");
     let renewed =
@@ -90,30 +92,40 @@ fn voter(voter: crate::config::witness::VoterConfig) -> Voter {
 
 /// What a witness sees of the regions.
 struct Watching {
-    name: String,
+    detection: Arc<Detection>,
     quorum: Arc<Quorum>,
     clock: Arc<dyn Clock>,
 }
 
 impl Watching {
     /// Says which regions seem to be gone and which do not any more, until `stop` says so.
-    async fn keep(self, lease: Duration, mut stop: watch::Receiver<bool>) {
-        let mut watch = Watch::new(&self.name, lease, lease_clock());
+    async fn keep(self, mut stop: watch::Receiver<bool>) {
         let mut seen = None;
         let mut said = JoinSet::new();
         while !*stop.borrow() {
             let known = self.quorum.known();
             let now = lease_clock();
-            if seen.replace(known.index) != Some(known.index) {
-                watch.saw(&known.agreed, now);
-            }
             while said.try_join_next().is_some() {}
-            // What is not taken is said again, but not before that is known.
-            if said.is_empty() {
-                let at_millis = self.clock.wall_millis().max(0) as u64;
-                for word in watch.words(&known.agreed, now, at_millis) {
-                    let quorum = self.quorum.clone();
-                    said.spawn(async move { drop(quorum.propose(word).await) });
+            let news = {
+                let mut watch = self.detection.watch();
+                if seen.replace(known.index) != Some(known.index) {
+                    watch.saw(&known.agreed, now);
+                }
+                // What is not taken is said again, but not before that is known.
+                if said.is_empty() {
+                    let at_millis = self.clock.wall_millis().max(0) as u64;
+                    for word in watch.words(&known.agreed, now, at_millis) {
+                        let quorum = self.quorum.clone();
+                        said.spawn(async move { drop(quorum.propose(word).await) });
+                    }
+                }
+                watch.news(&known.agreed, now)
+            };
+            for verdict in news {
+                let (text, _) = detection::tell(&verdict);
+                match verdict.is_suspected {
+                    true => tracing::warn!("{text}"),
+                    false => tracing::info!("{text}"),
                 }
             }
             tokio::select! {

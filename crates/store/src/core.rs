@@ -65,6 +65,8 @@ struct Queue {
     partitions: Vec<Arc<Partition>>,
     loose: VecDeque<Loose>,
     raise_ceiling: bool,
+    /// When the first of them came.
+    since: Option<Duration>,
 }
 
 impl Queue {
@@ -106,8 +108,8 @@ pub(crate) struct Core {
     stopped: AtomicBool,
     poisoned: AtomicBool,
     full: AtomicBool,
-    /// When the commit that is under way began, in microseconds; 0: there is none.
-    commit_began: AtomicU64,
+    /// When the first came of what is being committed, in microseconds; 0: nothing is.
+    committing_since: AtomicU64,
     on_durable: RwLock<Vec<DurableHook>>,
     on_spec: RwLock<Vec<SpecHook>>,
     on_fatal: RwLock<Vec<FatalHook>>,
@@ -151,7 +153,7 @@ impl Core {
             stopped: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             full: AtomicBool::new(false),
-            commit_began: AtomicU64::new(0),
+            committing_since: AtomicU64::new(0),
             on_durable: RwLock::default(),
             on_spec: RwLock::default(),
             on_fatal: RwLock::default(),
@@ -215,12 +217,13 @@ impl Core {
         }
     }
 
-    /// How long the commit that is under way has taken so far; zero where there is none.
-    pub(crate) fn commit_under_way(&self) -> Duration {
-        match self.commit_began.load(Ordering::Acquire) {
-            0 => Duration::ZERO,
-            micros => self.clock.monotonic().saturating_sub(Duration::from_micros(micros)),
-        }
+    /// How old the oldest write is that is not durable; zero where there is none.
+    pub(crate) fn oldest_not_durable(&self) -> Duration {
+        let since = match self.committing_since.load(Ordering::Acquire) {
+            0 => self.queue.lock().since,
+            micros => Some(Duration::from_micros(micros)),
+        };
+        since.map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since))
     }
 
     /// Asks the engine whether there is more room than the reserve.
@@ -252,6 +255,7 @@ impl Core {
             inner.queued = true;
             let mut queue = self.queue.lock();
             queue.partitions.push(partition.clone());
+            queue.since.get_or_insert_with(|| self.clock.monotonic());
             self.wake.notify_one();
         }
     }
@@ -277,6 +281,7 @@ impl Core {
         let mut queue = self.queue.lock();
         self.queue_bytes.fetch_add(loose_bytes(&loose.writes), Ordering::AcqRel);
         queue.loose.push_back(loose);
+        queue.since.get_or_insert_with(|| self.clock.monotonic());
         self.wake.notify_one();
     }
 
@@ -300,7 +305,7 @@ impl Core {
             return true;
         }
         let (batch, records, node) = self.make_batch(&mut committing, &groups, &work.loose);
-        let committed = if batch.is_empty() { Ok(()) } else { self.commit(batch) };
+        let committed = if batch.is_empty() { Ok(()) } else { self.commit(batch, work.since) };
         match committed {
             Ok(()) => {
                 committing.node = node;
@@ -316,13 +321,13 @@ impl Core {
         true
     }
 
-    fn commit(&self, batch: Batch) -> Result<(), EngineError> {
+    fn commit(&self, batch: Batch, since: Option<Duration>) -> Result<(), EngineError> {
         let began = self.clock.monotonic();
         // Nothing begins at 0, which says that there is none.
-        let micros = u64::try_from(began.as_micros()).unwrap_or(u64::MAX).max(1);
-        self.commit_began.store(micros, Ordering::Release);
+        let micros = u64::try_from(since.unwrap_or(began).as_micros()).unwrap_or(u64::MAX).max(1);
+        self.committing_since.store(micros, Ordering::Release);
         let committed = self.engine.commit(batch);
-        self.commit_began.store(0, Ordering::Release);
+        self.committing_since.store(0, Ordering::Release);
         self.counters.commits.one();
         self.counters.commit_time.note(self.clock.monotonic().saturating_sub(began));
         committed

@@ -405,10 +405,10 @@ impl Store {
         self.core.refuses()
     }
 
-    /// How long the commit that is under way has taken so far; zero where there is none. A disk
-    /// that hangs shows here.
-    pub fn commit_under_way(&self) -> Duration {
-        self.core.commit_under_way()
+    /// How old the oldest write is that is not durable yet; zero where all are. A disk that hangs
+    /// or is slow shows here.
+    pub fn oldest_not_durable(&self) -> Duration {
+        self.core.oldest_not_durable()
     }
 
     /// Bytes that can still be written to its disk, the reserve included.

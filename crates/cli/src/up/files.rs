@@ -178,6 +178,8 @@ impl Layout {
                 key: pem(&format!("{WITNESS}.key")),
                 authority: pem("authority.pem"),
                 lease_ms: QuorumConfig::default().lease_ms,
+                detection: QuorumConfig::default().detection,
+                suspicion: QuorumConfig::default().suspicion,
             },
             voters: (1..=self.regions)
                 .map(|number| VoterConfig {

@@ -322,7 +322,14 @@ fn check_quorum(config: &Config) -> Result<(), Finding> {
             return wrong(key("peer"), "is no host:port");
         }
     }
-    check_voters(&quorum.voters, &names)
+    check_voters(&quorum.voters, &names)?;
+    let slow = quorum.disk_slow().as_millis() as u64;
+    if !(50..=quorum.lease_ms).contains(&slow) {
+        let message = format!("is {slow}, it must be in 50 to lease_ms, {}", quorum.lease_ms);
+        return wrong("quorum.disk_slow_ms", message);
+    }
+    let lease = (quorum.detection, quorum.lease_ms);
+    quorum.suspicion.check("quorum.suspicion", lease, names.len() - 1)
 }
 
 /// Every region votes, so that it knows who may write; few do, since all are waited for.

@@ -1,8 +1,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::witness::WitnessFile;
-use super::{Config, StorageConfig, check};
+use super::{Config, Detection, StorageConfig, check};
 
 /// A directory of its own for one test, emptied when it ends.
 struct Place(PathBuf);
@@ -127,6 +128,46 @@ fn three(place: &Place, end: &str) -> String {
 }
 
 #[test]
+fn how_regions_are_observed_is_set_and_checked() {
+    let place = Place::new("suspicion");
+    let load = |quorum: &str| place.load(&three(&place, &format!("[quorum]\n{quorum}")));
+    let millis = Duration::from_millis;
+    let usual = load("").unwrap().quorum.unwrap();
+    let settings = usual.settings();
+    assert_eq!(settings.detection, Detection::Mixed);
+    assert_eq!((settings.probe_every, settings.earliest), (millis(400), millis(1_000)));
+    assert_eq!((settings.latest, usual.disk_slow()), (millis(1_600), millis(500)));
+    let set = "detection = \"active\"\ndisk_slow_ms = 700\n[quorum.suspicion]\n\
+               probe_every_ms = 250\nafter_ms = 900\nwithin_ms = 1300\n\
+               probe_bytes_per_second_max = 9000\n";
+    let set = load(set).unwrap().quorum.unwrap();
+    let settings = set.settings();
+    assert_eq!(settings.detection, Detection::Active);
+    assert_eq!((settings.probe_every, settings.earliest), (millis(250), millis(900)));
+    assert_eq!((settings.latest, set.disk_slow()), (millis(1_300), millis(700)));
+    assert_eq!(settings.probe_bytes_per_second_max, 9_000);
+
+    let passive = "detection = \"passive\"\n[quorum.suspicion]\nprobe_bytes_per_second_max = 1\n";
+    assert!(load(passive).is_ok(), "nothing is probed");
+    let suspicion = |set: &str| format!("[quorum.suspicion]\n{set}\n");
+    for (text, told) in [
+        ("detection = \"both\"\n".to_owned(), "quorum.detection: unknown variant"),
+        ("disk_slow_ms = 2001\n".to_owned(), "quorum.disk_slow_ms: is 2001"),
+        (suspicion("probe_every_ms = 19"), "probe_every_ms: is 19, it must be in 20 to 60000"),
+        (suspicion("probe_every_ms = 600"), "within_ms: is 1600, it must be in 1800 to 20000"),
+        (suspicion("within_ms = 1199"), "within_ms: is 1199, it must be in 1200 to"),
+        (suspicion("after_ms = 1601"), "after_ms: is 1601, it must be in 500 to 1600"),
+        (
+            suspicion("probe_bytes_per_second_max = 100"),
+            "probe_bytes_per_second_max: is 100, it must be at least 3200: to probe 2 others",
+        ),
+    ] {
+        let error = load(&text).unwrap_err();
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
 fn a_quorum_is_of_all_regions_and_a_witness() {
     let place = Place::new("quorum");
     let config = place.load(&three(&place, "[quorum]\n")).unwrap();
@@ -188,6 +229,14 @@ fn the_file_of_a_witness_is_checked_like_that_of_a_region() {
         (
             text.replace("[[voters]]\nname = \"r1", "lease_ms = 1\n[[voters]]\nname = \"r1"),
             ":9: wit",
+        ),
+        (
+            text.replace(
+                "[[voters]]\nname = \"r1",
+                "[witness.suspicion]\nwithin_ms = 1\n\
+                          [[voters]]\nname = \"r1",
+            ),
+            "witness.suspicion.within_ms: is 1, it must be in 1200",
         ),
         (text[..text.rfind("[[").unwrap()].to_owned(), "voters: 2 voters with the witness itself"),
     ];

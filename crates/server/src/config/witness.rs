@@ -21,6 +21,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,7 @@ use super::check::{
     Finding, LEASE_MS, REGION_RULE, VOTERS, is_host_and_port, is_region_name, load_by, owner_only,
     unreadable, wrong,
 };
-use super::{ConfigError, default_lease_ms};
+use super::{ConfigError, Detection, Settings, SuspicionConfig, default_lease_ms};
 
 /// A witness's configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +64,19 @@ pub struct OwnConfig {
     /// `[quorum]` of the regions. Default 2000.
     #[serde(default = "default_lease_ms")]
     pub lease_ms: u64,
+    /// By what a region is held to be gone, as in `[quorum]` of the regions. Default `mixed`.
+    #[serde(default)]
+    pub detection: Detection,
+    /// How fast and at what cost a region is suspected.
+    #[serde(default, skip_serializing_if = "SuspicionConfig::is_default")]
+    pub suspicion: SuspicionConfig,
+}
+
+impl OwnConfig {
+    /// How regions are observed.
+    pub fn settings(&self) -> Settings {
+        self.suspicion.settings(self.detection, Duration::from_millis(self.lease_ms))
+    }
 }
 
 /// `[[voters]]`: a region.
@@ -107,6 +121,8 @@ fn check(config: &WitnessFile) -> Result<(), Finding> {
         let message = format!("is {}, it must be in 500 to 60000", own.lease_ms);
         return wrong("witness.lease_ms", message);
     }
+    let lease = (own.detection, own.lease_ms);
+    own.suspicion.check("witness.suspicion", lease, config.voters.len())?;
     for (key, path) in [
         ("witness.certificate", &own.certificate),
         ("witness.key", &own.key),

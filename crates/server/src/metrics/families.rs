@@ -14,10 +14,11 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
 use super::Outcome;
+use super::detection;
 use super::modes::ModeFigures;
 use crate::node::Node;
 use crate::node::tell::{disk_bytes, memory_bytes};
-use crate::status::{DrillStatus, ProbeStatus, Ratios, RpoStatus};
+use crate::status::{DetectionStatus, DrillStatus, ProbeStatus, Ratios, RpoStatus};
 
 /// What tables without series of their own are summed under; no table can have this name.
 const REST: &str = "(rest)";
@@ -105,6 +106,7 @@ pub(super) struct Figures {
     refuses_writes: bool,
     probes: Vec<ProbeStatus>,
     modes: ModeFigures,
+    detection: Option<DetectionStatus>,
     last_drill: Option<DrillStatus>,
     instance: Option<Ratios>,
     /// Availability of tables with series of their own, and for which share they were alike.
@@ -211,6 +213,7 @@ impl Figures {
             refuses_writes: node.store().refuses_writes().is_some(),
             probes: node.probes().status(node.clock().wall_millis()),
             modes: ModeFigures::of(node, label),
+            detection: node.detection_status(),
             last_drill: node.last_drill(),
             instance: node.probes().of_instance(now_millis),
             measured,
@@ -421,6 +424,9 @@ impl Collector for Figures {
         self.figures(&mut to)?;
         self.last_drill(&mut to)?;
         self.modes.encode(&mut to)?;
+        if let Some(detection) = &self.detection {
+            detection::encode(detection, &mut to)?;
+        }
         self.links(&mut to)
     }
 }

@@ -79,6 +79,14 @@ pub enum EventKind {
     BaseMoved,
     /// What the next epoch of a table does not go on from was set aside here.
     TailSetAside,
+    /// Another region seems to be gone, as this one sees it.
+    RegionSuspected,
+    /// It does not any more.
+    RegionTrusted,
+    /// The disk of this region does not keep up.
+    DiskSlow,
+    /// It keeps up again.
+    DiskWell,
     /// A region was suspended: it may not write until it is back.
     RegionSuspended,
     /// It is back.
@@ -107,6 +115,8 @@ impl EventKind {
                 | EventKind::WriterChanged
                 | EventKind::WriterHandedOver
                 | EventKind::RegionRejoined
+                | EventKind::RegionTrusted
+                | EventKind::DiskWell
                 | EventKind::DrillPassed
         );
         !is_news

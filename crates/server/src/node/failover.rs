@@ -10,6 +10,7 @@
 
 mod act;
 mod by_hand;
+mod observe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,10 +19,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_control::agreed::{Agreed, Command, How, Outcome, Refusal};
-use isthmus_control::duty;
+use isthmus_control::disk::DiskWatch;
+use isthmus_control::duty::Feeding;
 use isthmus_control::global_table::Serve;
-use isthmus_control::lease::{LEASE, Lease};
-use isthmus_control::watch::Watch;
+use isthmus_control::lease::Lease;
 use isthmus_model::ids::{Epoch, Lsn, Origin, TableId};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_store::Table;
@@ -29,10 +30,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use super::Node;
 use super::tail::{TailError, Tails};
+use super::{Node, Record};
 use crate::api_error::ApiError;
 use crate::config::Config;
+use crate::detection::Detection;
 use crate::quorum::Quorum;
 use crate::registry::{Known, Registry};
 
@@ -42,8 +44,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const ATTENDED_MAX: usize = 64;
 /// What could not be done for a table is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
-/// A commit that takes longer shows a disk that hangs: the lease is not renewed.
-const STALLED_AFTER: Duration = Duration::from_millis(1000);
 /// So long after a vacancy was seen here, the most complete log that was heard of is chosen.
 const SETTLE_AFTER: Duration = Duration::from_millis(1000);
 
@@ -54,7 +54,9 @@ pub(super) struct Failover {
     lease: Mutex<Lease>,
     /// Names this process among those of the region; grows.
     run: AtomicU64,
-    watch: Mutex<Watch>,
+    detection: Arc<Detection>,
+    /// How the own disk does.
+    disk: Mutex<DiskWatch>,
     tails: Tails,
     /// Vacancies that are seen here, by table.
     vacant: Mutex<BTreeMap<TableId, Vacant>>,
@@ -93,13 +95,15 @@ enum Trouble {
 impl Failover {
     /// Nothing is known yet.
     pub(super) fn new(config: &Config, wall_millis: i64) -> Failover {
-        let lease = config.quorum.as_ref().map_or(LEASE, |quorum| quorum.lease());
+        let quorum = config.quorum.clone().unwrap_or_default();
+        let (lease, settings) = (quorum.lease(), quorum.settings());
         Failover {
             registry: OnceLock::new(),
             quorum: OnceLock::new(),
             run: AtomicU64::new(wall_millis.unsigned_abs()),
             lease: Mutex::new(Lease::new(lease)),
-            watch: Mutex::new(Watch::new(&config.region.name, lease, lease_clock())),
+            detection: Arc::new(Detection::new(&config.region.name, settings)),
+            disk: Mutex::new(DiskWatch::new(quorum.disk_slow(), lease)),
             tails: Tails::new(&config.storage.data),
             vacant: Mutex::default(),
             goals: Mutex::default(),
@@ -224,18 +228,26 @@ impl Node {
         next.is_some_and(|next| next.how == How::Planned && next.log_epoch == epoch.0)
     }
 
-    /// Whether an origin may feed a table here, as far as others decide: not while nobody knows
-    /// who writes next, not in an epoch that is not known here yet, and not beside entries that
-    /// the epoch does not go on from.
-    pub(super) fn may_be_fed(&self, table: &Table, epoch: Epoch, ready: bool) -> bool {
+    /// Whether an origin that obeys an epoch may feed a table here, as far as others decide.
+    pub(super) fn may_be_fed(&self, table: &Table, by: (&str, Epoch), record: &Record) -> bool {
         let Some(registry) = self.registry() else { return true };
         let known = registry.known();
         let Some(tenure) = known.agreed.tenure(table.id().0) else { return true };
         let word = table.writer_word();
         let writes_by_its_disk = word.is_unended_epoch_of(Origin(self.config.region.number));
         let is_sealed = !writes_by_its_disk || table.epoch().0 >= tenure.epoch;
-        let log = (word.epoch.0, table.accepted_lsn().0);
-        duty::may_feed(tenure, epoch.0, ready, log, is_sealed)
+        let (origin, epoch) = by;
+        let feeding = Feeding {
+            origin,
+            epoch: epoch.0,
+            passes_on: record.table.has_edges(),
+            own: &self.config.region.name,
+            is_whole: record.ready,
+            log_epoch: word.epoch.0,
+            end: table.accepted_lsn().0,
+            is_sealed,
+        };
+        feeding.is_right(tenure)
     }
 
     /// Renews the lease of this region again and again, until `stop` says so.
@@ -251,8 +263,7 @@ impl Node {
                 self.failover.lease.lock().give_up();
             }
             let is_of_use = !known.agreed.tables.is_empty() || self.writes_alone();
-            let is_healthy = self.store.refuses_writes().is_none()
-                && self.store.commit_under_way() < STALLED_AFTER;
+            let is_healthy = self.looks_healthy(&known.agreed);
             let renewal = match is_of_use && !is_suspended {
                 true => self.failover.lease.lock().next_renewal(lease_clock(), is_healthy),
                 false => None,
@@ -302,11 +313,12 @@ impl Node {
         let mut attended = Attended::default();
         let mut saying = JoinSet::new();
         let mut rejoin_at = Duration::ZERO;
+        let mut suspended = None;
         while !*stop.borrow() {
             let known = registry.known();
             let now = lease_clock();
-            {
-                let mut watch = self.failover.watch.lock();
+            let news = {
+                let mut watch = self.failover.detection.watch();
                 if seen != Some(known.index) {
                     watch.saw(&known.agreed, now);
                 }
@@ -323,9 +335,14 @@ impl Node {
                         let _ = registry.propose(word).await;
                     });
                 }
-            }
+                watch.news(&known.agreed, now)
+            };
+            self.tell_verdicts(&news);
+            self.tell_suspensions(&known.agreed, &mut suspended);
             seen = Some(known.index);
-            if known.agreed.is_suspended(&self.config.region.name) && now >= rejoin_at {
+            let is_suspended = known.agreed.is_suspended(&self.config.region.name);
+            // With a disk that cannot keep up it would be suspended again.
+            if is_suspended && now >= rejoin_at && self.is_disk_well() {
                 self.rejoin(&registry, &known).await;
                 rejoin_at = lease_clock() + TRY_AGAIN;
             }

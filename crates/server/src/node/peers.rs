@@ -38,8 +38,8 @@ impl Assignments for Node {
             record.table.feeds(region, own).next().is_some()
                 || record.table.is_ahead(region, own, epoch.0)
         };
-        let is_fed = self.region_numbered(origin).is_some_and(feeds)
-            && self.may_be_fed(&table, epoch, record.ready);
+        let by = self.region_numbered(origin).filter(|region| feeds(region));
+        let is_fed = by.is_some_and(|region| self.may_be_fed(&table, (region, epoch), record));
         match is_fed {
             true => Ok(table),
             false => Err(Unfed::NotTheFeeder),

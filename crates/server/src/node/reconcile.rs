@@ -223,6 +223,7 @@ impl Node {
             Question::Agree(asked) => self.on_agree(from, asked.message).await,
             Question::Prepare(asked) => self.on_prepare(from, asked).await,
             Question::Promise(asked) => self.on_promise(from, asked).await,
+            Question::Probe(probe) => Ok(self.on_probe(from, probe)),
             Question::Trigger(trigger) => self.on_trigger(&trigger),
             Question::Drop(asked) => self.on_drop(from, &asked).await.map(|()| Bytes::new()),
             Question::Holds(holds) => self.on_holds(&holds).await.map(|()| Bytes::new()),

@@ -1,7 +1,7 @@
 //! Serves the streams and questions of the other regions.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use isthmus_replication::frame::{Body, Frame};
 use isthmus_replication::receive::Inbound;
@@ -69,8 +69,18 @@ impl Peer for PeerService {
         let shown = shown(&request)?;
         let inbound = Inbound::new(self.node.shared(), self.node.clone(), Direction::Push);
         let (sender, receiver) = mpsc::channel(FRAMES_WAITING_MAX);
+        let (node, origin) = (self.node.clone(), OnceLock::<Arc<OtherRegion>>::new());
         let stream =
             carry::receive(inbound, request.into_inner(), sender, move |inbound, frame| {
+                if let Some(Body::Hello(hello)) = &frame.body
+                    && bears_name(&shown, &hello.name)
+                    && let Some(region) = node.others().get(&hello.name)
+                {
+                    let _ = origin.set(region.clone());
+                }
+                if let Some(region) = origin.get() {
+                    region.traffic().heard();
+                }
                 take(&shown, inbound, frame)
             });
         self.spawn(async { drop(stream.await) });
@@ -109,7 +119,7 @@ impl Peer for PeerService {
     async fn call(&self, request: Request<Call>) -> Result<Response<Reply>, Status> {
         let shown = shown(&request)?;
         let call = request.into_inner();
-        let is_voter = matches!(call.question, Some(Question::Agree(_)))
+        let is_voter = matches!(call.question, Some(Question::Agree(_) | Question::Probe(_)))
             && self.node.is_witness(&call.from)
             && bears_name(&shown, &call.from);
         if !is_voter {

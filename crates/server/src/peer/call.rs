@@ -14,7 +14,7 @@ pub struct Call {
     /// What is asked.
     #[prost(
         oneof = "Question",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60, 61, 62"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60, 61, 62, 63"
     )]
     pub question: Option<Question>,
 }
@@ -85,6 +85,32 @@ pub enum Question {
     /// Take nothing of earlier terms any more, and tell what was prepared in them.
     #[prost(message, tag = "62")]
     Promise(Promise),
+    /// Tell whether the region is well.
+    #[prost(message, tag = "63")]
+    Probe(Probe),
+}
+
+/// Asks whether a region lives and is well. The answer is a `Probed`, and proves both ways.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Probe {
+    /// When it was sent, by the clock of who sends it, which means nothing to others.
+    #[prost(uint64, tag = "1")]
+    pub sent_micros: u64,
+    /// How long ago the asking voter has heard the asked region, so that this proves both ways,
+    /// too; absent: it never has.
+    #[prost(uint64, optional, tag = "2")]
+    pub heard_micros_ago: Option<u64>,
+}
+
+/// The answer to a probe.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Probed {
+    /// As in the probe.
+    #[prost(uint64, tag = "1")]
+    pub sent_micros: u64,
+    /// Why the region is not well; empty: it is.
+    #[prost(string, tag = "2")]
+    pub ill: String,
 }
 
 /// A message of one voter of the quorum to another; the answer's body is the answer.

@@ -34,11 +34,17 @@ pub(super) async fn ship(
         let due_in = if next.is_none() { region.links().due_in() } else { None };
         tokio::select! {
             permit = sender.reserve(), if next.is_some() => match (permit, next.take()) {
-                (Ok(permit), Some(frame)) => hand_over(permit, frame).await,
+                (Ok(permit), Some(frame)) => {
+                    if matches!(frame.body, Some(Body::Parcel(_) | Body::CopyChunk(_))) {
+                        region.traffic().asked();
+                    }
+                    hand_over(permit, frame).await;
+                }
                 _ => return "the stream was closed".to_owned(),
             },
             answer = answers.message() => match answer {
                 Ok(Some(frame)) => {
+                    region.traffic().answered();
                     if let Err(error) = region.links().receive(direction, frame) {
                         return error.to_string();
                     }

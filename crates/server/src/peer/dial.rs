@@ -28,6 +28,7 @@ use super::callback::Callbacks;
 use super::carry::{self, describe};
 use super::service::peer_client::PeerClient;
 use super::tls::PeerTls;
+use super::traffic::StreamTraffic;
 use super::{
     CONNECTION_AGE_MAX, FRAMES_WAITING_MAX, KEEP_ALIVE_EVERY, MESSAGE_BYTES_MAX,
     STREAM_WINDOW_BYTES,
@@ -78,6 +79,7 @@ pub struct OtherRegion {
     pulls: watch::Sender<u64>,
     pulling: tokio::sync::Mutex<()>,
     reached: Mutex<Reached>,
+    traffic: StreamTraffic,
     wall_millis: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
 
@@ -148,6 +150,7 @@ impl OtherRegion {
             pulls: watch::Sender::new(0),
             pulling: tokio::sync::Mutex::new(()),
             reached: Mutex::new(reached),
+            traffic: StreamTraffic::default(),
             wall_millis,
         })
     }
@@ -185,6 +188,25 @@ impl OtherRegion {
     /// Whether the region is reached.
     pub fn reached(&self) -> Reached {
         self.reached.lock().clone()
+    }
+
+    /// What its streams have brought.
+    pub(crate) fn traffic(&self) -> &StreamTraffic {
+        &self.traffic
+    }
+
+    /// Since when it owes an answer on a stream.
+    pub(crate) fn awaits_since(&self) -> Option<Duration> {
+        let since = self.traffic.awaits_since()?;
+        // What a stream that is gone had sent is owed for as long as there is a link.
+        let is_owed = match self.reached.lock().connected {
+            true => self.links().awaits_answer(),
+            false => !self.links().is_empty(),
+        };
+        if !is_owed {
+            self.traffic.owes_nothing();
+        }
+        is_owed.then_some(since)
     }
 
     /// Asks the region one question.
@@ -305,6 +327,7 @@ impl OtherRegion {
         };
         let inbound = Inbound::new(shared, node.clone(), Direction::Pull);
         let take = |inbound: &mut Inbound, frame: Frame| {
+            self.traffic.heard();
             if let Some(Body::Hello(hello)) = &frame.body
                 && hello.name != self.name
             {

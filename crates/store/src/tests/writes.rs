@@ -26,6 +26,22 @@ fn nothing_shows_before_it_is_durable() {
 }
 
 #[test]
+fn the_age_of_a_write_counts_from_when_it_came() {
+    let region = Region::new(1, Writers::One);
+    let oldest = || region.store.oldest_not_durable().as_millis();
+    while region.store.commit_step() {}
+    assert_eq!(oldest(), 0);
+    drop(region.table().write(vec![put(1, 10)], false));
+    region.clock.advance(300);
+    drop(region.table().write(vec![put(2, 10)], false));
+    region.clock.advance(200);
+    assert_eq!(oldest(), 500);
+    while region.store.commit_step() {}
+    region.clock.advance(200);
+    assert_eq!(oldest(), 0);
+}
+
+#[test]
 fn hot_row_takes_many_changes_in_one_commit() {
     let region = Region::new(1, Writers::One);
     let table = region.table();

@@ -28,7 +28,7 @@ impl Node {
             let seen = seen.filter(|seen| seen.epoch == vacancy.epoch);
             seen.is_some_and(|seen| now.saturating_sub(seen.since) >= SETTLE_AFTER)
         });
-        let watch = self.failover.watch.lock();
+        let watch = self.failover.detection.watch();
         let are_leases_over =
             known.agreed.leases_to_outlast(id.0).all(|region| watch.is_over(region, now));
         drop(watch);

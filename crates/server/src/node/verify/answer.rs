@@ -61,6 +61,7 @@ impl Node {
             | Question::Prepare(_)
             | Question::Promise(_)
             | Question::MayWrite(_)
+            | Question::Probe(_)
             | Question::Measure(_)
             | Question::Time(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
