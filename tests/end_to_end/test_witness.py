@@ -12,7 +12,7 @@ import cluster
 import pytest
 import wire
 from test_failover import await_enrolled, put_until_taken, tenure, writer
-from test_switchover import make
+from test_switchover import await_forwarding, make
 
 
 class Witness:
@@ -149,3 +149,25 @@ def test_the_witness_answers_nobody_but_voters_and_stops_when_told(pair):
     told = pair.run("quorum", "--voters", "r1,r2,r9", check=False)
     assert told.returncode == 1 and "r9 is no region" in told.stderr
     assert pair.run("quorum", "--voters", "r1,r2,w1").returncode == 0
+
+
+def test_a_witness_that_probes_has_a_voice_by_what_it_finds(folder):
+    with cluster.Cluster(regions=2, folder=folder, arguments=["--witness"]) as running:
+        running.stop()
+        for path in running.data.glob("*/isthmus.toml"):
+            text = path.read_text()
+            path.write_text(text.replace('detection = "mixed"', 'detection = "active"'))
+        running.start()
+        make(running, "probed")
+        await_forwarding(running, "probed")
+        await_enrolled(running, "probed", 0)
+        running.run("failover", "--table", "probed", "--set", "automatic")
+        r1, r2 = running.regions
+        cluster.wait_until(lambda: tenure(running, r2, "probed")["automatic"], "it is known", 60)
+        r1.kill()
+        client = r2.client(timeout=20)
+        put_until_taken(client, "probed", [("w", "a"), ("k", 1)], 1)
+        client.close()
+        told = running.run("failover", "--json", config=r2.config).stdout
+        why = next(one["why"] for one in json.loads(told)["audit"] if "suspended" in one["what"])
+        assert "w1: silent" in why and "r2: silent" in why and "probes not answered" in why, why
