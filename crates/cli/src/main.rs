@@ -9,6 +9,8 @@ mod bench;
 mod cells;
 mod conflict;
 mod debug;
+mod distribute;
+mod distribution;
 mod drill;
 mod error;
 mod events;
@@ -99,6 +101,10 @@ enum Command {
     Row(row::RowArgs),
     /// Keep one table in several regions
     GlobalTable(global_table::GlobalTableArgs),
+    /// Divide a table into partitions that regions share
+    Distribute(distribute::DistributeArgs),
+    /// Show where partitions are, and move them
+    Distribution(distribution::DistributionArgs),
     /// Show links, and say when and how fast they ship
     Link(link::LinkArgs),
     /// Let another region write a table that one region writes
@@ -152,6 +158,8 @@ impl Command {
             Command::Table(args) => args.target.json,
             Command::Row(args) => args.target.json,
             Command::GlobalTable(args) => args.target.json,
+            Command::Distribute(args) => args.target.json,
+            Command::Distribution(args) => args.target.json,
             Command::Link(args) => args.target.json,
             Command::Switchover(args) => args.target.json,
             Command::Quorum(args) => args.target.json,
@@ -185,6 +193,8 @@ impl Command {
             | Command::Table(_)
             | Command::Row(_)
             | Command::GlobalTable(_)
+            | Command::Distribute(_)
+            | Command::Distribution(_)
             | Command::Link(_)
             | Command::Switchover(_)
             | Command::Witness(_)
@@ -240,6 +250,8 @@ fn run(command: Command) -> Result<Exit, CliError> {
             Command::Table(args) => table::run(args).await.map(done),
             Command::Row(args) => row::run(args).await.map(done),
             Command::GlobalTable(args) => global_table::run(args).await.map(done),
+            Command::Distribute(args) => distribute::run(args).await.map(done),
+            Command::Distribution(args) => distribution::run(args).await.map(done),
             Command::Link(args) => link::run(args).await.map(done),
             Command::Switchover(args) => switchover::run(args).await.map(done),
             Command::Quorum(args) => quorum::run(args).await.map(done),

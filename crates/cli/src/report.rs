@@ -148,6 +148,11 @@ impl ReportArgs {
         !json && !self.csv
     }
 
+    /// Whether it is printed as text or JSON to standard output.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.csv && self.output.is_none()
+    }
+
     /// Prints a report of comparing or repairing, in the way that was asked for.
     pub(crate) fn print(&self, told: &Json, json: bool) -> Result<Report, CliError> {
         // What is printed as it is must not fail for what this program does not know.

@@ -5,10 +5,12 @@
 
 pub(crate) mod detection;
 mod figures;
+mod grouped;
 
 use std::time::Duration;
 
 use clap::Args;
+use isthmus_control::distribution::partition_named;
 use isthmus_server::status::{
     CopyStatus, DifferingStatus, DigestWord, LinkStatus, QuorumStatus, Status, TableStatus,
 };
@@ -27,6 +29,7 @@ All regions that `isthmus up` runs are asked, or the one that is named. With --j
 Examples:
   isthmus status
   isthmus status --watch --table notes
+  isthmus status --table events         partition by partition, if it is distributed
   isthmus status --region r1 --json
   isthmus status --config /etc/isthmus/r1.toml
 
@@ -63,15 +66,16 @@ pub(crate) struct Told {
 /// Shows the status, once or until Ctrl-C.
 pub(crate) async fn run(args: StatusArgs) -> Result<(), CliError> {
     let places = args.target.places()?;
+    let is_whole = args.table.is_none();
     loop {
         let told = ask(&places, args.table.as_deref()).await?;
         if args.target.json {
             print_json(&told)?;
         } else if args.watch {
             // Home, then clear what is below: without a flicker.
-            output::line(&format!("\x1b[H\x1b[2J{}", text(&told)))?;
+            output::line(&format!("\x1b[H\x1b[2J{}", text(&told, is_whole)))?;
         } else {
-            output::line(&text(&told))?;
+            output::line(&text(&told, is_whole))?;
         }
         if !args.watch {
             return silent_error(told);
@@ -91,8 +95,17 @@ pub(crate) async fn ask(places: &[Place], table: Option<&str>) -> Result<Vec<Tol
     for (place, answer) in places.iter().zip(waiting) {
         let answer = answer.await.map_err(|error| CliError::failed(error.to_string()))?;
         let status = answer.map_err(CliError::from).map(|mut status| {
-            status.tables.retain(|found| table.is_none_or(|name| found.name == name));
-            status.links.retain(|found| table.is_none_or(|name| found.table == name));
+            let is_shown = |found: &TableStatus| {
+                table.is_none_or(|name| {
+                    found.name == name || found.distribution.as_deref() == Some(name)
+                })
+            };
+            status.tables.retain(is_shown);
+            let is_of = |found: &LinkStatus| {
+                let table_of = partition_named(&found.table).map(|(table, _)| table);
+                table.is_none_or(|name| found.table == name || table_of == Some(name))
+            };
+            status.links.retain(is_of);
             status
         });
         all.push(Told { place: place.clone(), status });
@@ -127,17 +140,20 @@ fn print_json(told: &[Told]) -> Result<(), CliError> {
     output::json(&json!({ "regions": regions }))
 }
 
-fn text(told: &[Told]) -> String {
+/// `is_whole`: partitions of distributed tables are shown together, and their links where
+/// something is to be seen.
+fn text(told: &[Told], is_whole: bool) -> String {
     let mut parts = vec![regions_text(told)];
     parts.extend(quorum_text(told));
     parts.extend(detection::text(told));
     parts.extend(drill_text(told));
-    let tables = tables_text(told);
+    let tables = tables_text(told, is_whole);
     if !tables.is_empty() {
         parts.push(tables);
     }
     parts.extend(figures::text(told));
-    let links = links(told);
+    let mut links = links(told);
+    links.retain(|(link, _)| !(is_whole && grouped::is_quiet(link)));
     if !links.is_empty() {
         parts.push(links_text(&links));
     }
@@ -237,10 +253,14 @@ fn drill_text(told: &[Told]) -> Option<String> {
     Some(text)
 }
 
-fn tables_text(told: &[Told]) -> String {
+fn tables_text(told: &[Told], is_whole: bool) -> String {
     let mut rows = Vec::new();
     for status in told.iter().filter_map(|told| told.status.as_ref().ok()) {
-        for table in &status.tables {
+        if is_whole {
+            rows.extend(grouped::rows(status));
+        }
+        let alone = status.tables.iter();
+        for table in alone.filter(|table| !is_whole || table.distribution.is_none()) {
             rows.push(vec![
                 output::plain(&table.name),
                 output::plain(&status.region),
@@ -549,7 +569,7 @@ pub(crate) mod tests {
     #[test]
     fn silent_regions_are_shown_beside_the_others() {
         let all = two_regions();
-        let text = text(&all);
+        let text = text(&all, true);
         assert!(text.contains("r1") && text.contains("silent: refused"), "{text}");
         assert!(text.contains("r1 -> r2") && text.contains("following"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text:?}");

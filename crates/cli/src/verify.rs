@@ -4,6 +4,7 @@
 //! differ, and 2 in every other case; standard output carries the report and nothing else.
 
 mod against;
+mod partitions;
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ stands to the first: missing, extra, older, newer, or different (one version, tw
 Examples:
   isthmus verify notes                              all regions that have the table
   isthmus verify notes --regions r1,r2
+  isthmus verify events                             all partitions, if it is distributed
   isthmus verify notes --regions r1,r2,r3 --deep --json
   isthmus verify notes --regions r1,r2 --csv --output differing.csv
   isthmus verify notes --regions r1,r2 --deep --detach     prints the job's id
@@ -96,6 +98,11 @@ async fn compare(args: VerifyArgs) -> Result<Exit, CliError> {
     }
     check_regions(&args.regions)?;
     let place = args.target.answering(&args.regions).await?;
+    if args.regions.is_empty()
+        && let Some(told) = partitions::distribution(&place, &args.table).await
+    {
+        return partitions::compare(&args, &told).await;
+    }
     let regions = match args.regions.is_empty() {
         true => {
             let client = place.client(ClientOptions {

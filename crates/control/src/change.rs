@@ -12,7 +12,7 @@ use crate::extract::BindExtract;
 use crate::global_table::{ControlError, GlobalTable};
 use crate::link_rule::SetLink;
 use crate::write_mode::SetMode;
-use crate::writer::{SetFailover, SetWrites, Switchover};
+use crate::writer::{SetBase, SetFailover, SetWrites, Switchover};
 
 /// A change of the record of a global table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub enum Change {
     /// Lets another region write. The log does that; the record only judges whether it may be
     /// asked for, and follows.
     Switchover(Switchover),
+    /// Lets the region that writes keep the record. It is told before it counts here.
+    SetBase(SetBase),
     /// Sets what secondaries do with writes.
     SetWrites(SetWrites),
     /// Sets who decides when the region that writes is lost.
@@ -46,6 +48,9 @@ impl GlobalTable {
             Change::SetMode(asked) => changed.set_mode(asked)?,
             Change::Switchover(asked) => {
                 changed.check_successor(&asked.to)?;
+            }
+            Change::SetBase(asked) => {
+                changed.hand_base_to(&asked.to)?;
             }
             Change::SetWrites(asked) => changed.set_writes(asked)?,
             Change::SetFailover(asked) => changed.set_failover(asked)?,

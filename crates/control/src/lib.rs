@@ -20,6 +20,7 @@ pub mod clocks;
 pub use isthmus_model::commit;
 pub mod detect;
 pub mod disk;
+pub mod distribution;
 pub mod dropping;
 pub mod duty;
 pub mod edges;

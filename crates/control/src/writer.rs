@@ -19,6 +19,14 @@ pub struct Switchover {
     pub to: String,
 }
 
+/// Asks for another base region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetBase {
+    /// The region that is to keep the record. It writes the table.
+    pub to: String,
+}
+
 /// What a secondary does with a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -201,6 +209,28 @@ impl GlobalTable {
             }
         }
         Ok(true)
+    }
+
+    /// Lets the region that writes keep the record from now on, as if the one that does were lost:
+    /// the epoch in which it writes counts for more than any version of before. Returns whether
+    /// that is news.
+    pub fn hand_base_to(&mut self, to: &str) -> Result<bool, ControlError> {
+        if self.base == to {
+            return Ok(false);
+        }
+        let unfit = |why: &str| Err(ControlError::Unfit(to.to_owned(), why.to_owned()));
+        if self.serve != Serve::PrimarySecondary {
+            return Err(ControlError::SeveralWriters);
+        }
+        if self.primary() != to {
+            return unfit("it does not write the table; let it write first");
+        }
+        match self.replica(to).is_some_and(|replica| replica.progress == Progress::Active)
+            && self.move_base(to, self.epoch)
+        {
+            true => Ok(true),
+            false => unfit("it has not all of the table yet; wait until it is active"),
+        }
     }
 
     /// The links over which a region gets what the primary makes, the last one first.

@@ -26,4 +26,5 @@ pub mod plainbuffer;
 pub mod receipt;
 pub mod request;
 pub mod response;
+pub mod routed;
 pub mod signature;

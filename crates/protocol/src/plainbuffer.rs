@@ -18,7 +18,7 @@ mod encode;
 
 pub use crate::plainbuffer::decode::{
     NamedRow, Variant, decode_delete, decode_key, decode_put, decode_rows, decode_update,
-    decode_variant,
+    decode_variant, split_rows,
 };
 pub use crate::plainbuffer::encode::{
     RowWriter, ValueRef, encode_change, encode_named_key, put_header, put_key_row, put_row,

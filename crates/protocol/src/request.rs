@@ -24,7 +24,8 @@ use isthmus_model::value::Text;
 use crate::error::ProtocolError;
 pub use crate::request::filter::decode_filter;
 pub use crate::request::parts::{
-    BatchPartsAnswer, BatchWritePart, BatchWriteParts, batches_by_row, batches_by_table,
+    BatchGroup, BatchPartsAnswer, BatchWritePart, BatchWriteParts, RowPlace, TableCounts,
+    batches_by_group, batches_by_row, batches_by_table,
 };
 
 /// An operation that a client asks for.
@@ -398,11 +399,19 @@ fn unsupported(path: &str) -> ProtocolError {
     ProtocolError::OperationUnsupported { name: crate::error::shown(name) }
 }
 
-/// Decodes a request.
+/// Decodes a request of a client.
 ///
 /// `path` is compared byte by byte: nothing is normalised into another operation than was
 /// signed.
 pub fn decode(path: &str, body: Bytes) -> Result<Operation, ProtocolError> {
+    let operation = decode_passed_on(path, body)?;
+    operation.table_names().into_iter().try_for_each(fields::client_name)?;
+    Ok(operation)
+}
+
+/// Decodes a request that another region has passed on: it may name partitions of a distributed
+/// table, which no client can.
+pub fn decode_passed_on(path: &str, body: Bytes) -> Result<Operation, ProtocolError> {
     match path {
         "/GetRow" => row::get_row(body).map(Operation::GetRow),
         "/PutRow" => row::write_row(body, row::WriteKind::Put).map(Operation::PutRow),
@@ -456,6 +465,42 @@ impl Operation {
             Operation::ListSearchIndex(_) => "/ListSearchIndex",
             Operation::ListStream(_) => "/ListStream",
             Operation::ListTunnel(_) => "/tunnel/list",
+        }
+    }
+
+    /// The names of the tables it is about, in the order of the request.
+    pub fn table_names(&self) -> Vec<&str> {
+        match self {
+            Operation::ListTable => Vec::new(),
+            Operation::CreateTable(create) => vec![create.table.as_str()],
+            Operation::DescribeTable(name) | Operation::DeleteTable(name) => vec![name.as_str()],
+            Operation::UpdateTable(update) => vec![update.table.as_str()],
+            Operation::AddDefinedColumn(add) => vec![add.table.as_str()],
+            Operation::DeleteDefinedColumn(delete) => vec![delete.table.as_str()],
+            Operation::GetRow(get) => vec![get.table.as_str()],
+            Operation::PutRow(write)
+            | Operation::UpdateRow(write)
+            | Operation::DeleteRow(write) => {
+                vec![write.table.as_str()]
+            }
+            Operation::BatchGetRow(batch) => {
+                batch.tables.iter().map(|part| part.table.as_str()).collect()
+            }
+            Operation::BatchWriteRow(batch) => {
+                batch.tables.iter().map(|part| part.table.as_str()).collect()
+            }
+            Operation::GetRange(get) => vec![get.table.as_str()],
+            Operation::CreateGlobalTable(create) => vec![&create.base.table],
+            Operation::BindGlobalTable(bind) => vec![&bind.name],
+            Operation::UnbindGlobalTable(unbind) => vec![&unbind.name],
+            Operation::DescribeGlobalTable(describe) => {
+                let replica = describe.replica.as_ref().map(|place| place.table.as_str());
+                [describe.name.as_str()].into_iter().chain(replica).collect()
+            }
+            Operation::UpdateGlobalTable(update) => vec![&update.name],
+            Operation::ListSearchIndex(table)
+            | Operation::ListStream(table)
+            | Operation::ListTunnel(table) => table.iter().map(Text::as_str).collect(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! access key, made like that of the public API but over method, path and query. The metrics are
 //! also given to who bears the token of the configuration, since Prometheus cannot sign.
 
+mod distributions;
 mod failover;
 mod global_tables;
 mod jobs;
@@ -59,6 +60,7 @@ impl AdminApi {
             .route("/v1/quorum", post(change_voters))
             .merge(jobs::routes())
             .merge(global_tables::routes())
+            .merge(distributions::routes())
             .merge(failover::routes())
             .merge(links::routes())
             .merge(tables::routes())

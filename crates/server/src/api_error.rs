@@ -3,6 +3,7 @@
 //! A definite error means that nothing happened and nothing will. What may have happened is told
 //! with `OTSTimeout`, which official clients do not take as a refusal of a write.
 
+use isthmus_control::distribution::DistributionError;
 use isthmus_control::global_table::ControlError;
 use isthmus_model::check::{CheckCode, CheckError};
 use isthmus_model::error::{Kind, Outcome};
@@ -89,6 +90,12 @@ impl From<ControlError> for ApiError {
             | Kind::Internal => ErrorCode::ParameterInvalid,
         };
         ApiError::new(code, sentence(&error.to_string()))
+    }
+}
+
+impl From<DistributionError> for ApiError {
+    fn from(error: DistributionError) -> ApiError {
+        ApiError::invalid(sentence(&error.to_string()))
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub(crate) mod connections;
 mod forward;
+mod route;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use hyper::header::{
 use hyper::http::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use isthmus_model::hlc::Hlc;
+use isthmus_model::value::Text;
 use isthmus_protocol::compression::{
     REQUEST_COMPRESS_SIZE, REQUEST_COMPRESS_TYPE, inflate_request,
 };
@@ -51,6 +53,7 @@ use crate::tables::Tables;
 use crate::trace;
 
 use self::forward::Change;
+use self::route::Fresh;
 
 /// A request's body must be there within this.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -182,13 +185,24 @@ impl PublicApi {
         let as_of = AsOf::of(&head.headers)?;
         if path == BATCH_WRITE && as_of.is_none() && after.is_none() {
             let batch = BatchWriteParts::decode(body.clone()).map_err(ApiError::from)?;
-            let changing = Box::pin(self.change(Change::Batch(batch), &body, receipt.as_mut()));
-            let body = changing.await?;
+            let body = match self.is_routed(batch.tables().iter().map(Text::as_str)) {
+                true => Box::pin(self.route_batch_write(&body, receipt.as_mut())).await?,
+                false => {
+                    Box::pin(self.change(Change::Batch(batch), &body, receipt.as_mut())).await?
+                }
+            };
             return Ok(Success::of(body).with_receipt(receipt));
         }
         let operation = decode(&path, body.clone()).map_err(ApiError::from)?;
         if receipt.is_some() {
             receipts::check_write(&operation)?;
+        }
+        if self.node.has_distributions() && self.is_routed(operation.table_names()) {
+            let fresh = Fresh::of(&operation, as_of, after.is_some())?;
+            let body = self.route(operation, fresh, receipt.as_mut()).await?;
+            let mut success = Success::of(body).with_receipt(receipt);
+            success.headers.extend(fresh.told().map(|told| (AS_OF, told.to_owned())));
+            return Ok(success);
         }
         if self.node.has_just_started()
             && let Ok(tables) = tables_read(&operation, AS_OF)

@@ -35,6 +35,7 @@ pub mod rows;
 pub mod slow_peer;
 pub mod status;
 pub mod tables;
+mod together;
 mod trace;
 pub mod witness;
 
@@ -132,6 +133,7 @@ pub async fn serve(
     keep(&node, "keep_failover", node.clone().keep_failover(stopped.clone()));
     keep(&node, "keep_probing_regions", node.clone().keep_probing_regions(stopped.clone()));
     keep(&node, "keep_writers", node.clone().keep_writers(stopped.clone()));
+    keep(&node, "keep_distributed", node.clone().keep_distributed(stopped.clone()));
     keep(&node, "keep_up", node.clone().keep_up(stopped.clone()));
     keep(&node, "keep_digests", node.clone().keep_digests(stopped.clone()));
     keep(&node, "keep_swept", node.clone().keep_swept(stopped.clone()));

@@ -7,6 +7,7 @@ mod change;
 mod clocks;
 mod conflicts;
 mod cuts;
+mod distributions;
 mod drills;
 mod drops;
 mod edges;
@@ -67,6 +68,7 @@ use crate::peer::dial::OtherRegion;
 use crate::peer::tls::PeerTls;
 use crate::probe::{PROBE_TABLE, Probes};
 
+use self::distributions::Distributions;
 use self::drills::Drills;
 use self::events::Events;
 use self::failover::Failover;
@@ -77,6 +79,7 @@ use self::synced::Synced;
 use self::verify::Verification;
 use self::verify::scrubs::Scrubs;
 
+pub(crate) use self::distributions::Partition;
 pub(crate) use self::failover::lease_clock;
 pub use self::synced::{SyncRow, SyncTable, SyncWrite};
 pub use self::writer::Place;
@@ -120,6 +123,7 @@ pub struct Node {
     probes: Probes,
     copies: Copies,
     drills: Drills,
+    distributions: Distributions,
     clocks: Mutex<Clocks>,
     /// The log of a table may say that another region writes.
     writer_moved: Notify,
@@ -204,6 +208,7 @@ impl Node {
         let probes = Probes::read(&store)?;
         let copies = Copies::read(&store)?;
         let drills = Drills::read(&store)?;
+        let distributions = Distributions::read(&store, others.keys())?;
         let failover = Failover::new(&config, clock.wall_millis());
         let node = Arc::new_cyclic(|node| Node {
             verification: Verification::new(
@@ -220,6 +225,7 @@ impl Node {
             probes,
             copies,
             drills,
+            distributions,
             clocks: Mutex::new(Clocks::new(config.peer.clock_skew_max_ms as i64)),
             writer_moved: Notify::new(),
             writers: watch::Sender::new(0),

@@ -164,6 +164,21 @@ impl Rows {
 
     /// GetRange, as of a cut that is safe or of now.
     pub fn range(&self, get: GetRange, cut: Option<Hlc>) -> Result<Bytes, ApiError> {
+        self.page(get, cut, None)
+    }
+
+    /// A part of a page that is made of those of several partitions: of so many bytes at most, and
+    /// a row. What it tells as units for reading are bytes, so that the sum is rounded up once.
+    pub fn part_of_range(&self, get: GetRange, bytes_max: usize) -> Result<Bytes, ApiError> {
+        self.page(get, None, Some(bytes_max))
+    }
+
+    fn page(
+        &self,
+        get: GetRange,
+        cut: Option<Hlc>,
+        part_bytes_max: Option<usize>,
+    ) -> Result<Bytes, ApiError> {
         let table = self.node.readable(get.table.as_str())?;
         let schema = table.schema();
         check_projection(&get.projection, ReadScope::Range)?;
@@ -177,6 +192,8 @@ impl Rows {
         let view = self.view(&table);
         let mut page = Page::new(&schema, view, &get.projection, rows_max, 64 * 1024);
         page.shows_all &= get.token.is_none();
+        page.is_part = part_bytes_max.is_some();
+        page.page_bytes_max = part_bytes_max.unwrap_or(PAGE_BYTES_MAX).min(PAGE_BYTES_MAX);
         let first = match &get.token {
             Some(token) => Some(Projection {
                 resume: Some(self.open(&get.table, &start, token)?),
@@ -268,6 +285,9 @@ struct Page<'a> {
     view: View,
     projection: &'a Projection,
     rows_max: usize,
+    page_bytes_max: usize,
+    /// It is a part of a page: bytes are told as units.
+    is_part: bool,
     answer: RowsAnswer<'a>,
     rows: usize,
     rows_read: usize,
@@ -302,6 +322,8 @@ impl<'a> Page<'a> {
             view,
             projection,
             rows_max,
+            page_bytes_max: PAGE_BYTES_MAX,
+            is_part: false,
             answer,
             rows,
             rows_read,
@@ -350,7 +372,7 @@ impl<'a> Page<'a> {
         if self.rows == 0 && self.rows_max < RANGE_ROWS_MAX {
             // So many were asked for, and rows of one table are mostly alike.
             let more = self.rows_max.saturating_mul(self.answer.row_bytes());
-            self.answer.reserve(more.min(PAGE_BYTES_MAX));
+            self.answer.reserve(more.min(self.page_bytes_max));
         }
         self.rows += 1;
         self.rows_read += 1;
@@ -360,7 +382,7 @@ impl<'a> Page<'a> {
 
     fn is_full(&self) -> bool {
         self.rows >= self.rows_max
-            || self.answer.row_bytes() >= PAGE_BYTES_MAX
+            || self.answer.row_bytes() >= self.page_bytes_max
             || self.rows_read >= PAGE_ROWS_READ_MAX
             || self.bytes_read >= PAGE_BYTES_READ_MAX
     }
@@ -382,7 +404,11 @@ impl<'a> Page<'a> {
     }
 
     fn finish(self, next: Option<&PrimaryKey>, token: Option<&[u8]>) -> Bytes {
-        self.answer.finish_range(consumed_by_read(self.bytes_read), next, token)
+        let consumed = match self.is_part {
+            true => Consumed { read: u32::try_from(self.bytes_read).unwrap_or(u32::MAX), write: 0 },
+            false => consumed_by_read(self.bytes_read),
+        };
+        self.answer.finish_range(consumed, next, token)
     }
 }
 
@@ -528,7 +554,7 @@ fn consumed_by_write(size: WriteSize, written: &Written) -> Consumed {
     Consumed { read: units.read, write: units.write }
 }
 
-fn consumed_by_read(bytes: u64) -> Consumed {
+pub(crate) fn consumed_by_read(bytes: u64) -> Consumed {
     let units = CapacityUnits::of_read(bytes);
     Consumed { read: units.read, write: units.write }
 }

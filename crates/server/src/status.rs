@@ -227,6 +227,9 @@ pub struct TableStatus {
     pub name: String,
     /// The id that is never used again.
     pub id: u64,
+    /// The distributed table that it is a partition of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<String>,
     /// The global table it is a replica of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub global_table_id: Option<String>,

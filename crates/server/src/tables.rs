@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use isthmus_control::distribution::partition_named;
 use isthmus_model::check::{check_schema, check_table_name};
 use isthmus_model::ids::{Epoch, Origin, PartitionId, SchemaNumber, TableId};
+use isthmus_model::key::KeyValue;
 use isthmus_model::schema::{Schema, TableOptions};
 use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
@@ -13,7 +15,7 @@ use isthmus_protocol::response::{
     TableDescription, TableStatus, Throughput, encode_describe_table, encode_empty,
     encode_list_table, encode_update_table,
 };
-use isthmus_store::{StoreError, TableSpec, Writers, Writing};
+use isthmus_store::{Store, StoreError, TableSpec, Writers, Writing};
 
 use crate::api_error::ApiError;
 use crate::node::Node;
@@ -38,30 +40,19 @@ impl Tables {
     /// CreateTable.
     pub async fn create(&self, create: CreateTable) -> Result<Bytes, ApiError> {
         check_table_name(create.table.as_str())?;
-        let options = create.options.merged(&TableOptions::default(), TIME_TO_LIVE_SECONDS_MIN)?;
-        let schema = Schema {
-            number: SchemaNumber(1),
-            key_columns: create.key_columns,
-            defined_columns: create.defined_columns,
-            options,
-        };
-        check_schema(&schema)?;
+        let schema = new_schema(&create)?;
         let _one_at_a_time = self.changing.lock().await;
         let store = self.node.store();
         if create.table.as_str() == PROBE_TABLE {
             return Err(ApiError::invalid(format!("The name {PROBE_TABLE} is reserved.")));
         }
-        if store.table_by_name(create.table.as_str()).is_some() {
+        let name = create.table.as_str();
+        if store.table_by_name(name).is_some() || self.node.is_distribution_name(name) {
             return Err(ApiError::table_exists());
         }
-        let quota = self.node.config().instance.table_quota;
-        if self.node.tables().len() >= quota as usize {
-            return Err(ApiError::new(
-                ErrorCode::QuotaExhausted,
-                format!("Number of tables exceeds the quota:{quota}."),
-            ));
-        }
+        check_quota(&self.node)?;
         let id = store.reserve_id()?;
+        keep_split_points(store, TableId(id), &create.split_points).await?;
         store
             .create_table(TableSpec {
                 id: TableId(id),
@@ -83,9 +74,7 @@ impl Tables {
 
     /// ListTable.
     pub fn list(&self) -> Bytes {
-        let mut names: Vec<Text> = self.node.tables().iter().map(|table| table.name()).collect();
-        names.sort();
-        encode_list_table(names.iter().map(Text::as_str))
+        encode_list_table(client_names(&self.node).iter().map(Text::as_str))
     }
 
     /// DescribeTable.
@@ -184,8 +173,81 @@ impl Tables {
             )));
         }
         self.node.store().drop_table(id).await?;
+        forget_split_points(self.node.store(), id).await?;
         Ok(encode_empty())
     }
+}
+
+/// The names of all tables as clients know them: of a distributed table one, not those of its
+/// partitions.
+fn client_names(node: &Node) -> Vec<Text> {
+    let mut names: Vec<Text> = node.tables().iter().map(|table| table.name()).collect();
+    names.retain(|name| partition_named(name.as_str()).is_none());
+    names.extend(node.distribution_names().into_iter().map(Text::from));
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Whether there may be one more table.
+pub(crate) fn check_quota(node: &Node) -> Result<(), ApiError> {
+    let quota = node.config().instance.table_quota;
+    match client_names(node).len() < quota as usize {
+        true => Ok(()),
+        false => Err(ApiError::new(
+            ErrorCode::QuotaExhausted,
+            format!("Number of tables exceeds the quota:{quota}."),
+        )),
+    }
+}
+
+fn split_points_note(table: TableId) -> Vec<u8> {
+    format!("split-points/{:016x}", table.0).into_bytes()
+}
+
+/// Keeps where a table is to be divided, should it be distributed. They count from then on only.
+async fn keep_split_points(
+    store: &Store,
+    table: TableId,
+    points: &[KeyValue],
+) -> Result<(), ApiError> {
+    if points.is_empty() {
+        return Ok(());
+    }
+    let text = |point: &KeyValue| match point {
+        KeyValue::Integer(number) => Some(number.to_string()),
+        KeyValue::String(text) => Some(text.as_str().to_owned()),
+        KeyValue::Binary(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
+    };
+    let points: Option<Vec<String>> = points.iter().map(text).collect();
+    let points = points.ok_or_else(|| {
+        ApiError::invalid("A split point of a binary key column has to be UTF-8 text.")
+    })?;
+    let note = serde_json::to_vec(&points).map_err(|_| ApiError::internal())?;
+    Ok(store.put_note(&split_points_note(table), &note).await?)
+}
+
+/// Where a table is to be divided, as CreateTable has said; empty: it has not.
+pub(crate) fn split_points(store: &Store, table: TableId) -> Result<Vec<String>, ApiError> {
+    let Some(note) = store.note(&split_points_note(table))? else { return Ok(Vec::new()) };
+    serde_json::from_slice(&note).map_err(|_| ApiError::internal())
+}
+
+/// Forgets that.
+pub(crate) async fn forget_split_points(store: &Store, table: TableId) -> Result<(), ApiError> {
+    Ok(store.delete_note(&split_points_note(table)).await?)
+}
+
+/// The schema of a new table, if it is a legal one.
+pub(crate) fn new_schema(create: &CreateTable) -> Result<Schema, ApiError> {
+    let schema = Schema {
+        number: SchemaNumber(1),
+        key_columns: create.key_columns.clone(),
+        defined_columns: create.defined_columns.clone(),
+        options: create.options.merged(&TableOptions::default(), TIME_TO_LIVE_SECONDS_MIN)?,
+    };
+    check_schema(&schema)?;
+    Ok(schema)
 }
 
 /// Throughput is not reserved: every table uses what there is.

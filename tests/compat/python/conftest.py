@@ -2,6 +2,9 @@
 
 ISTHMUS_ENDPOINT, ISTHMUS_INSTANCE, ISTHMUS_ACCESS_KEY_ID and ISTHMUS_ACCESS_KEY_SECRET name a
 server that already runs; without them the suite starts `isthmus up --regions 1` of its own.
+
+DISTRIBUTED=1 starts three regions instead and divides each table that a test makes into partitions
+that are spread over them, so that most of what is asked is done in another region.
 """
 
 import contextlib
@@ -26,6 +29,24 @@ class FewRetries(RetryPolicy):
         return 0.05
 
 
+@contextlib.contextmanager
+def distributing(running):
+    """Each table that is made is distributed."""
+    create = tablestore.OTSClient.create_table
+
+    def create_distributed(client, meta, *arguments, **options):
+        answer = create(client, meta, *arguments, **options)
+        # The names of partitions are longer, so that the longest name is for other tables.
+        if len(meta.table_name) <= 240:
+            running.run("distribute", meta.table_name, "--by", "hash", "--partitions", 5,
+                        "--replicas", 1)
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tablestore.OTSClient, "create_table", create_distributed)
+        yield
+
+
 @pytest.fixture(scope="session")
 def server():
     """endpoint and credentials of the region under test."""
@@ -36,7 +57,13 @@ def server():
             endpoint=given[0], instance=given[1], key_id=given[2], secret=given[3]
         )
         return
-    with cluster.Cluster(regions=1, arguments=["--tables-max", "64"]) as running:
+    is_distributed = os.environ.get("DISTRIBUTED") == "1"
+    regions = 3 if is_distributed else 1
+    with contextlib.ExitStack() as ends:
+        arguments = ["--tables-max", "64"]
+        running = ends.enter_context(cluster.Cluster(regions=regions, arguments=arguments))
+        if is_distributed:
+            ends.enter_context(distributing(running))
         told = running.told
         yield types.SimpleNamespace(
             endpoint=running.regions[0].endpoint,

@@ -98,6 +98,21 @@ pub fn decode_rows(source: &Bytes) -> Result<Vec<NamedRow>> {
     Ok(rows)
 }
 
+/// The rows of an answer as they are, without the header, each with what it says.
+pub fn split_rows(source: &Bytes) -> Result<Vec<(NamedRow, Bytes)>> {
+    let mut rows = Vec::new();
+    if source.is_empty() {
+        return Ok(rows);
+    }
+    let mut reader = Reader::with_header(source)?;
+    while !reader.is_at_end() {
+        let from = reader.at;
+        let row = reader.shown_row()?;
+        rows.push((row, source.slice(from..reader.at)));
+    }
+    Ok(rows)
+}
+
 /// Decodes a value without tag and length, as filters and split points carry it.
 pub fn decode_variant(source: &Bytes) -> Result<Variant> {
     let mut reader = Reader { source, bytes: source, at: 0 };

@@ -12,6 +12,9 @@ use crate::messages;
 use crate::request::filter::decode_filter;
 use crate::request::shape::{self, Field};
 
+/// What stands between the name of a table and the number of its partition.
+const PARTITION_SEPARATOR: char = '/';
+
 pub(super) type Result<T> = std::result::Result<T, ProtocolError>;
 
 /// Decodes a message whose repeated fields are within their counts.
@@ -44,13 +47,28 @@ pub(super) fn non_empty(field: Option<Bytes>) -> Option<Bytes> {
     field.filter(|bytes| !bytes.is_empty())
 }
 
-/// The name of a table, in the charset of names.
+/// The name of a table, in the charset of names, or of a partition: that of its table, `/` and a
+/// number. Whether the latter is allowed is for `decode` to say.
 pub(super) fn table_name(field: Option<Bytes>) -> Result<Text> {
     let name = text(required(field)?)?;
-    if is_name(name.as_bytes()) {
+    let is_partition = || {
+        let (table, number) = name.as_str().split_once(PARTITION_SEPARATOR)?;
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        Some(is_number && is_name(table.as_bytes()))
+    };
+    if is_name(name.as_bytes()) || is_partition() == Some(true) {
         return Ok(name);
     }
-    Err(ProtocolError::invalid(format!("Invalid table name: '{}'.", shown(name.as_str()))))
+    Err(no_name(name.as_str()))
+}
+
+/// Refuses the name of a partition, which is not for clients.
+pub(super) fn client_name(name: &str) -> Result<()> {
+    if name.contains(PARTITION_SEPARATOR) { Err(no_name(name)) } else { Ok(()) }
+}
+
+fn no_name(name: &str) -> ProtocolError {
+    ProtocolError::invalid(format!("Invalid table name: '{}'.", shown(name)))
 }
 
 /// Whether bytes are a legal name of a table or column.

@@ -6,6 +6,7 @@
 //! checked before its first part is handed out, so that wrong bytes refuse all of it; rows keep
 //! their order; a batch whose rows belong together, and one of common cells, is one part.
 
+use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::mem::size_of;
 use std::vec;
@@ -19,7 +20,7 @@ use crate::error::ProtocolError;
 use crate::error_code::ErrorCode;
 use crate::messages;
 use crate::request::batch::{self, DataSize};
-use crate::request::fields::Result;
+use crate::request::fields::{Result, client_name};
 use crate::request::{BatchWriteRow, TableWrites};
 use crate::response::failed_row;
 
@@ -59,8 +60,15 @@ pub struct BatchWritePart {
 }
 
 impl BatchWriteParts {
-    /// Checks the whole batch.
+    /// Checks the whole batch of a client.
     pub fn decode(body: Bytes) -> Result<BatchWriteParts> {
+        let parts = BatchWriteParts::decode_passed_on(body)?;
+        parts.names.iter().try_for_each(|name| client_name(name.as_str()))?;
+        Ok(parts)
+    }
+
+    /// Checks the whole of a batch that another region has passed on: it may name partitions.
+    pub fn decode_passed_on(body: Bytes) -> Result<BatchWriteParts> {
         let bytes_max = PART_BYTES_MIN.max(body.len() * BODY_SHARE);
         BatchWriteParts::decode_within(body, bytes_max)
     }
@@ -176,6 +184,62 @@ pub fn batches_by_table(body: Bytes) -> Result<Vec<(Text, usize, Bytes)>> {
         Ok((name, rows, request.encode_to_vec().into()))
     };
     wire.into_iter().map(one).collect()
+}
+
+/// Where a row of a batch is: the place of its table, and its place there.
+pub type RowPlace = (usize, usize);
+
+/// Rows of a BatchWriteRow that go together as a request of its own.
+#[derive(Debug, PartialEq)]
+pub struct BatchGroup {
+    /// The name by which its table goes there.
+    pub name: Text,
+    /// Where its rows are in the whole batch.
+    pub places: Vec<RowPlace>,
+    /// The request.
+    pub body: Bytes,
+}
+
+/// The tables of a batch in its order, each with how many rows it has.
+pub type TableCounts = Vec<(Text, usize)>;
+
+/// A BatchWriteRow as one request per group. `name_of` says by which name a row's table goes, by
+/// its name in the request and the row's key. Rows of a group keep their order; in a batch whose
+/// rows belong together the first row of a table decides for all. One row is decoded at a time.
+pub fn batches_by_group(
+    body: Bytes,
+    name_of: impl Fn(&Text, &[NamedKeyPart]) -> Text,
+) -> Result<(TableCounts, Vec<BatchGroup>)> {
+    let (wire, atomic) = batch::wire_writes(body)?;
+    let mut counts = Vec::with_capacity(wire.len());
+    let mut groups: BTreeMap<Text, (Vec<RowPlace>, Vec<WireRow>)> = BTreeMap::new();
+    for (at, table) in wire.into_iter().enumerate() {
+        let table_name = batch::written_table(&table)?;
+        counts.push((table_name.clone(), table.rows.len()));
+        let mut together = None;
+        for (number, row) in table.rows.into_iter().enumerate() {
+            let name = match &together {
+                Some(name) => Text::clone(name),
+                None => name_of(&table_name, &batch::row_write(&row)?.key),
+            };
+            if atomic {
+                together = Some(name.clone());
+            }
+            let (places, rows) = groups.entry(name).or_default();
+            places.push((at, number));
+            rows.push(row);
+        }
+    }
+    let groups = groups.into_iter().map(|(name, (places, rows))| {
+        let table_name = Some(name.bytes().clone());
+        let request = messages::BatchWriteRowRequest {
+            tables: vec![messages::TableInBatchWriteRowRequest { table_name, rows }],
+            is_atomic: atomic.then_some(true),
+            ..messages::BatchWriteRowRequest::default()
+        };
+        BatchGroup { name, places, body: request.encode_to_vec().into() }
+    });
+    Ok((counts, groups.collect()))
 }
 
 /// A BatchWriteRow of one table as one request per row, in order.

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_control::distribution::partition_named;
 use isthmus_model::clock::Clock;
 use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::receipt::Receipt;
 use isthmus_protocol::request::{
-    BatchPartsAnswer, BatchWriteParts, Operation, batches_by_table, decode,
+    BatchPartsAnswer, BatchWriteParts, Operation, batches_by_table, decode_passed_on,
 };
 use isthmus_store::Table;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -25,7 +26,7 @@ use crate::as_of::{AS_OF, AsOf, tables_read};
 use crate::node::{Place, SyncTable};
 
 /// How long a request waits for the next writing region.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one that another region has passed on waits for this one to begin to write.
 const TAKE_PATIENCE: Duration = Duration::from_secs(1);
 /// What another region knows is asked for again after this, then after twice as long, and so on.
@@ -45,10 +46,10 @@ pub(super) enum Change {
 }
 
 impl Change {
-    fn decode(path: &str, body: &Bytes) -> Result<Change, ApiError> {
+    pub(super) fn decode(path: &str, body: &Bytes) -> Result<Change, ApiError> {
         Ok(match path {
-            BATCH_WRITE => Change::Batch(BatchWriteParts::decode(body.clone())?),
-            _ => Change::One(decode(path, body.clone())?),
+            BATCH_WRITE => Change::Batch(BatchWriteParts::decode_passed_on(body.clone())?),
+            _ => Change::One(decode_passed_on(path, body.clone())?),
         })
     }
 
@@ -128,7 +129,7 @@ impl PublicApi {
         Ok(whole.finish())
     }
 
-    async fn change_table(
+    pub(super) async fn change_table(
         &self,
         table: &Text,
         change: Change,
@@ -254,7 +255,7 @@ impl PublicApi {
     }
 
     /// Waits until tables show all that was acknowledged in earlier terms.
-    async fn await_settled(&self, names: &[Text]) -> Result<(), ApiError> {
+    pub(super) async fn await_settled(&self, names: &[Text]) -> Result<(), ApiError> {
         for name in names {
             let table = self.node.readable(name.as_str())?;
             self.node.await_settled(&table).await?;
@@ -263,7 +264,10 @@ impl PublicApi {
     }
 
     /// Reads what is newest: as long as no other region may write, which is looked at afterwards.
-    fn leased(&self, read: impl FnOnce() -> Result<Bytes, ApiError>) -> Result<Bytes, ApiError> {
+    pub(super) fn leased(
+        &self,
+        read: impl FnOnce() -> Result<Bytes, ApiError>,
+    ) -> Result<Bytes, ApiError> {
         let read = read()?;
         match self.node.is_leased() {
             true => Ok(read),
@@ -308,7 +312,7 @@ impl PublicApi {
                 match self.node.place_of_writes(table.as_str()) {
                     Ok(Place::Here(_)) => break,
                     Ok(Place::Unsettled) => wait.once(&mut moved).await?,
-                    Err(error) if !is_about_place(&error) => return Err(error),
+                    Err(error) if !is_about_place(&error, &table) => return Err(error),
                     Ok(Place::There(_)) | Err(_) => return Err(ApiError::elsewhere()),
                 }
             }
@@ -318,7 +322,7 @@ impl PublicApi {
 }
 
 impl PublicApi {
-    fn wait_for_writer(&self, patience: Duration) -> WaitForWriter<'_> {
+    pub(super) fn wait_for_writer(&self, patience: Duration) -> WaitForWriter<'_> {
         let clock = &**self.node.clock();
         let deadline = clock.monotonic() + patience;
         let pause = LOOK_AGAIN_FIRST;
@@ -327,7 +331,7 @@ impl PublicApi {
 }
 
 /// One request's wait for the next writing region of its table.
-struct WaitForWriter<'a> {
+pub(super) struct WaitForWriter<'a> {
     /// So many requests may wait.
     places: &'a Semaphore,
     clock: &'a dyn Clock,
@@ -339,7 +343,7 @@ struct WaitForWriter<'a> {
 
 impl WaitForWriter<'_> {
     /// Waits until another region may write. An error: for too long, or too many wait.
-    async fn once(&mut self, moved: &mut watch::Receiver<u64>) -> Result<(), ApiError> {
+    pub(super) async fn once(&mut self, moved: &mut watch::Receiver<u64>) -> Result<(), ApiError> {
         if self.clock.monotonic() >= self.deadline {
             return Err(ApiError::elsewhere());
         }
@@ -353,9 +357,14 @@ impl WaitForWriter<'_> {
     }
 }
 
-/// Whether it refuses because of where the table is written.
-fn is_about_place(error: &ApiError) -> bool {
-    matches!(error.code, ErrorCode::NoPermissionAccess | ErrorCode::TableNotReady)
+/// Whether it refuses because of where the table is written. A partition that is not here is
+/// somewhere else.
+fn is_about_place(error: &ApiError, table: &Text) -> bool {
+    match error.code {
+        ErrorCode::NoPermissionAccess | ErrorCode::TableNotReady => true,
+        ErrorCode::ObjectNotExist => partition_named(table.as_str()).is_some(),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -59,12 +59,26 @@ impl Node {
 
     /// What is kept of a global table that has a replica here.
     pub fn global_table_json(&self, name: &str) -> Result<Value, ApiError> {
+        if let Some(record) = self.distribution(name) {
+            let (version, base) = (record.version, &record.base);
+            let (mode, failover) = (record.mode, record.failover);
+            return Ok(json!({
+                "name": name,
+                "version": version,
+                "base": base,
+                "mode": mode,
+                "failover": failover,
+            }));
+        }
         self.record_named(name).map(|(_, record)| json!(record.table)).ok_or_else(no_global_table)
     }
 
     /// Changes the record of a global table here or where its base is. `change` is the JSON of a
     /// `Change`. Tells the version of the record and whether anything is different.
     pub async fn change_global_table(&self, name: &str, change: Bytes) -> Result<Value, ApiError> {
+        if let Some(record) = self.distribution(name) {
+            return self.set_distribution(&record, &change).await;
+        }
         let own = &self.config.region.name;
         let known_base = self.record_named(name).map(|(_, record)| record.table.base);
         if known_base.as_ref() == Some(own) {
@@ -142,6 +156,9 @@ impl Node {
         if let Change::Switchover(asked) = &change {
             return self.switch_over(name, &asked.to).await;
         }
+        if let Change::SetBase(asked) = &change {
+            return self.hand_base_over(name, &asked.to).await;
+        }
         let _one_at_a_time = self.changing.lock().await;
         let (id, mut record) = self.record_named(name).ok_or_else(no_global_table)?;
         if let Change::BindExtract(asked) = &change {
@@ -168,6 +185,24 @@ impl Node {
         if is_changed && matches!(change, Change::SetMode(_)) {
             let text = format!("writes are answered {mode}");
             self.notice(EventKind::WriteModeSet, name, text, json!({ "mode": mode }));
+        }
+        Ok(json!({ "version": version, "changed": is_changed }))
+    }
+
+    /// Lets the region that writes a table keep its record. It is told first: should this one stop
+    /// in between, the other one tells it.
+    async fn hand_base_over(&self, name: &str, to: &str) -> Result<Value, ApiError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let (id, mut record) = self.record_named(name).ok_or_else(no_global_table)?;
+        let is_changed = record.table.hand_base_to(to)?;
+        let version = record.table.version;
+        if is_changed {
+            self.assign(id, &record.table, to).await?;
+            let before = &self.config.region.name;
+            let text = format!("{to} keeps the record of the table from now on, after {before}");
+            let detail = json!({ "base": to, "before": before, "epoch": record.table.epoch });
+            self.save(id, record).await?;
+            self.notice(EventKind::BaseMoved, name, text, detail);
         }
         Ok(json!({ "version": version, "changed": is_changed }))
     }

@@ -98,7 +98,7 @@ impl Node {
     }
 
     /// Removes what is held of a dropped table: links, rows and log, and last what names it.
-    async fn remove_dropped(&self, id: TableId) -> Result<(), ApiError> {
+    pub(super) async fn remove_dropped(&self, id: TableId) -> Result<(), ApiError> {
         if let Some(table) = self.store.table(id) {
             for region in self.others.keys().filter_map(|region| self.number_of(region)) {
                 self.store.delete_note(&copy_note(region, table.partition())).await?;

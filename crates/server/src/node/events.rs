@@ -77,6 +77,12 @@ pub enum EventKind {
     PreparedMade,
     /// This region keeps the record of a table in place of one that is lost.
     BaseMoved,
+    /// A table is divided into partitions that regions share.
+    TableDistributed,
+    /// Partitions are on their way to where they belong.
+    PartitionsMove,
+    /// A partition is where it is wanted.
+    PartitionMoved,
     /// What the next epoch of a table does not go on from was set aside here.
     TailSetAside,
     /// Another region seems to be gone, as this one sees it.
@@ -103,6 +109,9 @@ impl EventKind {
         let is_news = matches!(
             self,
             EventKind::LinkState
+                | EventKind::TableDistributed
+                | EventKind::PartitionsMove
+                | EventKind::PartitionMoved
                 | EventKind::RegionReached
                 | EventKind::CertificatesRenewed
                 | EventKind::ClockRight

@@ -9,7 +9,7 @@ use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::request::{
     BindGlobalTable, CreateGlobalTable, DescribeGlobalTable, Operation, Placement, ServeMode,
-    SyncMode, TablePlace, UnbindGlobalTable, UpdateGlobalTable, decode,
+    SyncMode, TablePlace, UnbindGlobalTable, UpdateGlobalTable, decode_passed_on,
 };
 use isthmus_protocol::response::{
     GlobalTableDescription, GlobalTableStatus, ReplicaDescription, ReplicaStatus, SyncStage,
@@ -62,7 +62,7 @@ impl Node {
 
     /// Does an operation that another region passed on.
     pub(super) async fn on_forward(&self, path: &str, body: Bytes) -> Result<Bytes, ApiError> {
-        let operation = decode(path, body.clone())?;
+        let operation = decode_passed_on(path, body.clone())?;
         let base = match &operation {
             Operation::CreateGlobalTable(create) => create.base.region.clone(),
             Operation::BindGlobalTable(_)

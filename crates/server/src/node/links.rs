@@ -89,6 +89,7 @@ pub(super) fn check(change: &Change) -> Result<(), ApiError> {
         | Change::BindExtract(_)
         | Change::SetMode(_)
         | Change::Switchover(_)
+        | Change::SetBase(_)
         | Change::SetWrites(_)
         | Change::SetFailover(_) => Ok(()),
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_control::distribution::partition_named;
 use isthmus_control::global_table::{GlobalTable, Progress, Replica, Serve};
 use isthmus_model::ids::{Epoch, TableId};
 use isthmus_model::limits::COUNT_MAX;
@@ -84,7 +85,8 @@ impl Node {
         if record.table == before {
             return Ok(());
         }
-        if !is_dropped && record.table.replicas.len() == 1 {
+        let is_left_alone = record.table.replicas.len() == 1 && !is_partition(&record.table);
+        if !is_dropped && is_left_alone {
             return self.dissolve(id).await;
         }
         self.save(id, record).await
@@ -168,7 +170,12 @@ impl Node {
         }
     }
 
-    async fn assign(&self, id: TableId, table: &GlobalTable, region: &str) -> Result<(), ApiError> {
+    pub(super) async fn assign(
+        &self,
+        id: TableId,
+        table: &GlobalTable,
+        region: &str,
+    ) -> Result<(), ApiError> {
         let held = self.store.table(id).ok_or_else(ApiError::no_table)?;
         if table.serve == Serve::PrimarySecondary {
             self.check_format(region, table.epoch.max(held.epoch().0))?;
@@ -229,6 +236,8 @@ impl Node {
             Question::Holds(holds) => self.on_holds(&holds).await.map(|()| Bytes::new()),
             Question::Measure(measure) => self.on_measure(measure).await,
             Question::Time(_) => Ok(self.tell_time()),
+            Question::Read(read) => self.on_read(read).await,
+            Question::Distribute(asked) => self.on_distribute(from, &asked.asked).await,
             about_rows @ (Question::Compare(_)
             | Question::Scrub(_)
             | Question::Repair(_)
@@ -255,11 +264,8 @@ impl Node {
         let spec = keys::table::decode_value(&assign.table).map_err(|_| damaged())?;
         let own = &self.config.region.name;
         let is_beyond = table.epoch.max(table.version) >= COUNT_MAX;
-        if table.base != from
-            || table.replica(own).is_none()
-            || spec.id.0 != table.table
-            || is_beyond
-        {
+        let is_from_base = table.base == from || self.is_given_base(from, &table);
+        if !is_from_base || table.replica(own).is_none() || spec.id.0 != table.table || is_beyond {
             return Err(damaged());
         }
         let is_known = || {
@@ -302,6 +308,12 @@ impl Node {
         }
         let ready = known.is_some_and(|known| known.ready) || table.has_enough(own);
         self.save(id, Record { table, ready }).await
+    }
+
+    /// Whether the base makes this region the base.
+    fn is_given_base(&self, from: &str, table: &GlobalTable) -> bool {
+        let known = self.record(TableId(table.table));
+        table.base == self.config.region.name && known.is_some_and(|k| k.table.base == from)
     }
 
     /// A region that accepts writes, and by a newer record does not write any more, has an old
@@ -376,10 +388,12 @@ impl Node {
         self.dissolve(id).await
     }
 
-    /// The table is a table of this region alone from now on, with the rows it has.
+    /// The table is a table of this region alone from now on, with the rows it has. A partition is
+    /// nothing without the others.
     async fn dissolve(&self, id: TableId) -> Result<(), ApiError> {
         if let Some(held) = self.store.table(id) {
-            if held.is_dropped() {
+            let is_partition = partition_named(held.name().as_str()).is_some();
+            if held.is_dropped() || is_partition {
                 self.store.drop_table(id).await?;
                 return self.forget(id).await;
             }
@@ -472,6 +486,11 @@ impl Node {
         }
         self.obey_modes(&records);
     }
+}
+
+/// A partition of a distributed table stays a global table, also where one region holds it.
+fn is_partition(table: &GlobalTable) -> bool {
+    partition_named(&table.name).is_some()
 }
 
 /// Whether a table that is left of an earlier binding can become a replica: its log must not have

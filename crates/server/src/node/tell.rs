@@ -1,5 +1,6 @@
 //! What the node tells of itself.
 
+use isthmus_control::distribution::partition_named;
 use isthmus_control::global_table::Serve;
 use isthmus_control::link_rule::{LinkRule, TimingRule};
 use isthmus_model::ids::TableId;
@@ -96,6 +97,8 @@ impl Node {
                 TableStatus {
                     name: spec.name.as_str().to_owned(),
                     id: spec.id.0,
+                    distribution: partition_named(spec.name.as_str())
+                        .map(|(table, _)| table.to_owned()),
                     global_table_id: record.as_ref().map(|record| record.table.id.clone()),
                     serve_mode: record.as_ref().map(|record| match record.table.serve {
                         Serve::PrimarySecondary => ServeMode::PrimarySecondary,

@@ -14,7 +14,7 @@ pub struct Call {
     /// What is asked.
     #[prost(
         oneof = "Question",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60, 61, 62, 63"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60, 61, 62, 63, 70, 71"
     )]
     pub question: Option<Question>,
 }
@@ -88,6 +88,12 @@ pub enum Question {
     /// Tell whether the region is well.
     #[prost(message, tag = "63")]
     Probe(Probe),
+    /// Do a client's read here, at a replica of a partition.
+    #[prost(message, tag = "70")]
+    Read(Read),
+    /// A question about a distributed table.
+    #[prost(message, tag = "71")]
+    Distribute(Distribute),
 }
 
 /// Asks whether a region lives and is well. The answer is a `Probed`, and proves both ways.
@@ -111,6 +117,39 @@ pub struct Probed {
     /// Why the region is not well; empty: it is.
     #[prost(string, tag = "2")]
     pub ill: String,
+}
+
+/// A client's read of a partition, already authenticated by the asking region. The answer's body
+/// is the answer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Read {
+    /// Path of the public API.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Request body.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: Bytes,
+    /// What the asked replica has is enough, though another region writes synchronously.
+    #[prost(bool, tag = "3")]
+    pub is_local: bool,
+    /// Only the region that writes the partition is to answer.
+    #[prost(bool, tag = "5")]
+    pub is_newest: bool,
+    /// Only a replica is to answer that lacks nothing older than so many milliseconds; 0: any.
+    #[prost(uint64, tag = "6")]
+    pub within_millis: u64,
+    /// The answer is a part of a page of a range, with so many bytes of rows at most, and tells the
+    /// bytes that it read in the place of units; 0: as for a client.
+    #[prost(uint64, tag = "4")]
+    pub bytes_max: u64,
+}
+
+/// A question about a distributed table.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Distribute {
+    /// The question in JSON, as is the answer's body.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub asked: Bytes,
 }
 
 /// A message of one voter of the quorum to another; the answer's body is the answer.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use isthmus_model::check::check_change;
 use isthmus_protocol::receipt::Receipt;
-use isthmus_protocol::request::{BatchWriteRow, Operation, batches_by_row, decode};
+use isthmus_protocol::request::{BatchWriteRow, Operation, batches_by_row, decode_passed_on};
 use isthmus_protocol::response::{RowAnswer, encode_write_row};
 use isthmus_store::{StoreError, Table, Written};
 
@@ -26,7 +26,7 @@ impl Rows {
         self.node.listen_first(table.name().as_str()).await;
         self.node.check_holders(&table)?;
         let judged_millis = self.now();
-        let (answer, last) = match decode(path, body.clone())? {
+        let (answer, last) = match decode_passed_on(path, body.clone())? {
             Operation::PutRow(one) | Operation::UpdateRow(one) | Operation::DeleteRow(one) => {
                 let schema = table.schema();
                 let returned = one.change.returned.clone();

@@ -125,3 +125,31 @@ fn answers_to_parts_become_the_answer_to_the_whole() {
     ]);
     assert_eq!(whole.finish(), expected);
 }
+
+#[test]
+fn groups_keep_their_rows_in_order_and_what_belongs_together_stays_so() {
+    let odd_or_even = |table: &Text, key: &[NamedKeyPart]| match &key[0].part {
+        KeyPart::Value(KeyValue::Integer(number)) if table.as_str() == "t0" => {
+            Text::from(format!("t0/000{}", number % 2))
+        }
+        _ => table.clone(),
+    };
+    let (whole, body) = batch(&[3, 2], 1, false);
+    let (counts, groups) = batches_by_group(body, odd_or_even).unwrap();
+    assert_eq!(counts, [(Text::from("t0"), 3), (Text::from("t1"), 2)]);
+    let told: Vec<_> =
+        groups.iter().map(|group| (group.name.as_str(), group.places.clone())).collect();
+    let expected = [
+        ("t0/0000", vec![(0, 0), (0, 2)]),
+        ("t0/0001", vec![(0, 1)]),
+        ("t1", vec![(1, 0), (1, 1)]),
+    ];
+    assert_eq!(told, expected);
+    let mut parts = BatchWriteParts::decode_passed_on(groups[0].body.clone()).unwrap();
+    let rows = parts.next().unwrap().unwrap().writes.tables.remove(0).rows;
+    assert_eq!(rows, [whole.tables[0].rows[0].clone(), whole.tables[0].rows[2].clone()]);
+    assert!(BatchWriteParts::decode(groups[0].body.clone()).is_err(), "no client says that");
+    let (_, body) = batch(&[3], 1, true);
+    let (_, groups) = batches_by_group(body, odd_or_even).unwrap();
+    assert_eq!((groups.len(), groups[0].places.len()), (1, 3));
+}

@@ -18,7 +18,7 @@ use isthmus_model::check::{CheckedChange, CheckedKey, check_change};
 use isthmus_model::commit::{self, Recovery, Term, TxId};
 use isthmus_model::ids::{Epoch, Origin};
 use isthmus_protocol::error_code::ErrorCode;
-use isthmus_protocol::request::{Operation, decode};
+use isthmus_protocol::request::{Operation, decode_passed_on};
 use isthmus_replication::mode::{Answer, Begun};
 use isthmus_store::{StoreError, Table};
 use prost::Message;
@@ -239,7 +239,7 @@ impl Node {
     ) -> Result<(Vec<CheckedChange>, bool), ApiError> {
         let damaged = || ApiError::invalid("A prepared write is damaged.");
         let write = PreparedWrite::decode(change).map_err(|_| damaged())?;
-        let (rows, atomic) = match decode(&write.path, write.body)? {
+        let (rows, atomic) = match decode_passed_on(&write.path, write.body)? {
             Operation::PutRow(one) | Operation::UpdateRow(one) | Operation::DeleteRow(one) => {
                 (vec![one.change], false)
             }

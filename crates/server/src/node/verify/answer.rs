@@ -63,6 +63,8 @@ impl Node {
             | Question::MayWrite(_)
             | Question::Probe(_)
             | Question::Measure(_)
+            | Question::Read(_)
+            | Question::Distribute(_)
             | Question::Time(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
             }

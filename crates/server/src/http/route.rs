@@ -1,0 +1,468 @@
+//! Requests about distributed tables: which partitions they are for, and which region does them.
+//!
+//! A request is taken apart into one for each partition that it is about. What a region holds is
+//! read here; all else is passed on, once: changes to the region that writes the partition, reads
+//! to the replica that answers soonest. A change is tried elsewhere only where it is certain that
+//! nothing was done. Answers are put together in the order of the request and show nothing of
+//! partitions.
+//!
+//! A key that is wrong goes to the first partition, which refuses it as any table does.
+
+mod batch;
+mod range;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isthmus_control::distribution::Distribution;
+use isthmus_model::change::{KeyPart, NamedKeyPart};
+use isthmus_model::value::Text;
+use isthmus_protocol::client::encode_request;
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_protocol::receipt::Receipt;
+use isthmus_protocol::request::{Operation, WriteRow, decode_passed_on};
+use isthmus_protocol::routed::described_as;
+
+use super::forward::{Change, SETTLE_PATIENCE};
+use super::{PublicApi, busy};
+use crate::api_error::ApiError;
+use crate::as_of::{AS_OF, AsOf, tables_read};
+use crate::node::{Partition, Place};
+use crate::peer::call::Read;
+use crate::receipts::AFTER;
+
+/// Partitions that are asked at once for one request.
+const ASKED_AT_ONCE: usize = 16;
+
+/// How new what is read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fresh {
+    /// As new as the partition's mode says: of one that is written synchronously the newest.
+    AsWritten,
+    /// What any replica has.
+    Local,
+    /// What a replica has that lacks nothing older than this; else the newest.
+    Within(Duration),
+    /// What the region that writes has.
+    Newest,
+}
+
+impl Fresh {
+    /// What a request asks for; `is_after`: it brings a receipt.
+    pub(super) fn of(
+        operation: &Operation,
+        as_of: Option<AsOf>,
+        is_after: bool,
+    ) -> Result<Fresh, ApiError> {
+        // Both headers are for reads only.
+        if as_of.is_some() {
+            tables_read(operation, AS_OF)?;
+        }
+        if is_after {
+            tables_read(operation, AFTER)?;
+        }
+        match as_of {
+            Some(AsOf::Safe | AsOf::Cut(_)) => Err(ApiError::invalid(format!(
+                "The header '{AS_OF}' of a read of a distributed table is 'newest', 'local' or \
+                 a bound like 'within:5s': its partitions have no moment in common."
+            ))),
+            // The region that writes has what a receipt names.
+            Some(AsOf::Newest | AsOf::Within(Duration::ZERO)) => Ok(Fresh::Newest),
+            _ if is_after => Ok(Fresh::Newest),
+            Some(AsOf::Local) => Ok(Fresh::Local),
+            Some(AsOf::Within(bound)) => Ok(Fresh::Within(bound)),
+            None => Ok(Fresh::AsWritten),
+        }
+    }
+
+    /// What the answer tells of it.
+    pub(super) fn told(self) -> Option<&'static str> {
+        match self {
+            Fresh::AsWritten | Fresh::Within(_) => None,
+            Fresh::Local => Some("local"),
+            Fresh::Newest => Some("newest"),
+        }
+    }
+}
+
+impl PublicApi {
+    /// Whether any of these is a distributed table.
+    pub(super) fn is_routed<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> bool {
+        names.into_iter().any(|name| self.node.distribution(name).is_some())
+    }
+
+    fn distributed(&self, name: &Text) -> Result<Arc<Distribution>, ApiError> {
+        self.node.distribution(name.as_str()).ok_or_else(ApiError::no_table)
+    }
+
+    /// Does an operation of which at least one table is distributed. What is written is added to
+    /// the receipt, if one is wanted.
+    pub(super) async fn route(
+        &self,
+        operation: Operation,
+        fresh: Fresh,
+        receipt: Option<&mut Receipt>,
+    ) -> Result<Bytes, ApiError> {
+        match operation {
+            Operation::GetRow(mut get) => {
+                let table = self.distributed(&get.table)?;
+                let partition = partition_of(&table, &get.key);
+                get.table = Text::from(partition.name());
+                self.read_partition(&partition, Operation::GetRow(get), fresh, 0).await
+            }
+            Operation::PutRow(write) => self.route_write(write, Operation::PutRow, receipt).await,
+            Operation::UpdateRow(write) => {
+                self.route_write(write, Operation::UpdateRow, receipt).await
+            }
+            Operation::DeleteRow(write) => {
+                self.route_write(write, Operation::DeleteRow, receipt).await
+            }
+            Operation::BatchGetRow(batch) => self.route_batch_get(batch, fresh).await,
+            Operation::BatchWriteRow(batch) => {
+                let body = encode_request(&Operation::BatchWriteRow(batch));
+                self.route_batch_write(&body, receipt).await
+            }
+            Operation::GetRange(get) => self.route_range(get, fresh).await,
+            Operation::DescribeTable(name) => {
+                let table = self.distributed(&name)?;
+                let first = Partition { table: &table, place: 0 };
+                let describe = Operation::DescribeTable(Text::from(first.name()));
+                let told = self.read_partition(&first, describe, Fresh::Local, 0).await?;
+                Ok(described_as(told, name.as_str())?)
+            }
+            Operation::DeleteTable(name) => {
+                self.node.drop_distribution(name.as_str()).await?;
+                Ok(Bytes::new())
+            }
+            Operation::UpdateTable(_)
+            | Operation::AddDefinedColumn(_)
+            | Operation::DeleteDefinedColumn(_) => self.change_schemas(operation).await,
+            Operation::CreateTable(_) => Err(ApiError::table_exists()),
+            Operation::CreateGlobalTable(_)
+            | Operation::BindGlobalTable(_)
+            | Operation::UnbindGlobalTable(_)
+            | Operation::DescribeGlobalTable(_)
+            | Operation::UpdateGlobalTable(_) => Err(ApiError::invalid(
+                "The table is distributed; `isthmus distribution` shows and says where it is.",
+            )),
+            Operation::ListTable
+            | Operation::ListSearchIndex(_)
+            | Operation::ListStream(_)
+            | Operation::ListTunnel(_) => Ok(Bytes::new()),
+        }
+    }
+
+    async fn route_write(
+        &self,
+        mut write: WriteRow,
+        kind: fn(WriteRow) -> Operation,
+        receipt: Option<&mut Receipt>,
+    ) -> Result<Bytes, ApiError> {
+        let table = self.distributed(&write.table)?;
+        let partition = partition_of(&table, &write.change.key);
+        write.table = Text::from(partition.name());
+        let write = kind(write);
+        self.at_writer(&partition, write.path(), &encode_request(&write), receipt).await
+    }
+
+    /// Changes the schema of all partitions, one after the other.
+    async fn change_schemas(&self, operation: Operation) -> Result<Bytes, ApiError> {
+        let name = match &operation {
+            Operation::UpdateTable(update) => &update.table,
+            Operation::AddDefinedColumn(add) => &add.table,
+            Operation::DeleteDefinedColumn(delete) => &delete.table,
+            _ => return Err(ApiError::internal()),
+        };
+        let table = self.distributed(name)?;
+        let mut told = Bytes::new();
+        for place in 0..table.partitions.len() {
+            let partition = Partition { table: &table, place };
+            let name = Text::from(partition.name());
+            let mut change = operation.clone();
+            match &mut change {
+                Operation::UpdateTable(update) => update.table = name,
+                Operation::AddDefinedColumn(add) => add.table = name,
+                Operation::DeleteDefinedColumn(delete) => delete.table = name,
+                _ => {}
+            }
+            let (path, body) = (change.path(), encode_request(&change));
+            told = self.at_writer(&partition, path, &body, None).await.map_err(
+                |error| match place {
+                    0 => error,
+                    _ => ApiError {
+                        message: format!(
+                            "{} {place} of {} partitions have been changed; ask for it again.",
+                            error.message,
+                            table.partitions.len()
+                        ),
+                        ..error
+                    },
+                },
+            )?;
+        }
+        Ok(told)
+    }
+
+    /// Has a change done where a partition is written. The body names the partition.
+    async fn at_writer(
+        &self,
+        partition: &Partition<'_>,
+        path: &'static str,
+        body: &Bytes,
+        mut receipt: Option<&mut Receipt>,
+    ) -> Result<Bytes, ApiError> {
+        let name = partition.name();
+        self.node.count_request(&name);
+        let text = Text::from(name.as_str());
+        let mut moved = self.node.writers_moved();
+        let mut wait = self.wait_for_writer(SETTLE_PATIENCE);
+        loop {
+            moved.borrow_and_update();
+            let receipt = receipt.as_deref_mut();
+            let answer = match self.node.holds_partition(&name) {
+                true => {
+                    let change = Change::decode(path, body)?;
+                    self.change_table(&text, change, body, receipt).await
+                }
+                false => self.at_far_writer(partition, path, body, receipt).await,
+            };
+            match answer {
+                // It may have left here a moment ago.
+                Err(error) if error.is_elsewhere || error.code == ErrorCode::ObjectNotExist => {}
+                answer => return answer,
+            }
+            wait.once(&mut moved).await?;
+        }
+    }
+
+    /// Passes a change on to whoever writes a partition that has no replica here: regions are
+    /// asked until one does it. An error: where nothing was done for certain, elsewhere.
+    async fn at_far_writer(
+        &self,
+        partition: &Partition<'_>,
+        path: &'static str,
+        body: &Bytes,
+        mut receipt: Option<&mut Receipt>,
+    ) -> Result<Bytes, ApiError> {
+        let name = partition.name();
+        let mut likeliest = None;
+        for region in self.node.likely_writers(partition) {
+            let receipt = receipt.as_deref_mut();
+            match self.node.forward_write(&name, &region, path, body, receipt).await {
+                Ok(answer) => {
+                    self.node.note_writer(&name, &region);
+                    return Ok(answer);
+                }
+                Err(error) if error.is_elsewhere || is_away(&error) => {
+                    likeliest = likeliest.or(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // Where the one that is known to write is away, that is the reason.
+        Err(likeliest.unwrap_or_else(ApiError::elsewhere))
+    }
+
+    /// Reads a partition here, or at the replica that answers soonest. The operation names it.
+    async fn read_partition(
+        &self,
+        partition: &Partition<'_>,
+        operation: Operation,
+        fresh: Fresh,
+        bytes_max: usize,
+    ) -> Result<Bytes, ApiError> {
+        let name = partition.name();
+        self.node.count_request(&name);
+        let read = Read {
+            path: operation.path().to_owned(),
+            body: encode_request(&operation),
+            is_local: fresh == Fresh::Local,
+            is_newest: fresh == Fresh::Newest,
+            bytes_max: bytes_max as u64,
+            within_millis: match fresh {
+                Fresh::Within(bound) => bound.as_millis() as u64,
+                Fresh::AsWritten | Fresh::Local | Fresh::Newest => 0,
+            },
+        };
+        if fresh == Fresh::Newest {
+            return self.read_at_writer(partition, operation, read).await;
+        }
+        if self.node.holds_partition(&name) {
+            match self.read_here(operation.clone(), &read).await {
+                Err(error) if error.is_elsewhere => {
+                    return self.read_at_writer(partition, operation, read).await;
+                }
+                Err(error) if is_about_replica(&error) => {}
+                answer => return answer,
+            }
+        }
+        for region in self.node.readers(partition) {
+            match self.node.forward_read(&region, read.clone()).await {
+                // It is written synchronously: only who writes it can say.
+                Err(error) if error.is_elsewhere => {
+                    return self.read_at_writer(partition, operation, read).await;
+                }
+                Err(error) if is_about_replica(&error) => {}
+                answer => return answer,
+            }
+        }
+        if read.within_millis > 0 {
+            // Where all are late, who writes it is not.
+            return self.read_at_writer(partition, operation, read).await;
+        }
+        Err(ApiError::new(
+            ErrorCode::ServerUnavailable,
+            "No region that holds this part of the table can be reached.",
+        ))
+    }
+
+    /// Reads a partition where it is written.
+    async fn read_at_writer(
+        &self,
+        partition: &Partition<'_>,
+        operation: Operation,
+        read: Read,
+    ) -> Result<Bytes, ApiError> {
+        let read = Read { is_newest: true, ..read };
+        let name = partition.name();
+        let mut moved = self.node.writers_moved();
+        let mut wait = self.wait_for_writer(SETTLE_PATIENCE);
+        loop {
+            moved.borrow_and_update();
+            let mut likeliest = None;
+            if self.node.holds_partition(&name) {
+                match self.read_here(operation.clone(), &read).await {
+                    Err(error) if is_about_replica(&error) => {}
+                    answer => return answer,
+                }
+            }
+            for region in self.node.likely_writers(partition) {
+                match self.node.forward_read(&region, read.clone()).await {
+                    Err(error) if is_about_replica(&error) => {
+                        likeliest = likeliest.or(Some(error));
+                    }
+                    answer => {
+                        self.node.note_writer(&name, &region);
+                        return answer;
+                    }
+                }
+            }
+            if let Some(error) = likeliest.filter(is_away) {
+                return Err(error);
+            }
+            wait.once(&mut moved).await?;
+        }
+    }
+
+    /// Reads what is here.
+    async fn read_here(&self, operation: Operation, read: &Read) -> Result<Bytes, ApiError> {
+        let bytes_max = usize::try_from(read.bytes_max).unwrap_or(usize::MAX);
+        let names: Vec<Text> = operation.table_names().into_iter().map(Text::from).collect();
+        for name in names.iter().map(Text::as_str) {
+            self.node.listen_first(name).await;
+            let is_elsewhere = match read.is_newest {
+                true => !matches!(self.node.place_of_writes(name)?, Place::Here(_)),
+                false => !read.is_local && self.node.is_synchronous(name),
+            };
+            if is_elsewhere {
+                return Err(ApiError::elsewhere());
+            }
+            let bound = Duration::from_millis(read.within_millis);
+            if !bound.is_zero()
+                && !read.is_newest
+                && !self.node.lacks_nothing_older(&*self.node.readable(name)?, bound)
+            {
+                let message = "The replica lacks more than the read allows.";
+                return Err(ApiError::new(ErrorCode::TableNotReady, message));
+            }
+        }
+        let answer = || match operation {
+            Operation::GetRow(get) => self.rows.get(get, None),
+            Operation::BatchGetRow(batch) => self.rows.batch_get(batch, None),
+            Operation::GetRange(get) if bytes_max > 0 => self.rows.part_of_range(get, bytes_max),
+            Operation::GetRange(get) => self.rows.range(get, None),
+            Operation::DescribeTable(name) => self.tables.describe(&name),
+            _ => Err(ApiError::invalid("This operation is not passed on.")),
+        };
+        if !read.is_newest {
+            return answer();
+        }
+        self.await_settled(&names).await?;
+        self.leased(answer)
+    }
+
+    /// Does a read that another region has taken and passed on. It goes no further.
+    pub async fn take_read(&self, read: Read) -> Result<Bytes, ApiError> {
+        let Ok(_in_work) = self.in_work.try_acquire() else { return Err(busy()) };
+        let operation = decode_passed_on(&read.path, read.body.clone())?;
+        self.read_here(operation, &read).await
+    }
+}
+
+/// The partition of a row.
+fn partition_of<'a>(table: &'a Distribution, key: &[NamedKeyPart]) -> Partition<'a> {
+    let place = match key.first().map(|named| &named.part) {
+        Some(KeyPart::Value(value)) => table.place_of(value),
+        _ => 0,
+    };
+    Partition { table, place }
+}
+
+/// Whether a region could not be asked, so that nothing was done.
+fn is_away(error: &ApiError) -> bool {
+    error.code == ErrorCode::ServerUnavailable
+}
+
+/// Whether another replica may be able to answer.
+fn is_about_replica(error: &ApiError) -> bool {
+    error.is_elsewhere
+        || matches!(
+            error.code,
+            ErrorCode::ObjectNotExist
+                | ErrorCode::TableNotReady
+                | ErrorCode::ServerUnavailable
+                | ErrorCode::ServerBusy
+                | ErrorCode::Timeout
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::change::Projection;
+    use isthmus_protocol::request::{BatchGetRow, TableReads};
+
+    use super::*;
+
+    #[test]
+    fn reads_are_as_fresh_as_is_asked() {
+        let table = Text::from("t");
+        let read = Operation::BatchGetRow(BatchGetRow {
+            tables: vec![TableReads {
+                table: table.clone(),
+                rows: Vec::new(),
+                projection: Projection::default(),
+            }],
+        });
+        let of = |as_of, is_after| Fresh::of(&read, as_of, is_after);
+        let bound = Duration::from_secs(2);
+        assert_eq!(of(None, false), Ok(Fresh::AsWritten));
+        assert_eq!(of(None, true), Ok(Fresh::Newest));
+        assert_eq!(of(Some(AsOf::Local), true), Ok(Fresh::Newest), "a receipt asks for more");
+        assert_eq!(of(Some(AsOf::Local), false), Ok(Fresh::Local));
+        assert_eq!(of(Some(AsOf::Within(bound)), false), Ok(Fresh::Within(bound)));
+        assert!(of(Some(AsOf::Safe), false).is_err());
+        let other = Operation::DeleteTable(table);
+        assert_eq!(Fresh::of(&other, None, false), Ok(Fresh::AsWritten));
+        assert!(Fresh::of(&other, Some(AsOf::Local), false).is_err());
+        assert!(Fresh::of(&other, None, true).is_err());
+    }
+
+    #[test]
+    fn another_replica_is_asked_unless_the_request_is_wrong() {
+        assert!(is_about_replica(&ApiError::elsewhere()));
+        assert!(is_about_replica(&ApiError::no_table()));
+        assert!(!is_about_replica(&ApiError::invalid("It is wrong.")));
+        assert!(!is_about_replica(&ApiError::internal()));
+    }
+}

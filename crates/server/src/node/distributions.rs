@@ -1,0 +1,263 @@
+//! Distributed tables: what this region knows of them, and what it has seen of those who hold them.
+//!
+//! The record of a distributed table (`control/distribution.rs`) is kept in every region and
+//! decided in its base. Each partition is an ordinary global table; this room makes these, asks
+//! for the steps that bring them where the record wants them, and tells requests where to go
+//! (`http/route.rs`). It has no second way to copy, hand over or repair anything.
+
+mod ask;
+mod make;
+mod moving;
+mod tell;
+mod ways;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use isthmus_control::distribution::{Distribution, State, name_of_partition, partition_named};
+use isthmus_store::{Store, StoreError, Table};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use super::Node;
+use crate::api_error::ApiError;
+
+pub(super) use self::ways::Ways;
+
+const NOTES: &str = "distribution/";
+/// Deleted tables of which a record that comes late is not taken any more.
+const GONE_MAX: usize = 1000;
+/// What rates are smoothed over, in seconds.
+const RATE_SECONDS: f64 = 8.0;
+
+fn note_of(name: &str) -> Vec<u8> {
+    format!("{NOTES}{name}").into_bytes()
+}
+
+/// What is known of distributed tables.
+pub(super) struct Distributions {
+    /// By the names of the tables.
+    known: RwLock<BTreeMap<String, Arc<Distribution>>>,
+    /// One change of a record at a time.
+    changing: tokio::sync::Mutex<()>,
+    /// Of tables whose base is here, by id and region: the version that the region has confirmed.
+    told: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
+    /// Why partitions do not come further, by their names.
+    trouble: Mutex<BTreeMap<String, String>>,
+    /// The regions that were last found to write partitions which have no replica here.
+    writers: Mutex<BTreeMap<String, String>>,
+    /// What was asked of partitions through this region.
+    loads: RwLock<HashMap<String, Arc<Load>>>,
+    /// Ids of tables that are gone.
+    gone: Mutex<BTreeSet<String>>,
+    ways: Ways,
+    soon: Notify,
+}
+
+/// What was asked of one partition.
+#[derive(Default)]
+struct Load {
+    requests: AtomicU64,
+    /// Requests at the last look, and the smoothed number in a second.
+    rate: Mutex<(u64, f64)>,
+}
+
+/// A partition that a request is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Partition<'a> {
+    /// The table.
+    pub(crate) table: &'a Distribution,
+    /// The place of the partition in it.
+    pub(crate) place: usize,
+}
+
+impl Partition<'_> {
+    /// The name of its global table.
+    pub(crate) fn name(&self) -> String {
+        name_of_partition(&self.table.name, self.table.partitions[self.place].number)
+    }
+}
+
+impl Distributions {
+    /// Those of earlier lives.
+    pub(super) fn read<'a>(
+        store: &Store,
+        others: impl Iterator<Item = &'a String>,
+    ) -> Result<Distributions, StoreError> {
+        let mut known = BTreeMap::new();
+        for (name, value) in store.notes(NOTES.as_bytes())? {
+            match Distribution::from_json(&value) {
+                Ok(record) => drop(known.insert(record.name.clone(), Arc::new(record))),
+                // Its base gives it again.
+                Err(error) => {
+                    let name = String::from_utf8_lossy(&name).into_owned();
+                    tracing::warn!(name, %error, "the record of a distributed table is damaged");
+                }
+            }
+        }
+        Ok(Distributions {
+            known: RwLock::new(known),
+            changing: tokio::sync::Mutex::new(()),
+            told: Mutex::default(),
+            trouble: Mutex::default(),
+            writers: Mutex::default(),
+            loads: RwLock::default(),
+            gone: Mutex::default(),
+            ways: Ways::new(others),
+            soon: Notify::new(),
+        })
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<Distribution>> {
+        self.known.read().get(name).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Distribution>> {
+        self.known.read().values().cloned().collect()
+    }
+
+    fn load_of(&self, partition: &str) -> Arc<Load> {
+        if let Some(load) = self.loads.read().get(partition) {
+            return load.clone();
+        }
+        self.loads.write().entry(partition.to_owned()).or_default().clone()
+    }
+
+    /// Brings rates up to date, about once a second; `since`: the last time.
+    fn look_at_loads(&self, since: Duration) {
+        let seconds = since.as_secs_f64();
+        for load in self.loads.read().values() {
+            let now = load.requests.load(Ordering::Relaxed);
+            let mut rate = load.rate.lock();
+            let each_second = now.saturating_sub(rate.0) as f64 / seconds;
+            let share = (seconds / RATE_SECONDS).min(1.0);
+            *rate = (now, rate.1 + (each_second - rate.1) * share);
+        }
+    }
+
+    fn note_trouble(&self, partition: &str, trouble: Option<String>) {
+        let mut all = self.trouble.lock();
+        match trouble {
+            Some(trouble) => drop(all.insert(partition.to_owned(), trouble)),
+            None => drop(all.remove(partition)),
+        }
+    }
+
+    fn is_gone(&self, id: &str) -> bool {
+        self.gone.lock().contains(id)
+    }
+
+    fn note_gone(&self, id: &str) {
+        let mut gone = self.gone.lock();
+        if gone.len() >= GONE_MAX {
+            gone.pop_first();
+        }
+        gone.insert(id.to_owned());
+    }
+}
+
+impl Node {
+    /// The distributed table of that name, if there is one that is not deleted.
+    pub(crate) fn distribution(&self, name: &str) -> Option<Arc<Distribution>> {
+        self.distributions.get(name).filter(|record| record.state != State::Dropping)
+    }
+
+    /// Whether there is any distributed table.
+    pub(crate) fn has_distributions(&self) -> bool {
+        !self.distributions.known.read().is_empty()
+    }
+
+    /// Whether a distributed table has that name, or one that is not deleted everywhere yet.
+    pub(crate) fn is_distribution_name(&self, name: &str) -> bool {
+        self.distributions.known.read().contains_key(name)
+    }
+
+    /// The names of all distributed tables.
+    pub(crate) fn distribution_names(&self) -> Vec<String> {
+        let known = self.distributions.known.read();
+        let alive = known.values().filter(|record| record.state != State::Dropping);
+        alive.map(|record| record.name.clone()).collect()
+    }
+
+    /// The partitions of distributed tables that have a replica here.
+    fn partitions_here(&self, name: &str) -> Vec<Arc<Table>> {
+        let mut tables = self.store.tables();
+        tables.retain(|table| {
+            partition_named(table.name().as_str()).is_some_and(|(table, _)| table == name)
+        });
+        tables
+    }
+
+    /// Whether this region has a replica of a partition.
+    pub(crate) fn holds_partition(&self, partition: &str) -> bool {
+        self.store.table_by_name(partition).is_some()
+    }
+
+    /// Counts a request.
+    pub(crate) fn count_request(&self, partition: &str) {
+        self.distributions.load_of(partition).requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that a region writes a partition.
+    pub(crate) fn note_writer(&self, partition: &str, region: &str) {
+        let mut writers = self.distributions.writers.lock();
+        if writers.get(partition).is_none_or(|known| known != region) {
+            writers.insert(partition.to_owned(), region.to_owned());
+        }
+    }
+
+    /// The other regions that may write a partition, the likeliest first.
+    pub(crate) fn likely_writers(&self, partition: &Partition<'_>) -> Vec<String> {
+        let known = self.distributions.writers.lock().get(&partition.name()).cloned();
+        let part = &partition.table.partitions[partition.place];
+        let likely = known.iter().chain([&part.primary]).chain(&part.held).chain(&part.wanted);
+        let mut all: Vec<String> = Vec::new();
+        for region in likely.chain(self.others.keys()) {
+            if self.others.contains_key(region) && !all.contains(region) {
+                all.push(region.clone());
+            }
+        }
+        all
+    }
+
+    /// Changes the record of a table whose base is here. `change` says whether it changed it.
+    async fn change_distribution(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Distribution) -> Result<bool, ApiError>,
+    ) -> Result<Arc<Distribution>, ApiError> {
+        let _one_at_a_time = self.distributions.changing.lock().await;
+        let known = self.distributions.get(name).ok_or_else(ApiError::no_table)?;
+        let mut record = (*known).clone();
+        if !change(&mut record)? {
+            return Ok(known);
+        }
+        record.version = known.version + 1;
+        self.keep_distribution(record).await
+    }
+
+    /// Keeps a record at rest, then obeys it.
+    async fn keep_distribution(&self, record: Distribution) -> Result<Arc<Distribution>, ApiError> {
+        self.store.put_note(&note_of(&record.name), &record.to_json()).await?;
+        let record = Arc::new(record);
+        self.distributions.known.write().insert(record.name.clone(), record.clone());
+        self.distributions.soon.notify_one();
+        Ok(record)
+    }
+
+    /// Nothing is known here of a distributed table any more.
+    async fn forget_distribution(&self, record: &Distribution) -> Result<(), ApiError> {
+        self.distributions.note_gone(&record.id);
+        self.store.delete_note(&note_of(&record.name)).await?;
+        self.distributions.known.write().remove(&record.name);
+        self.distributions.told.lock().remove(&record.id);
+        let is_of_it =
+            |name: &String| partition_named(name).is_some_and(|(table, _)| table == record.name);
+        self.distributions.trouble.lock().retain(|name, _| !is_of_it(name));
+        self.distributions.writers.lock().retain(|name, _| !is_of_it(name));
+        self.distributions.loads.write().retain(|name, _| !is_of_it(name));
+        Ok(())
+    }
+}

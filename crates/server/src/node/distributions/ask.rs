@@ -1,0 +1,175 @@
+//! What regions ask each other about distributed tables.
+
+use std::collections::BTreeMap;
+use std::sync::Weak;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isthmus_control::change::Change;
+use isthmus_control::distribution::Distribution;
+use isthmus_control::distribution::wish::Rebalance;
+use isthmus_control::global_table::GlobalTable;
+use isthmus_protocol::error_code::ErrorCode;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use crate::api_error::ApiError;
+use crate::node::Node;
+use crate::peer::CALL_TIMEOUT;
+use crate::peer::call::{Distribute, Question, Read};
+use crate::together::Piece;
+
+/// A question about a distributed table.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+pub(super) enum Ask {
+    /// Whether a table of that name could be made; tells the labels of the region.
+    May { name: String },
+    /// Obey this record.
+    Take { record: Box<Distribution> },
+    /// This is the record of which the asked region is the base.
+    GiveBack { record: Box<Distribution> },
+    /// The table is not made after all.
+    Abandon { id: String, name: String },
+    /// Make the global table of a partition.
+    Make(Make),
+    /// Tell of the partitions that are held.
+    Look { name: String },
+    /// Move partitions to where they belong; asked of the base.
+    Rebalance { name: String, change: Rebalance, dry_run: bool },
+    /// Set something of all partitions; asked of the base.
+    Set { name: String, change: Change },
+    /// Delete the table; asked of the base.
+    Drop { name: String },
+}
+
+/// Makes the global table of a partition.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Make {
+    /// Its name.
+    pub(super) name: String,
+    /// What it is made as, as the record has it.
+    pub(super) spec: String,
+    /// The other regions that hold it.
+    pub(super) others: Vec<String>,
+}
+
+/// What a region tells of a partition that it holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Seen {
+    /// Its number.
+    pub(super) number: u32,
+    /// Its global table, as is known there.
+    #[serde(default)]
+    pub(super) table: Option<GlobalTable>,
+    /// Rows, where they are counted.
+    #[serde(default)]
+    pub(super) rows: Option<u64>,
+    /// The last entry of its log.
+    pub(super) entries: u64,
+    /// Copies that leave the region.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) copies: Vec<SeenCopy>,
+}
+
+/// A copy of a partition to another region.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SeenCopy {
+    /// The region that takes it.
+    pub(super) to: String,
+    /// Rows that are done.
+    pub(super) rows_done: u64,
+    /// Of so many.
+    pub(super) rows_total: Option<u64>,
+}
+
+/// What a region tells of a distributed table.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Look {
+    /// The version of the record that it obeys; 0: none.
+    pub(super) version: u64,
+    /// The labels of the region.
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, String>,
+    /// The partitions that it holds.
+    pub(super) partitions: Vec<Seen>,
+    /// Requests that came through it, and those of a second, by the number of the partition.
+    pub(super) requests: Vec<(u32, u64, f64)>,
+}
+
+impl Node {
+    /// Asks a region, which may be this one.
+    pub(super) async fn ask_about(&self, region: &str, ask: &Ask) -> Result<Json, ApiError> {
+        let asked = serde_json::to_vec(ask).map_err(|_| ApiError::internal())?;
+        if region == self.config.region.name {
+            return read(&self.on_distribute(region, &asked).await?);
+        }
+        let question = Question::Distribute(Distribute { asked: asked.into() });
+        let is_change = matches!(ask, Ask::Rebalance { .. } | Ask::Set { .. } | Ask::Drop { .. });
+        read(&match is_change {
+            true => self.pass_change_on(region, question).await?,
+            false => self.ask_within_reach(region, question, CALL_TIMEOUT).await?,
+        })
+    }
+
+    /// Asks a region that is reached: one that is not would hold up what is asked of others.
+    async fn ask_within_reach(
+        &self,
+        region: &str,
+        question: Question,
+        patience: Duration,
+    ) -> Result<Bytes, ApiError> {
+        match self.is_reached(region) {
+            true => self.ask_in_time(region, question, patience).await,
+            false => Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                format!("Region {region} cannot be reached."),
+            )),
+        }
+    }
+
+    /// Answers a question about a distributed table.
+    ///
+    /// It may ask others in turn, so its type is named.
+    pub(in crate::node) fn on_distribute<'a>(
+        &'a self,
+        from: &'a str,
+        asked: &'a [u8],
+    ) -> Piece<'a, Result<Bytes, ApiError>> {
+        Box::pin(self.answer_about(from, asked))
+    }
+
+    async fn answer_about(&self, from: &str, asked: &[u8]) -> Result<Bytes, ApiError> {
+        let ask: Ask = read(asked)?;
+        let told = match ask {
+            Ask::May { name } => self.on_may(&name)?,
+            Ask::Take { record } => self.on_take(from, *record).await.map(|()| Json::Null)?,
+            Ask::GiveBack { record } => self.on_give_back(*record).await.map(|()| Json::Null)?,
+            Ask::Abandon { id, name } => {
+                self.on_abandon(from, &id, &name).await.map(|()| Json::Null)?
+            }
+            Ask::Make(make) => self.on_make(&make).await.map(|()| Json::Null)?,
+            Ask::Look { name } => json!(self.on_look(&name)),
+            Ask::Rebalance { name, change, dry_run } => {
+                self.decide_rebalance(&name, &change, dry_run).await?
+            }
+            Ask::Set { name, change } => self.decide_set(&name, &change).await?,
+            Ask::Drop { name } => self.decide_drop(&name).await.map(|()| Json::Null)?,
+        };
+        Ok(told.to_string().into())
+    }
+
+    /// Does a client's read here that another region took.
+    pub(in crate::node) async fn on_read(&self, read: Read) -> Result<Bytes, ApiError> {
+        let api = self.public.get().and_then(Weak::upgrade).ok_or_else(ApiError::elsewhere)?;
+        api.take_read(read).await
+    }
+}
+
+/// Reads what another region says.
+pub(super) fn read<T: DeserializeOwned>(told: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(told).map_err(|error| {
+        ApiError::invalid(format!("What was asked or answered cannot be read: {error}."))
+    })
+}
