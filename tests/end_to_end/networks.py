@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -49,17 +50,18 @@ def missing():
     for tool in ("ip", "iptables", "nsenter"):
         if shutil.which(tool) is None:
             return f"network namespaces need {tool}"
-    name = f"isthmus{SHARE}probe"
+    nets = None
     try:
-        run("ip", "netns", "add", name)
-        try:
-            run("nsenter", f"--net=/run/netns/{name}", "iptables", "-A", "INPUT", "-s", "10.0.0.1",
-                "-j", "DROP")
-        finally:
-            run("ip", "netns", "del", name)
+        nets = Networks(2)
+        nets.within(1, "iptables", "-A", "INPUT", "-s", "10.0.0.1", "-j", "DROP")
+        return nets.unreached()
     except subprocess.CalledProcessError as error:
         return f"no network namespaces here: {error.stderr.strip()}"
-    return None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"no network namespaces here: {error}"
+    finally:
+        if nets is not None:
+            nets.close()
 
 
 class Networks:
@@ -68,11 +70,18 @@ class Networks:
     def __init__(self, count):
         self.count, self.bridge = count, f"isthmus{SHARE}"
         self.close()
+        try:
+            self.make()
+        except BaseException:
+            self.close()
+            raise
+
+    def make(self):
         run("ip", "link", "add", self.bridge, "type", "bridge")
         for outside in (OUTSIDE, WAYS):
             run("ip", "addr", "add", f"{address(outside)}/24", "dev", self.bridge)
         run("ip", "link", "set", self.bridge, "up")
-        for number in range(1, count + 1):
+        for number in range(1, self.count + 1):
             outer, inner = f"isth{SHARE}o{number}", f"isth{SHARE}i{number}"
             run("ip", "netns", "add", space(number))
             run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner)
@@ -81,6 +90,27 @@ class Networks:
             self.within(number, "ip", "addr", "add", f"{address(number)}/24", "dev", inner)
             for device in ("lo", inner):
                 self.within(number, "ip", "link", "set", device, "up")
+
+    def unreached(self):
+        """What keeps the networks from reaching each other and the outside; None where they do."""
+        with socket.create_server((address(OUTSIDE), 0)) as listener:
+            port = listener.getsockname()[1]
+            listen = ("import socket, sys; server = socket.create_server((sys.argv[1], 9)); "
+                      "print('ready', flush=True); server.settimeout(20); server.accept()")
+            with subprocess.Popen([*self.wrapper(2), sys.executable, "-c", listen, address(2)],
+                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as other:
+                try:
+                    other.stdout.readline()
+                    dial = ("import socket, sys; socket.create_connection((sys.argv[1], "
+                            "int(sys.argv[2])), 3)")
+                    for host, place in ((address(OUTSIDE), port), (address(2), 9)):
+                        done = self.within(1, sys.executable, "-c", dial, host, str(place),
+                                           check=False)
+                        if done.returncode != 0:
+                            return "networks joined by a bridge do not reach each other here"
+                finally:
+                    other.kill()
+        return None
 
     @staticmethod
     def wrapper(number):

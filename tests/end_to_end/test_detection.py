@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import sys
 import threading
 import time
 
@@ -107,7 +108,7 @@ def test_a_region_that_is_gone_is_found_and_what_that_costs_is_told(folder, by):
             assert min(idle) > 0 and min(loaded) > 0
         else:
             assert min(idle) > 0
-            assert writers < idle[0] / 4, (idle, loaded)
+            assert writers < idle[0] / 2, (idle, loaded)
         for turn in range(LOSSES):
             lose(running, r3, (r1, r2), turn)
         told = [detection(running, one) for one in (r1, r2)]
@@ -142,11 +143,11 @@ def lose(running, lost, others, turn):
 def check_told(running, region, by, told):
     assert told["detections"] >= 1
     assert told["detected_after_last_ms"] >= told["suspect_after_ms"]
-    event = events(running, region, "region-suspected")[-1]
-    detail = event["detail"]
-    assert detail["region"] == "r3" and detail["silent_ms"] >= 1000
+    # The newest first; a slow start may have been told of, too.
+    event = about(events(running, region, "region-suspected"), "r3")
+    assert event["detail"]["silent_ms"] >= 1000
     assert "r3 seems to be gone" in event["text"] and "phi" in event["text"]
-    suspended = events(running, region, "region-suspended")[-1]
+    suspended = about(events(running, region, "region-suspended"), "r3")
     assert "r1: " in suspended["detail"]["why"] and "r2: " in suspended["detail"]["why"]
     cluster.wait_until(lambda: events(running, region, "region-trusted"), "it is trusted again", 60)
     text = running.run("status", config=region.config).stdout
@@ -157,11 +158,16 @@ def check_told(running, region, by, told):
     assert 'isthmus_region_suspected{to="r3"} 0' in figures
 
 
+def about(events, region):
+    return next(one for one in events if one["detail"]["region"] == region)
+
+
 def metrics(running, region):
     """As the region's own network sees them."""
     token = pathlib.Path(running.data / "metrics.token").read_text().strip()
     config = pathlib.Path(region.config).read_text()
     admin = re.search(r'\[admin\]\nlisten = "([^"]+)"', config).group(1)
-    command = [*region.wrapper, "curl", "-s", "-H", f"Authorization: Bearer {token}",
-               f"http://{admin}/metrics"]
+    script = ("import sys, urllib.request as u; print(u.urlopen(u.Request(sys.argv[1], headers="
+              "{'Authorization': 'Bearer ' + sys.argv[2]}), timeout=20).read().decode())")
+    command = [*region.wrapper, sys.executable, "-c", script, f"http://{admin}/metrics", token]
     return networks.run(*command).stdout

@@ -124,16 +124,20 @@ class Round:
         for client in clients:
             client.history = {key: [] for key in test_sync.KEYS}
             client.start()
-        time.sleep(random.uniform(0.6, 1.2))
-        began = time.monotonic()
-        self.lost.begin(self.fault)
-        self.await_another(clients)
-        time.sleep(0.5)
-        self.lost.end(self.fault)
-        self.lost.region.wait_serving()
-        time.sleep(1)
-        for client in clients:
-            client.stop()
+        try:
+            time.sleep(random.uniform(0.6, 1.2))
+            began = time.monotonic()
+            self.lost.begin(self.fault)
+            try:
+                self.await_another(clients)
+                time.sleep(0.5)
+            finally:
+                self.lost.end(self.fault)
+            self.lost.region.wait_serving()
+            time.sleep(1)
+        finally:
+            for client in clients:
+                client.stop()
         self.check(clients, first)
         ends = sorted(ended for one in clients for ended, _ in answered(one) if ended > began)
         return max(after - before for before, after in itertools.pairwise([began, *ends]))

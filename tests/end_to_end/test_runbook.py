@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import stat
 import subprocess
 import time
@@ -15,6 +16,8 @@ import pytest
 import verifying
 import wire
 
+# Each step is awaited for a while.
+pytestmark = pytest.mark.timeout(900)
 PAGE = cluster.ROOT / "docs" / "runbook.md"
 AWAIT_SECONDS = 120
 STEP = collections.namedtuple("STEP", "command shows")
@@ -112,12 +115,15 @@ class Operator:
             time.sleep(0.5)
 
     def close(self):
-        self.shell.stdin.close()
-        self.shell.wait(30)
-        for path in self.folder.glob("*.pid"):
-            pid = int(path.read_text())
-            if cluster.alive(pid):
-                cluster.kill_pid(pid)
+        try:
+            # What hangs in it goes as well.
+            os.killpg(self.shell.pid, signal.SIGKILL)
+            self.shell.wait(30)
+        finally:
+            for path in self.folder.glob("*.pid"):
+                pid = int(path.read_text())
+                if cluster.alive(pid):
+                    cluster.kill_pid(pid)
 
 
 @pytest.fixture

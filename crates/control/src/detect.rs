@@ -269,11 +269,11 @@ impl Detector {
                 return self.suspect(OUTLIVES, silence, self.tell_signs(now));
             }
         }
-        let is_unsteady = match self.settings.detection {
-            Detection::Active => self.signs.is_unsteady(),
-            Detection::Passive | Detection::Mixed => self.renewals.is_unsteady(),
+        let signs = match self.settings.detection {
+            Detection::Active => &self.signs,
+            Detection::Passive | Detection::Mixed => &self.renewals,
         };
-        match is_unsteady {
+        match signs.is_unsteady() || signs.is_silent(now) {
             true => Verdict::Unsteady,
             false => Verdict::Alive,
         }

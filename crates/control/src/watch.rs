@@ -191,11 +191,16 @@ impl Watch {
         self.leases.is_surely_over(region, now)
     }
 
-    /// Whether another region renews as it should: it could take over from this one.
+    /// Whether another region renews as it should.
     pub fn is_another_well(&self, agreed: &Agreed, now: Duration) -> bool {
-        self.seen.iter().any(|(name, seen)| {
+        self.seen.keys().any(|name| *name != self.own && self.is_well(agreed, name, now))
+    }
+
+    /// Whether another region renews as it should: it could take over.
+    pub fn is_well(&self, agreed: &Agreed, region: &str, now: Duration) -> bool {
+        self.seen.get(region).is_some_and(|seen| {
             let since = now.saturating_sub(seen.detector.last_renewal());
-            *name != self.own && !agreed.is_suspended(name) && since < self.settings.earliest
+            !agreed.is_suspended(region) && since < self.settings.earliest
         })
     }
 

@@ -340,7 +340,8 @@ pub struct QuorumConfig {
     #[serde(default)]
     pub detection: Detection,
     /// How old a write may be that is not durable, in milliseconds, 50 to `lease_ms`, before the
-    /// disk counts as stalled and the lease is not renewed. Default: a quarter of `lease_ms`.
+    /// disk counts as stalled and the lease is not renewed where another region takes over.
+    /// Default: a quarter of `lease_ms`, and not less than 500 as far as the lease allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_slow_ms: Option<u64>,
     /// How fast and at what cost a region is suspected.
@@ -351,6 +352,9 @@ pub struct QuorumConfig {
     pub witness: Option<WitnessConfig>,
 }
 
+/// A short lease does not make a disk slow.
+const DISK_SLOW_MIN: Duration = Duration::from_millis(500);
+
 impl QuorumConfig {
     /// How long a region may write after it has last been confirmed.
     pub fn lease(&self) -> Duration {
@@ -359,7 +363,9 @@ impl QuorumConfig {
 
     /// How old a write may be that is not durable.
     pub fn disk_slow(&self) -> Duration {
-        self.disk_slow_ms.map_or(self.lease() / 4, Duration::from_millis)
+        let lease = self.lease();
+        let by_itself = (lease / 4).max(DISK_SLOW_MIN).min(lease);
+        self.disk_slow_ms.map_or(by_itself, Duration::from_millis)
     }
 
     /// How regions are observed.

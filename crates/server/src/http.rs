@@ -199,7 +199,7 @@ impl PublicApi {
         }
         if self.node.has_distributions() && self.is_routed(operation.table_names()) {
             let fresh = Fresh::of(&operation, as_of, after.is_some())?;
-            let body = self.route(operation, fresh, receipt.as_mut()).await?;
+            let body = Box::pin(self.route(operation, fresh, receipt.as_mut())).await?;
             let mut success = Success::of(body).with_receipt(receipt);
             success.headers.extend(fresh.told().map(|told| (AS_OF, told.to_owned())));
             return Ok(success);

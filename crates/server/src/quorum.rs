@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -349,6 +349,8 @@ struct VotersWish {
 /// The ways to the other voters.
 struct Ways {
     own: String,
+    /// Where connections live, whoever makes them: not beside the work of clients.
+    runtime: OnceLock<tokio::runtime::Handle>,
     /// Counts those of messages of the registry.
     bytes: Arc<AtomicU64>,
     ways: BTreeMap<String, Way>,
@@ -375,7 +377,7 @@ impl Ways {
             let channel = Mutex::new((tls, made));
             ways.insert(other.name.clone(), Way { address: other.peer.clone(), channel });
         }
-        Ok(Ways { own: own.to_owned(), bytes, ways })
+        Ok(Ways { own: own.to_owned(), runtime: OnceLock::new(), bytes, ways })
     }
 
     /// Asks one question. An answer is a body, or says why the voter does not do what is asked.
@@ -388,7 +390,10 @@ impl Ways {
         let Some(way) = self.ways.get(name) else {
             return Err(NoAnswer::Unsent(format!("{name} is not configured")));
         };
-        let client = PeerClient::new(way.channel(name));
+        let client = {
+            let _within = self.runtime.get().map(tokio::runtime::Handle::enter);
+            PeerClient::new(way.channel(name))
+        };
         let mut client = client
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -434,6 +439,7 @@ impl Way {
 impl Carrier for Ways {
     fn carry<'a>(&'a self, to: &'a Member, message: Bytes, within: Duration) -> Carrying<'a> {
         Box::pin(async move {
+            self.runtime.get_or_init(tokio::runtime::Handle::current);
             let asked = message.len();
             let answer = self.ask(&to.name, Question::Agree(Agree { message }), within).await;
             let answered = answer.as_ref().map_or(0, |body| body.as_ref().map_or(0, Bytes::len));

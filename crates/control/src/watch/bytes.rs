@@ -22,7 +22,8 @@ impl Budget {
     /// Takes so many, if they are there.
     pub(super) fn take(&mut self, bytes: u32, now: Duration) -> bool {
         let grown = now.saturating_sub(self.at).as_secs_f64() * self.per_second;
-        self.left = (self.left + grown).min(self.per_second);
+        // What costs more than a second's worth is saved for.
+        self.left = (self.left + grown).min(self.per_second.max(bytes.into()));
         self.at = self.at.max(now);
         let is_there = self.left >= f64::from(bytes);
         if is_there {
@@ -93,6 +94,15 @@ mod tests {
         // What had been saved, and what has come since.
         assert!(most.max().unwrap() <= 6);
         assert_eq!(given.len(), 36, "3 in each second, and those saved");
+    }
+
+    #[test]
+    fn what_costs_more_than_a_second_gives_is_saved_for() {
+        let mut budget = Budget::new(500, millis(0));
+        assert!(!budget.take(640, millis(100)));
+        assert!(budget.take(640, millis(300)));
+        assert!(!budget.take(640, millis(1_500)));
+        assert!(budget.take(640, millis(1_600)));
     }
 
     #[test]

@@ -342,7 +342,7 @@ impl Node {
             seen = Some(known.index);
             let is_suspended = known.agreed.is_suspended(&self.config.region.name);
             // With a disk that cannot keep up it would be suspended again.
-            if is_suspended && now >= rejoin_at && self.is_disk_well() {
+            if is_suspended && now >= rejoin_at && self.may_rejoin(&known.agreed) {
                 self.rejoin(&registry, &known).await;
                 rejoin_at = lease_clock() + TRY_AGAIN;
             }

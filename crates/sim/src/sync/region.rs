@@ -246,7 +246,7 @@ impl Life {
             return true;
         }
         let Ok(slice) = self.table.read_log(Lsn(through), usize::MAX) else { return true };
-        let entries = slice.records.iter().map(|record| decode_record(record));
+        let entries = slice.records.iter().map(decode_record);
         entries.into_iter().any(|entries| match entries {
             Ok((_, entries)) => entries.iter().any(|e| e.lsn.0 > through && e.tx.is_some()),
             Err(_) => true,

@@ -131,7 +131,7 @@ impl World {
                 return self.compare();
             }
         }
-        let stands: Vec<String> = self.regions.iter().map(|region| stand(region)).collect();
+        let stands: Vec<String> = self.regions.iter().map(stand).collect();
         let what = format!("{stands:?}; {:?}", self.quorum);
         Err(Violation::of("what is healed comes to rest", what))
     }

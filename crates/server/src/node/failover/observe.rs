@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::super::Node;
 use super::super::events::EventKind;
 use super::lease_clock;
+use crate::config::QuorumConfig;
 use crate::detection;
 use crate::peer::call::Probe;
 use crate::status::DetectionStatus;
@@ -53,8 +54,9 @@ impl Node {
         (renews && !self.is_leased()).then(|| "its lease has run out".to_owned())
     }
 
-    /// Looks at the own disk: whether a write would be durable in time. One that is merely slow
-    /// counts as well where no other region could take over.
+    /// Looks at the own disk: whether a write would be durable in time. One that is slow counts as
+    /// well where no other region would take over by itself, unless a write waits for longer than
+    /// a lease.
     pub(super) fn looks_healthy(&self, agreed: &Agreed) -> bool {
         let now = lease_clock();
         let oldest = self.store.oldest_not_durable();
@@ -65,16 +67,37 @@ impl Node {
         if (before == DiskState::Slow) != (state == DiskState::Slow) {
             self.tell_disk();
         }
+        let lease = self.config.quorum.as_ref().map_or(Duration::ZERO, QuorumConfig::lease);
         let keeps_up = match state {
             DiskState::Well => true,
-            DiskState::Slow => !self.failover.detection.watch().is_another_well(agreed, now),
-            DiskState::Stalled => false,
+            DiskState::Slow | DiskState::Stalled => {
+                oldest < lease && !self.would_be_relieved(agreed, now)
+            }
         };
         keeps_up && self.store.refuses_writes().is_none()
     }
 
-    pub(super) fn is_disk_well(&self) -> bool {
-        self.failover.disk.lock().state() == DiskState::Well
+    /// Whether another region that does well would take over a table that this one writes, without
+    /// a person's word.
+    fn would_be_relieved(&self, agreed: &Agreed, now: Duration) -> bool {
+        let own = &self.config.region.name;
+        let watch = self.failover.detection.watch();
+        let mut written = agreed.tables.values().filter(|it| it.writer == *own && it.automatic);
+        written.any(|tenure| {
+            let mut others = tenure.replicas.iter().filter(|region| *region != own);
+            others.any(|region| watch.is_well(agreed, region, now))
+        })
+    }
+
+    /// Whether a region that was suspended would not be so again at once: its disk does well, or
+    /// no better one is left.
+    pub(super) fn may_rejoin(&self, agreed: &Agreed) -> bool {
+        let now = lease_clock();
+        match self.failover.disk.lock().state() {
+            DiskState::Well => true,
+            DiskState::Slow => !self.failover.detection.watch().is_another_well(agreed, now),
+            DiskState::Stalled => false,
+        }
     }
 
     fn tell_disk(&self) {
