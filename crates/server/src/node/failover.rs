@@ -250,6 +250,21 @@ impl Node {
         feeding.is_right(tenure)
     }
 
+    /// Whether the log of a table here may hold entries that others do not go on from and that
+    /// are not set aside yet. `ready`: the replica is no mixture.
+    pub(super) fn may_hold_tail(&self, table: &Table, ready: bool) -> bool {
+        let word = table.writer_word();
+        if word.accepts {
+            return true;
+        }
+        let Some(registry) = self.registry().filter(|_| ready) else { return false };
+        let known = registry.known();
+        known.agreed.tenure(table.id().0).is_some_and(|tenure| {
+            let end = table.durable_lsn().0;
+            tenure.vacant.is_some() || !duty::has_no_tail(tenure, word.epoch.0, end)
+        })
+    }
+
     /// Renews the lease of this region again and again, until `stop` says so.
     pub async fn keep_lease(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let Some(registry) = self.registry().cloned() else { return };

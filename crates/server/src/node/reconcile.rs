@@ -385,7 +385,27 @@ impl Node {
         if record.table.base != from || record.table.version > unassign.version {
             return Err(ApiError::invalid("The record of the global table is an older one."));
         }
+        self.check_no_tail(id, &record)?;
         self.dissolve(id).await
+    }
+
+    /// A partition is not removed while its log may hold what no other region has: it ends its
+    /// epoch first, and what others do not go on from is set aside.
+    fn check_no_tail(&self, id: TableId, record: &Record) -> Result<(), ApiError> {
+        let Some(held) = self.store.table(id) else { return Ok(()) };
+        let is_safe = held.is_dropped() || !is_partition(&record.table);
+        if is_safe || !self.may_hold_tail(&held, record.ready) {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::ServerUnavailable,
+            format!(
+                "The log of {} in region {} may hold entries that no other region has; they are \
+                 set aside first. Nothing was done.",
+                held.name(),
+                self.config.region.name
+            ),
+        ))
     }
 
     /// The table is a table of this region alone from now on, with the rows it has. A partition is
