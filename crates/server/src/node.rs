@@ -43,6 +43,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use isthmus_control::clocks::Clocks;
+use isthmus_control::distribution::partition_named;
 use isthmus_control::global_table::{GlobalTable, Serve, Sync};
 use isthmus_model::clock::Clock;
 use isthmus_model::ids::{Origin, PartitionId, TableId};
@@ -324,6 +325,11 @@ impl Node {
         self.records.lock().get(&table).cloned()
     }
 
+    /// Whether anything is known of the table as a global table.
+    fn is_recorded(&self, table: TableId) -> bool {
+        self.records.lock().contains_key(&table)
+    }
+
     /// Runs a task until it ends or the node stops.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock();
@@ -344,7 +350,11 @@ impl Node {
     /// The table of that name, if it can be read here now.
     pub fn readable(&self, name: &str) -> Result<Arc<Table>, ApiError> {
         let table = self.store.table_by_name(name).ok_or_else(ApiError::no_table)?;
-        let ready = self.records.lock().get(&table.id()).is_none_or(|record| record.ready);
+        let ready = match self.records.lock().get(&table.id()) {
+            Some(record) => record.ready,
+            // It is being made or removed: what it lacks is elsewhere.
+            None => partition_named(name).is_none(),
+        };
         if ready && !self.shared.put_backs.is_put_back(table.partition()) {
             return Ok(table);
         }

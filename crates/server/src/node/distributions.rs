@@ -190,9 +190,9 @@ impl Node {
         tables
     }
 
-    /// Whether this region has a replica of a partition.
+    /// Whether this region has a replica of a partition, and knows what it is.
     pub(crate) fn holds_partition(&self, partition: &str) -> bool {
-        self.store.table_by_name(partition).is_some()
+        self.store.table_by_name(partition).is_some_and(|table| self.is_recorded(table.id()))
     }
 
     /// Counts a request.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_control::distribution::partition_named;
 use isthmus_control::global_table::{GlobalTable, Serve};
 use isthmus_control::writer::{LogWord, Step};
 use isthmus_model::ids::{Origin, TableId};
@@ -155,7 +156,13 @@ impl Node {
         let table = self.store.table_by_name(name).ok_or_else(ApiError::no_table)?;
         let own = &self.config.region.name;
         let records = self.records.lock();
-        let Some(record) = records.get(&table.id()) else { return Ok(Place::Here(table)) };
+        let Some(record) = records.get(&table.id()) else {
+            return match partition_named(name) {
+                None => Ok(Place::Here(table)),
+                // It is being made or removed, and says nothing of who writes it.
+                Some(_) => Err(ApiError::no_table()),
+            };
+        };
         let not_ready = || ApiError::new(ErrorCode::TableNotReady, "The table is not ready.");
         if self.shared.put_backs.is_put_back(table.partition()) {
             return Err(not_ready());
