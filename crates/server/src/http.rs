@@ -198,7 +198,7 @@ impl PublicApi {
             receipts::check_write(&operation)?;
         }
         if self.node.has_distributions() && self.is_routed(operation.table_names()) {
-            let fresh = Fresh::of(&operation, as_of, after.is_some())?;
+            let fresh = Fresh::of(&operation, as_of, after.as_ref())?;
             let body = Box::pin(self.route(operation, fresh, receipt.as_mut())).await?;
             let mut success = Success::of(body).with_receipt(receipt);
             success.headers.extend(fresh.told().map(|told| (AS_OF, told.to_owned())));

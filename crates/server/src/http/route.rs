@@ -37,7 +37,7 @@ const ASKED_AT_ONCE: usize = 16;
 
 /// How new what is read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fresh {
+pub(super) enum Fresh<'a> {
     /// As new as the partition's mode says: of one that is written synchronously the newest.
     AsWritten,
     /// What any replica has.
@@ -46,20 +46,22 @@ pub(super) enum Fresh {
     Within(Duration),
     /// What the region that writes has.
     Newest,
+    /// That, if it has what the receipt names: after a failover it may not.
+    After(&'a Receipt),
 }
 
-impl Fresh {
-    /// What a request asks for; `is_after`: it brings a receipt.
-    pub(super) fn of(
+impl Fresh<'_> {
+    /// What a request asks for; `after`: the receipt that it brings.
+    pub(super) fn of<'a>(
         operation: &Operation,
         as_of: Option<AsOf>,
-        is_after: bool,
-    ) -> Result<Fresh, ApiError> {
+        after: Option<&'a Receipt>,
+    ) -> Result<Fresh<'a>, ApiError> {
         // Both headers are for reads only.
         if as_of.is_some() {
             tables_read(operation, AS_OF)?;
         }
-        if is_after {
+        if after.is_some() {
             tables_read(operation, AFTER)?;
         }
         match as_of {
@@ -67,9 +69,8 @@ impl Fresh {
                 "The header '{AS_OF}' of a read of a distributed table is 'newest', 'local' or \
                  a bound like 'within:5s': its partitions have no moment in common."
             ))),
-            // The region that writes has what a receipt names.
+            _ if after.is_some() => Ok(after.map_or(Fresh::Newest, Fresh::After)),
             Some(AsOf::Newest | AsOf::Within(Duration::ZERO)) => Ok(Fresh::Newest),
-            _ if is_after => Ok(Fresh::Newest),
             Some(AsOf::Local) => Ok(Fresh::Local),
             Some(AsOf::Within(bound)) => Ok(Fresh::Within(bound)),
             None => Ok(Fresh::AsWritten),
@@ -81,7 +82,17 @@ impl Fresh {
         match self {
             Fresh::AsWritten | Fresh::Within(_) => None,
             Fresh::Local => Some("local"),
-            Fresh::Newest => Some("newest"),
+            Fresh::Newest | Fresh::After(_) => Some("newest"),
+        }
+    }
+
+    /// As it is asked of a table that is not distributed.
+    fn as_of(self) -> Option<AsOf> {
+        match self {
+            Fresh::AsWritten => None,
+            Fresh::Local => Some(AsOf::Local),
+            Fresh::Within(bound) => Some(AsOf::Within(bound)),
+            Fresh::Newest | Fresh::After(_) => Some(AsOf::Newest),
         }
     }
 }
@@ -101,7 +112,7 @@ impl PublicApi {
     pub(super) async fn route(
         &self,
         operation: Operation,
-        fresh: Fresh,
+        fresh: Fresh<'_>,
         receipt: Option<&mut Receipt>,
     ) -> Result<Bytes, ApiError> {
         match operation {
@@ -269,23 +280,27 @@ impl PublicApi {
         &self,
         partition: &Partition<'_>,
         operation: Operation,
-        fresh: Fresh,
+        fresh: Fresh<'_>,
         bytes_max: usize,
     ) -> Result<Bytes, ApiError> {
         let name = partition.name();
         self.node.count_request(&name);
-        let read = Read {
+        let mut read = Read {
             path: operation.path().to_owned(),
             body: encode_request(&operation),
-            is_local: fresh == Fresh::Local,
-            is_newest: fresh == Fresh::Newest,
             bytes_max: bytes_max as u64,
-            within_millis: match fresh {
-                Fresh::Within(bound) => bound.as_millis() as u64,
-                Fresh::AsWritten | Fresh::Local | Fresh::Newest => 0,
-            },
+            ..Read::default()
         };
-        if fresh == Fresh::Newest {
+        match fresh {
+            Fresh::AsWritten => {}
+            Fresh::Local => read.is_local = true,
+            Fresh::Within(bound) => read.within_millis = bound.as_millis() as u64,
+            Fresh::Newest => read.is_newest = true,
+            Fresh::After(receipt) => {
+                (read.is_newest, read.after) = (true, Some(receipt.to_text()));
+            }
+        }
+        if read.is_newest {
             return self.read_at_writer(partition, operation, read).await;
         }
         if self.node.holds_partition(&name) {
@@ -389,6 +404,16 @@ impl PublicApi {
             return answer();
         }
         self.await_settled(&names).await?;
+        if let Some(text) = &read.after {
+            let receipt = Receipt::parse(text)
+                .ok_or_else(|| ApiError::invalid("The receipt of a read is damaged."))?;
+            for name in &names {
+                let table = self.node.readable(name.as_str())?;
+                if receipt.marks().iter().any(|mark| mark.table == table.id()) {
+                    self.node.read_after(&table, &receipt).await?;
+                }
+            }
+        }
         self.leased(answer)
     }
 
@@ -444,18 +469,22 @@ mod tests {
                 projection: Projection::default(),
             }],
         });
-        let of = |as_of, is_after| Fresh::of(&read, as_of, is_after);
+        let receipt = Receipt::default();
+        let after = Some(&receipt);
+        let of = |as_of, after| Fresh::of(&read, as_of, after);
         let bound = Duration::from_secs(2);
-        assert_eq!(of(None, false), Ok(Fresh::AsWritten));
-        assert_eq!(of(None, true), Ok(Fresh::Newest));
-        assert_eq!(of(Some(AsOf::Local), true), Ok(Fresh::Newest), "a receipt asks for more");
-        assert_eq!(of(Some(AsOf::Local), false), Ok(Fresh::Local));
-        assert_eq!(of(Some(AsOf::Within(bound)), false), Ok(Fresh::Within(bound)));
-        assert!(of(Some(AsOf::Safe), false).is_err());
+        assert_eq!(of(None, None), Ok(Fresh::AsWritten));
+        assert_eq!(of(None, after), Ok(Fresh::After(&receipt)));
+        let local = of(Some(AsOf::Local), after);
+        assert_eq!(local, Ok(Fresh::After(&receipt)), "a receipt asks for more");
+        assert_eq!(of(Some(AsOf::Local), None), Ok(Fresh::Local));
+        assert_eq!(of(Some(AsOf::Within(bound)), None), Ok(Fresh::Within(bound)));
+        assert!(of(Some(AsOf::Safe), None).is_err());
+        assert!(of(Some(AsOf::Safe), after).is_err());
         let other = Operation::DeleteTable(table);
-        assert_eq!(Fresh::of(&other, None, false), Ok(Fresh::AsWritten));
-        assert!(Fresh::of(&other, Some(AsOf::Local), false).is_err());
-        assert!(Fresh::of(&other, None, true).is_err());
+        assert_eq!(Fresh::of(&other, None, None), Ok(Fresh::AsWritten));
+        assert!(Fresh::of(&other, Some(AsOf::Local), None).is_err());
+        assert!(Fresh::of(&other, None, after).is_err());
     }
 
     #[test]

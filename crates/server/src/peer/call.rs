@@ -142,6 +142,9 @@ pub struct Read {
     /// bytes that it read in the place of units; 0: as for a client.
     #[prost(uint64, tag = "4")]
     pub bytes_max: u64,
+    /// The receipt of writes that the answer must not be older than.
+    #[prost(string, optional, tag = "7")]
+    pub after: Option<String>,
 }
 
 /// A question about a distributed table.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use isthmus_control::distribution::Distribution;
 use isthmus_model::change::NamedKeyPart;
 use isthmus_model::value::Text;
+use isthmus_protocol::client::encode_request;
 use isthmus_protocol::receipt::Receipt;
 use isthmus_protocol::request::{
     BatchGetRow, Operation, RowPlace, RowRead, TableReads, batches_by_group,
@@ -18,6 +19,7 @@ use crate::api_error::ApiError;
 use crate::http::forward::Change;
 use crate::http::{BATCH_WRITE, PublicApi};
 use crate::node::Partition;
+use crate::receipts::AFTER;
 use crate::together::{Piece, together};
 
 /// The distributed tables of a batch.
@@ -117,10 +119,17 @@ impl PublicApi {
     pub(super) async fn route_batch_get(
         &self,
         batch: BatchGetRow,
-        fresh: Fresh,
+        fresh: Fresh<'_>,
     ) -> Result<Bytes, ApiError> {
         let tables = self.tables_of(batch.tables.iter().map(|reads| &reads.table));
         for reads in batch.tables.iter().filter(|reads| !tables.0.contains_key(&reads.table)) {
+            if matches!(fresh, Fresh::After(_)) {
+                return Err(ApiError::invalid(format!(
+                    "The header '{AFTER}' of a BatchGetRow: read distributed tables and others, \
+                     such as {}, in requests of their own.",
+                    reads.table
+                )));
+            }
             self.node.readable(reads.table.as_str())?;
         }
         let counts = batch.tables.iter().map(|table| (table.table.clone(), table.rows.len()));
@@ -144,7 +153,7 @@ impl PublicApi {
                             let batch = Operation::BatchGetRow(batch);
                             self.read_partition(&partition, batch, fresh, 0).await
                         }
-                        None => self.rows.batch_get(batch, None),
+                        None => self.read_whole(batch, fresh).await,
                     };
                     (places, answer)
                 }));
@@ -162,5 +171,20 @@ impl PublicApi {
             }
         }
         Ok(whole.finish())
+    }
+    /// Reads rows of a table that is not distributed as if it were asked for alone.
+    async fn read_whole(&self, batch: BatchGetRow, fresh: Fresh<'_>) -> Result<Bytes, ApiError> {
+        for reads in &batch.tables {
+            self.node.listen_first(reads.table.as_str()).await;
+        }
+        let read = Operation::BatchGetRow(batch);
+        if self.reads_newest(&read, fresh.as_of())? {
+            let body = encode_request(&read);
+            return self.read_newest(read, &body).await;
+        }
+        match read {
+            Operation::BatchGetRow(batch) => self.rows.batch_get(batch, None),
+            _ => Err(ApiError::internal()),
+        }
     }
 }

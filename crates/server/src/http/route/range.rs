@@ -48,7 +48,11 @@ impl Source<'_> {
 }
 
 impl PublicApi {
-    pub(super) async fn route_range(&self, get: GetRange, fresh: Fresh) -> Result<Bytes, ApiError> {
+    pub(super) async fn route_range(
+        &self,
+        get: GetRange,
+        fresh: Fresh<'_>,
+    ) -> Result<Bytes, ApiError> {
         let table = self.distributed(&get.table)?;
         let places = match (bound(&get.start), bound(&get.end)) {
             (Some(start), Some(end)) => match get.direction {
@@ -78,7 +82,7 @@ impl PublicApi {
         self.merge(&asked, sources).await
     }
 
-    async fn merge(&self, asked: &Asked, mut sources: Vec<Source<'_>>) -> Result<Bytes, ApiError> {
+    async fn merge(&self, asked: &Asked<'_>, mut sources: Vec<Source<'_>>) -> Result<Bytes, ApiError> {
         let rows_max = asked.rows_max();
         let mut answer = RangeAnswer::default();
         if asked.by == By::Hash {
@@ -137,7 +141,7 @@ impl PublicApi {
     /// The next page of a partition.
     async fn page(
         &self,
-        asked: &Asked,
+        asked: &Asked<'_>,
         source: &Source<'_>,
         rows: usize,
         bytes: usize,
@@ -160,15 +164,15 @@ impl PublicApi {
 }
 
 /// What is asked of all partitions.
-struct Asked {
+struct Asked<'a> {
     get: GetRange,
-    fresh: Fresh,
+    fresh: Fresh<'a>,
     by: By,
     /// The place of the partition that the token is for.
     resumed: Option<usize>,
 }
 
-impl Asked {
+impl Asked<'_> {
     fn rows_max(&self) -> usize {
         self.get.limit.map_or(RANGE_ROWS_MAX, |limit| limit as usize).min(RANGE_ROWS_MAX)
     }
