@@ -119,6 +119,15 @@ impl WriteMode {
     pub fn is_async(&self) -> bool {
         *self == WriteMode::Async
     }
+
+    /// How long one write waits for other regions at most, in milliseconds.
+    pub fn patience_ms(&self) -> u64 {
+        match self {
+            WriteMode::Async => 0,
+            WriteMode::SemiSync(asked) => asked.patience_ms,
+            WriteMode::Sync(asked) => asked.patience_ms,
+        }
+    }
 }
 
 impl std::fmt::Display for WriteMode {

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_control::distribution::partition_named;
 use isthmus_control::global_table::{GlobalTable, Serve};
 use isthmus_control::write_mode;
 use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
@@ -113,10 +114,14 @@ impl Node {
             && self.record(table.id()).is_some_and(|record| !record.table.mode.is_async())
     }
 
-    /// How long a write of the table of that name may wait where it is written.
+    /// How long a write of the table of that name may wait where it is written. A partition that
+    /// is not held here is written as its distributed table says.
     pub(super) fn patience_of_writes(&self, name: &str) -> Duration {
-        let terms = self.record_named(name).and_then(|(_, record)| record.table.semi_sync());
-        terms.map_or(Duration::ZERO, |asked| Duration::from_millis(asked.patience_ms))
+        if let Some((_, record)) = self.record_named(name) {
+            return Duration::from_millis(record.table.mode.patience_ms());
+        }
+        let distribution = partition_named(name).and_then(|(table, _)| self.distribution(table));
+        Duration::from_millis(distribution.map_or(0, |table| table.mode.patience_ms()))
     }
 
     /// Whether a write of a table may be made, as far as other regions keep up.
