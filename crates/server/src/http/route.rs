@@ -18,7 +18,7 @@ use bytes::Bytes;
 use isthmus_control::distribution::Distribution;
 use isthmus_model::change::{KeyPart, NamedKeyPart};
 use isthmus_model::value::Text;
-use isthmus_protocol::client::encode_request;
+use isthmus_protocol::client::{decode_describe_table, encode_request};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::receipt::Receipt;
 use isthmus_protocol::request::{Operation, WriteRow, decode_passed_on};
@@ -177,7 +177,8 @@ impl PublicApi {
         self.at_writer(&partition, write.path(), &encode_request(&write), receipt).await
     }
 
-    /// Changes the schema of all partitions, one after the other.
+    /// Changes the schema of all partitions, one after the other. Those that are as wanted already,
+    /// since not all could be changed before, are passed over.
     async fn change_schemas(&self, operation: Operation) -> Result<Bytes, ApiError> {
         let name = match &operation {
             Operation::UpdateTable(update) => &update.table,
@@ -186,7 +187,7 @@ impl PublicApi {
             _ => return Err(ApiError::internal()),
         };
         let table = self.distributed(name)?;
-        let mut told = Bytes::new();
+        let (mut told, mut changed, mut refusal) = (Bytes::new(), 0, None);
         for place in 0..table.partitions.len() {
             let partition = Partition { table: &table, place };
             let name = Text::from(partition.name());
@@ -198,21 +199,44 @@ impl PublicApi {
                 _ => {}
             }
             let (path, body) = (change.path(), encode_request(&change));
-            told = self.at_writer(&partition, path, &body, None).await.map_err(
-                |error| match place {
-                    0 => error,
-                    _ => ApiError {
-                        message: format!(
-                            "{} {place} of {} partitions have been changed; ask for it again.",
-                            error.message,
-                            table.partitions.len()
-                        ),
-                        ..error
-                    },
-                },
-            )?;
+            match self.at_writer(&partition, path, &body, None).await {
+                Ok(answer) => (told, changed) = (answer, changed + 1),
+                Err(error) if self.has_columns_as_wanted(&partition, &operation).await => {
+                    refusal = refusal.or(Some(error));
+                }
+                Err(error) if place == 0 => return Err(error),
+                Err(error) => {
+                    let message = format!(
+                        "{} {place} of {} partitions are as wanted; ask for it again.",
+                        error.message,
+                        table.partitions.len()
+                    );
+                    return Err(ApiError { message, ..error });
+                }
+            }
         }
-        Ok(told)
+        match refusal {
+            // It is refused as it would be of any table.
+            Some(refusal) if changed == 0 => Err(refusal),
+            _ => Ok(told),
+        }
+    }
+
+    /// Whether a partition has the defined columns that a change of its schema leads to.
+    async fn has_columns_as_wanted(&self, partition: &Partition<'_>, change: &Operation) -> bool {
+        let describe = Operation::DescribeTable(Text::from(partition.name()));
+        let told = self.read_partition(partition, describe, Fresh::Newest, 0).await;
+        let told = told.and_then(|told| Ok(decode_describe_table(told)?));
+        let Ok(columns) = told.map(|told| told.schema.defined_columns) else { return false };
+        match change {
+            Operation::AddDefinedColumn(add) => {
+                add.columns.iter().all(|column| columns.contains(column))
+            }
+            Operation::DeleteDefinedColumn(delete) => {
+                !columns.iter().any(|column| delete.columns.contains(&column.name))
+            }
+            _ => false,
+        }
     }
 
     /// Has a change done where a partition is written. The body names the partition.
@@ -234,9 +258,9 @@ impl PublicApi {
             let answer = match self.node.holds_partition(&name) {
                 true => {
                     let change = Change::decode(path, body)?;
-                    self.change_table(&text, change, body, receipt).await
+                    Box::pin(self.change_table(&text, change, body, receipt)).await
                 }
-                false => self.at_far_writer(partition, path, body, receipt).await,
+                false => Box::pin(self.at_far_writer(partition, path, body, receipt)).await,
             };
             match answer {
                 // It may have left here a moment ago.
@@ -301,12 +325,12 @@ impl PublicApi {
             }
         }
         if read.is_newest {
-            return self.read_at_writer(partition, operation, read).await;
+            return Box::pin(self.read_at_writer(partition, operation, read)).await;
         }
         if self.node.holds_partition(&name) {
             match self.read_here(operation.clone(), &read).await {
                 Err(error) if error.is_elsewhere => {
-                    return self.read_at_writer(partition, operation, read).await;
+                    return Box::pin(self.read_at_writer(partition, operation, read)).await;
                 }
                 Err(error) if is_about_replica(&error) => {}
                 answer => return answer,
@@ -316,7 +340,7 @@ impl PublicApi {
             match self.node.forward_read(&region, read.clone()).await {
                 // It is written synchronously: only who writes it can say.
                 Err(error) if error.is_elsewhere => {
-                    return self.read_at_writer(partition, operation, read).await;
+                    return Box::pin(self.read_at_writer(partition, operation, read)).await;
                 }
                 Err(error) if is_about_replica(&error) => {}
                 answer => return answer,
@@ -324,7 +348,7 @@ impl PublicApi {
         }
         if read.within_millis > 0 {
             // Where all are late, who writes it is not.
-            return self.read_at_writer(partition, operation, read).await;
+            return Box::pin(self.read_at_writer(partition, operation, read)).await;
         }
         Err(ApiError::new(
             ErrorCode::ServerUnavailable,
@@ -357,10 +381,12 @@ impl PublicApi {
                     Err(error) if is_about_replica(&error) => {
                         likeliest = likeliest.or(Some(error));
                     }
-                    answer => {
+                    Ok(answer) => {
                         self.node.note_writer(&name, &region);
-                        return answer;
+                        return Ok(answer);
                     }
+                    // What is wrong with the read is found before it is known who writes.
+                    Err(error) => return Err(error),
                 }
             }
             if let Some(error) = likeliest.filter(is_away) {
@@ -386,7 +412,7 @@ impl PublicApi {
             let bound = Duration::from_millis(read.within_millis);
             if !bound.is_zero()
                 && !read.is_newest
-                && !self.node.lacks_nothing_older(&*self.node.readable(name)?, bound)
+                && !self.node.is_recent(&self.node.readable(name)?, bound)?
             {
                 let message = "The replica lacks more than the read allows.";
                 return Err(ApiError::new(ErrorCode::TableNotReady, message));

@@ -236,7 +236,7 @@ impl Node {
             Question::Holds(holds) => self.on_holds(&holds).await.map(|()| Bytes::new()),
             Question::Measure(measure) => self.on_measure(measure).await,
             Question::Time(_) => Ok(self.tell_time()),
-            Question::Read(read) => self.on_read(read).await,
+            Question::Read(read) => Box::pin(self.on_read(read)).await,
             Question::Distribute(asked) => self.on_distribute(from, &asked.asked).await,
             about_rows @ (Question::Compare(_)
             | Question::Scrub(_)
