@@ -100,6 +100,10 @@ impl Node {
             return;
         }
         if replica.progress == Progress::Unbinding {
+            if let Some(other) = self.lacks_what_leaves(id, table) {
+                let why = format!("Region {other} has to have all of the partition first.");
+                return self.note_trouble(table, region, &ApiError::invalid(why));
+            }
             let question = Question::Unassign(Unassign { id: table.id.clone(), version });
             match self.ask(region, question).await {
                 Ok(_) => table.remove(region),
@@ -124,6 +128,21 @@ impl Node {
         if table.replica(region).is_some_and(|replica| replica.progress != Progress::Active) {
             let _ = table.advance(region, progress, now);
         }
+    }
+
+    /// Of a partition that is written here, a region that is to keep its replica and does not have
+    /// all of it any more, as by the loss of its disk.
+    fn lacks_what_leaves(&self, id: TableId, table: &GlobalTable) -> Option<String> {
+        let own = &self.config.region.name;
+        if !is_partition(table) || table.primary() != own || self.is_dropped(id) {
+            return None;
+        }
+        let lacks = |replica: &&Replica| {
+            replica.region != *own
+                && replica.progress == Progress::Active
+                && self.progress_of(id, &replica.region) != Some(Progress::Active)
+        };
+        table.replicas.iter().find(lacks).map(|replica| replica.region.clone())
     }
 
     /// Whether the region has lost what it was told of the table.
