@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use super::Node;
 use crate::api_error::ApiError;
 
+use self::moving::Passes;
 pub(super) use self::ways::Ways;
 
 const NOTES: &str = "distribution/";
@@ -53,6 +54,7 @@ pub(super) struct Distributions {
     /// Ids of tables that are gone.
     gone: Mutex<BTreeSet<String>>,
     ways: Ways,
+    passes: Passes,
     soon: Notify,
 }
 
@@ -106,6 +108,7 @@ impl Distributions {
             loads: RwLock::default(),
             gone: Mutex::default(),
             ways: Ways::new(others),
+            passes: Passes::default(),
             soon: Notify::new(),
         })
     }

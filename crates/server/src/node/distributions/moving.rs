@@ -17,8 +17,10 @@ use isthmus_protocol::client::encode_request;
 use isthmus_protocol::request::{
     BindGlobalTable, Operation, Placement, Removal, UnbindGlobalTable,
 };
+use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 use tokio::sync::watch;
+use tokio::task::{self, JoinSet};
 
 use super::ask::{Ask, Look, Make, read};
 use super::make::ASKED_AT_ONCE;
@@ -33,6 +35,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_SOON: Duration = Duration::from_millis(300);
 /// Where nothing is, it is looked every so many times where partitions are.
 const LOOKS_BETWEEN: u64 = 5;
+/// Tables that are looked at at once.
+const PASSES_MAX: usize = 8;
+
+/// The passes over tables, one at a time of each.
+#[derive(Default)]
+pub(super) struct Passes(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Passes {
+    /// What a pass over the table of that name holds.
+    fn of(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.0.lock();
+        // Where nobody holds or awaits one, it is made anew.
+        all.retain(|_, turn| Arc::strong_count(turn) > 1);
+        all.entry(name.to_owned()).or_default().clone()
+    }
+}
 
 /// A partition as it is, seen by whoever keeps its record.
 struct Found {
@@ -45,14 +63,34 @@ impl Node {
     /// Keeps distributed tables as their records say, until `stop` says so.
     pub async fn keep_distributed(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let (mut looks, mut rated_at) = (0u64, self.clock.monotonic());
+        let mut passes = JoinSet::new();
+        let mut under_way: BTreeMap<task::Id, String> = BTreeMap::new();
         while !*stop.borrow() {
+            while let Some(ended) = passes.try_join_next_with_id() {
+                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                under_way.remove(&id);
+            }
             let own = &self.config.region.name;
             let mut is_busy = false;
-            for record in self.distributions.all().iter().filter(|record| record.base == *own) {
-                is_busy |= record.state != State::Active || record.is_moving();
-                if is_busy || !self.is_told(record) || looks.is_multiple_of(LOOKS_BETWEEN) {
-                    self.reconcile_distribution(&record.name).await;
+            let mut records = self.distributions.all();
+            records.retain(|record| record.base == *own);
+            // Where there are too many, each is the first one in its turn.
+            let first = looks.checked_rem(records.len() as u64).unwrap_or(0);
+            records.rotate_left(first as usize);
+            for record in &records {
+                let is_unsettled = record.state != State::Active || record.is_moving();
+                is_busy |= is_unsettled;
+                let is_due = is_unsettled
+                    || !self.is_told(record)
+                    || looks.is_multiple_of(LOOKS_BETWEEN);
+                // One that is slow holds up no others.
+                let is_under_way = under_way.values().any(|name| *name == record.name);
+                if !is_due || is_under_way || under_way.len() >= PASSES_MAX {
+                    continue;
                 }
+                let (node, name) = (self.clone(), record.name.clone());
+                let pass = async move { node.reconcile_distribution(&name).await };
+                under_way.insert(passes.spawn(pass).id(), record.name.clone());
             }
             if looks.is_multiple_of(LOOKS_BETWEEN) {
                 self.look_at_bases().await;
@@ -81,8 +119,11 @@ impl Node {
         }
     }
 
-    /// One bounded pass over a table whose base is here.
+    /// One bounded pass over a table whose base is here, one at a time: two that see the same
+    /// might take out one replica each.
     pub(super) async fn reconcile_distribution(&self, name: &str) {
+        let turn = self.distributions.passes.of(name);
+        let _one_at_a_time = turn.lock().await;
         let Some(record) = self.distributions.get(name) else { return };
         self.tell_all(&record).await;
         let done = match record.state {
@@ -222,6 +263,10 @@ impl Node {
 
     async fn move_partitions(&self, record: &Distribution) -> Result<(), ApiError> {
         let found = self.find_partitions(record).await;
+        // What is wanted may have changed meanwhile.
+        let now = self.distributions.get(&record.name);
+        let now = now.filter(|now| now.id == record.id && now.state == State::Active);
+        let Some(record) = now.as_deref() else { return Ok(()) };
         self.set_partitions(record, &found).await;
         let mut steps: Vec<Piece<'_, ()>> = Vec::new();
         let (mut arrived, mut under_way) = (Vec::new(), 0);
