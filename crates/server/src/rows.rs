@@ -1,8 +1,10 @@
 //! The operations on rows: checked, handed to the one door or read from what is durable, encoded.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use isthmus_control::distribution::partition_named;
 use isthmus_model::capacity::{CapacityUnits, WriteSize, key_size, version_size};
 use isthmus_model::change::{Direction, Projection, Returned, RowChange, ShownRow};
 use isthmus_model::check::{
@@ -49,7 +51,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Serves for this node; `token_key` seals the tokens of cut rows.
+    /// Serves for this node; `token_key` seals the tokens of cut rows, but for those of partitions.
     pub fn new(node: Arc<Node>, token_key: &[u8]) -> Rows {
         Rows { node, tokens: PageTokens::new(token_key) }
     }
@@ -245,7 +247,7 @@ impl Rows {
             if let Some(shown) = page.take(&row, key, resumed)
                 && let Some(resume) = &shown.resume
             {
-                let token = self.tokens.seal(self.instance(), table, &encoded, resume);
+                let token = self.tokens(table).seal(self.instance(), table, &encoded, resume);
                 return Ok(page.finish(Some(&shown.row.key), Some(&token)));
             }
         }
@@ -264,18 +266,35 @@ impl Rows {
         &self.node.config().instance.name
     }
 
+    /// What tokens of a table are sealed with. Those of a partition open in every region that
+    /// holds it, since any may be asked for the rest of a row: the key is what all of them know of
+    /// the partition. It is no secret, and keeps tokens of other rows and damaged ones out; whoever
+    /// makes one up begins a read elsewhere in a row that may be read anyway.
+    fn tokens(&self, table: &Text) -> Cow<'_, PageTokens> {
+        let partition = partition_named(table.as_str())
+            .and_then(|_| self.node.store().table_by_name(table.as_str()));
+        match partition {
+            None => Cow::Borrowed(&self.tokens),
+            Some(partition) => {
+                let spec = partition.spec();
+                let key = format!("partition {:016x} {}", spec.id.0, spec.created_millis);
+                Cow::Owned(PageTokens::new(key.as_bytes()))
+            }
+        }
+    }
+
     fn open(
         &self,
         table: &Text,
         key: &EncodedKey,
         token: &Bytes,
     ) -> Result<isthmus_model::change::RowResume, ApiError> {
-        Ok(self.tokens.open(self.instance(), table, key, token)?)
+        Ok(self.tokens(table).open(self.instance(), table, key, token)?)
     }
 
     fn seal(&self, table: &Text, key: &EncodedKey, shown: Option<&Shown>) -> Option<Bytes> {
         let resume = shown?.resume.as_ref()?;
-        Some(self.tokens.seal(self.instance(), table, key, resume))
+        Some(self.tokens(table).seal(self.instance(), table, key, resume))
     }
 }
 
