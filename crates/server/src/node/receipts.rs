@@ -101,20 +101,20 @@ impl Node {
         let receipt = Receipt::parse(&asked.receipt)
             .ok_or_else(|| ApiError::invalid("The receipt is not one that a write gave."))?;
         let regions = match asked.regions.is_empty() {
-            true => self.regions_of(&receipt)?,
-            false => asked.regions,
+            true => self.regions_of(&receipt).await?,
+            false => asked.regions.into_iter().map(|it| (it, receipt.clone())).collect(),
         };
         if regions.len() > REGIONS_MAX {
             return Err(ApiError::invalid("Too many regions are named."));
         }
-        if let Some(unknown) = regions.iter().find(|region| self.number_of(region).is_none()) {
+        if let Some((unknown, _)) = regions.iter().find(|(it, _)| self.number_of(it).is_none()) {
             return Err(ApiError::invalid(format!("Region {unknown} is not configured.")));
         }
         let patience = Duration::from_millis(asked.timeout_ms).min(WAIT_MAX);
         let mut asking = JoinSet::new();
-        for (place, region) in regions.iter().enumerate() {
+        for (place, (region, receipt)) in regions.iter().enumerate() {
             let other = self.others.get(region).cloned();
-            let (text, begun) = (asked.receipt.clone(), self.clock.clone());
+            let (text, begun) = (receipt.to_text(), self.clock.clone());
             let until = begun.monotonic() + patience;
             let Some(other) = other else { continue };
             asking.spawn(async move {
@@ -139,8 +139,9 @@ impl Node {
             });
         }
         let mut reasons: Vec<Option<String>> = vec![None; regions.len()];
-        if let Some(place) = regions.iter().position(|region| *region == self.config.region.name) {
-            reasons[place] = self.holds(&receipt, patience).await.err().map(|e| e.message);
+        let own = &self.config.region.name;
+        if let Some(place) = regions.iter().position(|(region, _)| region == own) {
+            reasons[place] = self.holds(&regions[place].1, patience).await.err().map(|e| e.message);
         }
         while let Some(told) = asking.join_next().await {
             let (place, reason) = told.map_err(|_| ApiError::internal())?;
@@ -149,7 +150,7 @@ impl Node {
         let standings: Vec<Standing> = regions
             .into_iter()
             .zip(reasons)
-            .map(|(region, reason)| Standing { region, held: reason.is_none(), reason })
+            .map(|((region, _), reason)| Standing { region, held: reason.is_none(), reason })
             .collect();
         Ok(json!({ "held": standings.iter().all(|one| one.held), "regions": standings }))
     }
@@ -185,19 +186,32 @@ impl Node {
         Err(ApiError::new(ErrorCode::PartitionUnavailable, message))
     }
 
-    /// All regions that hold a table which a receipt names.
-    fn regions_of(&self, receipt: &Receipt) -> Result<Vec<String>, ApiError> {
-        let mut regions = Vec::new();
+    /// All regions that hold a table which a receipt names, each with what it names of those.
+    async fn regions_of(&self, receipt: &Receipt) -> Result<Vec<(String, Receipt)>, ApiError> {
+        let mut regions: Vec<(String, Receipt)> = Vec::new();
+        let mut elsewhere = None;
         for mark in receipt.marks() {
-            let Some(record) = self.record(mark.table) else {
+            let mut table = self.record(mark.table).map(|record| record.table);
+            if table.is_none() && self.has_distributions() {
+                if elsewhere.is_none() {
+                    elsewhere = Some(self.all_partitions().await);
+                }
+                table = elsewhere.as_ref().and_then(|known| known.get(&mark.table)).cloned();
+            }
+            let Some(table) = table else {
                 return Err(ApiError::invalid(
                     "The receipt names a table that is not known here as a global table; name \
                      the regions, or ask one that holds it.",
                 ));
             };
-            for replica in record.table.replicas {
-                if !regions.contains(&replica.region) {
-                    regions.push(replica.region);
+            for replica in table.replicas {
+                match regions.iter_mut().find(|(region, _)| *region == replica.region) {
+                    Some((_, of_region)) => of_region.add(*mark),
+                    None => {
+                        let mut of_region = Receipt::default();
+                        of_region.add(*mark);
+                        regions.push((replica.region, of_region));
+                    }
                 }
             }
         }

@@ -13,6 +13,7 @@ use isthmus_control::distribution::step::Step;
 use isthmus_control::distribution::wish::Rebalance;
 use isthmus_control::distribution::{Distribution, Member, Partition, State, name_of_partition};
 use isthmus_control::global_table::{GlobalTable, Progress};
+use isthmus_model::ids::TableId;
 use isthmus_protocol::client::encode_request;
 use isthmus_protocol::request::{
     BindGlobalTable, Operation, Placement, Removal, UnbindGlobalTable,
@@ -238,6 +239,22 @@ impl Node {
             }
         }
         looks
+    }
+
+    /// The global tables of the partitions of all distributed tables, by id, as the regions that
+    /// are reached tell.
+    pub(in crate::node) async fn all_partitions(&self) -> BTreeMap<TableId, GlobalTable> {
+        let mut all: BTreeMap<TableId, GlobalTable> = BTreeMap::new();
+        for record in self.distributions.all() {
+            let looks = self.looks(&record.name).await.into_iter();
+            for table in looks.flat_map(|(_, look)| look.partitions).filter_map(|seen| seen.table) {
+                let id = TableId(table.table);
+                if all.get(&id).is_none_or(|known| table.is_newer_than(known)) {
+                    all.insert(id, table);
+                }
+            }
+        }
+        all
     }
 
     /// The partitions of a table as they are, by number.
