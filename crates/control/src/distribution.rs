@@ -14,7 +14,7 @@ pub mod spread;
 pub mod step;
 pub mod wish;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_model::error::Kind;
 use isthmus_model::key::{KeyBound, KeyKind, KeyValue};
@@ -83,6 +83,8 @@ impl Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
+    /// It is made if all regions take it, and only then is anything done about it.
+    Offered,
     /// Its partitions are being made.
     Making,
     /// It serves.
@@ -168,6 +170,9 @@ pub struct Distribution {
     pub version: u64,
     /// How far it has come.
     pub state: State,
+    /// The table in the base, by its id there, whose place it takes: one that holds nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<u64>,
     /// The kind of the first key column.
     pub key: Key,
     /// The table that each partition is made as, as the store writes it, in base64.
@@ -365,9 +370,14 @@ impl Distribution {
         read.check().map(|()| read)
     }
 
-    /// Whether every key has exactly one partition, which the others rely on.
-    fn check(&self) -> Result<(), DistributionError> {
+    /// Whether every key has exactly one partition, and each its own name, which the others rely
+    /// on. Asked of whatever was read from elsewhere.
+    pub fn check(&self) -> Result<(), DistributionError> {
         let partitions = &self.partitions;
+        let numbers: BTreeSet<u32> = partitions.iter().map(|partition| partition.number).collect();
+        if numbers.len() != partitions.len() {
+            return refused("the record names a partition twice");
+        }
         let begins = partitions.first().is_some_and(|first| first.from.is_first());
         let rises = partitions.is_sorted_by(|a, b| a.from < b.from);
         if !begins || !rises || partitions.len() > PARTITIONS_MAX {

@@ -42,6 +42,7 @@ impl Tables {
         check_table_name(create.table.as_str())?;
         let schema = new_schema(&create)?;
         let _one_at_a_time = self.changing.lock().await;
+        let _names = self.node.hold_names().await;
         let store = self.node.store();
         if create.table.as_str() == PROBE_TABLE {
             return Err(ApiError::invalid(format!("The name {PROBE_TABLE} is reserved.")));

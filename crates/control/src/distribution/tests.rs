@@ -29,7 +29,8 @@ fn wish(by: By) -> Wish {
 }
 
 fn plan(wish: &Wish, key: KeyKind) -> Result<Distribution, DistributionError> {
-    wish.plan(Named { name: "t", id: "ds-1", base: "r1", key, seed: 9, spec: "" }, &known(4))
+    let named = Named { name: "t", id: "ds-1", base: "r1", key, seed: 9, spec: "", replaces: None };
+    wish.plan(named, &known(4))
 }
 
 fn text(value: &str) -> KeyValue {

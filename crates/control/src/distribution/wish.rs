@@ -64,6 +64,8 @@ pub struct Named<'a> {
     pub seed: u64,
     /// The table that each partition is made as.
     pub spec: &'a str,
+    /// The table in the base whose place it takes, by its id there.
+    pub replaces: Option<u64>,
 }
 
 /// What is to change of where partitions may be.
@@ -131,7 +133,8 @@ impl Wish {
             name: named.name.to_owned(),
             base: named.base.to_owned(),
             version: 1,
-            state: State::Making,
+            state: State::Offered,
+            replaces: named.replaces,
             key: named.key.into(),
             spec: named.spec.to_owned(),
             by: self.by,

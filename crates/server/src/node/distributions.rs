@@ -8,6 +8,7 @@
 mod ask;
 mod make;
 mod moving;
+mod take;
 mod tell;
 mod ways;
 
@@ -28,6 +29,7 @@ use self::moving::Passes;
 pub(super) use self::ways::Ways;
 
 const NOTES: &str = "distribution/";
+const GONE_NOTES: &str = "distribution-gone/";
 /// Deleted tables of which a record that comes late is not taken any more.
 const GONE_MAX: usize = 1000;
 /// What rates are smoothed over, in seconds.
@@ -37,12 +39,20 @@ fn note_of(name: &str) -> Vec<u8> {
     format!("{NOTES}{name}").into_bytes()
 }
 
+fn gone_note_of(id: &str) -> Vec<u8> {
+    format!("{GONE_NOTES}{id}").into_bytes()
+}
+
 /// What is known of distributed tables.
 pub(super) struct Distributions {
     /// By the names of the tables.
     known: RwLock<BTreeMap<String, Arc<Distribution>>>,
     /// One change of a record at a time.
     changing: tokio::sync::Mutex<()>,
+    /// Names of tables are judged and taken one at a time.
+    naming: tokio::sync::Mutex<()>,
+    /// Names of tables that are offered to the other regions.
+    offering: Mutex<BTreeSet<String>>,
     /// Of tables whose base is here, by id and region: the version that the region has confirmed.
     told: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
     /// Why partitions do not come further, by their names.
@@ -99,14 +109,21 @@ impl Distributions {
                 }
             }
         }
+        let mut gone = BTreeSet::new();
+        for (name, _) in store.notes(GONE_NOTES.as_bytes())? {
+            let name = String::from_utf8_lossy(&name);
+            gone.extend(name.strip_prefix(GONE_NOTES).map(str::to_owned));
+        }
         Ok(Distributions {
             known: RwLock::new(known),
             changing: tokio::sync::Mutex::new(()),
+            naming: tokio::sync::Mutex::new(()),
+            offering: Mutex::default(),
             told: Mutex::default(),
             trouble: Mutex::default(),
             writers: Mutex::default(),
             loads: RwLock::default(),
-            gone: Mutex::default(),
+            gone: Mutex::new(gone),
             ways: Ways::new(others),
             passes: Passes::default(),
             soon: Notify::new(),
@@ -151,20 +168,17 @@ impl Distributions {
     fn is_gone(&self, id: &str) -> bool {
         self.gone.lock().contains(id)
     }
-
-    fn note_gone(&self, id: &str) {
-        let mut gone = self.gone.lock();
-        if gone.len() >= GONE_MAX {
-            gone.pop_first();
-        }
-        gone.insert(id.to_owned());
-    }
 }
 
 impl Node {
-    /// The distributed table of that name, if there is one that is not deleted.
+    /// The distributed table of that name, if there is one that is made and not deleted.
     pub(crate) fn distribution(&self, name: &str) -> Option<Arc<Distribution>> {
-        self.distributions.get(name).filter(|record| record.state != State::Dropping)
+        self.distributions.get(name).filter(|record| is_alive(record))
+    }
+
+    /// While this is held, nobody else takes the name of a table here.
+    pub(crate) async fn hold_names(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.distributions.naming.lock().await
     }
 
     /// Whether there is any distributed table.
@@ -180,7 +194,7 @@ impl Node {
     /// The names of all distributed tables.
     pub(crate) fn distribution_names(&self) -> Vec<String> {
         let known = self.distributions.known.read();
-        let alive = known.values().filter(|record| record.state != State::Dropping);
+        let alive = known.values().filter(|record| is_alive(record));
         alive.map(|record| record.name.clone()).collect()
     }
 
@@ -225,14 +239,16 @@ impl Node {
         all
     }
 
-    /// Changes the record of a table whose base is here. `change` says whether it changed it.
+    /// Changes the record of a table whose base is here, unless another one has its name since.
+    /// `change` says whether it changed it.
     async fn change_distribution(
         &self,
-        name: &str,
+        of: &Distribution,
         change: impl FnOnce(&mut Distribution) -> Result<bool, ApiError>,
     ) -> Result<Arc<Distribution>, ApiError> {
         let _one_at_a_time = self.distributions.changing.lock().await;
-        let known = self.distributions.get(name).ok_or_else(ApiError::no_table)?;
+        let known = self.distributions.get(&of.name).filter(|known| known.id == of.id);
+        let known = known.ok_or_else(ApiError::no_table)?;
         let mut record = (*known).clone();
         if !change(&mut record)? {
             return Ok(known);
@@ -250,17 +266,44 @@ impl Node {
         Ok(record)
     }
 
-    /// Nothing is known here of a distributed table any more.
+    /// Nothing is known here of a distributed table any more, but that it is gone.
     async fn forget_distribution(&self, record: &Distribution) -> Result<(), ApiError> {
-        self.distributions.note_gone(&record.id);
-        self.store.delete_note(&note_of(&record.name)).await?;
-        self.distributions.known.write().remove(&record.name);
+        let known = self.distributions.get(&record.name);
+        if known.is_none_or(|known| known.id == record.id) {
+            self.store.delete_note(&note_of(&record.name)).await?;
+            self.distributions.known.write().remove(&record.name);
+            let is_of_it = |name: &String| {
+                partition_named(name).is_some_and(|(table, _)| table == record.name)
+            };
+            self.distributions.trouble.lock().retain(|name, _| !is_of_it(name));
+            self.distributions.writers.lock().retain(|name, _| !is_of_it(name));
+            self.distributions.loads.write().retain(|name, _| !is_of_it(name));
+        }
         self.distributions.told.lock().remove(&record.id);
-        let is_of_it =
-            |name: &String| partition_named(name).is_some_and(|(table, _)| table == record.name);
-        self.distributions.trouble.lock().retain(|name, _| !is_of_it(name));
-        self.distributions.writers.lock().retain(|name, _| !is_of_it(name));
-        self.distributions.loads.write().retain(|name, _| !is_of_it(name));
-        Ok(())
+        self.note_gone(&record.id).await
+    }
+
+    /// From here on no record of that table is taken, also after a restart.
+    async fn note_gone(&self, id: &str) -> Result<(), ApiError> {
+        self.store.put_note(&gone_note_of(id), &[]).await?;
+        let superfluous = {
+            let mut gone = self.distributions.gone.lock();
+            gone.insert(id.to_owned());
+            (gone.len() > GONE_MAX).then(|| gone.pop_first()).flatten()
+        };
+        match superfluous {
+            Some(superfluous) => {
+                Ok(self.store.delete_note(&gone_note_of(&superfluous)).await.map(drop)?)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether requests for its name are requests for it.
+fn is_alive(record: &Distribution) -> bool {
+    match record.state {
+        State::Making | State::Active => true,
+        State::Offered | State::Dropping => false,
     }
 }

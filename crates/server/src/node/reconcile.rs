@@ -298,6 +298,7 @@ impl Node {
         if is_known() {
             return Ok(());
         }
+        self.check_held_name(&spec)?;
         let known = self.record(spec.id);
         let id = spec.id;
         // It may have been a table of this region alone.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_control::change::Change;
-use isthmus_control::distribution::Distribution;
 use isthmus_control::distribution::wish::Rebalance;
+use isthmus_control::distribution::{Distribution, State};
 use isthmus_control::global_table::GlobalTable;
 use isthmus_protocol::error_code::ErrorCode;
 use serde::de::DeserializeOwned;
@@ -34,8 +34,8 @@ pub(super) enum Ask {
     Abandon { id: String, name: String },
     /// Make the global table of a partition.
     Make(Make),
-    /// Tell of the partitions that are held.
-    Look { name: String },
+    /// Tell of the partitions that are held, and what is known of the table with that id.
+    Look { name: String, id: String },
     /// Move partitions to where they belong; asked of the base.
     Rebalance { name: String, change: Rebalance, dry_run: bool },
     /// Set something of all partitions; asked of the base.
@@ -44,15 +44,39 @@ pub(super) enum Ask {
     Drop { name: String },
 }
 
-/// Makes the global table of a partition.
+/// Makes the global table of a partition, as the record says that the asked region obeys.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Make {
-    /// Its name.
+    /// The id of the distributed table.
+    pub(super) id: String,
+    /// The name of the partition.
     pub(super) name: String,
-    /// What it is made as, as the record has it.
-    pub(super) spec: String,
-    /// The other regions that hold it.
-    pub(super) others: Vec<String>,
+}
+
+/// Which record a region obeys for a name.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Known {
+    /// The id of the table; empty: none is known.
+    #[serde(default)]
+    pub(super) id: String,
+    /// The version of its record; 0: none.
+    #[serde(default)]
+    pub(super) version: u64,
+    /// The table that was asked about is deleted, and nothing is left of it there.
+    #[serde(default)]
+    pub(super) is_gone: bool,
+}
+
+impl Known {
+    /// Whether the region has done what a record says.
+    pub(super) fn obeys(&self, record: &Distribution) -> bool {
+        match record.state {
+            State::Dropping => self.is_gone,
+            State::Offered | State::Making | State::Active => {
+                self.id == record.id && self.version == record.version
+            }
+        }
+    }
 }
 
 /// What a region tells of a partition that it holds.
@@ -87,8 +111,8 @@ pub(super) struct SeenCopy {
 /// What a region tells of a distributed table.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Look {
-    /// The version of the record that it obeys; 0: none.
-    pub(super) version: u64,
+    /// The record that it obeys.
+    pub(super) known: Known,
     /// The labels of the region.
     #[serde(default)]
     pub(super) labels: BTreeMap<String, String>,
@@ -144,13 +168,13 @@ impl Node {
         let ask: Ask = read(asked)?;
         let told = match ask {
             Ask::May { name } => self.on_may(&name)?,
-            Ask::Take { record } => self.on_take(from, *record).await.map(|()| Json::Null)?,
+            Ask::Take { record } => json!(self.on_take(from, *record).await?),
             Ask::GiveBack { record } => self.on_give_back(*record).await.map(|()| Json::Null)?,
             Ask::Abandon { id, name } => {
                 self.on_abandon(from, &id, &name).await.map(|()| Json::Null)?
             }
-            Ask::Make(make) => self.on_make(&make).await.map(|()| Json::Null)?,
-            Ask::Look { name } => json!(self.on_look(&name)),
+            Ask::Make(make) => self.on_make(from, &make).await.map(|()| Json::Null)?,
+            Ask::Look { name, id } => json!(self.on_look(&name, &id)),
             Ask::Rebalance { name, change, dry_run } => {
                 self.decide_rebalance(&name, &change, dry_run).await?
             }

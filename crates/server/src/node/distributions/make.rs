@@ -1,14 +1,16 @@
 //! Distributed tables are made and deleted: asked of any region, decided in the base, which is the
 //! region that was asked to make one. What is wrong makes nothing anywhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use isthmus_control::distribution::wish::{Named, Wish};
-use isthmus_control::distribution::{By, Distribution, Member, State, partition_named};
+use isthmus_control::distribution::{
+    By, Distribution, Member, State, name_of_partition, partition_named,
+};
 use isthmus_control::global_table::{GlobalTable, Serve, Sync};
 use isthmus_control::writer::AtSecondary;
 use isthmus_model::change::Direction;
@@ -23,11 +25,12 @@ use isthmus_store::{Table, TableSpec, Writers, Writing, keys};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::ask::{Ask, Look, Make, read};
+use super::ask::{Ask, Known, Make, read};
+use super::take::spec_of;
 use crate::api_error::ApiError;
 use crate::node::events::EventKind;
 use crate::node::{Node, Record, writers};
-use crate::tables::{check_quota, new_schema, split_points};
+use crate::tables::{check_quota, forget_split_points, new_schema, split_points};
 use crate::together::{Piece, together};
 
 /// How long is waited until all partitions are where they belong. They come later, too.
@@ -36,7 +39,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long is waited for regions that are not reached.
 const REACH_PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes of the name of a distributed table: partitions have longer ones.
-const NAME_BYTES_MAX: usize = 240;
+pub(super) const NAME_BYTES_MAX: usize = 240;
 /// Regions that are asked at once.
 pub(super) const ASKED_AT_ONCE: usize = 16;
 
@@ -123,7 +126,8 @@ impl Node {
             )));
         }
         let name = asked.name.clone();
-        let making = self.distributions.changing.lock().await;
+        // Only what is asked of others takes long, and holds up no other table.
+        let _offering = self.distributions.begin_offer(&name)?;
         if self.is_distribution_name(&name) {
             return Err(ApiError::table_exists());
         }
@@ -156,17 +160,13 @@ impl Node {
             wish.split_points = split_points(&self.store, held.id())?;
         }
         let members = self.members_for(&name).await?;
-        let record = self.plan_distribution(&wish, &name, schema, &members)?;
-        if let Some(held) = &held {
-            self.close_empty(held).await?;
+        let replaces = held.as_ref().map(|held| held.id());
+        let record = self.plan_distribution(&wish, &name, schema, &members, replaces)?;
+        let record = self.keep_offered(record).await?;
+        if let Err(refusal) = self.offer(&record, held.as_deref()).await {
+            self.withdraw(&record).await?;
+            return Err(refusal);
         }
-        let made = self.offer(record).await;
-        if let (Err(_), Some(held)) = (&made, &held) {
-            let (writers, epoch) = (held.spec().writers, held.epoch());
-            self.store.set_writing(held.id(), Writing::Accept, writers, epoch).await?;
-        }
-        made?;
-        drop(making);
         self.await_made(&name).await
     }
 
@@ -176,6 +176,7 @@ impl Node {
         name: &str,
         schema: Schema,
         members: &[Member],
+        replaces: Option<TableId>,
     ) -> Result<Distribution, ApiError> {
         let key = schema.key_columns.first().map(|column| column.kind);
         let id = self.store.reserve_id()?;
@@ -201,6 +202,7 @@ impl Node {
             key: key.ok_or_else(ApiError::internal)?,
             seed: id,
             spec: &STANDARD.encode(spec),
+            replaces: replaces.map(|table| table.0),
         };
         Ok(wish.plan(named, members)?)
     }
@@ -248,11 +250,7 @@ impl Node {
     async fn close_empty(&self, table: &Table) -> Result<(), ApiError> {
         let (id, writers, epoch) = (table.id(), table.spec().writers, table.epoch());
         self.store.set_writing(id, Writing::Refuse, writers, epoch).await?;
-        let snapshot = table.snapshot()?;
-        let mut rows = snapshot.scan_packed(&EncodedKey::default(), None, Direction::Forward);
-        let is_empty = rows.next().transpose()?.is_none();
-        drop(rows);
-        if is_empty {
+        if is_empty(table)? {
             return Ok(());
         }
         self.store.set_writing(id, Writing::Accept, writers, epoch).await?;
@@ -263,28 +261,89 @@ impl Node {
         )))
     }
 
-    /// Keeps the record here and gives it to all others; if one refuses, nobody keeps it.
-    async fn offer(&self, record: Distribution) -> Result<(), ApiError> {
-        let record = self.keep_distribution(record).await?;
-        let told = self.ask_all_others(&Ask::Take { record: Box::new((*record).clone()) }).await;
-        let mut refusal = None;
-        for (region, answer) in told {
-            match answer {
-                Ok(_) => self.note_told(&record, &region, record.version),
-                Err(error) => refusal = Some(error),
+    /// Takes the name here, if nobody has meanwhile.
+    async fn keep_offered(&self, record: Distribution) -> Result<Arc<Distribution>, ApiError> {
+        let _one_at_a_time = self.distributions.changing.lock().await;
+        let _names = self.hold_names().await;
+        let held = self.store.table_by_name(&record.name).map(|held| held.id().0);
+        if self.is_distribution_name(&record.name) || held != record.replaces {
+            return Err(ApiError::table_exists());
+        }
+        self.check_no_partitions(&record.name)?;
+        self.keep_distribution(record).await
+    }
+
+    /// Gives the record to all others; when all have it, the table is being made. An error: it is
+    /// to be withdrawn.
+    async fn offer(&self, record: &Distribution, held: Option<&Table>) -> Result<(), ApiError> {
+        if let Some(held) = held {
+            self.close_empty(held).await?;
+        }
+        let ask = Ask::Take { record: Box::new(record.clone()) };
+        for (region, answer) in self.ask_all_others(&ask).await {
+            let known: Known = read(answer?.to_string().as_bytes())?;
+            if !known.obeys(record) {
+                return Err(ApiError::new(
+                    ErrorCode::OperationConflict,
+                    format!("Region {region} has not taken the table. Nothing was made."),
+                ));
             }
         }
-        let Some(refusal) = refusal else {
-            let (partitions, replicas) = (record.partitions.len(), record.replicas);
-            let text = format!("divided into {partitions} partitions, each in {replicas} regions");
-            let detail = json!({ "partitions": partitions, "replicas": replicas });
-            self.notice(EventKind::TableDistributed, &record.name, text, detail);
-            return Ok(());
-        };
+        self.check_replaced(record)?;
+        self.change_distribution(record, |record| {
+            record.state = State::Making;
+            Ok(true)
+        })
+        .await?;
+        let (partitions, replicas) = (record.partitions.len(), record.replicas);
+        let text = format!("divided into {partitions} partitions, each in {replicas} regions");
+        let detail = json!({ "partitions": partitions, "replicas": replicas });
+        self.notice(EventKind::TableDistributed, &record.name, text, detail);
+        Ok(())
+    }
+
+    /// What was offered is not made: nobody keeps the record, and the table whose place it would
+    /// have taken is written again. A region that does not hear it learns it when it asks the base.
+    pub(super) async fn withdraw(&self, record: &Distribution) -> Result<(), ApiError> {
         self.ask_all_others(&Ask::Abandon { id: record.id.clone(), name: record.name.clone() })
             .await;
-        self.forget_distribution(&record).await?;
-        Err(refusal)
+        let _one_at_a_time = self.distributions.changing.lock().await;
+        let known = self.distributions.get(&record.name);
+        if known.is_none_or(|known| known.id != record.id || known.state != State::Offered) {
+            return Ok(());
+        }
+        if let Some(held) = self.replaced_by(record).filter(|held| is_closed(held))
+            && self.record(held.id()).is_none()
+        {
+            let (writers, epoch) = (held.spec().writers, held.epoch());
+            self.store.set_writing(held.id(), Writing::Accept, writers, epoch).await?;
+        }
+        self.forget_distribution(record).await
+    }
+
+    fn replaced_by(&self, record: &Distribution) -> Option<Arc<Table>> {
+        self.store.table(TableId(record.replaces?))
+    }
+
+    /// Whether the table whose place another takes is still as it was when it was closed.
+    fn check_replaced(&self, record: &Distribution) -> Result<(), ApiError> {
+        let Some(held) = self.replaced_by(record) else { return Ok(()) };
+        match self.record(held.id()).is_none() && is_closed(&held) && is_empty(&held)? {
+            true => Ok(()),
+            false => Err(ApiError::new(
+                ErrorCode::OperationConflict,
+                format!("Table {} was changed while it was being distributed.", record.name),
+            )),
+        }
+    }
+
+    /// Removes the table whose place another takes.
+    pub(super) async fn remove_replaced(&self, record: &Distribution) -> Result<(), ApiError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let Some(held) = self.replaced_by(record) else { return Ok(()) };
+        self.check_replaced(record)?;
+        self.store.drop_table(held.id()).await?;
+        Ok(forget_split_points(&self.store, held.id()).await?)
     }
 
     async fn await_made(&self, name: &str) -> Result<Json, ApiError> {
@@ -313,168 +372,76 @@ impl Node {
                 format!("Region {} has a table of that name already.", self.config.region.name),
             ));
         }
+        self.check_no_partitions(name)?;
         Ok(json!({ "labels": self.config.region.labels }))
     }
 
-    /// Takes what the base says.
-    pub(super) async fn on_take(&self, from: &str, record: Distribution) -> Result<(), ApiError> {
-        if record.base != from {
-            return Err(ApiError::invalid("Only the base region gives the record of a table."));
-        }
-        let _one_at_a_time = self.distributions.changing.lock().await;
-        if self.distributions.is_gone(&record.id) {
-            return Ok(());
-        }
-        let known = self.distributions.get(&record.name);
-        match &known {
-            Some(known) if known.id != record.id => return Err(ApiError::table_exists()),
-            Some(known) if known.version >= record.version => return Ok(()),
-            Some(_) => {}
-            None if record.state == State::Dropping => {}
-            None if self.store.table_by_name(&record.name).is_some() => {
-                return Err(ApiError::table_exists());
-            }
-            None => {}
-        }
-        if record.state == State::Dropping {
-            self.remove_partitions(&record.name).await?;
-            return self.forget_distribution(&record).await;
-        }
-        self.keep_distribution(record).await.map(drop)
-    }
-
-    /// Takes back what this region, whose word counts, has lost with its disk.
-    pub(super) async fn on_give_back(&self, record: Distribution) -> Result<(), ApiError> {
-        if record.base != self.config.region.name || record.state != State::Active {
-            return Err(ApiError::invalid("Only the base of a table that is made takes it back."));
-        }
-        let _one_at_a_time = self.distributions.changing.lock().await;
-        let known = self.distributions.get(&record.name);
-        let is_news =
-            known.is_none_or(|known| known.id == record.id && known.version < record.version);
-        match is_news && !self.distributions.is_gone(&record.id) {
-            true => {
-                tracing::warn!(table = record.name, "the record of a distributed table is back");
-                self.keep_distribution(record).await.map(drop)
-            }
-            false => Ok(()),
-        }
-    }
-
-    /// Asks the base of a table for what it knows. Where its disk is new, it is given the record
-    /// back; what it has never made is forgotten.
-    pub(super) async fn look_at_base(&self, record: &Distribution) -> Result<(), ApiError> {
-        let told = self.ask_about(&record.base, &Ask::Look { name: record.name.clone() }).await?;
-        let Look { version, .. } = read(told.to_string().as_bytes())?;
-        if record.state == State::Active && version < record.version {
-            let record = Box::new(record.clone());
-            return self.ask_about(&record.base.clone(), &Ask::GiveBack { record }).await.map(drop);
-        }
-        if record.state == State::Making && version == 0 {
-            let _one_at_a_time = self.distributions.changing.lock().await;
-            self.remove_partitions(&record.name).await?;
-            return self.forget_distribution(record).await;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn on_abandon(
-        &self,
-        from: &str,
-        id: &str,
-        name: &str,
-    ) -> Result<(), ApiError> {
-        let _one_at_a_time = self.distributions.changing.lock().await;
-        self.distributions.note_gone(id);
-        match self.distributions.get(name) {
-            Some(record) if record.id == id && record.base == from => {
-                self.forget_distribution(&record).await
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     /// Makes the global table of a partition whose base is here, unless it is there.
-    pub(super) async fn on_make(&self, make: &Make) -> Result<(), ApiError> {
+    pub(super) async fn on_make(&self, from: &str, make: &Make) -> Result<(), ApiError> {
         let _one_at_a_time = self.change_for_another().await?;
-        let damaged = || ApiError::invalid("The table of a partition cannot be read.");
+        let own = &self.config.region.name;
+        let (record, others) = self.wanted_of(from, make).ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::ServerUnavailable,
+                format!("Region {own} does not know of such a partition yet. Nothing was done."),
+            )
+        })?;
+        let spec = spec_of(&record)?;
         let held = match self.store.table_by_name(&make.name) {
             Some(held) => held,
             None => {
-                let spec = STANDARD.decode(&make.spec).map_err(|_| damaged())?;
-                let spec = keys::table::decode_value(&Bytes::from(spec)).map_err(|_| damaged())?;
-                let (id, own) = (self.store.reserve_id()?, Origin(self.config.region.number));
+                let (id, base) = (self.store.reserve_id()?, Origin(self.config.region.number));
                 self.store
                     .create_table(TableSpec {
                         id: TableId(id),
                         partition: PartitionId(id),
                         name: Text::from(make.name.as_str()),
-                        base: own,
-                        writer: own,
+                        base,
+                        writer: base,
                         ..spec
                     })
                     .await?;
                 self.store.table_by_name(&make.name).ok_or_else(ApiError::internal)?
             }
         };
+        self.check_held_name(&held.spec())?;
         let id = held.id();
         if self.record(id).is_some() {
             return Ok(());
         }
-        let own = &self.config.region.name;
         let mut table = GlobalTable::new(&make.name, id.0, own, Sync::Row, Serve::PrimarySecondary);
         table.epoch = held.epoch().0;
         table.at_secondary = Some(AtSecondary::Forward);
-        for region in &make.others {
+        for region in &others {
             table = table.with_replica(region, false, self.clock.wall_millis())?;
         }
         self.store.set_writing(id, Writing::Accept, writers(&table), held.epoch()).await?;
         self.save(id, Record { table, ready: true }).await
     }
 
-    /// Deletes a distributed table, here or where its base is.
-    pub async fn drop_distribution(&self, name: &str) -> Result<(), ApiError> {
-        let record = self.distribution(name).ok_or_else(ApiError::no_table)?;
-        self.ask_about(&record.base, &Ask::Drop { name: name.to_owned() }).await.map(drop)
+    /// The record of a table that is being made, by which this region makes a partition of it
+    /// first, and the other regions that are to hold it. `None`: it is not known here so.
+    fn wanted_of(&self, from: &str, make: &Make) -> Option<(Arc<Distribution>, Vec<String>)> {
+        let (table, number) = partition_named(&make.name)?;
+        let record = self.distributions.get(table).filter(|record| {
+            record.id == make.id && record.base == from && record.state == State::Making
+        })?;
+        let partition = record.partitions.iter().find(|partition| partition.number == number)?;
+        let (first, others) = partition.wanted.split_first()?;
+        let is_it = *first == self.config.region.name
+            && name_of_partition(&record.name, number) == make.name;
+        let others = others.to_vec();
+        is_it.then_some((record, others))
     }
+}
 
-    /// From here on the table is deleted; who is away is told when it is back.
-    pub(super) async fn decide_drop(&self, name: &str) -> Result<(), ApiError> {
-        self.check_decides(name)?;
-        self.change_distribution(name, |record| {
-            let is_news = record.state != State::Dropping;
-            record.state = State::Dropping;
-            Ok(is_news)
-        })
-        .await?;
-        self.reconcile_distribution(name).await;
-        Ok(())
-    }
+/// Whether nothing is written to a table any more.
+fn is_closed(table: &Table) -> bool {
+    table.spec().writing == Writing::Refuse
+}
 
-    /// Only the base of a table decides about it.
-    pub(super) fn check_decides(&self, name: &str) -> Result<(), ApiError> {
-        let record = self.distribution(name).ok_or_else(ApiError::no_table)?;
-        match record.base == self.config.region.name {
-            true => Ok(()),
-            false => Err(ApiError::new(
-                ErrorCode::OperationConflict,
-                format!("Region {} decides about the table. Nothing was done.", record.base),
-            )),
-        }
-    }
-
-    /// Removes what is held of a table's partitions.
-    pub(super) async fn remove_partitions(&self, name: &str) -> Result<(), ApiError> {
-        let _one_at_a_time = self.change_for_another().await?;
-        let held = self.partitions_here(name);
-        let mut ids: BTreeSet<TableId> = held.iter().map(|table| table.id()).collect();
-        // What a crash has left may be a record alone.
-        ids.extend(self.records.lock().iter().filter_map(|(id, record)| {
-            partition_named(&record.table.name).filter(|(table, _)| *table == name).map(|_| *id)
-        }));
-        for id in ids {
-            self.remove_dropped(id).await?;
-        }
-        Ok(())
-    }
+fn is_empty(table: &Table) -> Result<bool, ApiError> {
+    let snapshot = table.snapshot()?;
+    let mut rows = snapshot.scan_packed(&EncodedKey::default(), None, Direction::Forward);
+    Ok(rows.next().transpose()?.is_none())
 }

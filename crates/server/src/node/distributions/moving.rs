@@ -23,12 +23,11 @@ use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 use tokio::task::{self, JoinSet};
 
-use super::ask::{Ask, Look, Make, read};
+use super::ask::{Ask, Known, Look, Make, read};
 use super::make::ASKED_AT_ONCE;
 use crate::api_error::ApiError;
 use crate::node::Node;
 use crate::node::events::EventKind;
-use crate::tables::forget_split_points;
 use crate::together::{Piece, together};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -126,8 +125,13 @@ impl Node {
         let turn = self.distributions.passes.of(name);
         let _one_at_a_time = turn.lock().await;
         let Some(record) = self.distributions.get(name) else { return };
-        self.tell_all(&record).await;
+        if record.state != State::Offered {
+            self.tell_all(&record).await;
+        }
         let done = match record.state {
+            // A crash has left it: nobody waits for it any more.
+            State::Offered if !self.distributions.is_offered(name) => self.withdraw(&record).await,
+            State::Offered => Ok(()),
             State::Dropping => self.finish_drop(&record).await,
             State::Making => self.make_partitions(&record).await,
             State::Active => self.move_partitions(&record).await,
@@ -148,7 +152,7 @@ impl Node {
         let by_region = told.get(&record.id);
         let is_untold = |region: &&String| {
             let version = by_region.and_then(|told| told.get(*region));
-            version.is_none_or(|version| *version < record.version)
+            version.is_none_or(|version| *version != record.version)
         };
         self.others.keys().filter(is_untold).cloned().collect()
     }
@@ -163,17 +167,33 @@ impl Node {
         let mut telling: Vec<Piece<'_, ()>> = Vec::new();
         for region in self.untold(record) {
             telling.push(Box::pin(async move {
-                match self.ask_about(&region, ask).await {
-                    Ok(_) => self.note_told(record, &region, record.version),
-                    Err(error) => tracing::debug!(region, %error, "record not taken yet"),
+                if let Err(error) = self.tell(record, &region, ask).await {
+                    tracing::debug!(region, %error, "record not taken yet");
                 }
             }));
         }
         together(telling, ASKED_AT_ONCE).await;
     }
 
+    async fn tell(&self, record: &Distribution, region: &str, ask: &Ask) -> Result<(), ApiError> {
+        let told = self.ask_about(region, ask).await?;
+        let known: Known = read(told.to_string().as_bytes())?;
+        if known.obeys(record) {
+            self.note_told(record, region, record.version);
+        } else if known.is_gone {
+            // The disk here is an older one.
+            tracing::warn!(table = record.name, region, "the table has been deleted already");
+            self.change_distribution(record, |record| {
+                record.state = State::Dropping;
+                Ok(true)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     async fn finish_drop(&self, record: &Distribution) -> Result<(), ApiError> {
-        self.remove_partitions(&record.name).await?;
+        self.remove_partitions(record).await?;
         if !self.is_told(record) {
             return Ok(());
         }
@@ -182,18 +202,14 @@ impl Node {
     }
 
     async fn make_partitions(&self, record: &Distribution) -> Result<(), ApiError> {
-        // What was distributed has held nothing.
-        if let Some(empty) = self.store.table_by_name(&record.name) {
-            self.store.drop_table(empty.id()).await?;
-            forget_split_points(&self.store, empty.id()).await?;
-        }
+        self.remove_replaced(record).await?;
         let mut making: Vec<Piece<'_, Option<u32>>> = Vec::new();
         for partition in record.partitions.iter().filter(|partition| !partition.made) {
             making.push(Box::pin(self.make_partition(record, partition)));
         }
         let made: Vec<u32> = together(making, ASKED_AT_ONCE).await.into_iter().flatten().collect();
         let record = self
-            .change_distribution(&record.name, |record| {
+            .change_distribution(record, |record| {
                 for partition in &mut record.partitions {
                     partition.made |= made.contains(&partition.number);
                 }
@@ -204,9 +220,10 @@ impl Node {
             return Ok(());
         }
         let found = self.find_partitions(&record).await;
-        let is_ready = |number: &u32| found.get(number).is_some_and(|it| it.table.is_active());
+        let is_ready =
+            |number: &u32| found.get(number).is_some_and(|it| it.by_base && it.table.is_active());
         if record.partitions.iter().all(|partition| is_ready(&partition.number)) {
-            self.change_distribution(&record.name, |record| {
+            self.change_distribution(&record, |record| {
                 let is_made = record.state == State::Making;
                 if is_made {
                     record.state = State::Active;
@@ -221,17 +238,18 @@ impl Node {
     /// Has a partition made where it is wanted first. Returns its number if it is.
     async fn make_partition(&self, record: &Distribution, partition: &Partition) -> Option<u32> {
         let name = name_of_partition(&record.name, partition.number);
-        let (first, others) = partition.wanted.split_first()?;
-        let make = Make { name: name.clone(), spec: record.spec.clone(), others: others.to_vec() };
+        let first = partition.wanted.first()?;
+        let make = Make { id: record.id.clone(), name: name.clone() };
         let answer = self.ask_about(first, &Ask::Make(make)).await;
         self.distributions.note_trouble(&name, answer.as_ref().err().map(ToString::to_string));
         answer.ok().map(|_| partition.number)
     }
 
     /// What each region holds of a table.
-    pub(super) async fn looks(&self, name: &str) -> Vec<(String, Look)> {
-        let ask = Ask::Look { name: name.to_owned() };
-        let mut looks = vec![(self.config.region.name.clone(), self.on_look(name))];
+    pub(super) async fn looks(&self, record: &Distribution) -> Vec<(String, Look)> {
+        let ask = Ask::Look { name: record.name.clone(), id: record.id.clone() };
+        let own = self.on_look(&record.name, &record.id);
+        let mut looks = vec![(self.config.region.name.clone(), own)];
         for (region, answer) in self.ask_all_others(&ask).await {
             match answer.and_then(|told| read(told.to_string().as_bytes())) {
                 Ok(look) => looks.push((region, look)),
@@ -260,9 +278,10 @@ impl Node {
     /// The partitions of a table as they are, by number.
     async fn find_partitions(&self, record: &Distribution) -> BTreeMap<u32, Found> {
         let mut found: BTreeMap<u32, Found> = BTreeMap::new();
-        for (region, look) in self.looks(&record.name).await {
+        for (region, look) in self.looks(record).await {
             // Its disk may be another one than when it was told.
-            self.note_told(record, &region, look.version);
+            let is_obeyed = look.known.id == record.id;
+            self.note_told(record, &region, if is_obeyed { look.known.version } else { 0 });
             for seen in look.partitions {
                 let Some(table) = seen.table else { continue };
                 let by_base = table.base == region;
@@ -327,7 +346,7 @@ impl Node {
         arrived: &[u32],
     ) -> Result<(), ApiError> {
         let mut moved = Vec::new();
-        self.change_distribution(&record.name, |record| {
+        self.change_distribution(record, |record| {
             let mut is_changed = false;
             for place in 0..record.partitions.len() {
                 let number = record.partitions[place].number;
@@ -441,9 +460,8 @@ impl Node {
         change: &Rebalance,
         dry_run: bool,
     ) -> Result<Json, ApiError> {
-        self.check_decides(name)?;
-        let known = self.known_members(name, change).await?;
-        let record = self.distribution(name).ok_or_else(ApiError::no_table)?;
+        let record = self.decided_here(name)?;
+        let known = self.known_members(&record, change).await?;
         let found = self.find_partitions(&record).await;
         self.note_found(&record, &found, &[]).await?;
         if dry_run {
@@ -452,7 +470,7 @@ impl Node {
             return Ok(moves_json(&record, &next, false));
         }
         let mut told = Json::Null;
-        self.change_distribution(name, |record| {
+        self.change_distribution(&record, |record| {
             let next = record.rebalanced(change, &known)?;
             told = moves_json(record, &next, true);
             *record = next;
@@ -480,10 +498,10 @@ impl Node {
     }
 
     pub(super) async fn decide_set(&self, name: &str, change: &Change) -> Result<Json, ApiError> {
-        self.check_decides(name)?;
+        let record = self.decided_here(name)?;
         let mut changed = false;
         let record = self
-            .change_distribution(name, |record| {
+            .change_distribution(&record, |record| {
                 let next = record.clone().with_setting(change)?;
                 changed = next != *record;
                 *record = next;
@@ -495,12 +513,17 @@ impl Node {
     }
 
     /// The regions that are to be added, with their labels.
-    async fn known_members(&self, name: &str, change: &Rebalance) -> Result<Vec<Member>, ApiError> {
+    async fn known_members(
+        &self,
+        record: &Distribution,
+        change: &Rebalance,
+    ) -> Result<Vec<Member>, ApiError> {
         let own = &self.config.region.name;
         let is_known = |region: &&String| *region == own || self.is_member(region);
         let mut known = Vec::new();
         for region in change.add.iter().filter(is_known) {
-            let told = self.ask_about(region, &Ask::Look { name: name.to_owned() }).await?;
+            let ask = Ask::Look { name: record.name.clone(), id: record.id.clone() };
+            let told = self.ask_about(region, &ask).await?;
             let Look { labels, .. } = read(told.to_string().as_bytes())?;
             known.push(Member { name: region.clone(), weight: 1, labels });
         }

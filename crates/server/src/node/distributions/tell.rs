@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use isthmus_control::distribution::{
-    By, Distribution, Partition, State, name_of_partition, partition_named,
+    By, Distribution, Partition, name_of_partition, partition_named,
 };
 use isthmus_store::digest::DigestState;
 use isthmus_store::{Table, Writing};
 use serde_json::{Value as Json, json};
 
 use super::ask::{Look, Seen, SeenCopy};
+use super::is_alive;
 use crate::api_error::ApiError;
 use crate::node::Node;
 
@@ -18,7 +19,7 @@ impl Node {
     /// The distributed tables, in short.
     pub fn distributions_json(&self) -> Json {
         let alive = self.distributions.all();
-        let told = alive.iter().filter(|record| record.state != State::Dropping).map(|record| {
+        let told = alive.iter().filter(|record| is_alive(record)).map(|record| {
             json!({
                 "name": record.name,
                 "base": record.base,
@@ -35,7 +36,7 @@ impl Node {
     /// A distributed table and all its partitions, as all regions that are reached tell.
     pub async fn distribution_json(&self, name: &str) -> Result<Json, ApiError> {
         let record = self.distribution(name).ok_or_else(ApiError::no_table)?;
-        let looks = self.looks(name).await;
+        let looks = self.looks(&record).await;
         let partitions: Vec<Json> = record
             .partitions
             .iter()
@@ -133,8 +134,8 @@ impl Node {
         })
     }
 
-    /// What this region holds of a table.
-    pub(super) fn on_look(&self, name: &str) -> Look {
+    /// What this region holds of a table, and knows of the one with that id.
+    pub(super) fn on_look(&self, name: &str, id: &str) -> Look {
         let loads = self.distributions.loads.read();
         let requests = loads.iter().filter_map(|(partition, load)| {
             let (table, number) = partition_named(partition)?;
@@ -143,7 +144,7 @@ impl Node {
         });
         let partitions = self.partitions_here(name);
         Look {
-            version: self.distributions.get(name).map_or(0, |record| record.version),
+            known: self.known_of(name, id),
             labels: self.config.region.labels.clone(),
             requests: requests.collect(),
             partitions: partitions.iter().filter_map(|table| self.seen(table)).collect(),
