@@ -644,3 +644,166 @@ def test_schemas_change_and_tables_go_in_all_regions(four):
     assert r4.get_row("short", [("k", 1)]) is None
     r1.close()
     r4.close()
+
+
+def partitions_of(running, table, regions=None):
+    found = []
+    for region in regions or running.regions:
+        told = json.loads(running.run("status", "--json", config=region.config).stdout)
+        tables = told["regions"][0]["status"]["tables"]
+        found += [one for one in tables if one.get("distribution") == table]
+    return found
+
+
+def knows(region, table):
+    """Whether a region has a table of that name; None: it cannot say."""
+    client = region.client(timeout=10)
+    try:
+        client.describe_table(table)
+        return True
+    except wire.Refused as refused:
+        return False if refused.code == "OTSObjectNotExist" else None
+    except wire.Unknown:
+        return None
+    finally:
+        client.close()
+
+
+class Distributing(threading.Thread):
+    """Asks one region to distribute a table, beside whatever else happens."""
+
+    def __init__(self, running, table, region, *options):
+        super().__init__(daemon=True)
+        self.asked = (running, table, "--by", "hash", "--partitions", 3, *options)
+        self.config, self.done = region.config, None
+        self.start()
+
+    def run(self):
+        self.done = distribute(*self.asked, check=False, config=self.config)
+
+    def ended(self):
+        self.join(120)
+        assert not self.is_alive(), "it is answered"
+        return self.done.returncode == 0
+
+
+def test_a_table_whose_name_is_taken_meanwhile_is_left_alone(four):
+    """Another region makes a table of that name while it is distributed: one of both is made."""
+    r1, r3, chance = four.region("r1").client(), four.region("r3").client(), random.Random(3)
+    made = 0
+    for turn in range(8):
+        name = f"meanwhile{turn}"
+        r1.create_table(name, [("k", 1)])
+        distributing = Distributing(four, name, four.region("r1"))
+        time.sleep(chance.random() * 0.2)
+        try:
+            r3.create_table(name, [("k", 1)])
+            is_taken = True
+        except wire.Refused as refused:
+            assert refused.code == "OTSObjectAlreadyExist"
+            is_taken = False
+        assert distributing.ended() != is_taken, distributing.done.stderr
+        made += not is_taken
+        if is_taken:
+            for client in (r1, r3):
+                client.put_row(name, [("k", 1)], [("v", turn)])
+                assert client.get_row(name, [("k", 1)])[1][0][1] == turn
+                client.delete_table(name)
+            assert knows(four.region("r2"), name) is False
+            assert partitions_of(four, name) == []
+        else:
+            await_routed(four, name)
+            r1.put_row(name, [("k", 1)], [("v", turn)])
+            r1.delete_table(name)
+    print(f"\n{made} of 8 were distributed")
+    r1.close()
+    r3.close()
+
+
+def test_regions_that_distribute_at_once_do_not_hold_each_other_up(four):
+    regions = four.regions[:2]
+    both = [Distributing(four, f"mine-{region.name}", region, "--key", KEY) for region in regions]
+    assert [one.ended() for one in both] == [True, True], [one.done.stderr for one in both]
+    same = [Distributing(four, "same", region, "--key", KEY) for region in regions]
+    assert sum(one.ended() for one in same) <= 1
+    made = [one for one in same if one.ended()]
+    if not made:
+        assert partitions_of(four, "same") == []
+        distribute(four, "same", "--key", KEY, "--by", "hash", "--partitions", 3)
+    for table in ("mine-r1", "mine-r2", "same"):
+        await_settled(four, table)
+        await_routed(four, table)
+        sdk(four, four.region("r3")).delete_table(table)
+
+
+def test_a_base_that_is_killed_while_it_makes_a_table_leaves_it_whole(four):
+    """After its start the table is distributed, or the one that was there takes rows."""
+    base, chance, made = four.region("r2"), random.Random(4), 0
+    for turn in range(4):
+        name = f"cut{turn}"
+        client = base.client()
+        client.create_table(name, [("k", 1)])
+        client.close()
+        distributing = Distributing(four, name, base)
+        time.sleep(0.05 + chance.random() * 0.25)
+        base.kill()
+        distributing.ended()
+        base.start()
+        client = base.client(timeout=10)
+
+        def is_whole(name=name, client=client):
+            others = {knows(region, name) for region in four.regions if region is not base}
+            try:
+                client.put_row(name, [("k", 1)], [("v", 1)])
+            except (wire.Refused, wire.Unknown):
+                return None
+            made = len([one for one in partitions_of(four, name) if one["writable"]])
+            return {(True,): made == 3, (False,): made == 0}.get(tuple(others)) and [made]
+
+        found = cluster.wait_until(is_whole, f"{name} is made or is not", 90, 0.5)
+        made += found == [3]
+        client.delete_table(name)
+        client.close()
+    print(f"\n{made} of 4 were distributed")
+
+
+def test_what_is_deleted_while_a_region_is_away_does_not_come_back(folder):
+    with cluster.Cluster(regions=3, folder=folder) as three:
+        options = ("--key", KEY, "--by", "hash", "--partitions", 6, "--replicas", 2)
+        distribute(three, "ghost", *options)
+        await_settled(three, "ghost")
+        await_routed(three, "ghost")
+        await_everywhere(three, "ghost", {k: k[1] for k in filled(three, "ghost", 100)})
+        three.run("distribution", "rebalance", "ghost", "--empty", "r2", "--moves-at-once", 4)
+        away = three.region("r3")
+        away.kill()
+        here = three.regions[:2]
+        sdk(three, here[1]).delete_table("ghost")
+
+        def is_removed(regions):
+            is_known = any(knows(region, "ghost") is not False for region in regions)
+            return not is_known and not partitions_of(three, "ghost", regions)
+
+        def made_again():
+            return distribute(three, "ghost", *options, check=False).returncode == 0
+
+        cluster.wait_until(lambda: is_removed(here), "two regions have removed it", 60, 0.5)
+        assert distribute(three, "ghost", *options, check=False).returncode != 0
+        away.start()
+        cluster.wait_until(lambda: is_removed(three.regions), "all have removed it", 60, 0.5)
+        cluster.wait_until(made_again, "the name is free again", 60, 1)
+        for region in three.regions:
+            await_routed(three, "ghost", [region])
+        await_settled(three, "ghost")
+        for region in three.regions:
+            assert scan(sdk(three, region), "ghost", limit=500)[0] == []
+        await_everywhere(three, "ghost", {k: k[1] for k in filled(three, "ghost", 20)})
+        sdk(three, away).delete_table("ghost")
+        cluster.wait_until(lambda: is_removed(three.regions), "all have removed it", 60, 0.5)
+        for region in three.regions:
+            region.kill()
+        for region in three.regions:
+            region.start(wait=False)
+        for region in three.regions:
+            region.wait_serving()
+        assert is_removed(three.regions)

@@ -61,6 +61,8 @@ pub(super) struct Distributions {
     writers: Mutex<BTreeMap<String, String>>,
     /// What was asked of partitions through this region.
     loads: RwLock<HashMap<String, Arc<Load>>>,
+    /// Of tables whose base is elsewhere, by id: whether it keeps the same one, as last asked.
+    at_base: RwLock<HashMap<String, bool>>,
     /// Ids of tables that are gone.
     gone: Mutex<BTreeSet<String>>,
     ways: Ways,
@@ -123,6 +125,7 @@ impl Distributions {
             trouble: Mutex::default(),
             writers: Mutex::default(),
             loads: RwLock::default(),
+            at_base: RwLock::default(),
             gone: Mutex::new(gone),
             ways: Ways::new(others),
             passes: Passes::default(),
@@ -165,15 +168,22 @@ impl Distributions {
         }
     }
 
+    fn at_base(&self, id: &str) -> Option<bool> {
+        self.at_base.read().get(id).copied()
+    }
+
     fn is_gone(&self, id: &str) -> bool {
         self.gone.lock().contains(id)
     }
 }
 
 impl Node {
-    /// The distributed table of that name, if there is one that is made and not deleted.
+    /// The distributed table of that name, if there is one that is made and not deleted, and its
+    /// base keeps no other one: then the disk here is an old one, and would divide rows otherwise.
     pub(crate) fn distribution(&self, name: &str) -> Option<Arc<Distribution>> {
-        self.distributions.get(name).filter(|record| is_alive(record))
+        self.distributions.get(name).filter(|record| {
+            is_alive(record) && self.distributions.at_base(&record.id) != Some(false)
+        })
     }
 
     /// While this is held, nobody else takes the name of a table here.
@@ -280,6 +290,7 @@ impl Node {
             self.distributions.loads.write().retain(|name, _| !is_of_it(name));
         }
         self.distributions.told.lock().remove(&record.id);
+        self.distributions.at_base.write().remove(&record.id);
         self.note_gone(&record.id).await
     }
 

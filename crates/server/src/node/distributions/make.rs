@@ -246,14 +246,14 @@ impl Node {
         together(asked, ASKED_AT_ONCE).await
     }
 
-    /// Nothing more is written to a table that holds nothing. An error: it holds something.
+    /// Nothing more is written to a table that holds nothing, until the offer is withdrawn. An
+    /// error: it holds something.
     async fn close_empty(&self, table: &Table) -> Result<(), ApiError> {
         let (id, writers, epoch) = (table.id(), table.spec().writers, table.epoch());
         self.store.set_writing(id, Writing::Refuse, writers, epoch).await?;
         if is_empty(table)? {
             return Ok(());
         }
-        self.store.set_writing(id, Writing::Accept, writers, epoch).await?;
         Err(ApiError::invalid(format!(
             "Table {} holds rows, or has held some until a short time ago. Distribute an empty \
              one and load the rows into it.",

@@ -92,7 +92,7 @@ impl Node {
                 let pass = async move { node.reconcile_distribution(&name).await };
                 under_way.insert(passes.spawn(pass).id(), record.name.clone());
             }
-            if looks.is_multiple_of(LOOKS_BETWEEN) {
+            if looks.is_multiple_of(LOOKS_BETWEEN) || self.has_unasked_bases() {
                 self.look_at_bases().await;
             }
             looks += 1;
@@ -107,6 +107,14 @@ impl Node {
                 _ = stop.changed() => return,
             }
         }
+    }
+
+    /// Whether bases have not been asked since the start here: its disk may be an old one.
+    fn has_unasked_bases(&self) -> bool {
+        let is_unasked = |record: &Arc<Distribution>| {
+            self.is_reached(&record.base) && self.distributions.at_base(&record.id).is_none()
+        };
+        self.distributions.all().iter().any(is_unasked)
     }
 
     /// Looks whether the bases of tables know what they have said.

@@ -142,8 +142,16 @@ impl Node {
                 Some(_) | None => Ok(()),
             };
         }
-        if !told.id.is_empty() && told.id != record.id {
+        // Where that one has been deleted, it is the base that has an old disk.
+        let is_same =
+            told.id.is_empty() || told.id == record.id || self.distributions.is_gone(&told.id);
+        if self.distributions.at_base(&record.id) != Some(is_same) {
+            self.distributions.at_base.write().insert(record.id.clone(), is_same);
+        }
+        if !is_same {
             tracing::warn!(table = record.name, base = record.base, "its base keeps another one");
+        }
+        if !is_same || !told.id.is_empty() && told.id != record.id {
             return Ok(());
         }
         match record.state == State::Active && told.version < record.version {
@@ -162,6 +170,7 @@ impl Node {
         id: &str,
         name: &str,
     ) -> Result<(), ApiError> {
+        check_id(id)?;
         let _one_at_a_time = self.distributions.changing.lock().await;
         match self.distributions.get(name).filter(|known| known.id == id) {
             Some(known) if known.base != from || known.state != State::Offered => {
@@ -299,6 +308,7 @@ pub(super) fn spec_of(record: &Distribution) -> Result<TableSpec, ApiError> {
 /// Whether a record that another region says is one that can be obeyed.
 fn check_record(record: &Distribution) -> Result<(), ApiError> {
     record.check()?;
+    check_id(&record.id)?;
     check_table_name(&record.name)?;
     let spec = spec_of(record)?;
     check_schema(&spec.schema)?;
@@ -308,4 +318,12 @@ fn check_record(record: &Distribution) -> Result<(), ApiError> {
         return Err(ApiError::invalid("The record of the distributed table is damaged."));
     }
     Ok(())
+}
+
+fn check_id(id: &str) -> Result<(), ApiError> {
+    let number = id.strip_prefix("ds-").filter(|number| number.len() == 16);
+    match number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+        true => Ok(()),
+        false => Err(ApiError::invalid("That is not the id of a distributed table.")),
+    }
 }
