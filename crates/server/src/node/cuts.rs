@@ -37,23 +37,19 @@ impl Node {
         self.shared.safe_times.safe_to_read(table, &others, self.store.promise())
     }
 
-    /// Whether everything is here that was written longer ago than that, as far as is known.
-    pub(crate) fn lacks_nothing_older(&self, table: &Table, bound: Duration) -> bool {
-        self.safe_to_read(table) >= self.moment_before(bound)
-    }
-
-    fn moment_before(&self, bound: Duration) -> Hlc {
-        let bound = i64::try_from(bound.as_millis()).unwrap_or(i64::MAX);
-        Hlc::from_millis(self.clock.wall_millis().saturating_sub(bound).max(0))
-    }
-
-    /// As `lacks_nothing_older`; where several regions write the table, it is an error if anything
-    /// is missing.
+    /// Whether nothing is missing here that was written longer ago than `bound`, in the region
+    /// that writes the table; where several do, it is an error if anything is.
     pub(crate) fn is_recent(&self, table: &Arc<Table>, bound: Duration) -> Result<bool, ApiError> {
-        match self.lacks_nothing_older(table, bound) {
+        if table.makes_entries() && self.needs_lease(table) && !self.is_leased() {
+            // Another region may write by now, of which nothing has been heard here.
+            return Ok(false);
+        }
+        let bound = i64::try_from(bound.as_millis()).unwrap_or(i64::MAX);
+        let wanted = Hlc::from_millis(self.clock.wall_millis().saturating_sub(bound).max(0));
+        let safe = self.safe_to_read(table);
+        match safe >= wanted {
             true => Ok(true),
             false if table.spec().writers.are_many() => {
-                let (wanted, safe) = (self.moment_before(bound), self.safe_to_read(table));
                 Err(self.not_safe(std::slice::from_ref(table), wanted, safe))
             }
             false => Ok(false),

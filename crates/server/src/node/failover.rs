@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_control::agreed::{Agreed, Command, How, Outcome, Refusal};
 use isthmus_control::disk::DiskWatch;
-use isthmus_control::duty::Feeding;
+use isthmus_control::duty::{Feeding, has_no_tail};
 use isthmus_control::global_table::Serve;
 use isthmus_control::lease::Lease;
 use isthmus_model::ids::{Epoch, Lsn, Origin, TableId};
@@ -261,7 +261,7 @@ impl Node {
         let known = registry.known();
         known.agreed.tenure(table.id().0).is_some_and(|tenure| {
             let end = table.durable_lsn().0;
-            tenure.vacant.is_some() || !duty::has_no_tail(tenure, word.epoch.0, end)
+            tenure.vacant.is_some() || !has_no_tail(tenure, word.epoch.0, end)
         })
     }
 

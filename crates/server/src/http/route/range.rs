@@ -82,7 +82,11 @@ impl PublicApi {
         self.merge(&asked, sources).await
     }
 
-    async fn merge(&self, asked: &Asked<'_>, mut sources: Vec<Source<'_>>) -> Result<Bytes, ApiError> {
+    async fn merge(
+        &self,
+        asked: &Asked<'_>,
+        mut sources: Vec<Source<'_>>,
+    ) -> Result<Bytes, ApiError> {
         let rows_max = asked.rows_max();
         let mut answer = RangeAnswer::default();
         if asked.by == By::Hash {

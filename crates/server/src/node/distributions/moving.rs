@@ -80,9 +80,8 @@ impl Node {
             for record in &records {
                 let is_unsettled = record.state != State::Active || record.is_moving();
                 is_busy |= is_unsettled;
-                let is_due = is_unsettled
-                    || !self.is_told(record)
-                    || looks.is_multiple_of(LOOKS_BETWEEN);
+                let is_due =
+                    is_unsettled || !self.is_told(record) || looks.is_multiple_of(LOOKS_BETWEEN);
                 // One that is slow holds up no others.
                 let is_under_way = under_way.values().any(|name| *name == record.name);
                 if !is_due || is_under_way || under_way.len() >= PASSES_MAX {
@@ -272,7 +271,7 @@ impl Node {
     pub(in crate::node) async fn all_partitions(&self) -> BTreeMap<TableId, GlobalTable> {
         let mut all: BTreeMap<TableId, GlobalTable> = BTreeMap::new();
         for record in self.distributions.all() {
-            let looks = self.looks(&record.name).await.into_iter();
+            let looks = self.looks(&record).await.into_iter();
             for table in looks.flat_map(|(_, look)| look.partitions).filter_map(|seen| seen.table) {
                 let id = TableId(table.table);
                 if all.get(&id).is_none_or(|known| table.is_newer_than(known)) {
