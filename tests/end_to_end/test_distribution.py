@@ -17,6 +17,7 @@ import urllib3
 import wire
 from sizes import number
 from tablestore import INF_MAX, INF_MIN, Direction
+from test_receipts import WANTED, ask
 
 ROWS = number("SPREAD_ROWS", 400)
 LOAD_SECONDS = number("SPREAD_SECONDS", 3)
@@ -309,6 +310,111 @@ class Load(threading.Thread):
         self.ending.set()
         self.join(90)
         assert not self.is_alive(), "the load ends"
+
+
+class Reading(threading.Thread):
+    """Reads rows that nobody changes through one region, all at once and one by one."""
+
+    def __init__(self, running, region, table, expected):
+        super().__init__(daemon=True)
+        self.client, self.table, self.name = sdk(running, region), table, region.name
+        self.expected, self.reads, self.wrong = expected, 0, []
+        self.ending = threading.Event()
+
+    def run(self):
+        chance = random.Random(self.name)
+        keys = sorted(self.expected)
+        while not self.ending.is_set():
+            try:
+                found, _ = scan(self.client, self.table, limit=500)
+                if {k: c.get("v") for k, c in found} != self.expected:
+                    self.wrong.append(f"a range has {len(found)} of {len(keys)} rows")
+                for row in chance.sample(keys, 40):
+                    shown = value(self.client, self.table, *row)
+                    if shown != self.expected[row]:
+                        self.wrong.append(f"row {row} reads as {shown}")
+            except (tablestore.OTSServiceError, tablestore.OTSClientError,
+                    urllib3.exceptions.HTTPError, OSError) as error:
+                self.wrong.append(str(error))
+                time.sleep(0.05)
+            self.reads += 1
+
+    def stop(self):
+        self.ending.set()
+        self.join(90)
+        assert not self.is_alive(), "the reading ends"
+        assert self.wrong == [], self.wrong[:5]
+        assert self.reads > 0
+
+
+def test_a_region_that_takes_partitions_shows_all_rows_all_the_time(four):
+    distribute(four, "joined", "--key", KEY, "--by", "hash", "--partitions", PARTITIONS,
+               "--replicas", 2, "--regions", "r1,r2,r3", "--seed", 11)
+    await_settled(four, "joined")
+    await_routed(four, "joined")
+    written = filled(four, "joined")
+    await_everywhere(four, "joined", written)
+    reading = [Reading(four, four.region(name), "joined", written) for name in ("r4", "r1")]
+    for one in reading:
+        one.start()
+    four.run("distribution", "rebalance", "joined", "--add-region", "r4", "--moves-at-once", 2)
+    await_settled(four, "joined", 300)
+    four.run("distribution", "rebalance", "joined", "--empty", "r4", "--moves-at-once", 2)
+    await_settled(four, "joined", 300)
+    for one in reading:
+        one.stop()
+    four.region("r1").client(timeout=60).delete_table("joined")
+
+
+def test_other_tables_of_a_batch_are_as_fresh_as_is_asked(four):
+    writer, reader = four.region("r1").client(), four.region("r2").client()
+    writer.create_table("beside", [("k", 1)])
+    four.make_global("beside", "primary-secondary")
+    four.run("switchover", "beside", "--at-secondary", "forward")
+
+    def passed_on():
+        try:
+            reader.put_row("beside", [("k", 0)], [("v", 0)])
+            return True
+        except (wire.Refused, wire.Unknown):
+            return False
+
+    cluster.wait_until(passed_on, "r2 passes writes on", 60)
+    asked = b"".join(
+        wire.field(1, wire.fields((1, table), (2, wire.row(one)), (6, 1)))
+        for table, one in (("events", key("beside", 1)), ("beside", [("k", 0)]))
+    )
+    reader.as_of = "newest"
+    for turn in range(1, 31):
+        writer.put_row("events", key("beside", 1), [("v", turn)])
+        writer.put_row("beside", [("k", 0)], [("v", turn)])
+        answer = wire.read_message(reader.call("BatchGetRow", asked))
+        assert reader.told_as_of == "newest"
+        for table in answer[1]:
+            row = wire.read_message(wire.read_message(table)[2][0])
+            assert row[1][0], wire.read_error(row[2][0])
+            assert wire.rows(row[4][0])[0][1][0][1] == turn
+    for as_of in ("local", "within-60000"):
+        reader.as_of = as_of
+        answer = wire.read_message(reader.call("BatchGetRow", asked))
+        assert len(answer[1]) == 2
+    reader.as_of = None
+    row = wire.fields((1, "events"), (2, wire.row(key("beside", 1), [("v", 0)])),
+                      (3, wire.field(1, 0)))
+    status, told, code = ask(writer, "PutRow", row, WANTED)
+    assert status == 200, code
+    after = {"x-isthmus-after": told["x-isthmus-receipt"]}
+    one = wire.fields((1, "events"), (2, wire.row(key("beside", 1))), (5, 1))
+    assert ask(reader, "GetRow", one, after)[0] == 200
+    assert ask(reader, "BatchGetRow", asked, after)[2] == "OTSParameterInvalid"
+    # The region that waits holds nothing of the partition.
+    waited = four.run("wait", "--receipt", told["x-isthmus-receipt"], "--timeout", "60s", "--json",
+                      config=four.region("r4").config)
+    told = json.loads(waited.stdout)
+    assert told["held"] and len(told["regions"]) == 2
+    writer.delete_row("events", key("beside", 1))
+    writer.close()
+    reader.close()
 
 
 def verify_partitions(running, table):
