@@ -714,6 +714,63 @@ def test_tables_that_are_in_the_way_are_left_alone(four):
         client.close()
 
 
+def test_a_change_of_schemas_that_failed_halfway_is_completed(four):
+    distribute(four, "halfway", "--key", "k:integer", "--by", "hash", "--partitions", 4,
+               "--replicas", 1, "--seed", 2)
+    told = await_settled(four, "halfway")
+    await_routed(four, "halfway")
+    lost = four.region(told["partitions"][-1]["primary"])
+    asked = next(one for one in four.regions if one is not lost).client(timeout=60)
+    lost.kill()
+    with pytest.raises((wire.Refused, wire.Unknown)):
+        asked.add_defined_column("halfway", [("price", 2)])
+    lost.start()
+
+    def added():
+        try:
+            asked.add_defined_column("halfway", [("price", 2)])
+            return True
+        except wire.Unknown:
+            return False
+        except wire.Refused as refused:
+            if refused.code == "OTSParameterInvalid":
+                raise
+            return False
+
+    cluster.wait_until(added, "the column is added everywhere", 90, 1)
+    for region in four.regions:
+        described = four.run("table", "describe", "halfway", "--json", config=region.config)
+        assert "price" in described.stdout
+    with pytest.raises(wire.Refused) as refused:
+        asked.add_defined_column("halfway", [("price", 2)])
+    assert refused.value.code == "OTSParameterInvalid"
+    asked.delete_table("halfway")
+    asked.close()
+
+
+def test_the_rest_of_a_wide_row_is_read_through_any_region(four):
+    clients = [sdk(four, region) for region in four.regions]
+    row = key("wide", 1)
+    for n in range(5):
+        change = {"PUT": [(f"c{n}", "x" * 1_900_000)]}
+        clients[0].update_row("events", tablestore.Row(row, change),
+                              tablestore.Condition("IGNORE"))
+
+    def read():
+        """The columns, each page through the next region."""
+        token, columns = None, []
+        for turn in range(8):
+            client = clients[turn % len(clients)]
+            _, found, token = client.get_row("events", row, max_version=1, token=token)
+            columns += [c[0] for c in found.attribute_columns] if found else []
+            if not token:
+                return turn > 0 and columns == [f"c{n}" for n in range(5)]
+        return False
+
+    cluster.wait_until(read, "all pages of the row are read", 60)
+    clients[0].delete_row("events", tablestore.Row(row), tablestore.Condition("IGNORE"))
+
+
 def test_schemas_change_and_tables_go_in_all_regions(four):
     r1 = four.region("r1").client(timeout=60)
     r1.create_table("short", [("k", 1)])
