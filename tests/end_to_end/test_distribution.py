@@ -885,7 +885,7 @@ def test_a_table_whose_name_is_taken_meanwhile_is_left_alone(four):
 
 def test_regions_that_distribute_at_once_do_not_hold_each_other_up(four):
     regions = four.regions[:2]
-    both = [Distributing(four, f"mine-{region.name}", region, "--key", KEY) for region in regions]
+    both = [Distributing(four, f"mine_{region.name}", region, "--key", KEY) for region in regions]
     assert [one.ended() for one in both] == [True, True], [one.done.stderr for one in both]
     same = [Distributing(four, "same", region, "--key", KEY) for region in regions]
     assert sum(one.ended() for one in same) <= 1
@@ -893,7 +893,7 @@ def test_regions_that_distribute_at_once_do_not_hold_each_other_up(four):
     if not made:
         assert partitions_of(four, "same") == []
         distribute(four, "same", "--key", KEY, "--by", "hash", "--partitions", 3)
-    for table in ("mine-r1", "mine-r2", "same"):
+    for table in ("mine_r1", "mine_r2", "same"):
         await_settled(four, table)
         await_routed(four, table)
         sdk(four, four.region("r3")).delete_table(table)

@@ -278,6 +278,12 @@ impl Node {
 
     /// Nothing is known here of a distributed table any more, but that it is gone.
     async fn forget_distribution(&self, record: &Distribution) -> Result<(), ApiError> {
+        self.unlearn_distribution(record).await?;
+        self.note_gone(&record.id).await
+    }
+
+    /// Nothing is known here of a distributed table any more.
+    async fn unlearn_distribution(&self, record: &Distribution) -> Result<(), ApiError> {
         let known = self.distributions.get(&record.name);
         if known.is_none_or(|known| known.id == record.id) {
             self.store.delete_note(&note_of(&record.name)).await?;
@@ -291,7 +297,7 @@ impl Node {
         }
         self.distributions.told.lock().remove(&record.id);
         self.distributions.at_base.write().remove(&record.id);
-        self.note_gone(&record.id).await
+        Ok(())
     }
 
     /// From here on no record of that table is taken, also after a restart.

@@ -304,9 +304,14 @@ impl Node {
 
     /// What was offered is not made: nobody keeps the record, and the table whose place it would
     /// have taken is written again. A region that does not hear it learns it when it asks the base.
-    pub(super) async fn withdraw(&self, record: &Distribution) -> Result<(), ApiError> {
-        self.ask_all_others(&Ask::Abandon { id: record.id.clone(), name: record.name.clone() })
-            .await;
+    async fn withdraw(&self, record: &Distribution) -> Result<(), ApiError> {
+        let ask = Ask::Abandon { id: record.id.clone(), name: record.name.clone() };
+        let told = self.ask_all_others(&ask).await;
+        let is_made = |error: &ApiError| error.code == ErrorCode::OperationConflict;
+        if told.iter().any(|(_, answer)| answer.as_ref().is_err_and(is_made)) {
+            tracing::warn!(table = record.name, "it has been made; the disk here is an older one");
+            return Ok(());
+        }
         let _one_at_a_time = self.distributions.changing.lock().await;
         let known = self.distributions.get(&record.name);
         if known.is_none_or(|known| known.id != record.id || known.state != State::Offered) {
@@ -319,6 +324,18 @@ impl Node {
             self.store.set_writing(held.id(), Writing::Accept, writers, epoch).await?;
         }
         self.forget_distribution(record).await
+    }
+
+    /// Withdraws what a crash, or a client that went away, has left of an offer.
+    pub(super) async fn withdraw_left(&self, record: &Distribution) -> Result<(), ApiError> {
+        // Whoever offers it goes on.
+        let Ok(_offering) = self.distributions.begin_offer(&record.name) else { return Ok(()) };
+        match self.distributions.get(&record.name) {
+            Some(known) if known.id == record.id && known.state == State::Offered => {
+                self.withdraw(&known).await
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn replaced_by(&self, record: &Distribution) -> Option<Arc<Table>> {
@@ -343,7 +360,7 @@ impl Node {
         let Some(held) = self.replaced_by(record) else { return Ok(()) };
         self.check_replaced(record)?;
         self.store.drop_table(held.id()).await?;
-        Ok(forget_split_points(&self.store, held.id()).await?)
+        forget_split_points(&self.store, held.id()).await
     }
 
     async fn await_made(&self, name: &str) -> Result<Json, ApiError> {

@@ -136,9 +136,7 @@ impl Node {
             self.tell_all(&record).await;
         }
         let done = match record.state {
-            // A crash has left it: nobody waits for it any more.
-            State::Offered if !self.distributions.is_offered(name) => self.withdraw(&record).await,
-            State::Offered => Ok(()),
+            State::Offered => self.withdraw_left(&record).await,
             State::Dropping => self.finish_drop(&record).await,
             State::Making => self.make_partitions(&record).await,
             State::Active => self.move_partitions(&record).await,

@@ -1,8 +1,8 @@
 //! Records of distributed tables that are given, taken, asked for and given up.
 //!
-//! A table is deleted when its base says so. A region that hears it first notes that nothing is made
-//! of the table any more, then removes what it holds, and keeps no more than that the table is gone:
-//! what comes late, from another region or an older disk, makes nothing of it again.
+//! A table is deleted when its base says so. A region that hears it first notes that nothing is
+//! made of the table any more, then removes what it holds, and keeps no more than that the table
+//! is gone: what comes late, from another region or an older disk, makes nothing of it again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -45,11 +45,6 @@ impl Distributions {
                 format!("Table {name} is being distributed already."),
             )),
         }
-    }
-
-    /// Whether a request offers a table of that name.
-    pub(super) fn is_offered(&self, name: &str) -> bool {
-        self.offering.lock().contains(name)
     }
 }
 
@@ -102,7 +97,7 @@ impl Node {
     /// Takes back what this region, whose word counts, has lost with its disk.
     pub(super) async fn on_give_back(&self, record: Distribution) -> Result<(), ApiError> {
         check_record(&record)?;
-        if record.base != self.config.region.name || record.state != State::Active {
+        if record.base != self.config.region.name || !is_alive(&record) {
             return Err(ApiError::invalid("Only the base of a table that is made takes it back."));
         }
         let _one_at_a_time = self.distributions.changing.lock().await;
@@ -126,40 +121,46 @@ impl Node {
     }
 
     /// Asks the base of a table for what it knows. Where its disk is new, it is given the record
-    /// back; what it has deleted, or has never made, is forgotten.
+    /// back; what it has deleted, or has only offered, is forgotten.
     pub(super) async fn look_at_base(&self, record: &Distribution) -> Result<(), ApiError> {
         let ask = Ask::Look { name: record.name.clone(), id: record.id.clone() };
         let told = self.ask_about(&record.base, &ask).await?;
         let Look { known: told, .. } = read(told.to_string().as_bytes())?;
-        if told.is_gone || told.id.is_empty() && record.state != State::Active {
-            let _one_at_a_time = self.distributions.changing.lock().await;
-            let known = self.distributions.get(&record.name).filter(|known| known.id == record.id);
-            return match known {
-                Some(known) if told.is_gone || known.state != State::Active => {
-                    tracing::warn!(table = known.name, "its base keeps no such table");
-                    self.drop_here(&known).await
-                }
-                Some(_) | None => Ok(()),
-            };
+        let is_none = told.id.is_empty();
+        if told.is_gone || is_none && !is_alive(record) {
+            return self.forget_without_base(record, told.is_gone).await;
         }
-        // Where that one has been deleted, it is the base that has an old disk.
-        let is_same =
-            told.id.is_empty() || told.id == record.id || self.distributions.is_gone(&told.id);
-        if self.distributions.at_base(&record.id) != Some(is_same) {
-            self.distributions.at_base.write().insert(record.id.clone(), is_same);
+        // Where the other one has been deleted, it is the base that has an old disk.
+        let is_other = !is_none && told.id != record.id;
+        let is_served = !is_other || self.distributions.is_gone(&told.id);
+        if self.distributions.at_base(&record.id) != Some(is_served) {
+            self.distributions.at_base.write().insert(record.id.clone(), is_served);
         }
-        if !is_same {
+        if !is_served {
             tracing::warn!(table = record.name, base = record.base, "its base keeps another one");
         }
-        if !is_same || !told.id.is_empty() && told.id != record.id {
+        if is_other || !is_alive(record) || told.version >= record.version {
             return Ok(());
         }
-        match record.state == State::Active && told.version < record.version {
-            true => {
-                let ask = Ask::GiveBack { record: Box::new(record.clone()) };
-                self.ask_about(&record.base, &ask).await.map(drop)
-            }
-            false => Ok(()),
+        let ask = Ask::GiveBack { record: Box::new(record.clone()) };
+        self.ask_about(&record.base, &ask).await.map(drop)
+    }
+
+    /// Forgets a table that its base has deleted, or that was not made before the base lost its
+    /// disk: then another region may know that it was, and give it back.
+    async fn forget_without_base(
+        &self,
+        record: &Distribution,
+        is_gone: bool,
+    ) -> Result<(), ApiError> {
+        let _one_at_a_time = self.distributions.changing.lock().await;
+        let known = self.distributions.get(&record.name).filter(|known| known.id == record.id);
+        let Some(known) = known else { return Ok(()) };
+        tracing::warn!(table = known.name, base = known.base, "its base keeps no such table");
+        match known.state {
+            State::Offered if !is_gone => self.unlearn_distribution(&known).await,
+            State::Making | State::Active if !is_gone => Ok(()),
+            _ => self.drop_here(&known).await,
         }
     }
 
@@ -173,9 +174,13 @@ impl Node {
         check_id(id)?;
         let _one_at_a_time = self.distributions.changing.lock().await;
         match self.distributions.get(name).filter(|known| known.id == id) {
-            Some(known) if known.base != from || known.state != State::Offered => {
-                Err(ApiError::invalid("Only its base gives a table up, before it is made."))
+            Some(known) if known.base != from => {
+                Err(ApiError::invalid("Only its base gives a table up."))
             }
+            Some(known) if known.state != State::Offered => Err(ApiError::new(
+                ErrorCode::OperationConflict,
+                "The table has been made; it can be deleted.",
+            )),
             Some(known) => self.forget_distribution(&known).await,
             // It may come late.
             None => self.note_gone(id).await,
