@@ -394,7 +394,7 @@ def test_other_tables_of_a_batch_are_as_fresh_as_is_asked(four):
             row = wire.read_message(wire.read_message(table)[2][0])
             assert row[1][0], wire.read_error(row[2][0])
             assert wire.rows(row[4][0])[0][1][0][1] == turn
-    for as_of in ("local", "within-60000"):
+    for as_of in ("local", "within:60s"):
         reader.as_of = as_of
         answer = wire.read_message(reader.call("BatchGetRow", asked))
         assert len(answer[1]) == 2
