@@ -970,3 +970,46 @@ def test_what_is_deleted_while_a_region_is_away_does_not_come_back(folder):
         for region in three.regions:
             region.wait_serving()
         assert is_removed(three.regions)
+
+
+def test_an_older_disk_brings_no_deleted_table_back(folder):
+    """The disk is of a time when another table had the name, divided otherwise."""
+    with cluster.Cluster(regions=3, folder=folder) as three:
+        distribute(three, "twice", "--key", KEY, "--by", "hash", "--partitions", 3)
+        await_settled(three, "twice")
+        await_routed(three, "twice")
+        old = three.region("r3")
+        await_everywhere(three, "twice", {k: k[1] for k in filled(three, "twice", 60)})
+        config = tomllib.loads(pathlib.Path(old.config).read_text(encoding="utf-8"))
+        data = pathlib.Path(old.config).parent / config["storage"]["data"]
+        kept = folder / "kept"
+        old.kill()
+        shutil.copytree(data, kept)
+        old.start()
+        sdk(three, old).delete_table("twice")
+
+        def made_again():
+            done = distribute(three, "twice", "--key", KEY, "--by", "hash", "--partitions", 5,
+                              "--regions", "r1,r2", check=False, config=three.region("r2").config)
+            return done.returncode == 0
+
+        cluster.wait_until(made_again, "the name is free again", 60, 1)
+        await_settled(three, "twice")
+        await_routed(three, "twice")
+        written = {k: k[1] for k in filled(three, "twice", 80)}
+        await_everywhere(three, "twice", written)
+        old.kill()
+        shutil.rmtree(data)
+        shutil.move(kept, data)
+        old.start()
+
+        def is_taken():
+            done = three.run("distribution", "show", "twice", "--json", config=old.config,
+                             check=False)
+            return done.returncode == 0 and json.loads(done.stdout)["base"] == "r2"
+
+        cluster.wait_until(is_taken, "r3 has the record of the new table", 60, 0.2)
+        await_everywhere(three, "twice", written)
+        cluster.wait_until(lambda: not partitions_of(three, "twice", [old]), "none is left", 60)
+        put(sdk(three, old), "twice", "new", 1, v=7)
+        await_everywhere(three, "twice", {**written, ("new", 1): 7})
