@@ -144,6 +144,9 @@ fn ranges_ask_only_the_partitions_they_can_be_in() {
 fn records_are_read_again_and_damaged_ones_refused() {
     let table = plan(&wish(By::Hash), KeyKind::Binary).unwrap();
     assert_eq!(Distribution::from_json(&table.to_json()).unwrap(), table);
+    let mut twice = table.clone();
+    twice.partitions[1].number = twice.partitions[0].number;
+    assert!(Distribution::from_json(&twice.to_json()).is_err());
     let mut gap = table.clone();
     gap.partitions.remove(0);
     assert!(Distribution::from_json(&gap.to_json()).is_err());
