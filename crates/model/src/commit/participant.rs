@@ -17,9 +17,9 @@ pub struct Participant {
     prepared: BTreeMap<TxId, u32>,
     /// Changes of which the log holds some parts and not all, and how many.
     begun: BTreeMap<TxId, u32>,
-    /// Changes that the log holds wholly: first and last number of each range. Of all terms that are
-    /// not void, so that what comes late is not prepared again, and whoever copies the rows knows
-    /// what is in them.
+    /// Changes that the log holds wholly: first and last number of each range. Of all terms that
+    /// are not void, so that what comes late is not prepared again, and whoever copies the rows
+    /// knows what is in them.
     whole: BTreeMap<(Term, u64), u64>,
 }
 

@@ -145,7 +145,8 @@ impl Inner {
         }
     }
 
-    /// Of what is prepared that is in the rows which were copied; all of it where that is not known.
+    /// Forgets what is prepared and is in the rows which were copied: all of it, where that is not
+    /// known.
     pub(crate) fn take_made(&mut self, made: Option<&[MadeRange]>) {
         let Some(made) = made else {
             let all: Vec<TxId> = self.prepared.participant.prepared().map(|(tx, _)| tx).collect();
