@@ -14,8 +14,8 @@ pub struct Call {
     /// What is asked.
     #[prost(
         oneof = "Question",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60, 61, 62, 63, 70, \
-                71"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60, 61, 62, 63, \
+                70, 71"
     )]
     pub question: Option<Question>,
 }
