@@ -9,6 +9,7 @@ use isthmus_protocol::date::format_date;
 use serde_json::{Value as Json, json};
 
 use crate::error::CliError;
+use crate::global_table::record_path;
 use crate::output;
 use crate::target::TargetArgs;
 
@@ -75,7 +76,7 @@ pub(crate) async fn run(args: FailoverArgs) -> Result<(), CliError> {
     let who = who.unwrap_or_else(|| "a person".to_owned());
     let asked = match (&args.table, &args.to, args.set, &args.suspend, &args.release) {
         (Some(table), _, Some(set), ..) => {
-            let path = format!("/v1/global-tables/{table}/changes");
+            let path = format!("{}/changes", record_path(table));
             let failover = match set {
                 Decider::Safe => "safe",
                 Decider::Automatic => "automatic",

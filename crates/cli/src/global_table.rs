@@ -193,7 +193,7 @@ pub(crate) async fn run(args: GlobalTableArgs) -> Result<(), CliError> {
             let mut told = description_json(&name, &found);
             // Only the administration port knows of edges, and only where there is a replica.
             if let Ok(admin) = place.admin_client()
-                && let Ok(record) = admin.get_json(&format!("/v1/global-tables/{name}")).await
+                && let Ok(record) = admin.get_json(&record_path(&name)).await
             {
                 told["edges"] = json!(topology::edges_text(&record));
                 told["extracts"] = topology::extracts(&record);
@@ -223,7 +223,7 @@ impl Session {
             for region in &args.regions {
                 let change =
                     json!({ "change": "bind-extract", "region": region, "extract": extract });
-                let path = format!("/v1/global-tables/{}/changes", args.name);
+                let path = format!("{}/changes", record_path(&args.name));
                 let _: Json = admin.post_json(&path, &change).await?;
             }
             return self.settle(&args.name, Some(found.id), args.wait).await;
@@ -473,6 +473,11 @@ fn description_json(name: &str, found: &GlobalTableDescription) -> Json {
         "serve": found.serve_mode.map(serve_word),
         "replicas": found.replicas.iter().map(replica).collect::<Vec<_>>(),
     })
+}
+
+/// The path of the record of a table; the names of partitions have a slash in them.
+pub(crate) fn record_path(name: &str) -> String {
+    format!("/v1/global-tables/{}", name.replace('/', "%2F"))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use crate::error::CliError;
+use crate::global_table::record_path;
 use crate::output;
 use crate::status;
 use crate::target::TargetArgs;
@@ -292,7 +293,7 @@ async fn set(target: &TargetArgs, links: &Links, mut wish: Json) -> Result<(), C
 }
 
 async fn change(admin: &Admin, table: &str, change: &Json) -> Result<Changed, CliError> {
-    let path = format!("/v1/global-tables/{table}/changes");
+    let path = format!("{}/changes", record_path(table));
     Ok(admin.post_json(&path, change).await?)
 }
 

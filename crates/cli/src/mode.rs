@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
 
 use crate::error::CliError;
+use crate::global_table::record_path;
 use crate::output;
 use crate::target::TargetArgs;
 
@@ -98,7 +99,7 @@ enum Fallback {
 pub(crate) async fn run(args: &ModeArgs, target: &TargetArgs) -> Result<(), CliError> {
     let wanted = wanted(args)?;
     let admin = target.place()?.admin_client()?;
-    let path = format!("/v1/global-tables/{}", args.name);
+    let path = record_path(&args.name);
     let mut record: Json = admin.get_json(&path).await?;
     if let Some(mode) = wanted {
         let change = json!({ "change": "set-mode", "mode": mode });

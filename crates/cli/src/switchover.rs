@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::error::CliError;
+use crate::global_table::record_path;
 use crate::output;
 use crate::target::TargetArgs;
 
@@ -72,7 +73,7 @@ struct Switched {
 /// Lets another region write.
 pub(crate) async fn run(args: SwitchoverArgs) -> Result<(), CliError> {
     let admin = args.target.answering(&[]).await?.admin_client_within(PATIENCE)?;
-    let path = format!("/v1/global-tables/{}/changes", args.name);
+    let path = format!("{}/changes", record_path(&args.name));
     let mut done = Switched::default();
     if let Some(what) = args.at_secondary {
         let change = json!({ "change": "set-writes", "at_secondary": what.as_str() });

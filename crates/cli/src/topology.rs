@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
 
 use crate::error::CliError;
+use crate::global_table::record_path;
 use crate::output;
 use crate::target::TargetArgs;
 
@@ -60,7 +61,7 @@ enum Shape {
 /// Shows or changes the edges.
 pub(crate) async fn run(args: &TopologyArgs, target: &TargetArgs) -> Result<(), CliError> {
     let admin = target.place()?.admin_client()?;
-    let path = format!("/v1/global-tables/{}", args.name);
+    let path = record_path(&args.name);
     let found: Json = admin.get_json(&path).await?;
     let edges = wanted(args, &regions(&found))?;
     let found = match edges {
