@@ -17,6 +17,7 @@ import urllib3
 import wire
 from sizes import number
 from tablestore import INF_MAX, INF_MIN, Direction
+from test_failover import await_enrolled, tenure
 from test_receipts import WANTED, ask
 
 ROWS = number("SPREAD_ROWS", 400)
@@ -629,6 +630,47 @@ def test_with_a_quorum_another_region_writes_what_one_wrote_that_is_lost(folder)
         assert {one["name"]: one["written"] for one in told["regions"]} == {
             "r1": 2, "r2": 2, "r3": 2}
         await_everywhere(three, "kept", {one: v + 1 for one, v in written.items()})
+
+
+def test_what_a_lost_region_had_alone_is_set_aside_before_its_replica_goes(folder):
+    table = "alone/0000"
+    with cluster.Cluster(regions=3, folder=folder, arguments=["--quorum"]) as three:
+        distribute(three, "alone", "--key", KEY, "--by", "hash", "--partitions", 1,
+                   "--replicas", 2, "--regions", "r2,r3")
+        told = await_settled(three, "alone")
+        await_routed(three, "alone")
+        lost = three.region(told["partitions"][0]["primary"])
+        next_one = next(one for one in three.regions if one.name in ("r2", "r3")
+                        and one is not lost)
+        first = three.region("r1")
+        await_enrolled(three, table, 0)
+        client = lost.client(timeout=20)
+        client.put_row("alone", key("a", 0), [("v", 0)])
+        three.run("link", "pause", "--table", table, "--from", lost.name, "--to", next_one.name,
+                  config=lost.config)
+        time.sleep(1)
+        for n in range(1, 31):
+            client.put_row("alone", key("a", n), [("v", n)])
+        client.close()
+        lost.kill()
+        cluster.wait_until(
+            lambda: (one := tenure(three, first, table)) and one["vacant"]
+            and next_one.name in one["vacant"]["claims"], "nobody writes", 90)
+        three.run("failover", "--table", table, "--to", next_one.name, config=first.config)
+        cluster.wait_until(lambda: not tenure(three, first, table)["vacant"], "one writes", 60)
+        three.run("distribution", "rebalance", "alone", "--add-region", "r1", "--empty", lost.name)
+
+        def only_the_lost_one_is_left():
+            partition = show(three, "alone")["partitions"][0]
+            return {first.name, next_one.name} <= set(partition["held"])
+
+        cluster.wait_until(only_the_lost_one_is_left, "others hold the partition", 120, 0.5)
+        lost.start()
+        told = await_settled(three, "alone")
+        assert set(told["partitions"][0]["held"]) == {first.name, next_one.name}
+        tails = json.loads(three.run("tail", "list", "--json", config=lost.config).stdout)
+        kept = [one for one in tails[0]["tails"] if one["table"] == table]
+        assert [one["rows"] for one in kept] == [30], tails
 
 
 def test_a_mode_is_that_of_all_partitions(four):

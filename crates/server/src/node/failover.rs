@@ -250,6 +250,14 @@ impl Node {
         feeding.is_right(tenure)
     }
 
+    /// Whether it is agreed on that a region writes a table. It keeps the record, too, in place of
+    /// one that was lost and may not have heard of that.
+    pub(super) fn is_writer_agreed_on(&self, id: TableId, region: &str) -> bool {
+        let Some(known) = self.registry().map(|registry| registry.known()) else { return false };
+        let tenure = known.agreed.tenure(id.0);
+        tenure.is_some_and(|tenure| tenure.vacant.is_none() && tenure.writer == region)
+    }
+
     /// Whether the log of a table here may hold entries that others do not go on from and that
     /// are not set aside yet. `ready`: the replica is no mixture.
     pub(super) fn may_hold_tail(&self, table: &Table, ready: bool) -> bool {

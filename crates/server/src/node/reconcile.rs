@@ -402,7 +402,9 @@ impl Node {
             records.iter().find(|(_, r)| r.table.id == unassign.id).map(|(id, r)| (*id, r.clone()))
         };
         let Some((id, record)) = known else { return Ok(()) };
-        if record.table.base != from || record.table.version > unassign.version {
+        let is_told_by_base = record.table.base == from && record.table.version <= unassign.version;
+        let is_lost_base = is_partition(&record.table) && self.is_writer_agreed_on(id, from);
+        if !is_told_by_base && !is_lost_base {
             return Err(ApiError::invalid("The record of the global table is an older one."));
         }
         self.check_no_tail(id, &record)?;
