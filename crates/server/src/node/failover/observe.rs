@@ -104,7 +104,7 @@ impl Node {
         let own = &self.config.region.name;
         let told = self.failover.disk.lock().told();
         let (kind, text) = match told {
-            Some(told) => (EventKind::DiskSlow, format!("{told}; {own} does not renew its lease")),
+            Some(told) => (EventKind::DiskSlow, format!("{told}; {own} makes room for others")),
             None => (EventKind::DiskWell, "the disk keeps up again".to_owned()),
         };
         self.notice(kind, "", text, json!({ "region": own }));
