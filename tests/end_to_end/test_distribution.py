@@ -273,13 +273,79 @@ def test_reads_are_as_fresh_as_is_asked(four):
     reader.as_of = "within:1ms"
     writer.put_row("events", key_of, [("v", 99)])
     assert reader.get_row("events", key_of)[1][0][1] == 99, "nobody is so fresh but the writer"
-    for asked in ("safe", "1764547200000.0"):
-        reader.as_of = asked
-        with pytest.raises(wire.Refused):
-            reader.get_row("events", key_of)
+    reader.as_of = "1764547200000.0"
+    with pytest.raises(wire.Refused) as refused:
+        reader.get_row("events", key_of)
+    assert "Begin anew as of 'safe'" in str(refused.value), "it was not kept"
     writer.delete_row("events", key_of)
     writer.close()
     reader.close()
+
+
+class Chain(threading.Thread):
+    """Counts in rows of all partitions, in one order: none is ahead of the one before it."""
+
+    def __init__(self, region, rows):
+        super().__init__(daemon=True)
+        self.client, self.rows = region.client(timeout=60), rows
+        self.ending, self.count, self.failed = threading.Event(), 0, None
+
+    def run(self):
+        try:
+            while not self.ending.is_set():
+                self.count += 1
+                for row in self.rows:
+                    self.client.put_row("events", row, [("v", self.count)])
+                    # Moments of different regions are told apart by the millisecond.
+                    time.sleep(0.002)
+        except (wire.Refused, wire.Unknown) as error:
+            self.failed = error
+
+    def stop(self):
+        self.ending.set()
+        self.join(60)
+        assert self.failed is None and self.count > 1, self.failed
+
+
+def test_a_moment_is_one_of_all_partitions(four):
+    rows = [[("u", f"link-{place:02}"), ("n", 1)] for place in range(24)]
+    ends = [[("u", f"link-{end}"), ("n", wire.INF_MIN)] for end in ("", "~")]
+    chain = Chain(four.region("r1"), rows)
+    readers = [four.region(name).client(timeout=60) for name in ("r2", "r4")]
+    chain.start()
+    try:
+        seen = set()
+        until = time.monotonic() + max(LOAD_SECONDS, 3)
+        while time.monotonic() < until or len(seen) < 2:
+            one, other = readers
+            one.as_of = "safe"
+            first = one.get_row("events", rows[0])
+            one.as_of = other.as_of = moment = one.told_as_of
+            shown = []
+            for reader in readers:
+                found, start = [], ends[0]
+                while start is not None:
+                    page, start = reader.get_range("events", start, ends[1], limit=7)
+                    assert reader.told_as_of == moment
+                    found += page
+                shown.append(found)
+                batch = reader.batch_get("events", rows)
+                assert [row for row in batch if row] == found
+                assert reader.get_row("events", rows[0]) == (found[0] if found else None) == first
+            assert shown[0] == shown[1], moment
+            counts = [dict(cell[:2] for cell in cells)["v"] for _, cells in shown[0]]
+            counts += [0] * (len(rows) - len(counts))
+            ahead = [(place, count) for place, count in enumerate(counts)
+                     if not counts[0] - 1 <= count <= counts[max(place - 1, 0)]]
+            assert ahead == [], (moment, counts)
+            seen.add(moment)
+    finally:
+        chain.stop()
+    for row in rows:
+        readers[0].as_of = None
+        readers[0].delete_row("events", row)
+    for reader in readers:
+        reader.close()
 
 
 class Load(threading.Thread):

@@ -199,9 +199,10 @@ impl PublicApi {
         }
         if self.node.has_distributions() && self.is_routed(operation.table_names()) {
             let fresh = Fresh::of(&operation, as_of, after.as_ref())?;
+            let fresh = Box::pin(self.at_a_moment(&operation, fresh)).await?;
             let body = Box::pin(self.route(operation, fresh, receipt.as_mut())).await?;
             let mut success = Success::of(body).with_receipt(receipt);
-            success.headers.extend(fresh.told().map(|told| (AS_OF, told.to_owned())));
+            success.headers.extend(fresh.told().map(|told| (AS_OF, told)));
             return Ok(success);
         }
         if self.node.has_just_started()

@@ -171,8 +171,13 @@ impl Rows {
 
     /// A part of a page that is made of those of several partitions: of so many bytes at most, and
     /// a row. What it tells as units for reading are bytes, so that the sum is rounded up once.
-    pub fn part_of_range(&self, get: GetRange, bytes_max: usize) -> Result<Bytes, ApiError> {
-        self.page(get, None, Some(bytes_max))
+    pub fn part_of_range(
+        &self,
+        get: GetRange,
+        cut: Option<Hlc>,
+        bytes_max: usize,
+    ) -> Result<Bytes, ApiError> {
+        self.page(get, cut, Some(bytes_max))
     }
 
     fn page(

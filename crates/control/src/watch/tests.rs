@@ -1,4 +1,5 @@
 use super::*;
+use crate::agreed::Tenure;
 
 const LEASE: Duration = Duration::from_millis(2000);
 
@@ -199,4 +200,36 @@ fn each_verdict_is_told_once_with_its_evidence() {
     let verdicts: Vec<_> =
         figures.regions.iter().map(|one| (one.region.as_str(), one.verdict)).collect();
     assert_eq!(verdicts, [("r2", "alive"), ("r3", "alive")]);
+}
+
+#[test]
+fn who_writes_is_relieved_where_another_replica_takes_over_by_itself() {
+    let relieved = |writer: &str, replicas: &[&str], automatic: bool, last: u64| {
+        let (mut agreed, mut watch) = watching(Settings::of_lease(LEASE));
+        let tenure = Tenure {
+            name: "t".to_owned(),
+            epoch: 1,
+            writer: writer.to_owned(),
+            vacant: None,
+            replicas: replicas.iter().map(|name| (*name).to_owned()).collect(),
+            held_by: 0,
+            automatic,
+            version: 1,
+            history: Vec::new(),
+        };
+        agreed.tables.insert(7, tenure);
+        for step in 1..=10 {
+            renew(&mut agreed, "r1", step + 1, step);
+            if step <= last {
+                renew(&mut agreed, "r2", step + 1, step);
+            }
+            watch.saw(&agreed, at(step * 400));
+        }
+        watch.would_be_relieved(&agreed, at(4000))
+    };
+    assert!(relieved("r1", &["r1", "r2"], true, 10));
+    assert!(!relieved("r1", &["r1", "r2"], true, 2), "r2 does not renew");
+    assert!(!relieved("r1", &["r1", "r2"], false, 10), "a person would have to say so");
+    assert!(!relieved("r1", &["r1"], true, 10), "nobody else has it");
+    assert!(!relieved("r2", &["r1", "r2"], true, 10), "r1 does not write it");
 }

@@ -9,6 +9,7 @@
 //! A key that is wrong goes to the first partition, which refuses it as any table does.
 
 mod batch;
+mod moment;
 mod range;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_control::distribution::Distribution;
 use isthmus_model::change::{KeyPart, NamedKeyPart};
+use isthmus_model::hlc::Hlc;
 use isthmus_model::value::Text;
 use isthmus_protocol::client::{decode_describe_table, encode_request};
 use isthmus_protocol::error_code::ErrorCode;
@@ -48,6 +50,10 @@ pub(super) enum Fresh<'a> {
     Newest,
     /// That, if it has what the receipt names: after a failover it may not.
     After(&'a Receipt),
+    /// As of the newest moment of which all that is read can be read.
+    Safe,
+    /// As of this moment.
+    Cut(Hlc),
 }
 
 impl Fresh<'_> {
@@ -65,10 +71,12 @@ impl Fresh<'_> {
             tables_read(operation, AFTER)?;
         }
         match as_of {
-            Some(AsOf::Safe | AsOf::Cut(_)) => Err(ApiError::invalid(format!(
-                "The header '{AS_OF}' of a read of a distributed table is 'newest', 'local' or \
-                 a bound like 'within:5s': its partitions have no moment in common."
+            Some(AsOf::Safe | AsOf::Cut(_)) if after.is_some() => Err(ApiError::invalid(format!(
+                "A read of a distributed table takes the header '{AFTER}' or a moment in \
+                 '{AS_OF}', not both."
             ))),
+            Some(AsOf::Safe) => Ok(Fresh::Safe),
+            Some(AsOf::Cut(cut)) => Ok(Fresh::Cut(cut)),
             _ if after.is_some() => Ok(after.map_or(Fresh::Newest, Fresh::After)),
             Some(AsOf::Newest | AsOf::Within(Duration::ZERO)) => Ok(Fresh::Newest),
             Some(AsOf::Local) => Ok(Fresh::Local),
@@ -78,11 +86,12 @@ impl Fresh<'_> {
     }
 
     /// What the answer tells of it.
-    pub(super) fn told(self) -> Option<&'static str> {
+    pub(super) fn told(self) -> Option<String> {
         match self {
-            Fresh::AsWritten | Fresh::Within(_) => None,
-            Fresh::Local => Some("local"),
-            Fresh::Newest | Fresh::After(_) => Some("newest"),
+            Fresh::AsWritten | Fresh::Within(_) | Fresh::Safe => None,
+            Fresh::Local => Some("local".to_owned()),
+            Fresh::Newest | Fresh::After(_) => Some("newest".to_owned()),
+            Fresh::Cut(cut) => Some(cut.to_string()),
         }
     }
 
@@ -93,6 +102,8 @@ impl Fresh<'_> {
             Fresh::Local => Some(AsOf::Local),
             Fresh::Within(bound) => Some(AsOf::Within(bound)),
             Fresh::Newest | Fresh::After(_) => Some(AsOf::Newest),
+            Fresh::Safe => Some(AsOf::Safe),
+            Fresh::Cut(cut) => Some(AsOf::Cut(cut)),
         }
     }
 }
@@ -323,6 +334,11 @@ impl PublicApi {
             Fresh::After(receipt) => {
                 (read.is_newest, read.after) = (true, Some(receipt.to_text()));
             }
+            Fresh::Safe => return Err(ApiError::internal()),
+            Fresh::Cut(cut) => {
+                read.cut = Some(cut.0);
+                return Box::pin(self.read_at_moment(partition, operation, read)).await;
+            }
         }
         if read.is_newest {
             return Box::pin(self.read_at_writer(partition, operation, read)).await;
@@ -350,10 +366,7 @@ impl PublicApi {
             // Where all are late, who writes it is not.
             return Box::pin(self.read_at_writer(partition, operation, read)).await;
         }
-        Err(ApiError::new(
-            ErrorCode::ServerUnavailable,
-            "No region that holds this part of the table can be reached.",
-        ))
+        Err(out_of_reach())
     }
 
     /// Reads a partition where it is written.
@@ -404,7 +417,7 @@ impl PublicApi {
             self.node.listen_first(name).await;
             let is_elsewhere = match read.is_newest {
                 true => !matches!(self.node.place_of_writes(name)?, Place::Here(_)),
-                false => !read.is_local && self.node.is_synchronous(name),
+                false => !read.is_local && read.cut.is_none() && self.node.is_synchronous(name),
             };
             if is_elsewhere {
                 return Err(ApiError::elsewhere());
@@ -418,11 +431,19 @@ impl PublicApi {
                 return Err(ApiError::new(ErrorCode::TableNotReady, message));
             }
         }
+        let cut = read.cut.map(Hlc);
+        if let Some(cut) = cut {
+            let tables: Result<Vec<_>, ApiError> =
+                names.iter().map(|name| self.node.readable(name.as_str())).collect();
+            self.node.cut(&tables?, Some(cut)).await?;
+        }
         let answer = || match operation {
-            Operation::GetRow(get) => self.rows.get(get, None),
-            Operation::BatchGetRow(batch) => self.rows.batch_get(batch, None),
-            Operation::GetRange(get) if bytes_max > 0 => self.rows.part_of_range(get, bytes_max),
-            Operation::GetRange(get) => self.rows.range(get, None),
+            Operation::GetRow(get) => self.rows.get(get, cut),
+            Operation::BatchGetRow(batch) => self.rows.batch_get(batch, cut),
+            Operation::GetRange(get) if bytes_max > 0 => {
+                self.rows.part_of_range(get, cut, bytes_max)
+            }
+            Operation::GetRange(get) => self.rows.range(get, cut),
             Operation::DescribeTable(name) => self.tables.describe(&name),
             _ => Err(ApiError::invalid("This operation is not passed on.")),
         };
@@ -465,6 +486,13 @@ fn is_away(error: &ApiError) -> bool {
     error.code == ErrorCode::ServerUnavailable
 }
 
+fn out_of_reach() -> ApiError {
+    ApiError::new(
+        ErrorCode::ServerUnavailable,
+        "No region that holds this part of the table can be reached.",
+    )
+}
+
 /// Whether another replica may be able to answer.
 fn is_about_replica(error: &ApiError) -> bool {
     error.is_elsewhere
@@ -505,8 +533,9 @@ mod tests {
         assert_eq!(local, Ok(Fresh::After(&receipt)), "a receipt asks for more");
         assert_eq!(of(Some(AsOf::Local), None), Ok(Fresh::Local));
         assert_eq!(of(Some(AsOf::Within(bound)), None), Ok(Fresh::Within(bound)));
-        assert!(of(Some(AsOf::Safe), None).is_err());
-        assert!(of(Some(AsOf::Safe), after).is_err());
+        assert_eq!(of(Some(AsOf::Safe), None), Ok(Fresh::Safe));
+        assert_eq!(of(Some(AsOf::Cut(Hlc(7))), None), Ok(Fresh::Cut(Hlc(7))));
+        assert!(of(Some(AsOf::Safe), after).is_err(), "a moment or a receipt");
         let other = Operation::DeleteTable(table);
         assert_eq!(Fresh::of(&other, None, None), Ok(Fresh::AsWritten));
         assert!(Fresh::of(&other, Some(AsOf::Local), None).is_err());

@@ -7,14 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::Origin;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::receive::Assignments;
 use isthmus_store::{StoreError, Table, Watermark};
+use prost::Message;
 
 use super::Node;
 use crate::api_error::ApiError;
+use crate::peer::call::{Moments, MomentsTold};
 use crate::status::{OriginStatus, ViewStatus};
 
 /// How long a read waits for its cut to become safe. Promises come once a second per hop.
@@ -86,6 +89,20 @@ impl Node {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// As of which moments a table can be read here: the first and the last one. From now on what
+    /// that needs is kept.
+    pub(crate) fn moments(&self, table: &Table) -> MomentsTold {
+        table.keep_past();
+        let from = table.past_floor().unwrap_or(Hlc::MAX).0;
+        MomentsTold { from, safe: self.safe_to_read(table).0 }
+    }
+
+    /// Tells another region as of which moments a partition can be read here.
+    pub(super) fn on_moments(&self, asked: &Moments) -> Result<Bytes, ApiError> {
+        let table = self.readable(&asked.table)?;
+        Ok(self.moments(&table).encode_to_vec().into())
     }
 
     fn not_safe(&self, tables: &[Arc<Table>], cut: Hlc, safe: Hlc) -> ApiError {

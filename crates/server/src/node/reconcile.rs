@@ -256,6 +256,7 @@ impl Node {
             Question::Measure(measure) => self.on_measure(measure).await,
             Question::Time(_) => Ok(self.tell_time()),
             Question::Read(read) => Box::pin(self.on_read(read)).await,
+            Question::Moments(asked) => self.on_moments(&asked),
             Question::Distribute(asked) => self.on_distribute(from, &asked.asked).await,
             about_rows @ (Question::Compare(_)
             | Question::Scrub(_)

@@ -15,7 +15,7 @@ pub struct Call {
     #[prost(
         oneof = "Question",
         tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60, 61, 62, 63, \
-                70, 71"
+                70, 71, 72"
     )]
     pub question: Option<Question>,
 }
@@ -95,6 +95,9 @@ pub enum Question {
     /// A question about a distributed table.
     #[prost(message, tag = "71")]
     Distribute(Distribute),
+    /// Tell which moments a replica of a partition can be read as of.
+    #[prost(message, tag = "72")]
+    Moments(Moments),
 }
 
 /// Asks whether a region lives and is well. The answer is a `Probed`, and proves both ways.
@@ -146,6 +149,29 @@ pub struct Read {
     /// The receipt of writes that the answer must not be older than.
     #[prost(string, optional, tag = "7")]
     pub after: Option<String>,
+    /// The moment as of which it is read, as an HLC.
+    #[prost(fixed64, optional, tag = "8")]
+    pub cut: Option<u64>,
+}
+
+/// Asks as of which moments a replica of a partition can be read. What it needs for that is kept
+/// from then on. The answer is a `MomentsTold`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Moments {
+    /// The partition's name.
+    #[prost(string, tag = "1")]
+    pub table: String,
+}
+
+/// The answer to `Moments`.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct MomentsTold {
+    /// The first one, as an HLC.
+    #[prost(fixed64, tag = "1")]
+    pub from: u64,
+    /// The last one: everything before it is there. It may be before the first one yet.
+    #[prost(fixed64, tag = "2")]
+    pub safe: u64,
 }
 
 /// A question about a distributed table.

@@ -182,8 +182,12 @@ impl PublicApi {
             let body = encode_request(&read);
             return self.read_newest(read, &body).await;
         }
+        let cut = match fresh {
+            Fresh::Cut(cut) => Some(self.cut(&read, Some(cut)).await?),
+            _ => None,
+        };
         match read {
-            Operation::BatchGetRow(batch) => self.rows.batch_get(batch, None),
+            Operation::BatchGetRow(batch) => self.rows.batch_get(batch, cut),
             _ => Err(ApiError::internal()),
         }
     }

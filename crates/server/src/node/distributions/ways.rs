@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use isthmus_control::distribution::choose::{Candidate, order, smoothed};
 use isthmus_protocol::error_code::ErrorCode;
 use parking_lot::Mutex;
+use prost::Message;
 
 use super::Partition;
 use crate::api_error::ApiError;
 use crate::node::Node;
 use crate::node::reconcile::told;
 use crate::peer::CALL_TIMEOUT;
-use crate::peer::call::{Question, Read};
+use crate::peer::call::{Moments, MomentsTold, Question, Read};
 
 /// How long one replica may take to read a row; then the next one is asked.
 const ROW_PATIENCE: Duration = Duration::from_secs(3);
@@ -86,7 +88,31 @@ impl Node {
         &self,
         region: &str,
         read: Read,
-    ) -> Result<bytes::Bytes, ApiError> {
+    ) -> Result<Bytes, ApiError> {
+        // Many rows may be a long way, and a moment may have to be waited for.
+        let is_short = read.path == GET_ROW && read.cut.is_none();
+        let patience = if is_short { ROW_PATIENCE } else { CALL_TIMEOUT };
+        self.ask_replica(region, Question::Read(read), patience).await
+    }
+
+    /// As of which moments another region can read its replica of a partition.
+    pub(crate) async fn ask_moments(
+        &self,
+        region: &str,
+        partition: &str,
+    ) -> Result<MomentsTold, ApiError> {
+        let asked = Question::Moments(Moments { table: partition.to_owned() });
+        let told = self.ask_replica(region, asked, ROW_PATIENCE).await?;
+        MomentsTold::decode(told).map_err(|_| ApiError::internal())
+    }
+
+    /// Asks a region about a replica that it has, and takes note of how long that takes.
+    async fn ask_replica(
+        &self,
+        region: &str,
+        asked: Question,
+        patience: Duration,
+    ) -> Result<Bytes, ApiError> {
         let unavailable = |why: &str| {
             let message = format!("Region {region} cannot be reached: {why}.");
             ApiError::new(ErrorCode::ServerUnavailable, message)
@@ -100,9 +126,7 @@ impl Node {
         way.in_flight.fetch_add(1, Ordering::Relaxed);
         let _counted = OnItsWay(way);
         let began = self.clock.monotonic();
-        // Many rows may be a long way.
-        let patience = if read.path == GET_ROW { ROW_PATIENCE } else { CALL_TIMEOUT };
-        let answer = other.ask_within(Question::Read(read), patience).await;
+        let answer = other.ask_within(asked, patience).await;
         let took = self.clock.monotonic().saturating_sub(began);
         let mut round_trip = way.round_trip.lock();
         *round_trip = Some(smoothed(*round_trip, took));

@@ -71,22 +71,11 @@ impl Node {
         let keeps_up = match state {
             DiskState::Well => true,
             DiskState::Slow | DiskState::Stalled => {
-                oldest < lease && !self.would_be_relieved(agreed, now)
+                let watch = self.failover.detection.watch();
+                oldest < lease && !watch.would_be_relieved(agreed, now)
             }
         };
         keeps_up && self.store.refuses_writes().is_none()
-    }
-
-    /// Whether another region that does well would take over a table that this one writes, without
-    /// a person's word.
-    fn would_be_relieved(&self, agreed: &Agreed, now: Duration) -> bool {
-        let own = &self.config.region.name;
-        let watch = self.failover.detection.watch();
-        let mut written = agreed.tables.values().filter(|it| it.writer == *own && it.automatic);
-        written.any(|tenure| {
-            let mut others = tenure.replicas.iter().filter(|region| *region != own);
-            others.any(|region| watch.is_well(agreed, region, now))
-        })
     }
 
     /// Whether a region that was suspended would not be so again at once: its disk does well, or

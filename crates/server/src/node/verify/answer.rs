@@ -65,6 +65,7 @@ impl Node {
             | Question::Measure(_)
             | Question::Read(_)
             | Question::Distribute(_)
+            | Question::Moments(_)
             | Question::Time(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
             }
