@@ -153,11 +153,15 @@ impl World {
             let invariant = if named.contains(*key) { EXACT } else { MISSED };
             return Err(Violation::of(invariant, what));
         }
-        let [a, b] = places.map(|place| self.moments[place].lens.kills_floor);
-        let floor = a.max(b).unwrap_or_default();
+        let [a, b] = places.map(|place| &self.moments[place].lens);
+        let lens = a.joined(b);
+        let floor = lens.kills_floor.unwrap_or_default();
         for row in report.rows.iter().filter(|row| !rotten.contains(&row.key)) {
             let seen = |held: &Option<Held>, register: &Register| {
-                held.clone().filter(|held| !(register.kills(held) && held.stamp.hlc < floor))
+                let is_past = |held: &Held| held.value.is_some() && lens.is_past(register);
+                held.clone().filter(|held| {
+                    !is_past(held) && !(register.kills(held) && held.stamp.hlc < floor)
+                })
             };
             let told: Vec<Differing> = row
                 .cells
@@ -167,6 +171,7 @@ impl World {
                     let name = &cell.register;
                     (name.clone(), seen(first, name), seen(second, name))
                 })
+                .filter(|(_, first, second)| first.is_some() || second.is_some())
                 .collect();
             if expected.get(&row.key) != Some(&told) {
                 let what = format!("{row:?}; they differ in {:?}", expected.get(&row.key));

@@ -13,9 +13,9 @@ use isthmus_model::entry::{Entry, EntryBody};
 use isthmus_model::expiry::Expiry;
 use isthmus_model::family::Families;
 use isthmus_model::hlc::{Hlc, Stamp};
-use isthmus_model::ids::{Lsn, Origin};
+use isthmus_model::ids::{Lsn, Origin, Timestamp};
 use isthmus_model::key::EncodedKey;
-use isthmus_model::row::{Row, expiry_bucket};
+use isthmus_model::row::{Cell, Row, expiry_bucket};
 use isthmus_store::codec::row::decode_row;
 use isthmus_store::{StoreError, Table};
 
@@ -49,17 +49,29 @@ impl Lens {
         }
     }
 
+    fn is_gone(&self, timestamp: Timestamp) -> bool {
+        expiry_bucket(timestamp) < self.time_floor
+    }
+
+    /// Whether a version with a value has expired for this lens, whenever it was written: nobody
+    /// reads it, and it may be named where its row differs.
+    pub(super) fn is_past(&self, register: &Register) -> bool {
+        let Register::Cell(name, timestamp) = register else { return false };
+        let own_time = self.families.with_own_time();
+        self.time_lanes && !own_time.has(self.families.of(name)) && self.is_gone(*timestamp)
+    }
+
     /// What of a row counts.
     pub(super) fn see(&self, row: &Row) -> Row {
         let mut row = row.clone();
         self.expiry.iter().for_each(|expiry| row.expire(expiry, &self.families));
         if self.time_lanes {
-            let gone = |millis| expiry_bucket(millis) < self.time_floor;
-            row.marker = row.marker.filter(|stamp| !gone(stamp.hlc.timestamp()));
+            row.marker = row.marker.filter(|stamp| !self.is_gone(stamp.hlc.timestamp()));
             let own_time = self.families.with_own_time();
             for column in &mut row.columns {
                 if !own_time.has(self.families.of(&column.name)) {
-                    column.cells.retain(|cell| cell.value.is_none() || !gone(cell.timestamp));
+                    let lives = |cell: &Cell| cell.value.is_none() || !self.is_gone(cell.timestamp);
+                    column.cells.retain(lives);
                 }
             }
         }
