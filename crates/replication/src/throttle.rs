@@ -11,6 +11,9 @@ use std::time::Duration;
 /// asked: about half of what the path to a replica can carry, so that the origin's writes hardly
 /// feel it.
 pub const SEND_CPU_PERCENT: u8 = 25;
+/// The same of taking rows of a copy, at the replica. What the engine does with them later comes on
+/// top of it.
+pub const TAKE_CPU_PERCENT: u8 = 40;
 /// The same of finding which rows a replica lacks. That is a small part of the work of sending all
 /// of them, and a replica that fell out of the log waits for it.
 pub const COMPARE_CPU_PERCENT: u8 = 75;
@@ -28,8 +31,8 @@ pub struct Throttle {
     pub bytes_per_second: Option<u64>,
     /// Entries, or rows of a copy, per second; `None`: any.
     pub entries_per_second: Option<u64>,
-    /// Percent of one processor that a copy may take here, 1 to 100; `None`: `SEND_CPU_PERCENT`
-    /// and `COMPARE_CPU_PERCENT`.
+    /// Percent of one processor that a copy may take here, and at the replica, 1 to 100; `None`:
+    /// `SEND_CPU_PERCENT`, `COMPARE_CPU_PERCENT` and `TAKE_CPU_PERCENT`.
     pub copy_cpu_percent: Option<u8>,
 }
 
@@ -49,6 +52,7 @@ pub struct Brake {
     bytes: Bucket,
     entries: Bucket,
     copy_rests_until: Duration,
+    replica_rests_until: Duration,
 }
 
 impl Brake {
@@ -59,6 +63,7 @@ impl Brake {
             bytes: Bucket::new(throttle.bytes_per_second, now),
             entries: Bucket::new(throttle.entries_per_second, now),
             copy_rests_until: Duration::ZERO,
+            replica_rests_until: Duration::ZERO,
         }
     }
 
@@ -69,7 +74,7 @@ impl Brake {
 
     /// When rows of a copy may be shipped; `None`: now.
     pub fn copy_due(&self, now: Duration) -> Option<Duration> {
-        let until = self.copy_rests_until;
+        let until = self.copy_rests_until.max(self.replica_rests_until);
         let rests = (until.saturating_sub(now) >= REST_MIN).then_some(until);
         self.log_due(now).max(rests)
     }
@@ -86,11 +91,15 @@ impl Brake {
             CopyWork::Sends => SEND_CPU_PERCENT,
             CopyWork::Compares => COMPARE_CPU_PERCENT,
         });
-        let percent = f64::from(percent.clamp(1, 100));
-        let rest = took.mul_f64(100.0 / percent - 1.0);
-        // While it worked it did not rest of what it owed.
-        let owed = self.copy_rests_until.saturating_sub(now.saturating_sub(took));
-        self.copy_rests_until = now + (owed + rest).min(REST_MAX);
+        self.copy_rests_until = rested(self.copy_rests_until, took, percent, now);
+    }
+
+    /// Takes note of how long it took the replica to take a piece of a copy, which it has just
+    /// told.
+    pub fn taken(&mut self, took: Duration, now: Duration) {
+        let percent = self.throttle.copy_cpu_percent.unwrap_or(TAKE_CPU_PERCENT);
+        let took = took.min(REST_MAX);
+        self.replica_rests_until = rested(self.replica_rests_until, took, percent, now);
     }
 
     /// Bytes of log records to read at once, of at most `most`: so few that a slow link does not
@@ -99,6 +108,14 @@ impl Brake {
         let quarter = self.throttle.bytes_per_second.map(|rate| rate as f64 * BURST_SECONDS);
         quarter.map_or(most, |bytes| most.min(bytes as usize).max(1))
     }
+}
+
+/// Until when who has just worked for so long rests, to have worked so many percent of the time.
+fn rested(until: Duration, worked: Duration, percent: u8, now: Duration) -> Duration {
+    let rest = worked.mul_f64(100.0 / f64::from(percent.clamp(1, 100)) - 1.0);
+    // While it worked it did not rest of what it owed.
+    let owed = until.saturating_sub(now.saturating_sub(worked));
+    now + (owed + rest).min(REST_MAX)
 }
 
 /// A bucket of tokens, which may owe some.
@@ -184,6 +201,21 @@ mod tests {
             assert_eq!(brake.copy_due(START), (rest > 0).then(|| START + ms(rest)));
             assert_eq!(brake.log_due(START), None);
         }
+    }
+
+    #[test]
+    fn a_copy_goes_as_slowly_as_the_end_that_has_more_to_do() {
+        let ms = Duration::from_millis;
+        let throttle = Throttle { copy_cpu_percent: Some(10), ..Throttle::default() };
+        let mut brake = Brake::new(throttle, START);
+        brake.copied(CopyWork::Sends, ms(10), START);
+        brake.taken(ms(20), START + ms(30));
+        assert_eq!(brake.copy_due(START + ms(30)), Some(START + ms(210)), "not the sum of both");
+        let mut brake = Brake::new(Throttle::default(), START);
+        brake.taken(ms(40), START);
+        assert_eq!(brake.copy_due(START), Some(START + ms(60)));
+        brake.taken(Duration::MAX, START);
+        assert!(brake.copy_due(START) <= Some(START + REST_MAX), "whatever a replica says");
     }
 
     #[test]

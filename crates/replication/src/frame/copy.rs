@@ -294,4 +294,7 @@ pub struct CopyAck {
     /// Its number.
     #[prost(uint64, tag = "2")]
     pub number: u64,
+    /// Microseconds that taking it took, so that who sends can spare the replica, too; 0: not told.
+    #[prost(uint64, tag = "3")]
+    pub took_micros: u64,
 }

@@ -181,6 +181,7 @@ impl Inbound {
         chunk: CopyChunk,
     ) -> Result<(), ReplicationError> {
         let partition = PartitionId(chunk.partition);
+        let began = self.shared.clock.monotonic();
         let Some(receiving) = self.links.get_mut(&partition) else { return Ok(()) };
         let copy =
             receiving.copy.as_mut().ok_or(ReplicationError::Protocol("a chunk without a copy"))?;
@@ -212,12 +213,14 @@ impl Inbound {
             }
         };
         let pending = unless_refused(pending)?;
+        let took = self.shared.clock.monotonic().saturating_sub(began);
         self.waiting_bytes += bytes.len();
         self.waiting.push_back(Waiting::Copied {
             opening: receiving.opening,
             partition,
             number: chunk.number,
             bytes: bytes.len(),
+            took,
             pending,
         });
         Ok(())

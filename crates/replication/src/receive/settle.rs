@@ -3,6 +3,8 @@
 //! An answer that belongs to an earlier opening of a link belongs to nobody, and a failure closes
 //! the link and tells the origin.
 
+use std::time::Duration;
+
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_store::{Pending, StoreError};
@@ -28,6 +30,8 @@ pub(super) enum Waiting {
         partition: PartitionId,
         number: u64,
         bytes: usize,
+        /// How long the work took so far.
+        took: Duration,
         pending: Option<Pending<()>>,
     },
     Offered {
@@ -55,9 +59,10 @@ impl Inbound {
                 let ack = Ack { partition: partition.0, held: to.0, applied: to.0 };
                 self.answer((partition, opening), Body::Ack(ack), result);
             }
-            Waiting::Copied { opening, partition, number, bytes, .. } => {
+            Waiting::Copied { opening, partition, number, bytes, took, .. } => {
                 self.waiting_bytes -= bytes;
-                let ack = CopyAck { partition: partition.0, number };
+                let took_micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                let ack = CopyAck { partition: partition.0, number, took_micros };
                 self.answer((partition, opening), Body::CopyAck(ack), result);
             }
             Waiting::Offered { opening, offer, bytes, .. } => {

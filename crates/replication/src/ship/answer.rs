@@ -3,6 +3,8 @@
 //! A peer can be wrong: what it says is checked before anything is reckoned from it, and what was
 //! on its way when a link went over to the other stream belongs to nobody.
 
+use std::time::Duration;
+
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_store::Table;
@@ -42,6 +44,7 @@ impl Outbound {
                 let now = self.shared.clock.monotonic();
                 if let Some(shipping) = self.links.get_mut(&PartitionId(ack.partition)) {
                     shipping.chunk_acked(ack.number, now);
+                    shipping.brake.taken(Duration::from_micros(ack.took_micros), now);
                 }
                 self.on_link(ack.partition, |_, link| link.step(Event::ChunkAcked(ack.number)));
                 Ok(())
