@@ -1,6 +1,6 @@
 """Measures how long a replica that fell out of the log takes to be alike again.
 
-By hand: python3 tests/end_to_end/gap_copy.py BINARY DIRECTORY [ROWS]
+By `cargo xtask bench gap [ROWS]`, or: python3 tests/end_to_end/gap_copy.py BINARY DIRECTORY [ROWS]
 
 Two regions, a table with one writer. Times a full copy of it, stops the secondary, overwrites one
 row in a hundred until the log no longer has it all, starts the secondary and times the copy of

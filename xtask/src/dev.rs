@@ -34,7 +34,19 @@ pub(crate) fn sim(arguments: &[String]) -> Outcome {
 
 /// A benchmark, against the program as it is built now.
 pub(crate) fn bench(arguments: &[String]) -> Outcome {
-    run_built("isthmus-bench", arguments)
+    match arguments {
+        [name, rows @ ..] if name == "gap" => gap(rows),
+        _ => run_built("isthmus-bench", arguments),
+    }
+}
+
+/// The benchmark that stops and starts regions, with so many rows.
+fn gap(rows: &[String]) -> Outcome {
+    build()?;
+    let (script, target) = (root().join("tests/end_to_end/gap_copy.py"), root().join("target"));
+    let mut line = command(install::python()?, &["-B"]);
+    line.arg(script).arg(target.join("release/isthmus")).arg(target.join("bench/gap"));
+    run(line.args(rows))
 }
 
 /// Builds the whole workspace and runs one of its programs. One package alone would be built with
