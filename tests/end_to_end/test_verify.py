@@ -24,6 +24,8 @@ FIELDS = {
     "bytes_exchanged", "round_trips", "rows_read", "rows_read_by_region", "elapsed_ms",
     "watermarks", "scrubbed_since", "bad_on_disk", "tree_wrong",
 }
+# What only the regions themselves can tell.
+OF_REGIONS = {"scrubbed_ranges", "deep", "rows_late"}
 # Kind of fault, and the class of the row that it must be reported with.
 KINDS = {
     "lost-row": "missing",
@@ -39,6 +41,7 @@ KINDS = {
 def loaded(tmp_path_factory):
     """Three regions with a table of one writer and a table that all write."""
     with cluster.Cluster(regions=3, folder=tmp_path_factory.mktemp("verify")) as running:
+        verifying.configure(running, verifying.NO_SCRUB)
         for table, serve in TABLES.items():
             verifying.make(running, table, serve, ROWS)
         yield running
@@ -48,7 +51,7 @@ def test_regions_that_hold_the_same_are_alike(loaded):
     for table in TABLES:
         for regions in ("r1,r2", "r3,r1,r2", None):
             report, _ = verify(loaded, table, regions=regions, expect=ALIKE)
-            assert FIELDS <= set(report), FIELDS - set(report)
+            assert FIELDS | OF_REGIONS <= set(report), (FIELDS | OF_REGIONS) - set(report)
             assert report["equal"] is True and report["rows"] == []
             assert report["rows_differing"] == 0 and report["round_trips"] > 0
             assert set(report["watermarks"]) == set(report["regions"])
@@ -56,7 +59,38 @@ def test_regions_that_hold_the_same_are_alike(loaded):
         report, _ = verify(loaded, table, "--deep", expect=ALIKE)
         assert report["rows_read"] >= 2 * ROWS
         assert all(report["scrubbed_since"][region] for region in ("r1", "r2"))
+        assert_all_keys_told(report["scrubbed_ranges"], {"r1", "r2"})
+        assert all(one["since"] for one in report["scrubbed_ranges"]), report["scrubbed_ranges"]
         print(f"{table}: alike in {report['elapsed_ms']} ms, {report['bytes_exchanged']} bytes")
+
+
+def assert_all_keys_told(ranges, regions):
+    """Ranges of each region cover all keys, one after the other."""
+    assert {one["region"] for one in ranges} == regions
+    for region in regions:
+        own = [one for one in ranges if one["region"] == region]
+        assert 0 < len(own) <= 256
+        assert [one["start"] for one in own] == [None, *(one["end"] for one in own[:-1])]
+        assert own[-1]["end"] is None
+
+
+def test_it_is_told_when_each_range_was_read_last(loaded):
+    table = "read_in_part"
+    verifying.make(loaded, table, "primary-secondary", 200)
+    report, _ = verify(loaded, table, expect=ALIKE)
+    assert_all_keys_told(report["scrubbed_ranges"], {"r1", "r2"})
+    assert [one["since"] for one in report["scrubbed_ranges"]] == [None, None]
+    told, code = verifying.scrub(loaded, table, loaded.region("r2"))
+    assert code == 0
+    assert_all_keys_told(told["scrubbed_ranges"], {"r2"})
+    assert {one["table"] for one in told["scrubbed_ranges"]} == {table}
+    report, _ = verify(loaded, table, expect=ALIKE)
+    assert_all_keys_told(report["scrubbed_ranges"], {"r1", "r2"})
+    read = {region: {one["since"] for one in report["scrubbed_ranges"] if one["region"] == region}
+            for region in ("r1", "r2")}
+    assert read["r1"] == {None} and None not in read["r2"], report["scrubbed_ranges"]
+    everything, _ = verifying.scrub_all(loaded, loaded.region("r2"))
+    assert {one["table"] for one in everything["scrubbed_ranges"]} >= {table, *TABLES}
 
 
 def test_rows_from_before_a_table_had_several_writers_are_alike(loaded):
@@ -137,6 +171,11 @@ def assert_named(running, table, kind, key):
         report, _ = verify(running, table, "--deep", expect=DIFFERENT)
         places = [place["region"] for place in report["bad_on_disk"]]
         assert set(places) == {"r2"}, report
+        assert [row for row, _ in verifying.named(report)] == [key], report["rows"]
+        text = running.run("verify", table, "--regions", "r1,r2", "--deep", "--csv", check=False)
+        lines = list(csv.DictReader(io.StringIO(text.stdout)))
+        assert {"r2"} == {line["first"] for line in lines if line["row_class"] == "bad-on-disk"}
+        assert str(dict(key)) in [str(json.loads(line["key"])) for line in lines if line["second"]]
     else:
         report, _ = verify(running, table, expect=DIFFERENT)
         rows = verifying.named(report)

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import pathlib
+import shutil
 import signal
 
 import cluster
@@ -102,6 +104,12 @@ def scrub(running, table, region, *arguments):
     return json.loads(done.stdout), done.returncode
 
 
+def scrub_all(running, region):
+    """The same of all tables."""
+    done = running.run("scrub", "--json", config=region.config, check=False)
+    return json.loads(done.stdout), done.returncode
+
+
 def plant(running, region, table, key, kind, check=True):
     return running.run("debug", "plant", "--table", table, "--key", json.dumps(dict(key)),
                        "--kind", kind, "--json", config=region.config, check=check)
@@ -128,10 +136,46 @@ def stopped(region):
         region.start()
 
 
+def settings(region, text):
+    """Adds to the configuration that a region had at first; what was added before is gone."""
+    file, first = pathlib.Path(region.config), pathlib.Path(f"{region.config}.first")
+    if not first.exists():
+        shutil.copyfile(file, first)
+    file.write_text(f"{first.read_text()}\n{text}\n")
+
+
+def configure(running, text, regions=None):
+    """The same with regions, all by default, that run: they are started again."""
+    regions = regions or running.regions
+    for region in regions:
+        stop(region)
+        settings(region, text)
+    for region in regions:
+        region.start(wait=False)
+    for region in regions:
+        region.wait_serving()
+
+
+# Where faults must be found by the test and by nobody else.
+NO_SCRUB = "[scrub]\nmib_per_second = 0"
+
+
+def events(running, kind, table, regions=None):
+    """What regions, all by default, have noticed of a table, newest first."""
+    found = []
+    for region in regions or running.regions:
+        told = running.run("events", "--kind", kind, "--table", table, "--json",
+                           config=region.config, check=False)
+        if told.returncode == 0:
+            found += [one for one in json.loads(told.stdout)["events"]
+                      if one["region"] == region.name]
+    return found
+
+
 @contextlib.contextmanager
-def writing(running, table):
-    """Writes in all regions meanwhile; gives the writers."""
-    writers = [ledger.Writer(region, table, region.name) for region in running.regions]
+def writing(running, table, regions=None):
+    """Writes in regions, all by default, meanwhile; gives the writers."""
+    writers = [ledger.Writer(region, table, region.name) for region in regions or running.regions]
     for writer in writers:
         writer.start()
     try:

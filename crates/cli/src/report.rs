@@ -51,6 +51,7 @@ pub(crate) struct Report {
     elapsed_ms: f64,
     watermarks: BTreeMap<String, Watermark>,
     scrubbed_since: BTreeMap<String, Option<String>>,
+    scrubbed_ranges: Vec<ScrubbedRange>,
     bad_on_disk: Vec<Range>,
     tree_wrong: Vec<Range>,
     deep: bool,
@@ -97,6 +98,17 @@ pub(crate) struct Range {
     pub(crate) rows: Option<u64>,
     /// What became of it.
     pub(crate) settled: Option<String>,
+}
+
+/// When rows between two keys were last read from the disk of a region.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ScrubbedRange {
+    pub(crate) region: String,
+    pub(crate) start: Json,
+    pub(crate) end: Json,
+    /// `None`: never.
+    pub(crate) since: Option<String>,
 }
 
 /// What was compared of a region.

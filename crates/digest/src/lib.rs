@@ -32,7 +32,7 @@ pub use sketch::{
     Decoder, Encoder, Symbol, Width, decode_symbols, encode_symbols, encode_symbols_short,
 };
 pub use sum::Sum;
-pub use tree::{LaneRoot, Leaf, LeafPart, PageWrite, SplitWanted, Stretch, Tree};
+pub use tree::{LaneRoot, Leaf, LeafPart, PageWrite, ScrubbedRange, SplitWanted, Stretch, Tree};
 pub use unlike::{LeafTold, decode_leaves, encode_leaves, unlike_leaves};
 
 /// A row key starts a leaf if its hash ends in this many zero bits: one key of sixteen.

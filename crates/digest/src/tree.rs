@@ -11,6 +11,7 @@ mod codec;
 mod keys;
 mod lane;
 mod page;
+mod scrubbed;
 mod stretch;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use self::checkpoint::Sweep;
 use self::lane::{Delta, LaneTree};
 use crate::{Change, Hasher, Lane, Sum};
 
+pub use self::scrubbed::ScrubbedRange;
 pub use self::stretch::Stretch;
 
 /// What a whole lane adds up to.

@@ -212,6 +212,9 @@ pub struct ScrubConfig {
     pub mib_per_second: u32,
     /// Hours from the begin of one pass over a table to the next, 1 to 8760. Default 168.
     pub every_hours: u32,
+    /// Mend what is found from a healthy replica. Default true.
+    #[serde(skip_serializing_if = "is_true")]
+    pub repair: bool,
 }
 
 /// `[public]`
@@ -603,7 +606,7 @@ impl VerifyConfig {
 
 impl Default for ScrubConfig {
     fn default() -> ScrubConfig {
-        ScrubConfig { mib_per_second: 4, every_hours: 7 * 24 }
+        ScrubConfig { mib_per_second: 4, every_hours: 7 * 24, repair: true }
     }
 }
 

@@ -1,4 +1,5 @@
-//! A report as CSV: a line for each cell that differs, and one for a row of which no cell is told.
+//! A report as CSV: a line for each cell that differs, and one for a row of which no cell is told;
+//! then a line for each range of a region whose disk, or digest, is not what it should be.
 //!
 //! What must hold: every line has all columns, and a key or value is JSON, so that `7` and `"7"`
 //! are told apart and a spreadsheet takes none of them for a formula.
@@ -6,7 +7,7 @@
 use serde_json::Value as Json;
 
 use crate::report::text::key_json;
-use crate::report::{CellDiff, Report, RowDiff};
+use crate::report::{CellDiff, Range, Report, RowDiff};
 
 const HEADINGS: [&str; 9] = [
     "first",
@@ -37,7 +38,23 @@ pub(super) fn text(report: &Report) -> String {
             lines.push(line(&fields));
         }
     }
+    lines.extend(report.bad_on_disk.iter().map(|range| damage(range, "bad-on-disk")));
+    lines.extend(report.tree_wrong.iter().map(|range| damage(range, "tree-wrong")));
     lines.join("\n")
+}
+
+/// A range of one region: its first key and the key that is its end are where values are, empty
+/// for the ends of the table.
+fn damage(range: &Range, class: &str) -> String {
+    let key = |key: &Json| match key {
+        Json::Null => String::new(),
+        key => key_json(key).to_string(),
+    };
+    let (start, end) = (key(&range.start), key(&range.end));
+    let region = range.region.clone().unwrap_or_default();
+    let none = String::new;
+    let (class, what) = (class.to_owned(), "(range)".to_owned());
+    line(&[region, none(), start.clone(), class, what, none(), none(), start, end])
 }
 
 fn before(report: &Report, row: &RowDiff) -> [String; 4] {
@@ -64,6 +81,8 @@ pub(super) fn line(fields: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::report::tests::different;
 
@@ -78,5 +97,14 @@ mod tests {
         assert!(found.starts_with(expected), "{found}");
         assert!(found.lines().nth(2).unwrap().ends_with(",extra,,,,,"), "{found}");
         assert!(!found.contains('\u{1b}'), "JSON escapes what steers a terminal");
+    }
+
+    #[test]
+    fn a_disk_that_is_not_sound_is_a_line_with_the_range() {
+        let told = json!({"equal": true, "bad_on_disk": [{"region": "r2", "start": null,
+            "end": [{"name": "n", "type": "integer", "value": 7}], "rows": 9}]});
+        let found = text(&Report::of_json(&told).unwrap());
+        let last = found.lines().last().unwrap();
+        assert_eq!(last, "r2,,,bad-on-disk,(range),,,,\"{\"\"n\"\":7}\"");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::output::{self, plain};
 use crate::progress::count;
-use crate::report::{CellDiff, Range, Report, RowDiff};
+use crate::report::{CellDiff, Range, Report, RowDiff, ScrubbedRange};
 
 /// Characters of a value that are shown.
 const VALUE_CHARS_MAX: usize = 60;
@@ -210,9 +210,26 @@ fn figures(report: &Report) -> String {
             Some(since) => format!("all rows since {}", plain(since)),
             None => "not all rows yet".to_owned(),
         };
-        line("disk read", format!("{}: {since}", plain(region)));
+        let of_region = report.scrubbed_ranges.iter().filter(|range| range.region == *region);
+        let ranges = scrubbed_text(&of_region.collect::<Vec<_>>());
+        line("disk read", format!("{}: {since}{ranges}", plain(region)));
     }
     lines.join("\n")
+}
+
+/// Ranges that were read at different times, in short; nothing where they are one.
+fn scrubbed_text(ranges: &[&ScrubbedRange]) -> String {
+    if ranges.len() < 2 {
+        return String::new();
+    }
+    let never = ranges.iter().filter(|range| range.since.is_none()).count();
+    let oldest = ranges.iter().filter_map(|range| range.since.as_deref()).min();
+    let never = match never {
+        0 => String::new(),
+        never => format!(", {} of them not yet", count(never as u64)),
+    };
+    let oldest = oldest.map(|oldest| format!(", the oldest at {}", plain(oldest)));
+    format!("; {} ranges{never}{}", count(ranges.len() as u64), oldest.unwrap_or_default())
 }
 
 fn compared(report: &Report) -> String {
@@ -269,6 +286,23 @@ mod tests {
         assert!(found.contains("r2: not all rows yet"), "{found}");
         assert!(found.contains("--rows-max"), "{found}");
         assert!(!found.contains('\u{1b}'), "{found:?}");
+    }
+
+    #[test]
+    fn ranges_that_were_read_at_different_times_are_told_in_short() {
+        let mut told = different();
+        let range =
+            |since: Json| json!({"region": "r2", "start": null, "end": null, "since": since});
+        told["scrubbed_ranges"] = json!([range(json!("2026-11-21T05:00:00Z"))]);
+        assert!(text_of(&told).ends_with("r2: not all rows yet"), "one range adds nothing");
+        told["scrubbed_ranges"] = json!([
+            range(json!("2026-11-21T05:00:00Z")),
+            range(Json::Null),
+            range(json!("2026-11-20T05:00:00Z")),
+        ]);
+        let expected =
+            "r2: not all rows yet; 3 ranges, 1 of them not yet, the oldest at 2026-11-20T05:00:00Z";
+        assert!(text_of(&told).ends_with(expected), "{}", text_of(&told));
     }
 
     #[test]

@@ -13,14 +13,14 @@ use crate::pack::{Method, pack, unpack};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{
     ANSWER_BYTES_MAX, COARSE_RANGES_MAX, EXPIRIES_MAX, FINGERPRINTS_MAX, KEY_BYTES_MAX, LANES_MAX,
-    LEAVES_MAX, ORIGINS_MAX, ROWS_MAX, WRONG_LEAVES_MAX,
+    LEAVES_MAX, ORIGINS_MAX, ROWS_MAX, SCRUBBED_RANGES_MAX, WRONG_LEAVES_MAX,
 };
 use crate::verify::question::FORMAT;
 
 mod opened;
 mod rows;
 
-pub use opened::{Floors, LaneSum, NotYet, Opened, Roots, SketchTold};
+pub use opened::{Floors, LaneSum, NotYet, Opened, Roots, ScrubbedFrom, SketchTold};
 pub use rows::{Coarse, CoarseRange, Laid, RowAnswer, Rows, SelectedParts, WrongLeaf};
 
 pub(crate) use opened::{SKILL, read_sum, sum_bytes};
@@ -227,6 +227,8 @@ impl Answer {
                 opened.vector.len() <= ORIGINS_MAX
                     && opened.expiry.len() <= EXPIRIES_MAX
                     && families(&opened.families)
+                    && opened.scrubbed.len() <= SCRUBBED_RANGES_MAX
+                    && opened.scrubbed.iter().all(|range| key(&range.start))
                     && opened.roots.as_ref().is_none_or(|roots| roots.lanes.len() <= LANES_MAX)
             }
             Some(Tell::Coarse(coarse)) => {

@@ -66,6 +66,8 @@ pub struct Options {
     pub detail: Detail,
     /// Where to begin: a key at which an earlier comparison ended.
     pub start: Option<EncodedKey>,
+    /// Whether it is told since when ranges were last read from disk.
+    pub scrubbed: bool,
     /// How much is done at once.
     pub(crate) tuning: Tuning,
 }
@@ -113,6 +115,7 @@ impl Options {
             rows_max: 10_000,
             detail: Detail::Cells,
             start: None,
+            scrubbed: false,
             tuning: Tuning::default(),
         }
     }

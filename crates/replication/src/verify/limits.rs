@@ -48,6 +48,8 @@ pub const WRONG_LEAVES_MAX: usize = 256;
 pub const KEY_BYTES_MAX: usize = 16 * 1024;
 /// Regions in a vector.
 pub const ORIGINS_MAX: usize = 256;
+/// Ranges of a table of which it is told since when they were last read from disk.
+pub const SCRUBBED_RANGES_MAX: usize = 256;
 /// Expiries that are logged: none covers another, so there are few per family.
 pub const EXPIRIES_MAX: usize = 1024;
 

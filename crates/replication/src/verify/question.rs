@@ -92,6 +92,9 @@ pub struct Open {
     /// Leaves, coarse ranges and parts of rows are to be known by narrow names.
     #[prost(bool, tag = "7")]
     pub narrow: bool,
+    /// It is to be told since when ranges were last read from disk.
+    #[prost(bool, tag = "8")]
+    pub scrubbed: bool,
 }
 
 /// A cut, as it is sent.

@@ -4,7 +4,7 @@ use isthmus_model::diff::{CellDiff, Class};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
 
-use crate::verify::answer::Opened;
+use crate::verify::answer::{Opened, ScrubbedFrom};
 use crate::verify::limits::REPORT_RANGES_MAX;
 use crate::verify::side::Cost;
 
@@ -78,6 +78,9 @@ pub struct Compared {
     pub vector: Vec<(u32, u64, u64)>,
     /// All rows were read from disk since then, in milliseconds since the Unix epoch.
     pub scrubbed_since_millis: Option<i64>,
+    /// When ranges were last read from disk, by key and without gaps; none if it was not asked for,
+    /// or is not known there.
+    pub scrubbed: Vec<ScrubbedFrom>,
 }
 
 /// What a comparison found.
@@ -132,6 +135,7 @@ impl Compared {
             hlc: opened.cut_hlc,
             vector: opened.vector.iter().map(|mark| (mark.origin, mark.lsn, mark.hlc)).collect(),
             scrubbed_since_millis: opened.scrubbed_since_millis,
+            scrubbed: opened.scrubbed.clone(),
         }
     }
 }

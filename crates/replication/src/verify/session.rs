@@ -16,7 +16,7 @@ use isthmus_model::ids::{Lsn, TableId};
 use parking_lot::Mutex;
 
 use crate::frame::{ExpiredBefore, FamilyColumns};
-use crate::verify::answer::{Answer, Floors, NotYet, Opened, Roots, SKILL, Tell};
+use crate::verify::answer::{Answer, Floors, NotYet, Opened, Roots, SKILL, ScrubbedFrom, Tell};
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{SAFE_AGE_MAX, SELECTED_MAX, SESSION_IDLE_MAX, SESSIONS_MAX};
 use crate::verify::question::{Ask, Cut, Open, Question};
@@ -203,6 +203,9 @@ impl Sessions {
             selected_max: self.selected_max,
         };
         let mut opened = session.opened(0);
+        if open.scrubbed {
+            opened.scrubbed = ScrubbedFrom::of(session.view.tree());
+        }
         opened.alike = session.is_alike(open.roots.as_ref())?;
         if opened.alike {
             // Nothing more will be asked.
@@ -347,6 +350,7 @@ impl Session {
             sketch: None,
             skill: SKILL,
             narrow: self.width == Width::Narrow,
+            scrubbed: Vec::new(),
         }
     }
 }

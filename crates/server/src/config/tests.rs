@@ -252,15 +252,17 @@ fn digests_rules_and_the_scrub_are_read() {
     let small = place.load(SMALL).unwrap();
     assert!(small.storage.digests);
     assert_eq!((small.scrub.mib_per_second, small.scrub.every_hours), (4, 168));
+    assert!(small.scrub.repair);
     let text = SMALL.replace("data = \"data\"", "data = \"data\"\ndigests = false");
     let text = format!(
         "{text}[verify]\nauto_repair = \"from-primary\"\nauto_repair_rows_max = 5\n\
-         [scrub]\nmib_per_second = 0\n"
+         [scrub]\nmib_per_second = 0\nrepair = false\n"
     );
     let config = place.load(&text).unwrap();
     assert!(!config.storage.digests);
     assert_eq!(config.verify.auto_repair, super::AutoRepair::FromPrimary);
     assert_eq!((config.verify.auto_repair_rows_max, config.scrub.mib_per_second), (5, 0));
+    assert!(!config.scrub.repair);
     assert_eq!(place.load(&config.to_toml()).unwrap(), config);
 }
 

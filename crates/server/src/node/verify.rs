@@ -7,6 +7,7 @@
 mod answer;
 mod compare;
 mod deep;
+mod healing;
 pub(crate) mod json;
 mod mend;
 pub(crate) mod place;

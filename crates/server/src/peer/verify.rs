@@ -7,6 +7,7 @@ use bytes::Bytes;
 use isthmus_digest::{Lane, Parts, Sum};
 use isthmus_model::key::EncodedKey;
 use isthmus_replication::frame::{ExpiredBefore, FamilyColumns, Watermark};
+use isthmus_replication::verify::answer::ScrubbedFrom;
 use isthmus_store::digest::BadRange;
 
 /// Rows read by one scrub question at most.
@@ -65,6 +66,9 @@ pub struct ScrubTold {
     /// Rows of the table, about.
     #[prost(uint64, tag = "5")]
     pub rows_total: u64,
+    /// With the last step: when each range was last read, by key and without gaps.
+    #[prost(message, repeated, tag = "6")]
+    pub scrubbed: Vec<ScrubbedFrom>,
 }
 
 /// A range whose rows do not add up to what the digest says.

@@ -1,7 +1,7 @@
 //! What is told when a session is opened: where a side stands, what it leaves out, and its roots.
 
 use bytes::Bytes;
-use isthmus_digest::{Lane, LaneRoot, Sum};
+use isthmus_digest::{Lane, LaneRoot, ScrubbedRange, Sum, Tree};
 use isthmus_model::expiry::Expiry;
 use isthmus_model::family::Families;
 use isthmus_model::hlc::Hlc;
@@ -10,7 +10,7 @@ use prost::Message;
 
 use crate::frame::{ExpiredBefore, FamilyColumns, Watermark};
 use crate::verify::error::VerifyError;
-use crate::verify::limits::LANES_MAX;
+use crate::verify::limits::{LANES_MAX, SCRUBBED_RANGES_MAX};
 
 /// Milliseconds of one bucket of kills, as a power of two.
 const KILLS_BUCKET_BITS: u32 = 20;
@@ -81,6 +81,41 @@ pub struct Opened {
     /// Leaves, coarse ranges and parts of rows are known by narrow names.
     #[prost(bool, tag = "21")]
     pub narrow: bool,
+    /// When ranges were last read from disk, by key and without gaps, if that was asked for.
+    #[prost(message, repeated, tag = "22")]
+    pub scrubbed: Vec<ScrubbedFrom>,
+}
+
+/// When a range was last read from disk, which ends where the next one starts.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ScrubbedFrom {
+    /// First key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub start: Bytes,
+    /// In minutes of the Unix epoch; 0: never.
+    #[prost(uint32, tag = "2")]
+    pub minute: u32,
+}
+
+impl ScrubbedFrom {
+    /// What a digest says of all keys.
+    pub fn of(tree: &Tree) -> Vec<ScrubbedFrom> {
+        tree.scrubbed(SCRUBBED_RANGES_MAX).into_iter().map(ScrubbedFrom::from).collect()
+    }
+
+    /// So many at most, one in any case: of neighbours that become one the oldest is told.
+    pub fn joined(ranges: &[ScrubbedFrom], ranges_max: usize) -> Vec<ScrubbedFrom> {
+        let range =
+            |from: &ScrubbedFrom| ScrubbedRange { start: from.start.to_vec(), minute: from.minute };
+        let joined = ScrubbedRange::joined(ranges.iter().map(range).collect(), ranges_max);
+        joined.into_iter().map(ScrubbedFrom::from).collect()
+    }
+}
+
+impl From<ScrubbedRange> for ScrubbedFrom {
+    fn from(range: ScrubbedRange) -> ScrubbedFrom {
+        ScrubbedFrom { start: range.start.into(), minute: range.minute }
+    }
 }
 
 /// What may be asked of this version.

@@ -185,6 +185,7 @@ impl Run<'_, '_> {
             first_symbols: 0,
             coarse_symbols: if other.is_some() { COARSE_SYMBOLS } else { 0 },
             narrow: self.wants_narrow && other.is_none_or(|other| other.narrow),
+            scrubbed: self.options.scrubbed,
         };
         let name = self.names()[side].to_owned();
         let later = |why| Ok(Ok(Opening::Later(why)));

@@ -19,7 +19,7 @@ use isthmus_store::{
     Pending, Plant, RepairRow, Repaired, Store, StoreOptions, Table, TableSpec, Writers, Writing,
 };
 
-use crate::verify::answer::Floors;
+use crate::verify::answer::{Floors, ScrubbedFrom};
 use crate::verify::compare::{Options, Shell, compare};
 use crate::verify::repair::{self, Direction};
 use crate::verify::report::{FoundRow, Report, Verdict};
@@ -292,6 +292,39 @@ fn what_is_planted_in_a_store_is_named_and_mended_with_several_writers() {
         assert_eq!((report.verdict, report.late), (Verdict::Equal, 0));
         assert_eq!(differing(&regions), BTreeSet::new());
     });
+}
+
+#[test]
+fn it_is_told_since_when_ranges_were_read_from_disk_where_that_is_asked_for() {
+    let clock = Ticking::default();
+    clock.pass(Duration::from_secs(1_000_000));
+    let regions = [1, 2].map(|number| Region::new(number, Writers::One, &clock));
+    let mut chance = Chance::new(1);
+    (0..400).for_each(|_| regions[0].write(&mut chance, 100));
+    regions[1].receive(&regions[0]);
+    let read = regions[1].table().scrub_step(&EncodedKey::default(), 30, 7).unwrap();
+    let next = read.next.expect("there are more rows");
+    let told = |scrubbed: bool| {
+        let options = Options { scrubbed, ..Options::new(TABLE, ["r1".into(), "r2".into()]) };
+        let report = compare(
+            &mut Local(regions[0].sessions.clone()),
+            &mut Remote { sessions: regions[1].sessions.clone(), is_old: false },
+            &options,
+            &mut Shell {
+                clock: &clock,
+                pause: &mut |time: Duration| clock.pass(time),
+                progress: &mut |_| ControlFlow::Continue(()),
+                found: None,
+            },
+        );
+        let report = report.unwrap();
+        assert_eq!(report.verdict, Verdict::Equal);
+        report.compared.map(|side| side.unwrap().scrubbed)
+    };
+    assert_eq!(told(false), [vec![], vec![]]);
+    let from = |start: &EncodedKey, minute| ScrubbedFrom { start: start.0.clone(), minute };
+    let first = EncodedKey::default();
+    assert_eq!(told(true), [vec![from(&first, 0)], vec![from(&first, 7), from(&next, 0)]]);
 }
 
 fn named(report: &Report) -> BTreeSet<EncodedKey> {

@@ -12,7 +12,7 @@ use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::frame::{ExpiredBefore, FamilyColumns, Watermark};
-use isthmus_replication::verify::answer::{Answer, Floors, Tell};
+use isthmus_replication::verify::answer::{Answer, Floors, ScrubbedFrom, Tell};
 use isthmus_replication::verify::question::{Ask, Close, Question as Asked};
 use isthmus_store::codec::row::decode_row;
 use isthmus_store::digest::{BadRange, DigestView};
@@ -123,12 +123,17 @@ impl Node {
         let rows = scrub.rows.clamp(1, SCRUB_ROWS_MAX) as usize;
         let start = EncodedKey(scrub.from.clone());
         let step = self.scrub_step(&table, &start, rows, scrub.pass)?;
+        let scrubbed = match step.next {
+            Some(_) => Vec::new(),
+            None => ScrubbedFrom::of(view_of(&table)?.tree()),
+        };
         Ok(ScrubTold {
             next: step.next.map(|key| key.0),
             rows: step.rows,
             bytes: step.bytes,
             bad: step.bad.iter().map(crate::peer::verify::Bad::of).collect(),
             rows_total: self.verification.scrubs.rows_known(table.id()),
+            scrubbed,
         })
     }
 

@@ -137,6 +137,7 @@ impl Work<'_> {
         let names = [pair[0].region.as_str(), pair[1].region.as_str()];
         let rows_max = spec.rows_listed();
         let mut options = self.options(names);
+        options.scrubbed = true;
         options.rows_max = rows_max.saturating_sub(at.report.rows.len());
         options.wait = Duration::from_secs(spec.wait_seconds.unwrap_or(WAIT_SECONDS));
         options.start = at.start.as_deref().map(unhex);

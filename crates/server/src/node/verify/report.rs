@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use isthmus_model::diff::{CellDiff, Class, Held, Register};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::schema::Schema;
+use isthmus_replication::verify::answer::ScrubbedFrom;
 use isthmus_replication::verify::report::{Compared, Report, RowDiff, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
@@ -35,6 +36,9 @@ pub(super) struct VerifyReport {
     pub(super) elapsed_ms: u64,
     pub(super) watermarks: BTreeMap<String, Json>,
     pub(super) scrubbed_since: BTreeMap<String, Option<String>>,
+    /// Since when each range of each region was last read from its disk.
+    #[serde(default)]
+    pub(super) scrubbed_ranges: Vec<Json>,
     pub(super) bad_on_disk: Vec<Json>,
     pub(super) tree_wrong: Vec<Json>,
     pub(super) deep: bool,
@@ -77,6 +81,22 @@ impl Names<'_> {
         rows: Option<u64>,
     ) -> Json {
         json!({ "region": region, "start": self.key(start), "end": self.end(end), "rows": rows })
+    }
+
+    /// Since when each range of a region was last read from disk: all keys, the first range from
+    /// before them and the last one beyond.
+    pub(super) fn scrubbed(&self, region: &str, ranges: &[ScrubbedFrom]) -> Vec<Json> {
+        let key = |from: &ScrubbedFrom| self.key(&EncodedKey(from.start.clone()));
+        let told = |(place, from): (usize, &ScrubbedFrom)| {
+            let since = (from.minute > 0).then(|| utc_text(i64::from(from.minute) * 60_000));
+            json!({
+                "region": region,
+                "start": key(from),
+                "end": ranges.get(place + 1).map_or(Json::Null, key),
+                "since": since,
+            })
+        };
+        ranges.iter().enumerate().map(told).collect()
     }
 }
 
@@ -180,6 +200,8 @@ impl VerifyReport {
         self.watermarks.insert(region.to_owned(), told);
         let since = compared.scrubbed_since_millis.map(utc_text);
         self.scrubbed_since.insert(region.to_owned(), since);
+        self.scrubbed_ranges.retain(|known| known["region"] != region);
+        self.scrubbed_ranges.extend(names.scrubbed(region, &compared.scrubbed));
     }
 
     pub(super) fn to_json(&self) -> Json {

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::key::EncodedKey;
+use isthmus_replication::verify::answer::ScrubbedFrom;
+use isthmus_replication::verify::limits::SCRUBBED_RANGES_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use super::healing::words;
 use super::json::{hex, unhex};
 use super::place::Place;
 use super::report::push_bounded;
@@ -14,19 +17,15 @@ use super::run::Work;
 use super::scrubs::throttle;
 use crate::api_error::ApiError;
 use crate::node::Node;
-use crate::node::events::EventKind;
 use crate::node::jobs::control::{Control, Progress};
 use crate::node::jobs::spec::ScrubSpec;
 use crate::node::jobs::state::Outcome;
-use crate::peer::verify::{Bad, Heal, HealEnd, Rows, Scrub};
+use crate::peer::verify::{Bad, HealEnd, Scrub};
 
 /// Rows of one step.
 const STEP_ROWS: u32 = 2048;
 /// How often the place is kept at rest.
 const KEEP_EVERY: Duration = Duration::from_secs(30);
-/// How often a range is tried to be mended while replicas are not at one point.
-const HEAL_TRIES: u32 = 5;
-const HEAL_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
 /// A pass over a table's rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +38,10 @@ pub(super) struct Pass {
 }
 
 impl Pass {
+    fn new(id: u64) -> Pass {
+        Pass { id, next: String::new(), rows: 0, bytes: 0, rows_told: 0 }
+    }
+
     /// Rows read that were not taken before.
     pub(super) fn take_rows(&mut self) -> u64 {
         let rows = self.rows - self.rows_told;
@@ -60,12 +63,13 @@ struct At {
     repaired: u64,
     settled: u64,
     skipped: Vec<Json>,
+    #[serde(default)]
+    scrubbed_ranges: Vec<Json>,
 }
 
 impl Work<'_> {
     pub(super) fn new_pass(&self) -> Pass {
-        let id = self.node.verification.next_pass();
-        Pass { id, next: String::new(), rows: 0, bytes: 0, rows_told: 0 }
+        Pass::new(self.node.verification.next_pass())
     }
 
     /// Reads a table of a region from where the pass is. False: told to halt.
@@ -84,47 +88,10 @@ impl Work<'_> {
             found.iter().for_each(&mut *bad);
             match ended? {
                 Ended::Halted => return Ok(false),
-                Ended::Whole => return Ok(true),
+                Ended::Whole(_) => return Ok(true),
                 Ended::Paused => {}
             }
         }
-    }
-
-    /// Mends a range of a region from one of the other replicas. Gives how, and how many rows.
-    fn heal(&self, place: &Place, bad: &Bad) -> Result<(HealEnd, u64), ApiError> {
-        let Some(record) = self.node.record(self.table.id()) else {
-            return Ok((HealEnd::Unsettled, 0));
-        };
-        for attempt in 0..HEAL_TRIES {
-            if attempt > 0 {
-                self.control.rest(HEAL_AGAIN_AFTER);
-            }
-            let replicas = record.table.replicas.iter().map(|replica| replica.region.as_str());
-            let is_like = |region: &&str| {
-                // Rows of a replica that takes less than all are no copies of others.
-                let parted = [*region, &place.region];
-                *region != place.region && !parted.iter().any(|r| record.table.takes_extract(r))
-            };
-            for region in replicas.filter(is_like) {
-                let Ok(healthy) = self.place(region) else { continue };
-                let (start, end) = (bad.start.clone(), bad.end.clone());
-                let table = self.table.id().0;
-                // One that cannot be reached is no help, another may be.
-                let Ok(rows) = healthy.rows(Rows { table, start, end }) else { continue };
-                if rows.next.is_some() {
-                    continue;
-                }
-                let heal = Heal { table, bad: Some(bad.clone()), rows: rows.rows };
-                let told = place.heal(heal)?;
-                if told.end() != HealEnd::Unsettled {
-                    return Ok((told.end(), told.rows));
-                }
-            }
-            if self.control.is_halted() {
-                break;
-            }
-        }
-        Ok((HealEnd::Unsettled, 0))
     }
 
     /// One table of a scrub. False: told to halt.
@@ -148,7 +115,10 @@ impl Work<'_> {
             }
             match ended? {
                 Ended::Halted => return Ok(false),
-                Ended::Whole => return Ok(true),
+                Ended::Whole(scrubbed) => {
+                    self.list_scrubbed(place, &scrubbed, at);
+                    return Ok(true);
+                }
                 Ended::Paused => {
                     self.node.keep_place(self.id, json!(at));
                     kept_at = self.node.clock().monotonic();
@@ -187,7 +157,7 @@ impl Work<'_> {
                 fraction: Some(share(fraction)),
             });
             match told.next {
-                None => return Ok(Ended::Whole),
+                None => return Ok(Ended::Whole(told.scrubbed)),
                 Some(next) => pass.next = hex(&EncodedKey(next)),
             }
             self.control.rest(throttle(told.bytes, mib_per_second));
@@ -195,6 +165,17 @@ impl Work<'_> {
             if !found.is_empty() || since >= KEEP_EVERY {
                 return Ok(Ended::Paused);
             }
+        }
+    }
+
+    /// Lists since when ranges of a table were last read from disk: with many tables fewer of
+    /// each, the oldest.
+    fn list_scrubbed(&self, place: &Place, scrubbed: &[ScrubbedFrom], at: &mut At) {
+        let ranges_max = SCRUBBED_RANGES_MAX / at.tables.len().max(1);
+        let scrubbed = ScrubbedFrom::joined(scrubbed, ranges_max);
+        for mut told in self.names().scrubbed(&place.region, &scrubbed) {
+            told["table"] = self.table.name().as_str().into();
+            push_bounded(&mut at.scrubbed_ranges, told);
         }
     }
 
@@ -207,30 +188,27 @@ impl Work<'_> {
     ) -> Result<(), ApiError> {
         at.bad_count += 1;
         let (end, rows) = match spec.repair {
-            true => self.heal(place, bad)?,
+            true => {
+                let mut pause = |time| {
+                    self.control.rest(time);
+                    !self.control.is_halted()
+                };
+                self.node.heal_range(&self.table, place, bad, &mut pause)?
+            }
             false => (HealEnd::Unsettled, 0),
         };
-        let table = self.table.name();
-        let settled = match end {
-            HealEnd::Unsettled if spec.repair => "no replica has what the digest says",
-            HealEnd::Unsettled => "left",
-            HealEnd::Nothing => "nothing, it was right by then",
-            HealEnd::Rows => "rows were written from a healthy replica",
-            HealEnd::Digest => "the digest was set right, the replicas have the same rows",
+        let settled = match spec.repair {
+            true => words(end),
+            false => "left",
         };
         if end != HealEnd::Unsettled {
             at.settled += 1;
             at.repaired += rows;
         }
-        if end == HealEnd::Rows || end == HealEnd::Digest {
-            let text = format!("{}: {settled}", place.region);
-            let detail = json!({ "region": place.region, "rows": rows });
-            self.node.notice(EventKind::DiskHealed, table.as_str(), text, detail);
-        }
         let (start, to) = (EncodedKey(bad.start.clone()), bad.end.clone().map(EncodedKey));
         let rows = bad.rows_found.max(bad.rows_expected);
         let mut told = self.names().range(&place.region, &start, to.as_ref(), Some(rows));
-        told["table"] = table.as_str().into();
+        told["table"] = self.table.name().as_str().into();
         told["settled"] = settled.into();
         let damaged = |key: &Bytes| self.names().key(&EncodedKey(key.clone()));
         told["damaged"] = bad.damaged.as_ref().map_or(Json::Null, damaged);
@@ -240,7 +218,8 @@ impl Work<'_> {
 }
 
 enum Ended {
-    Whole,
+    /// With when each range was last read.
+    Whole(Vec<ScrubbedFrom>),
     Halted,
     Paused,
 }
@@ -274,7 +253,7 @@ impl Node {
                 Err(error) => return Err(error),
             }
             at.done += 1;
-            at.pass = self.fresh_pass();
+            at.pass = Pass::new(self.verification.next_pass());
         }
         Ok(Outcome::Done(json!({
             "region": region,
@@ -287,12 +266,8 @@ impl Node {
             "bad_left": at.bad_count - at.settled,
             "repaired": at.repaired,
             "skipped": at.skipped,
+            "scrubbed_ranges": at.scrubbed_ranges,
         })))
-    }
-
-    fn fresh_pass(&self) -> Pass {
-        let id = self.verification.next_pass();
-        Pass { id, next: String::new(), rows: 0, bytes: 0, rows_told: 0 }
     }
 
     fn new_scrub(&self, spec: &ScrubSpec, region: &str) -> At {
@@ -311,7 +286,7 @@ impl Node {
         At {
             tables,
             done: 0,
-            pass: self.fresh_pass(),
+            pass: Pass::new(self.verification.next_pass()),
             rows_read: 0,
             bytes_read: 0,
             bad: Vec::new(),
@@ -319,6 +294,7 @@ impl Node {
             repaired: 0,
             settled: 0,
             skipped: Vec::new(),
+            scrubbed_ranges: Vec::new(),
         }
     }
 }
