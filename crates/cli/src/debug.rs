@@ -47,6 +47,7 @@ as a rotten disk would: plain `verify` does not see it, `verify --deep` and `scr
   cell        the value of the first cell is another one
   version     the timestamp of the first cell is another one
   tombstone   what the row remembers of deletions is gone; tables with several writers only
+  swap        the first cell has the value of the next row's, and the other way round
   bit         one bit of the stored row
 
 Example:
@@ -82,6 +83,8 @@ enum Kind {
     Version,
     /// Forget deletions
     Tombstone,
+    /// Swap values with the next row
+    Swap,
     /// Change one bit on disk
     Bit,
 }
@@ -94,6 +97,7 @@ impl Kind {
             Kind::Cell => "cell",
             Kind::Version => "version",
             Kind::Tombstone => "tombstone",
+            Kind::Swap => "swap",
             Kind::Bit => "bit",
         }
     }

@@ -56,6 +56,10 @@ pub(crate) struct VerifyArgs {
     /// Read all rows from disk first
     #[arg(long)]
     deep: bool,
+    /// With --deep: read so much per second of each region at most
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "deep",
+        value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    mib_per_second: u64,
     /// Differing rows to name; all are counted
     #[arg(long, value_name = "N", default_value_t = 10_000,
         value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -118,6 +122,7 @@ async fn compare(args: VerifyArgs) -> Result<Exit, CliError> {
         "table": args.table,
         "regions": regions,
         "deep": args.deep,
+        "mib_per_second": args.mib_per_second,
         "rows_max": args.rows_max,
         "wait_seconds": args.wait,
     });

@@ -30,7 +30,7 @@ pub enum PlantError {
     #[error("key: {0}")]
     Key(String),
     /// There is no such fault.
-    #[error("there is no fault {0}: lost-row, extra-row, cell, version, tombstone, bit")]
+    #[error("there is no fault {0}: lost-row, extra-row, cell, version, tombstone, swap, bit")]
     Kind(String),
     /// It ended in the middle.
     #[error("planting broke")]
@@ -41,8 +41,8 @@ pub enum PlantError {
 }
 
 /// Plants one fault in a table of a region that does not run. `key_json` is a key like
-/// `{"id": "a", "number": 7}`; `kind` is `lost-row`, `extra-row`, `cell`, `version`, `tombstone`
-/// or `bit`. Gives what was done, in words.
+/// `{"id": "a", "number": 7}`; `kind` is `lost-row`, `extra-row`, `cell`, `version`, `tombstone`,
+/// `swap` or `bit`. Gives what was done, in words.
 pub async fn plant(
     config: Config,
     table: &str,
@@ -63,6 +63,7 @@ fn kind_of(word: &str) -> Option<Plant> {
         "cell" => Some(Plant::Cell),
         "version" => Some(Plant::Version),
         "tombstone" => Some(Plant::Tombstone),
+        "swap" => Some(Plant::Swap),
         "bit" => Some(Plant::Bit),
         _ => None,
     }
@@ -110,6 +111,7 @@ fn words(kind: Plant) -> &'static str {
         Plant::Cell => "changed a cell",
         Plant::Version => "changed a version",
         Plant::Tombstone => "removed the tombstones of a row",
+        Plant::Swap => "swapped the first values of two rows, that one and the next",
         Plant::Bit => "changed one stored bit of a row",
     }
 }

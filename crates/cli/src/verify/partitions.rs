@@ -64,6 +64,7 @@ async fn compare_one(
         "table": name,
         "regions": held,
         "deep": args.deep,
+        "mib_per_second": args.mib_per_second,
         "rows_max": args.rows_max,
         "wait_seconds": args.wait,
     });

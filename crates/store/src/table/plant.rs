@@ -31,6 +31,8 @@ pub enum Plant {
     Version,
     /// Remove its tombstones and deleted versions.
     Tombstone,
+    /// Give its first cell the value of that of the next row, and the other way round.
+    Swap,
     /// Change one bit of its stored bytes.
     Bit,
 }
@@ -43,13 +45,25 @@ impl Table {
 
     fn try_plant(&self, key: &EncodedKey, plant: Plant) -> Result<Pending<()>, StoreError> {
         self.core.admit()?;
-        let neighbour = self.neighbour(key)?;
-        let wanted = vec![Wanted { key: key.clone(), decoded: true }];
+        let neighbour = match plant {
+            Plant::ExtraRow | Plant::Swap => self.neighbour(key)?,
+            Plant::LostRow | Plant::Cell | Plant::Version | Plant::Tombstone | Plant::Bit => None,
+        };
+        let wanted = std::iter::once(key).chain(neighbour.as_ref());
+        let wanted = wanted.map(|key| Wanted { key: key.clone(), decoded: true }).collect();
         let read = Prefetched::read(&self.core, &self.partition, wanted)?;
         let mut inner = self.partition.inner.lock();
         let current = read.current(&self.core, &self.partition, &inner, key)?;
         let before = read.parts(&self.core, &self.partition, &inner, key)?;
         let row = current.row.map(std::sync::Arc::unwrap_or_clone);
+        let at = At { lsn: inner.state.lsn, stamp: None };
+        let other = match neighbour {
+            None => None,
+            Some(key) => {
+                let row = read.current(&self.core, &self.partition, &inner, &key)?.row;
+                row.map(|row| (key, std::sync::Arc::unwrap_or_clone(row)))
+            }
+        };
         let bytes_before = inner.part.bytes;
         match plant {
             Plant::Bit => {
@@ -58,9 +72,17 @@ impl Table {
                 let row = decode_row(&flipped).ok().map(std::sync::Arc::new);
                 inner.store_row(key.clone(), row, Some(flipped), before);
             }
+            Plant::Swap => {
+                let mut row = row.ok_or(StoreError::BadPlant("there is no such row"))?;
+                let (next, mut other) =
+                    other.ok_or(StoreError::BadPlant("there is no other row"))?;
+                swap_values(&mut row, &mut other)?;
+                let other_before = read.parts(&self.core, &self.partition, &inner, &next)?;
+                inner.put_row(key.clone(), before, row, Hlc::MIN, at);
+                inner.put_row(next, other_before, other, Hlc::MIN, at);
+            }
             Plant::LostRow | Plant::ExtraRow | Plant::Cell | Plant::Version | Plant::Tombstone => {
-                let planted = planted(&inner, plant, row, neighbour)?;
-                let at = At { lsn: inner.state.lsn, stamp: None };
+                let planted = planted(&inner, plant, row, other.map(|(_, row)| row))?;
                 inner.put_row(key.clone(), before, planted, Hlc::MIN, at);
             }
         }
@@ -71,13 +93,20 @@ impl Table {
         Ok(pending)
     }
 
-    /// The row after a key, or the first one.
-    fn neighbour(&self, key: &EncodedKey) -> Result<Option<Row>, StoreError> {
+    /// The key of the row after a key, or of the first one; none where there is no other.
+    fn neighbour(&self, key: &EncodedKey) -> Result<Option<EncodedKey>, StoreError> {
         let snapshot = self.snapshot()?;
-        let first = EncodedKey::default();
-        let after = snapshot.scan(key, None, Direction::Forward).next();
-        let row = after.or_else(|| snapshot.scan(&first, None, Direction::Forward).next());
-        Ok(row.transpose()?.map(|(_, row)| row))
+        let next = |from: &EncodedKey| {
+            let mut rows = snapshot.scan(from, None, Direction::Forward);
+            let is_other = |row: &Result<(EncodedKey, Row), StoreError>| {
+                row.as_ref().map_or(true, |(other, row)| other != key && !row.is_bare())
+            };
+            rows.find(is_other).transpose().map(|row| row.map(|(key, _)| key))
+        };
+        match next(key)? {
+            Some(next) => Ok(Some(next)),
+            None => next(&EncodedKey::default()),
+        }
     }
 }
 
@@ -107,7 +136,7 @@ fn planted(
                 return Err(StoreError::BadPlant("the row has no tombstone"));
             }
         }
-        Plant::ExtraRow | Plant::Bit => {}
+        Plant::ExtraRow | Plant::Swap | Plant::Bit => {}
     }
     Ok(row)
 }
@@ -139,6 +168,16 @@ fn move_a_version(row: &mut Row) -> Result<(), StoreError> {
         cell.timestamp = Timestamp(cell.timestamp.0 + 1);
     }
     column.set(cell);
+    Ok(())
+}
+
+/// Swaps the values of the first cells of two rows.
+fn swap_values(one: &mut Row, other: &mut Row) -> Result<(), StoreError> {
+    let (one, other) = (first_cell(one)?, first_cell(other)?);
+    if one.value == other.value {
+        return Err(StoreError::BadPlant("the next row has the same value"));
+    }
+    std::mem::swap(&mut one.value, &mut other.value);
     Ok(())
 }
 

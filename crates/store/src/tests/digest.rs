@@ -235,6 +235,30 @@ fn planted_bit_is_found_by_a_scrub_and_by_nothing_else() {
 }
 
 #[test]
+fn a_planted_swap_gives_two_neighbours_each_the_other_value() {
+    let region = Region::new(1, Writers::One);
+    let table = region.table();
+    for row in [1, 2, 3] {
+        region.write(put(row, 10 * row)).unwrap();
+    }
+    region.write(put(4, 30)).unwrap();
+    let values = || {
+        let value = |row| integer(table.get(&key(row).encode()).unwrap().as_ref(), "v");
+        [1, 2, 3, 4].map(value)
+    };
+    region.finish(table.plant(&key(1).encode(), Plant::Swap)).unwrap();
+    assert_eq!(values(), [20, 10, 30, 30].map(Some));
+    // After the last row comes the first.
+    region.finish(table.plant(&key(4).encode(), Plant::Swap)).unwrap();
+    assert_eq!(values(), [30, 10, 30, 20].map(Some));
+    assert!(region.finish(table.plant(&key(9).encode(), Plant::Swap)).is_err());
+    region.write(put(2, 30)).unwrap();
+    let refused = region.finish(table.plant(&key(1).encode(), Plant::Swap)).unwrap_err();
+    assert!(refused.to_string().contains("same value"), "{refused}");
+    check_digest(&region);
+}
+
+#[test]
 fn a_row_that_rotted_after_it_was_written_is_known_as_it_is_once_the_digest_is_set_right() {
     let region = Region::new(1, Writers::One);
     region.write(put(7, 7)).unwrap();
