@@ -33,11 +33,12 @@ pub(crate) fn all() -> Outcome {
     install::build_tools()?;
     let lints = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
     let docs = ["doc", "--release", "--no-deps", "--workspace"];
-    let checks: [(&str, Outcome); 5] = [
+    let checks: [(&str, Outcome); 6] = [
         ("format", run(&mut cargo(&["fmt", "--all", "--check"]))),
         ("tree", tree()),
         ("licences", licences()),
         ("lints", run(&mut cargo(&lints))),
+        ("fuzz", fuzz()),
         ("docs", run(cargo(&docs).env("RUSTDOCFLAGS", "-D warnings"))),
     ];
     println!();
@@ -49,6 +50,14 @@ pub(crate) fn all() -> Outcome {
         }
     }
     if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+}
+
+/// The fuzz targets compile: a workspace of its own, without the engine. Nothing is linked, so that
+/// the fuzzer's library need not be there.
+fn fuzz() -> Outcome {
+    let words = ["check", "--locked", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"];
+    let words = [&words[..], &["target/fuzz"]].concat();
+    run(cargo(&words).env("CUSTOM_LIBFUZZER_PATH", "not-linked/libfuzzer.a"))
 }
 
 /// Every crate that is linked has a licence from the list.
@@ -99,6 +108,9 @@ fn tree() -> Outcome {
         if path == "COMPAT.md" {
             named_tests(&text, &mut wrong);
         }
+        if path == "crates/pure.clippy.toml" {
+            forbids_as_all(path, &text, &mut wrong);
+        }
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
@@ -147,6 +159,16 @@ fn source(path: &str, text: &str, wrong: &mut Vec<String>) {
 fn wants(path: &str, text: &str, line: &str, wrong: &mut Vec<String>) {
     if !text.lines().any(|found| found.trim() == line) {
         wrong.push(format!("{path}: lacks `{line}`"));
+    }
+}
+
+/// What is forbidden in all rooms is forbidden in those with a file of their own.
+fn forbids_as_all(path: &str, text: &str, wrong: &mut Vec<String>) {
+    let all = std::fs::read_to_string(root().join("clippy.toml")).unwrap_or_default();
+    let is_setting =
+        |line: &&str| line.contains("path = ") || line.starts_with(char::is_alphabetic);
+    for line in all.lines().filter(is_setting).filter(|line| !line.starts_with("disallowed-")) {
+        wants(path, text, line.trim(), wrong);
     }
 }
 

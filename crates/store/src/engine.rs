@@ -17,11 +17,14 @@ use isthmus_model::ids::PartitionId;
 
 use crate::keys::LogOf;
 
+#[allow(clippy::disallowed_methods, reason = "an engine is used by several threads")]
 pub mod contract;
 pub mod faulty;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the door to the disk")]
 pub mod format;
 pub mod memory;
 #[cfg(feature = "rocks")]
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the door to the disk")]
 pub mod rocks;
 
 /// What kind of keys; each space is kept apart from the others.

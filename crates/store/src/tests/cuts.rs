@@ -161,6 +161,7 @@ fn copied_rows_make_earlier_cuts_unreadable() {
 
 /// A writer gives two rows the same number, again and again; readers never see them differ.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "what is shown to others while one writes")]
 fn of_an_atomic_write_all_is_seen_or_nothing() {
     let region = Region::new(1, Writers::One);
     let (store, table) = (region.store.clone(), region.table());
