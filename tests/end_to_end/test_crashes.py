@@ -2,11 +2,13 @@
 
 import json
 import random
+import signal
 import subprocess
 import time
 
 import cluster
 import ledger
+import verifying
 import wire
 from sizes import number
 
@@ -43,6 +45,8 @@ def test_kills_of_one_two_and_all_regions_lose_nothing(three):
             region.wait_serving()
     time.sleep(0.5)
     ledger.finish(three, "crash", writers)
+    # The disks hold what the digests say, in all regions the same.
+    verifying.verify(three, "crash", "--deep", regions="r1,r2,r3", expect=verifying.ALIKE)
 
 
 def test_the_load_command_survives_a_kill(three, folder):
@@ -80,6 +84,67 @@ def test_the_load_command_survives_a_kill(three, folder):
     clients = [one.client() for one in three.regions]
     cluster.await_alike(clients, clients[:1], "loaded", ledger.KEY_NAMES, ledger.filler)
     assert ledger.differing(three.regions, "loaded") == []
+
+
+def test_a_load_that_was_killed_goes_on_where_it_was(folder):
+    rows = number("LOAD_ROWS", 40000)
+    file = folder / "rows.jsonl"
+    with file.open("w") as out:
+        for row in range(rows):
+            line = {"w": f"w{row % 50:02d}", "k": row, "v": row, "text": "x" * 200}
+            out.write(json.dumps(line) + "\n")
+    place = folder / "rows.jsonl.isthmus-load"
+    with cluster.Cluster(regions=1, folder=folder) as running:
+        region = running.regions[0]
+        client = region.client()
+        client.create_table("resumed", ledger.KEY)
+        command = [cluster.binary(), "load", "resumed", str(file), "--config", region.config,
+                   "--json", "--parallel", "1", "--batch", "20"]
+        process = cluster.spawn(command, folder / "load.txt", stdout=subprocess.DEVNULL)
+        # The place is kept once a second; what was loaded after it is loaded again.
+        cluster.wait_until(
+            lambda: place.exists() or process.poll() is not None, "a place is kept", 60)
+        cluster.end(process, signal.SIGKILL)
+        assert place.exists(), "it was killed in the middle"
+        before = {key[1][1]: cells for key, cells in client.scan("resumed", ledger.KEY_NAMES)}
+        assert 0 < len(before) < rows
+        done = running.run("load", "resumed", str(file), "--json", "--resume", "--batch", "20",
+                           seconds=300)
+        told = json.loads(done.stdout.splitlines()[-1])
+        assert 0 < told["resumed_at_row"] <= len(before), told
+        found = {key[1][1]: cells for key, cells in client.scan("resumed", ledger.KEY_NAMES)}
+        client.close()
+        assert len(found) == rows
+        assert all({name: value for name, value, *_ in cells} == {"v": row, "text": "x" * 200}
+                   for row, cells in found.items())
+        # What lies before the place was not written a second time.
+        assert all(found[row] == before[row] for row in range(told["resumed_at_row"]))
+        assert not place.exists()
+
+
+def test_ctrl_c_stops_up_and_serve_cleanly(folder):
+    with cluster.Cluster(regions=2, folder=folder) as running:
+        prepare(running, "kept")
+        first, second = running.regions
+        client = first.client()
+        client.put_row("kept", [("w", "a"), ("k", 1)], [("v", 1)])
+        client.close()
+        pids = [region.pid for region in running.regions]
+        assert cluster.end(running.process, signal.SIGINT) == 0
+        assert not any(cluster.alive(pid) for pid in pids)
+        for region in running.regions:
+            region.start()
+        for region in running.regions:
+            assert cluster.end(region.process, signal.SIGINT) == 0, running.log_tail()
+            region.process = None
+        # Nothing is lost, and no directory is left locked.
+        for region in running.regions:
+            region.start()
+        for region in (first, second):
+            client = region.client()
+            cluster.wait_until(lambda client=client: client.get_row("kept", [("w", "a"), ("k", 1)]),
+                               f"{region.name} has the row", 30)
+            client.close()
 
 
 def test_up_keeps_its_data_between_runs_and_stops_cleanly(folder):

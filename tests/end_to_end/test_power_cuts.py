@@ -12,6 +12,7 @@ import disks
 import ledger
 import pytest
 import test_crashes
+import verifying
 from sizes import number
 
 LACKING = disks.missing()
@@ -65,6 +66,7 @@ def test_power_cuts_lose_nothing_acknowledged(folder):
                 region.wait_serving()
         time.sleep(0.5)
         ledger.finish(running, "cut", writers)
+        verifying.verify(running, "cut", "--deep", regions="r1,r2,r3", expect=verifying.ALIKE)
 
 
 def remount(disk):
@@ -138,6 +140,34 @@ def test_a_node_that_cannot_sync_stops_and_acknowledges_nothing(folder, error):
         writer.stop()
         assert writer.rows > before
         assert writer.losses(region) == []
+
+
+@pytest.mark.skipif(STRACE is None, reason="needs strace")
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_of_three_regions_those_that_cannot_sync_stop_and_all_become_alike(folder, error):
+    with cluster.Cluster(regions=3, folder=folder) as running:
+        test_crashes.prepare(running, "sync")
+        writers = test_crashes.start_writers(running, "sync")
+        for names in (["r2"], ["r1", "r3"]):
+            victims = [running.region(name) for name in names]
+            time.sleep(1)
+            tracers = [break_syncs(one.pid, error, folder / f"strace-{one.name}.txt")
+                       for one in victims]
+            try:
+                for one in victims:
+                    cluster.wait_until(lambda one=one: not cluster.alive(one.pid),
+                                       f"{one.name} stops", 60)
+            finally:
+                for tracer in tracers:
+                    cluster.end(tracer)
+            for one in victims:
+                one.kill()
+                one.start(wait=False)
+            for one in victims:
+                one.wait_serving()
+        time.sleep(1)
+        ledger.finish(running, "sync", writers)
+        verifying.verify(running, "sync", "--deep", regions="r1,r2,r3", expect=verifying.ALIKE)
 
 
 def break_syncs(pid, error, log):

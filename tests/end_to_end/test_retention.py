@@ -87,3 +87,35 @@ def test_alarms_come_in_order_and_a_gap_is_healed_by_what_differs(folder):
         cluster.await_alike(clients, clients[:1], TABLE, ledger.KEY_NAMES, ledger.filler)
         report, _ = verifying.verify(running, TABLE, regions="r1,r2", expect=verifying.ALIKE)
         assert report["equal"] is True
+
+
+def test_to_a_replica_that_is_bound_again_only_what_differs_is_shipped(three):
+    rows, changed = 3000, 30
+    first = three.regions[0]
+    verifying.make(three, TABLE, "primary-secondary", rows)
+    three.run("global-table", "unbind", TABLE, "--regions", "r3")
+    cluster.wait_until(lambda: "r3" not in replicas(three), "r3 is unbound", 60)
+    client = first.client()
+    changes = [(1, key, [("v", -1)]) for key, _ in verifying.rows(rows)[:: rows // changed]]
+    assert client.batch_write(TABLE, changes) == [None] * changed
+    client.close()
+    three.run("global-table", "bind", TABLE, "--regions", "r3")
+
+    def followed():
+        links = [one for one in status(three)["links"]
+                 if (one["table"], one["to"]) == (TABLE, "r3")]
+        return links[0] if links and links[0]["state"] == "following" else None
+
+    link = cluster.wait_until(followed, "r3 follows again", 120, 0.2)
+    print(f"bound again: {link['copied_rows']} rows shipped, {link['alike_rows']} alike")
+    # Some others may go with a range of which much differs.
+    assert link["copied_rows"] < rows / 10, link
+    assert link["alike_rows"] > rows * 9 / 10, link
+    verifying.level(three, TABLE, [first])
+    verifying.verify(three, TABLE, "--deep", regions="r1,r3", expect=verifying.ALIKE)
+    assert ledger.differing(three.regions, TABLE) == []
+
+
+def replicas(running):
+    told = json.loads(running.run("global-table", "describe", TABLE, "--json").stdout)
+    return [one["region"] for one in told["replicas"]]

@@ -92,13 +92,29 @@ def alive(pid):
         return False
 
 
-def resident_bytes(pid):
-    """Memory in use, as the kernel counts it."""
+def _memory_bytes(pid, name):
     with open(f"/proc/{pid}/status", encoding="utf-8") as status:
         for line in status:
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def resident_bytes(pid):
+    """Memory in use, as the kernel counts it."""
+    return _memory_bytes(pid, "VmRSS")
+
+
+def peak_bytes(pid):
+    """The most memory that was ever in use."""
+    return _memory_bytes(pid, "VmHWM")
+
+
+def processor_seconds(pid):
+    """Time that all threads of a process have had of processors."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def disk_bytes(path):
