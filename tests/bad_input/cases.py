@@ -40,7 +40,6 @@ class Case:
 CASES = []
 INVALID = {"OTSParameterInvalid"}
 DENIED = {"OTSAuthFailed"}
-UNKNOWN_OPERATION = {"OTSParameterInvalid", "OTSUnsupportOperation"}
 
 
 def add(name, data, status, code=None, **more):
@@ -73,50 +72,53 @@ def framing(name, head, body=b"", status=400, **more):
 for method in ("GET", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"):
     add(f"IH1-{method}", call("GetRow", get_row(), method=method), 405, {"OTSMethodNotAllowed"})
 add("IH1-CONNECT", lambda c: b"CONNECT 127.0.0.1:80 HTTP/1.1\r\nHost: 127.0.0.1:80\r\n\r\n",
-    {400, 405})
+    405, {"OTSMethodNotAllowed"})
 
 GOOD = get_row()
 CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD)
-# Bodies in chunks are refused as "length required", whatever else is wrong with them.
+# Bodies in chunks are refused as "length required", whatever else is wrong with them: no byte of one
+# is ever read. What is no body in chunks is refused before.
+LENGTH_REQUIRED = 411
 framing("IH2-length-then-chunked", [f"Content-Length: {len(GOOD)}", "Transfer-Encoding: chunked"],
-        CHUNKED, {400, 411})
+        CHUNKED, LENGTH_REQUIRED)
 framing("IH2-chunked-then-length", ["Transfer-Encoding: chunked", f"Content-Length: {len(GOOD)}"],
-        CHUNKED, {400, 411})
+        CHUNKED, LENGTH_REQUIRED)
 framing("IH3-two-lengths", [f"Content-Length: {len(GOOD)}", "Content-Length: 5"], GOOD)
 for length in ("5, 6", "+5", "0x5", "-1", "99999999999999999999", "", "five", "5;6"):
     framing(f"IH3-length-{length}", [f"Content-Length: {length}"], GOOD)
 # Space around a value is not part of it.
-framing("IH3-length-with-space", [f"Content-Length: {len(GOOD)} "], GOOD, {200, 400}, closes=False)
-for coding in ("xchunked", "chunked, identity", "identity", "gzip, chunked", "chunked, chunked",
-               "\x0bchunked", "gzip"):
-    framing(f"IH4-coding-{coding!r}", [f"Transfer-Encoding: {coding}"], CHUNKED, {400, 411})
-framing("IH4-space-before-colon", ["Transfer-Encoding : chunked"], CHUNKED, {400, 411})
-framing("IH4-folded", ["Transfer-Encoding:", " chunked"], CHUNKED, {400, 411})
-framing("IH4-tab-before-name", ["\tTransfer-Encoding: chunked"], CHUNKED, {400, 411})
+framing("IH3-length-with-space", [f"Content-Length: {len(GOOD)} "], GOOD, 200, closes=False)
+for coding in ("xchunked", "chunked, identity", "identity", "\x0bchunked", "gzip"):
+    framing(f"IH4-coding-{coding!r}", [f"Transfer-Encoding: {coding}"], CHUNKED)
+for coding in ("gzip, chunked", "chunked, chunked"):
+    framing(f"IH4-coding-{coding!r}", [f"Transfer-Encoding: {coding}"], CHUNKED, LENGTH_REQUIRED)
+framing("IH4-space-before-colon", ["Transfer-Encoding : chunked"], CHUNKED)
+framing("IH4-folded", ["Transfer-Encoding:", " chunked"], CHUNKED)
+framing("IH4-tab-before-name", ["\tTransfer-Encoding: chunked"], CHUNKED)
 TE = ["Transfer-Encoding: chunked"]
-framing("IH5-size-overflow", TE, b"1" + b"0" * 16 + b"\r\n" + GOOD + b"\r\n0\r\n\r\n", {400, 411})
-framing("IH5-size-not-hex", TE, b"xyz\r\n" + GOOD + b"\r\n0\r\n\r\n", {400, 411})
-framing("IH5-size-negative", TE, b"-5\r\n" + GOOD + b"\r\n0\r\n\r\n", {400, 411})
-framing("IH5-missing-crlf", TE, b"%x\r\n%s0\r\n\r\n" % (len(GOOD), GOOD), {400, 411})
-framing("IH5-bare-lf", TE, b"%x\n%s\n0\n\n" % (len(GOOD), GOOD), {400, 411})
+framing("IH5-size-overflow", TE, b"1" + b"0" * 16 + b"\r\n" + GOOD + b"\r\n0\r\n\r\n", LENGTH_REQUIRED)
+framing("IH5-size-not-hex", TE, b"xyz\r\n" + GOOD + b"\r\n0\r\n\r\n", LENGTH_REQUIRED)
+framing("IH5-size-negative", TE, b"-5\r\n" + GOOD + b"\r\n0\r\n\r\n", LENGTH_REQUIRED)
+framing("IH5-missing-crlf", TE, b"%x\r\n%s0\r\n\r\n" % (len(GOOD), GOOD), LENGTH_REQUIRED)
+framing("IH5-bare-lf", TE, b"%x\n%s\n0\n\n" % (len(GOOD), GOOD), LENGTH_REQUIRED)
 framing("IH5-extension-1-mib", TE, b"%x;%s\r\n%s\r\n0\r\n\r\n" % (
-    len(GOOD), b"e=" + b"x" * 1024 * 1024, GOOD), {400, 411, 413, 431})
+    len(GOOD), b"e=" + b"x" * 1024 * 1024, GOOD), LENGTH_REQUIRED)
 framing("IH5-10000-trailers", TE, b"%x\r\n%s\r\n0\r\n%s\r\n" % (
-    len(GOOD), GOOD, b"x-ots-date: 1970\r\n" * 10000), {400, 411, 413, 431})
+    len(GOOD), GOOD, b"x-ots-date: 1970\r\n" * 10000), LENGTH_REQUIRED)
 framing("IH5-trailer-is-no-header", TE, b"%x\r\n%s\r\n0\r\nx-ots-instancename: other\r\n\r\n" % (
-    len(GOOD), GOOD), {200, 400, 411}, closes=False)
-framing("IH6-well-formed-chunks", TE, CHUNKED, {200, 411}, closes=False)
+    len(GOOD), GOOD), LENGTH_REQUIRED)
+framing("IH6-well-formed-chunks", TE, CHUNKED, LENGTH_REQUIRED)
 framing("IH6-chunks-over-the-limit", TE, (b"100000\r\n" + b"x" * 0x100000 + b"\r\n") * 8
-        + b"0\r\n\r\n", {411, 413})
+        + b"0\r\n\r\n", LENGTH_REQUIRED)
 add("IH8-garbage-after-the-body",
     lambda c: c.request("GetRow", get_row()) + b"\x00\x01garbage\r\n\r\n", 400, closes=True,
     answers=2)
 add("IH11-header-line-65-kib", call("GetRow", GOOD, lines=["x-filler: " + "x" * 65 * 1024]),
-    {400, 431}, closes=True)
+    431, closes=True)
 add("IH11-200-headers", call("GetRow", GOOD, lines=[f"x-filler-{i}: x" for i in range(200)]),
-    {400, 431}, closes=True)
+    431, closes=True)
 add("IH11-headers-of-1-mib", call("GetRow", GOOD, lines=["x-f: " + "x" * 1024] * 1024),
-    {NO_ANSWER, 400, 431}, closes=True)
+    431, closes=True)
 for name, line in {
     "nul-in-value": b"x-other: a\x00b", "cr-in-value": b"x-other: a\rb",
     "nul-in-name": b"x\x00y: a",
@@ -125,25 +127,27 @@ for name, line in {
 }.items():
     add(f"IH12-{name}", call("GetRow", GOOD, lines=[line]), 400, closes=True)
 add("IH12-high-bytes-in-a-signed-header", call("GetRow", GOOD, lines=[b"x-ots-request-tag: \xff"]),
-    {400, 403})
+    403, DENIED)
 add("IH13-no-host", lambda c: c.request("GetRow", GOOD).replace(b"Host: 127.0.0.1\r\n", b""), 400)
 add("IH13-two-hosts", call("GetRow", GOOD, lines=["Host: a", "Host: b"]), 400)
 add("IH13-host-with-credentials", call("GetRow", GOOD, lines=["Host: user:secret@127.0.0.1"]),
-    {200, 400})
+    200)
 for path in ("//GetRow", "/GetRow/", "/getrow", "/%47etRow", "/../GetRow", "/./GetRow", "/",
-             "/GetRow;x", "/Get Row", "/GetRow%00", "/nothing"):
-    add(f"IH14-path-{path}", call("GetRow", GOOD, path=path), {400, 403})
-add("IH14-query", call("GetRow", GOOD, path="/GetRow?x=1"), {400, 403})
-add("IH14-absolute-form", call("GetRow", GOOD, path="http://127.0.0.1/GetRow"), {400, 403})
-add("IH14-authority-form", call("GetRow", GOOD, path="127.0.0.1:80"), {400, 403}, closes=False)
-add("IH15-http-0.9", lambda c: b"POST /GetRow\r\n\r\n", {NO_ANSWER, 400, 505}, closes=True)
-add("IH15-http-1.0", call("GetRow", GOOD, version="HTTP/1.0"), {200, 400, 505}, closes=True)
-add("IH15-http-3.0", call("GetRow", GOOD, version="HTTP/3.0"), {NO_ANSWER, 400, 505}, closes=True)
+             "/GetRow;x", "/GetRow%00", "/nothing"):
+    add(f"IH14-path-{path}", call("GetRow", GOOD, path=path), 400, INVALID)
+add("IH14-path-/Get Row", call("GetRow", GOOD, path="/Get Row"), 400)
+add("IH14-query", call("GetRow", GOOD, path="/GetRow?x=1"), 400, INVALID,
+    message="Unsupported operation: '/GetRow?x=1'.")
+add("IH14-absolute-form", call("GetRow", GOOD, path="http://127.0.0.1/GetRow"), 400, INVALID)
+add("IH14-authority-form", call("GetRow", GOOD, path="127.0.0.1:80"), 400, INVALID)
+add("IH15-http-0.9", lambda c: b"POST /GetRow\r\n\r\n", 400, closes=True)
+add("IH15-http-1.0", call("GetRow", GOOD, version="HTTP/1.0"), 200, closes=True)
+add("IH15-http-3.0", call("GetRow", GOOD, version="HTTP/3.0"), 400, closes=True)
 add("IH15-http-2-preface", lambda c: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00" * 64,
-    {NO_ANSWER, 400, 505}, closes=True)
+    NO_ANSWER, closes=True)
 add("IH15-tls-hello", lambda c: bytes.fromhex("16030100c8010000c40303") + bytes(200),
-    {NO_ANSWER, 400}, closes=True)
-add("IH16-expect", call("GetRow", GOOD, lines=["Expect: 100-continue"]), {200, 417})
+    400, closes=True)
+add("IH16-expect", call("GetRow", GOOD, lines=["Expect: 100-continue"]), 200)
 add("IH16-upgrade-h2c", call("GetRow", GOOD, lines=[
     "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]), 200)
 add("IH16-upgrade-websocket", call("GetRow", GOOD, lines=[
@@ -171,12 +175,13 @@ REQUIRED = ("x-ots-date", "x-ots-apiversion", "x-ots-accesskeyid", "x-ots-instan
 for header in REQUIRED:
     add(f"IA1-missing-{header}", lambda c, h=header: c.request("GetRow", GOOD, without=[h]), 400,
         INVALID, message=f"Missing header: '{header}'.")
-    add(f"IA1-empty-{header}", lambda c, h=header: c.request("GetRow", GOOD, replace={h: ""}),
-        {400, 403})
-    add(f"IA1-twice-{header}", lambda c, h=header: c.request("GetRow", GOOD, twice={h: None}),
-        {400, 403})
+    add(f"IA1-empty-{header}", lambda c, h=header: c.request("GetRow", GOOD, replace={h: ""}), 400,
+        INVALID, message=f"Missing header: '{header}'.")
+    add(f"IA1-twice-{header}", lambda c, h=header: c.request("GetRow", GOOD, twice={h: None}), 400,
+        INVALID, message=f"Duplicated header: '{header}'.")
     add(f"IA1-twice-differing-{header}",
-        lambda c, h=header: c.request("GetRow", GOOD, twice={h: "other"}), {400, 403})
+        lambda c, h=header: c.request("GetRow", GOOD, twice={h: "other"}), 400, INVALID,
+        message=f"Duplicated header: '{header}'.")
 add("IA2-unknown-key", lambda c: c.request("GetRow", GOOD, sign={"key_id": "nobody"}), 403, DENIED,
     message="The AccessKeyID does not exist.")
 add("IA2-wrong-secret", lambda c: c.request("GetRow", GOOD, sign={"secret": "wrong"}), 403, DENIED,
@@ -197,10 +202,12 @@ for name, change in {
     "21-bytes": lambda s: s[:-1] + "AAA=", "not-base64": lambda s: "!" * 28,
     "url-safe": lambda s: "-_" + s[2:], "no-padding": lambda s: s.rstrip("="),
     "trailing-bits": lambda s: s[:-2] + chr(ord(s[-2]) + 1) + "=", "hex": lambda s: "ab" * 20,
-    "60-kib": lambda s: s * 2100,
 }.items():
     add(f"IA3-{name}", lambda c, f=change: c.request("GetRow", GOOD, change={"x-ots-signature": f}),
-        {400, 403, 431})
+        403, DENIED, message="Signature mismatch.")
+# Headers have a bound of their own, which comes first.
+add("IA3-60-kib", lambda c: c.request(
+    "GetRow", GOOD, change={"x-ots-signature": lambda s: s * 2100}), 431, closes=True)
 add("IA4-body-changed", lambda c: c.request("GetRow", GOOD, send_body=GOOD[:-1] + b"!"), 403,
     DENIED, message="Mismatch between MD5 value of request body and x-ots-contentmd5 in header.")
 add("IA4-md5-changed-too", lambda c: c.request(
@@ -210,7 +217,7 @@ for name, shift, status in (("early", -901, 403), ("late", 901, 403), ("just-ear
                             ("just-late", 890, 200), ("an-hour", -3600, 403)):
     add(f"IA5-{name}", lambda c, s=shift: c.request("GetRow", GOOD, date=wire.now_text(s)), status)
 for date in ("0000-01-01T00:00:00.000Z", "9999-12-31T23:59:59.000Z"):
-    add(f"IA5-{date}", call("GetRow", GOOD, date=date), {400, 403})
+    add(f"IA5-{date}", call("GetRow", GOOD, date=date), 403, DENIED)
 for date in ("2026-02-30T00:00:00.000Z", "2026-13-01T00:00:00.000Z", "2026-01-02T03:04:05.000",
              "2026-01-02T03:04:05+08:00", "2026-01-02 03:04:05Z", "yesterday", "2026-01-02",
              "1767323045", "2026-01-02T25:00:00Z", "-026-01-02T03:04:05Z",
@@ -222,11 +229,12 @@ add("IA5-odd-fraction", lambda c: c.request(
 add("IA5-no-fraction", lambda c: c.request(
     "GetRow", GOOD, date=wire.now_text().split(".")[0] + "Z"), 200)
 add("IA5-fraction-of-1000-digits", lambda c: c.request(
-    "GetRow", GOOD, date=wire.now_text().split(".")[0] + "." + "1" * 1000 + "Z"), {200, 400})
+    "GetRow", GOOD, date=wire.now_text().split(".")[0] + "." + "1" * 1000 + "Z"), 200)
 add("IA6-signed-for-another-operation", lambda c: c.request(
     "DeleteTable", field(1, "t"), sign_path="/GetRow"), 403, DENIED)
 add("IA6-instance-added-twice", lambda c: c.request(
-    "GetRow", GOOD, lines=["x-ots-instancename: other"]), {400, 403})
+    "GetRow", GOOD, lines=["x-ots-instancename: other"]), 400, INVALID,
+    message="Duplicated header: 'x-ots-instancename'.")
 add("IA7-header-added-by-a-middle-man", lambda c: c.request(
     "GetRow", GOOD, lines=["x-ots-request-tag: added"]), 403, DENIED)
 V4 = {"version": 4}
@@ -238,9 +246,9 @@ add("IA8-wrong-day", lambda c: c.request(
 add("IA8-day-long-ago", lambda c: c.request("GetRow", GOOD, sign={**V4, "day": "20200101"}), 403,
     DENIED)
 add("IA8-no-day", lambda c: c.request("GetRow", GOOD, sign=V4, without=["x-ots-signdate"]),
-    {400, 403})
+    400, INVALID, message="Missing header: 'x-ots-signdate'.")
 add("IA8-day-malformed", lambda c: c.request("GetRow", GOOD, sign={**V4, "day": "today"}),
-    {400, 403})
+    400, INVALID, message="Invalid date format: today.")
 add("IA8-good-v2-with-bad-v4", lambda c: c.request(
     "GetRow", GOOD, sign=V4, change={"x-ots-signaturev4": flipped(0)}, both=True), 403, DENIED)
 add("IA8-good-v4-with-bad-v2", lambda c: c.request(
@@ -251,13 +259,15 @@ add("IA12-another-instance", lambda c: c.request("GetRow", GOOD, sign={"instance
     DENIED)
 for table in ("../t", "demo/t", "t\x00", "\u0442", "T ", "t%00"):
     add(f"IA12-table-{table!r}", call("GetRow", get_row(table)), 400, INVALID)
+UNSIGNED = "Missing header: 'x-ots-date'."
 for path in ("/metrics", "/admin", "/debug/pprof/", "/debug/vars", "/status", "/v1/status",
-             "/config",             "/replication", "/dashboard", "/.env", "/api/v1/tables"):
+             "/config", "/replication", "/dashboard", "/.env", "/api/v1/tables"):
     add(f"IA13-{path}", lambda c, p=path: f"GET {p} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
-        {400, 403, 404, 405})
-    add(f"IA13-POST-{path}", lambda c, p=path: raw.request(p, {}), {400, 403, 404})
+        405, {"OTSMethodNotAllowed"})
+    add(f"IA13-POST-{path}", lambda c, p=path: raw.request(p, {}), 400, INVALID, message=UNSIGNED)
 for operation in ("GetRow", "PutRow", "CreateTable", "ListTable", "DescribeGlobalTable"):
-    add(f"IA13-unsigned-{operation}", lambda c, o=operation: raw.request("/" + o, {}), {400, 403})
+    add(f"IA13-unsigned-{operation}", lambda c, o=operation: raw.request("/" + o, {}), 400, INVALID,
+        message=UNSIGNED)
 add("IA16-forged-token", lambda c: c.request("GetRow", GOOD, extra={"x-ots-ststoken": "forged"}),
     403, DENIED)
 
@@ -314,7 +324,7 @@ message("IB5-depth-3", "GetRow", GOOD + field(7, nested(3)), 200)
 for depth in (33, 100, 1000, 100000):
     message(f"IB5-depth-{depth}", "GetRow", GOOD + field(7, nested(depth)))
 message("IB6-table-not-utf-8", "GetRow", field(1, b"\xff\xfe") + fields((2, wire.row(KEY)), (5, 1)))
-message("IB6-column-not-utf-8", "GetRow", GOOD + field(3, b"\xed\xa0\x80"), {200, 400}, None)
+message("IB6-column-not-utf-8", "GetRow", GOOD + field(3, b"\xed\xa0\x80"))
 for operation in ("GetRow", "PutRow", "UpdateRow", "DeleteRow", "BatchGetRow", "BatchWriteRow",
                   "GetRange", "CreateTable", "DescribeTable", "UpdateTable", "DeleteTable",
                   "CreateGlobalTable", "DescribeGlobalTable", "BindGlobalTable",
@@ -508,10 +518,13 @@ def bomb():
 
 SMALL = zlib.compress(GOOD)
 add("IZ0-a-compressed-request", packed(SMALL, len(GOOD)), 200)
-for size in (1, 2**30, 2**63, -1, None, "x", len(GOOD)):
-    add(f"IZ1-bomb-declared-{size}", packed(bomb, size), {400, 413})
-for size in (1, len(GOOD) - 1, len(GOOD) + 1, 2**63, -1, None, "x"):
-    add(f"IZ1-declared-{size}", packed(SMALL, size), {400, 413})
+for size in (2**30, 2**63):
+    for name, body in (("bomb-", bomb), ("", SMALL)):
+        add(f"IZ1-{name}declared-{size}", packed(body, size), 413, {"OTSRequestBodyTooLarge"})
+for size in (1, -1, None, "x", len(GOOD)):
+    add(f"IZ1-bomb-declared-{size}", packed(bomb, size), 400, INVALID)
+for size in (1, len(GOOD) - 1, len(GOOD) + 1, -1, None, "x"):
+    add(f"IZ1-declared-{size}", packed(SMALL, size), 400, INVALID)
 add("IZ2-truncated", packed(SMALL[:-5], len(GOOD)), 400)
 add("IZ2-wrong-sum", packed(SMALL[:-1] + bytes([SMALL[-1] ^ 1]), len(GOOD)), 400)
 add("IZ2-raw", packed(SMALL[2:-4], len(GOOD)), 400)
@@ -528,6 +541,6 @@ def with_dictionary():
 
 add("IZ2-dictionary", packed(with_dictionary(), len(GOOD)), 400)
 add("IZ3-unknown-type", packed(SMALL, len(GOOD), "zstd"), 400, INVALID)
-add("IZ3-type-in-odd-case", packed(SMALL, len(GOOD), "DeFlAtE"), {200, 400})
+add("IZ3-type-in-odd-case", packed(SMALL, len(GOOD), "DeFlAtE"), 400, INVALID)
 add("IZ3-answer-type-in-odd-case", lambda c: c.request(
     "GetRow", GOOD, extra={"x-ots-response-compress-type": "ZSTD"}), 200)

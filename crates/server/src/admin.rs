@@ -170,3 +170,6 @@ async fn status(State(api): State<AdminApi>) -> Result<Json<Status>, StatusCode>
     let told = tokio::task::spawn_blocking(move || node.status()).await;
     told.map(Json).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
+
+#[cfg(test)]
+mod tests;
