@@ -1,8 +1,11 @@
 import com.alicloud.openservices.tablestore.ClientConfiguration;
 import com.alicloud.openservices.tablestore.SyncClient;
 import com.alicloud.openservices.tablestore.TableStoreException;
+import com.alicloud.openservices.tablestore.TunnelClient;
 import com.alicloud.openservices.tablestore.model.*;
 import com.alicloud.openservices.tablestore.model.GlobalTableTypes.*;
+import com.alicloud.openservices.tablestore.model.tunnel.DescribeTunnelRequest;
+import com.alicloud.openservices.tablestore.model.tunnel.ListTunnelRequest;
 import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
@@ -32,6 +35,7 @@ public final class Suite {
         step("a batch of rows is written and read", Suite::batches);
         step("ranges are read both ways and in pages", Suite::ranges);
         step("versions and time to live can be changed in a global table", Suite::options);
+        step("streams and tunnels are empty lists", Suite::streamsAndTunnels);
         step("a global table is made, described and unbound", Suite::globalTable);
         step("a region is bound to a global table later", Suite::bindLater);
         step("peers of a global table in column mode all write", Suite::peers);
@@ -285,6 +289,21 @@ public final class Suite {
                 second.describeTable(new DescribeTableRequest("versions")).getTableOptions();
             return options.getMaxVersions() == 5 && options.getTimeToLive() == 86_400 * 30;
         });
+    }
+
+    private static void streamsAndTunnels() throws Exception {
+        String table = "noStreams";
+        makeTable(table, 1);
+        equal(first.listStream(new ListStreamRequest(table)).getStreams().size(), 0);
+        TunnelClient tunnels = new TunnelClient(
+            regions.endpoints.get(0), regions.keyId, regions.secret, regions.instance);
+        try {
+            equal(tunnels.listTunnel(new ListTunnelRequest(table)).getTunnelInfos().size(), 0);
+            refused("OTSParameterInvalid",
+                () -> tunnels.describeTunnel(new DescribeTunnelRequest(table, "none")));
+        } finally {
+            tunnels.shutdown();
+        }
     }
 
     private static void globalTable() throws Exception {
