@@ -300,8 +300,13 @@ fn it_is_told_since_when_ranges_were_read_from_disk_where_that_is_asked_for() {
     clock.pass(Duration::from_secs(1_000_000));
     let regions = [1, 2].map(|number| Region::new(number, Writers::One, &clock));
     let mut chance = Chance::new(1);
-    (0..400).for_each(|_| regions[0].write(&mut chance, 100));
+    (0..1500).for_each(|_| regions[0].write(&mut chance, 800));
     regions[1].receive(&regions[0]);
+    // Leaves that have grown far are split, so that a step need not read them all.
+    for _ in 0..200 {
+        regions[1].store.digest_step();
+        while regions[1].store.commit_step() {}
+    }
     let read = regions[1].table().scrub_step(&EncodedKey::default(), 30, 7).unwrap();
     let next = read.next.expect("there are more rows");
     let told = |scrubbed: bool| {
