@@ -18,6 +18,7 @@ mod as_text;
 pub mod change;
 pub mod clocks;
 pub use isthmus_model::commit;
+pub mod cut_tail;
 pub mod detect;
 pub mod disk;
 pub mod distribution;

@@ -23,6 +23,8 @@ use crate::show::{self, View};
 use crate::value::{Text, Value};
 use crate::view::Lens;
 
+pub use again::apply_again;
+
 /// What a delta holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granularity {
@@ -400,6 +402,7 @@ fn shown_after(view: &View, after: &Row, names: &[Text], action: &RowAction) -> 
     named.into_iter().filter_map(newest).collect()
 }
 
+mod again;
 mod by_rule;
 
 #[cfg(test)]

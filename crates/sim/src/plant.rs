@@ -82,6 +82,10 @@ pub enum Plant {
     LeaseForgotten,
     /// A write is made before anybody has voted for it.
     MadeBeforeVotes,
+    /// What was prepared and lies in a tail is forgotten when that is cut off.
+    TailForgotten,
+    /// A replica is taken for whole when all rows are copied, though some are newer than its log.
+    WholeTooSoon,
 }
 
 impl Plant {
@@ -116,8 +120,14 @@ impl Plant {
     pub const OF_WRITERS: [Plant; 1] = [Plant::SuccessorOpensEarly];
 
     /// Those of synchronous writes.
-    pub const OF_SYNC: [Plant; 4] =
-        [Plant::NobodyAsked, Plant::MadeNotTold, Plant::LeaseForgotten, Plant::MadeBeforeVotes];
+    pub const OF_SYNC: [Plant; 6] = [
+        Plant::NobodyAsked,
+        Plant::MadeNotTold,
+        Plant::LeaseForgotten,
+        Plant::MadeBeforeVotes,
+        Plant::TailForgotten,
+        Plant::WholeTooSoon,
+    ];
 
     /// Those that spoil digests and what is made of them.
     pub const OF_DIGESTS: [Plant; 9] = [
@@ -142,7 +152,9 @@ impl Plant {
             Plant::NobodyAsked
             | Plant::MadeNotTold
             | Plant::LeaseForgotten
-            | Plant::MadeBeforeVotes => Scenario::Sync,
+            | Plant::MadeBeforeVotes
+            | Plant::TailForgotten
+            | Plant::WholeTooSoon => Scenario::Sync,
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes
             }

@@ -11,6 +11,7 @@
 //! In the end all regions are alike. So nothing acknowledged is lost, nothing is made twice and
 //! every row is linearizable.
 
+mod copying;
 mod network;
 mod plan;
 mod quorum;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use isthmus_model::change::Direction;
-use isthmus_model::commit::{Kept, Participant, Prepared, Refusal, TxId};
+use isthmus_model::commit::{Kept, Participant, Prepared, Refusal, TailChange, TxId};
 use isthmus_model::ids::PartitionId;
 
 use crate::engine::{BatchWrite, Snapshot, Space};
@@ -78,6 +78,32 @@ impl PreparedChanges {
         self.changes.insert(tx, change);
         let key = prepared::encode_key(partition, tx);
         Ok(Some(BatchWrite { space: Space::Meta, key, value }))
+    }
+
+    /// Takes again the changes of a tail, of which all are in the log so far: all of them, or none
+    /// where there is no room. Gives what is to be written, and how many bytes of changes that is.
+    pub(crate) fn prepare_again(
+        &mut self,
+        partition: PartitionId,
+        tail: Vec<(TxId, Bytes)>,
+    ) -> Option<(Vec<BatchWrite>, usize)> {
+        let is_new = |(tx, _): &(TxId, Bytes)| !self.changes.contains_key(tx);
+        let new: Vec<(TxId, Bytes)> = tail.into_iter().filter(is_new).collect();
+        let bytes = new.iter().map(|(_, change)| change.len()).sum::<usize>();
+        if self.bytes.saturating_add(bytes) > PREPARED_BYTES_MAX {
+            return None;
+        }
+        let names = new.iter().map(|(tx, _)| TailChange { tx: *tx, done: 0, of: 1 });
+        self.participant.prepare_again(names).ok()?;
+        self.bytes += bytes;
+        let mut writes = Vec::with_capacity(new.len());
+        for (tx, change) in new {
+            let value = Some(prepared::encode_value(&change));
+            let key = prepared::encode_key(partition, tx);
+            writes.push(BatchWrite { space: Space::Meta, key, value });
+            self.changes.insert(tx, change);
+        }
+        Some((writes, bytes))
     }
 
     /// An entry is taken that a change has become; gives what is to be written.

@@ -30,6 +30,7 @@ use crate::spec::{TableSpec, Writers, Writing};
 use crate::table::prefetch::{Prefetched, Wanted};
 
 mod admin;
+mod again;
 mod apply;
 mod conflicts;
 mod cuts;

@@ -1,6 +1,8 @@
 //! How another writer takes over, and how it is agreed on who counts.
 
-use isthmus_control::commit::{Answer, Recovery, TailChange, Term, Votes};
+use isthmus_control::commit::{
+    Answer, Kept, MadeRange, Participant, Recovery, TailChange, Term, TxId, Votes,
+};
 
 use crate::model::{Commit, Mutant};
 use crate::world::{Entry, Phase, World, Writing, bits, small};
@@ -44,7 +46,30 @@ impl Commit {
                 of: self.parts.into(),
             })
             .collect();
-        replica.participant.cut(settled.unwrap(), in_tail);
+        let settled = settled.unwrap();
+        replica.participant.prepare_again(in_tail).unwrap();
+        match self.parts {
+            // As the product does it, which copies the log with what it knows of it.
+            1 => {
+                let mut made: Vec<TxId> = replica
+                    .log
+                    .iter()
+                    .filter_map(|entry| entry.change())
+                    .map(|change| changes[usize::from(change)].tx)
+                    .filter(|tx| tx.term >= settled)
+                    .collect();
+                made.sort_unstable();
+                let made: Vec<MadeRange> =
+                    made.into_iter().map(|tx| (tx.term, tx.number, tx.number)).collect();
+                replica.participant.copied(settled, &made);
+            }
+            _ => {
+                let kept = Kept { settled, ..replica.participant.kept() };
+                let prepared = replica.participant.prepared();
+                let prepared: Vec<_> = prepared.map(|(tx, _)| (tx, self.parts.into())).collect();
+                replica.participant = Participant::restore(&kept, prepared);
+            }
+        }
         Some(())
     }
 

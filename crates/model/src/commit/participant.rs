@@ -161,37 +161,44 @@ impl Participant {
         void.into_keys().collect()
     }
 
-    /// The end of the log is cut off, since a later epoch goes on from before it. The term that
-    /// is settled in what remains, and each change of a term not before that of which a part lies
-    /// in the tail. Those are prepared again: the tail may have been the only place where a change
-    /// was that had been answered. Returns those whose bytes must be kept.
+    /// The end of the log is about to be cut off, since a later epoch goes on from before it. Each
+    /// change of which a part lies in that tail is prepared again, whatever was promised: the tail
+    /// may be the only place where a change is that was answered. All of them, or none where that
+    /// would be too many. Done again before the log is cut it changes nothing.
     ///
-    /// A later epoch must have been promised before.
-    pub fn cut(&mut self, settled: Term, tail: impl IntoIterator<Item = TailChange>) -> Vec<TxId> {
-        self.settled = settled;
-        let mut put_back = Vec::new();
-        for TailChange { tx, done, of } in tail {
+    /// A later epoch must have been promised before, and nobody be told what is prepared until the
+    /// log is that of the later epoch.
+    pub fn prepare_again(
+        &mut self,
+        tail: impl IntoIterator<Item = TailChange>,
+    ) -> Result<(), Refusal> {
+        let tail: BTreeMap<TxId, (u32, u32)> =
+            tail.into_iter().map(|TailChange { tx, done, of }| (tx, (done, of))).collect();
+        let new = tail.keys().filter(|tx| !self.prepared.contains_key(tx)).count();
+        if self.prepared.len() + new > PREPARED_MAX {
+            return Err(Refusal::TooMany(self.prepared.len()));
+        }
+        for (tx, (done, of)) in tail {
             self.begun.remove(&tx);
-            if tx.term < settled {
-                continue;
-            }
             if done > 0 {
                 self.begun.insert(tx, done);
             }
             self.prepared.insert(tx, of);
-            put_back.push(tx);
         }
-        put_back
+        Ok(())
     }
 
-    /// Another replica's log, which holds these changes wholly, takes the place of this one's. What
-    /// it does not hold stays prepared: the vote for it may be what it was decided by. Returns the
-    /// changes that are forgotten.
-    pub fn copied(&mut self, made: &[MadeRange]) -> Vec<TxId> {
+    /// Another replica's log, in which that term is settled and which holds these changes wholly,
+    /// takes the place of this one's. What it does not hold and is not void there stays prepared:
+    /// the vote for it may be what it was decided by. Returns the changes that are forgotten.
+    ///
+    /// The term may be an earlier one than that of this log, which had a tail.
+    pub fn copied(&mut self, settled: Term, made: &[MadeRange]) -> Vec<TxId> {
+        self.settled = settled;
         self.whole = made.iter().map(|(term, first, last)| ((*term, *first), *last)).collect();
         self.begun.clear();
-        let gone: Vec<TxId> =
-            self.prepared.keys().copied().filter(|tx| self.is_whole(*tx)).collect();
+        let is_over = |tx: &TxId| tx.term < settled || self.is_whole(*tx);
+        let gone: Vec<TxId> = self.prepared.keys().copied().filter(is_over).collect();
         for tx in &gone {
             self.prepared.remove(tx);
         }

@@ -104,13 +104,55 @@ fn what_a_tail_held_is_prepared_again() {
     participant.promise(term(2, 0)).unwrap();
     let tail =
         [2, 3].map(|number| TailChange { tx: tx(1, 0, number), done: 3 - number as u32, of: 2 });
-    assert_eq!(participant.cut(term(1, 0), tail), [tx(1, 0, 2), tx(1, 0, 3)]);
-    let prepared: Vec<_> = participant.prepared().collect();
-    assert_eq!(prepared, [(tx(1, 0, 2), 1), (tx(1, 0, 3), 0)]);
+    // A crash may come before the log is cut off.
+    for _ in 0..2 {
+        participant.prepare_again(tail).unwrap();
+        let prepared: Vec<_> = participant.prepared().collect();
+        assert_eq!(prepared, [(tx(1, 0, 2), 1), (tx(1, 0, 3), 0)]);
+    }
     // The next writer's log brings the first, with the part that was missing, and not the other.
     assert!(participant.applied(tx(1, 0, 2), 2, 2));
     assert_eq!(participant.settle(term(2, 0)), [tx(1, 0, 3)]);
     assert_eq!(participant.begun().count(), 0);
+}
+
+#[test]
+fn a_tail_that_does_not_fit_is_not_prepared_in_part() {
+    let mut participant = participant(term(1, 0));
+    for number in 1..PREPARED_MAX as u64 {
+        participant.prepare(tx(1, 0, number), 1).unwrap();
+    }
+    participant.promise(term(2, 0)).unwrap();
+    let tail = |numbers: std::ops::Range<u64>| {
+        numbers.map(|number| TailChange { tx: tx(1, 1, number), done: 0, of: 1 })
+    };
+    let before = participant.prepared_count();
+    assert_eq!(participant.prepare_again(tail(1..3)), Err(Refusal::TooMany(before)));
+    assert_eq!(participant.prepared_count(), before);
+    participant.prepare_again(tail(1..2)).unwrap();
+    participant.prepare_again(tail(1..2)).unwrap();
+    assert_eq!(participant.prepared_count(), PREPARED_MAX);
+}
+
+#[test]
+fn after_a_copy_the_books_are_those_of_the_log_that_was_copied() {
+    let mut participant = participant(term(1, 0));
+    for number in 1..=4 {
+        participant.prepare(tx(1, 0, number), 1).unwrap();
+    }
+    // A tail: it had begun a term of its own, in which it wrote one more.
+    participant.applied(tx(1, 0, 4), 1, 1);
+    participant.settle(term(2, 5));
+    participant.applied(tx(2, 5, 1), 1, 1);
+    participant.promise(term(3, 0)).unwrap();
+    let tail = [tx(1, 0, 4), tx(2, 5, 1)].map(|tx| TailChange { tx, done: 0, of: 1 });
+    participant.prepare_again(tail).unwrap();
+    // That other log has made one of them, and has settled less.
+    assert_eq!(participant.copied(term(1, 0), &[(term(1, 0), 1, 4)]), [tx(1, 0, 4)]);
+    assert_eq!(participant.settled(), term(1, 0));
+    assert_eq!(participant.prepared().collect::<Vec<_>>(), [(tx(2, 5, 1), 0)]);
+    assert_eq!(participant.whole().collect::<Vec<_>>(), [(term(1, 0), 1, 4)]);
+    assert_eq!(participant.copied(term(3, 1), &[]), [tx(2, 5, 1)]);
 }
 
 #[test]

@@ -168,6 +168,7 @@ impl Region {
             lives: Vec::new(),
             expiry: Vec::new(),
             made: None,
+            settled: None,
             table: None,
             rules: None,
         };

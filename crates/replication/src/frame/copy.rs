@@ -38,6 +38,20 @@ pub struct Made {
     /// By rising term and number.
     #[prost(message, repeated, tag = "1")]
     pub ranges: Vec<MadeRange>,
+    /// The latest term that is settled in that log; none: from who does not tell.
+    #[prost(message, optional, tag = "2")]
+    pub settled: Option<SettledTerm>,
+}
+
+/// A term of which nothing earlier is made any more.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct SettledTerm {
+    /// Its epoch.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Its life.
+    #[prost(uint64, tag = "2")]
+    pub life: u64,
 }
 
 /// Changes of one term.
@@ -59,14 +73,23 @@ pub struct MadeRange {
 
 impl Made {
     /// What is told of these.
-    pub(crate) fn of(made: &[commit::MadeRange]) -> Made {
+    pub(crate) fn of(made: &[commit::MadeRange], settled: commit::Term) -> Made {
         let range = |(term, first, last): &commit::MadeRange| MadeRange {
             epoch: term.epoch,
             life: term.life,
             first: *first,
             last: *last,
         };
-        Made { ranges: made.iter().map(range).collect() }
+        let commit::Term { epoch, life } = settled;
+        Made {
+            ranges: made.iter().map(range).collect(),
+            settled: Some(SettledTerm { epoch, life }),
+        }
+    }
+
+    /// The term that was told of.
+    pub(crate) fn settled(&self) -> Option<commit::Term> {
+        self.settled.map(|SettledTerm { epoch, life }| commit::Term { epoch, life })
     }
 
     /// What was told of.
@@ -82,7 +105,10 @@ impl Made {
         let is_range = |one: &MadeRange| {
             one.first <= one.last && one.epoch.max(one.life).max(one.last) < COUNT_MAX
         };
-        self.ranges.len() <= commit::PENDING_MAX + 1 && self.ranges.iter().all(is_range)
+        let is_term = |one: &SettledTerm| one.epoch.max(one.life) < COUNT_MAX;
+        self.ranges.len() <= commit::PENDING_MAX + 1
+            && self.ranges.iter().all(is_range)
+            && self.settled.as_ref().is_none_or(is_term)
     }
 }
 

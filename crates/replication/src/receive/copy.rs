@@ -296,6 +296,7 @@ fn copy_done(origin: Origin, copy: &Copying) -> CopyDone {
         vector,
         expiry: copy.expiry.clone(),
         made: copy.first.made.as_ref().map(Made::ranges),
+        settled: copy.first.made.as_ref().and_then(Made::settled),
         table: Some(copy.table.clone()),
         rules: copy.counts.as_ref().map(rules),
     }

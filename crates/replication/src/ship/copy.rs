@@ -77,7 +77,7 @@ impl Shipping {
             vector: vector.clone(),
             next_key: Bytes::new(),
             feeder: 0,
-            made: Some(Made::of(snapshot.made())),
+            made: Some(Made::of(snapshot.made(), snapshot.spec().settled)),
         });
         let table = keys::table::encode_value(snapshot.spec());
         let expiry = snapshot.expiry().iter().map(ExpiredBefore::of).collect();

@@ -10,6 +10,7 @@
 //! Each beginning of a region that writes is a term (`recover.rs`), which first settles what
 //! earlier ones have left.
 
+mod cut;
 mod locks;
 mod recover;
 mod send;
@@ -34,6 +35,7 @@ use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::{OwnedRwLockWriteGuard, oneshot, watch};
 
+pub(super) use self::cut::prepare_again;
 use self::locks::RowLocks;
 use self::send::{Senders, ToPrepare};
 use super::Node;
@@ -431,7 +433,8 @@ impl Node {
         }
         let write = |body: Bytes, numbers| {
             let path = path.to_owned();
-            PreparedWrite { path, body, judged_millis, numbers }.encode_to_vec().into()
+            let entry = Bytes::new();
+            PreparedWrite { path, body, judged_millis, numbers, entry }.encode_to_vec().into()
         };
         let prepared: Vec<Bytes> = match atomic {
             true => {

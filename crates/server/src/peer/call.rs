@@ -286,6 +286,9 @@ pub struct PreparedWrite {
     /// The numbers that the server gave to keys, by the places of the rows.
     #[prost(message, repeated, tag = "4")]
     pub numbers: Vec<NumberGiven>,
+    /// In place of all that: the entry that it was in a log of which the end was cut off.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub entry: Bytes,
 }
 
 /// The number that the server gave to the key of a row.

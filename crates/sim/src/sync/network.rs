@@ -4,17 +4,15 @@ use bytes::Bytes;
 use isthmus_model::commit::{Term, TxId};
 use isthmus_model::entry::Entry;
 use isthmus_model::ids::Lsn;
-use isthmus_model::key::EncodedKey;
-use isthmus_model::row::Row;
-use isthmus_store::CopyDone;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use super::copying::{Piece, Progress};
 use super::plan::REGIONS;
 use crate::rng::happens;
 
 /// How a table stands in a region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Standing {
     /// The newest epoch in its log, and the end of that; durable.
     pub(super) log_epoch: u64,
@@ -22,6 +20,8 @@ pub(super) struct Standing {
     /// Nothing of an older epoch is taken.
     pub(super) sealed: u64,
     pub(super) is_whole: bool,
+    /// Where it is not whole: how far a copy has come.
+    pub(super) copy: Option<Progress>,
 }
 
 /// What one region tells another.
@@ -33,7 +33,7 @@ pub(super) enum Message {
     Promise(Term),
     Promised { term: Term, held: u64, prepared: Vec<(TxId, Bytes)> },
     Entries { epoch: u64, from: Lsn, to: Lsn, entries: Vec<Entry> },
-    Copy { rows: Vec<(EncodedKey, Row)>, done: Box<CopyDone> },
+    Copy(Box<Piece>),
 }
 
 /// A message on its way.

@@ -148,8 +148,13 @@ impl Quorum {
         }
     }
 
+    /// Whether all of a log, through an entry, is part of what the newest grant goes on from.
+    pub(super) fn goes_on_from(&self, log_epoch: u64, end: u64) -> bool {
+        self.agrees_through(log_epoch, end) >= end
+    }
+
     /// Whether a log has entries that the newest grant does not go on from.
     pub(super) fn has_tail(&self, log_epoch: u64, end: u64) -> bool {
-        self.agrees_through(log_epoch, end) < end
+        !self.goes_on_from(log_epoch, end)
     }
 }

@@ -5,32 +5,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use isthmus_model::change::Direction;
+use isthmus_control::cut_tail::{CutTail, Place};
 use isthmus_model::clock::Clock;
 use isthmus_model::commit::{Term, TxId};
 use isthmus_model::ids::{Epoch, Lsn};
-use isthmus_model::key::EncodedKey;
 use isthmus_store::engine::faulty::{FaultOdds, FaultyEngine};
 use isthmus_store::keys::log::decode_record;
-use isthmus_store::{CopyDone, Pending, Store, StoreError, StoreOptions, Table};
+use isthmus_store::{Pending, Store, StoreError, StoreOptions, Table};
 
+use super::copying::{Piece, Progress, next_piece};
 use super::network::{Message, Standing};
-use super::plan::{TABLE, origin_of, spec};
+use super::plan::{Plan, TABLE, origin_of, spec};
 use super::quorum::Quorum;
-use super::writer::Writer;
+use super::writer::{Writer, made_bytes};
 use crate::clock::NodeClock;
 use crate::plant::Plant;
 
 /// Others are told so often how the table stands here, in milliseconds.
 const STANDING_EVERY: u64 = 20;
-/// A copy is not sent again sooner than this.
-const COPY_EVERY: u64 = 300;
+/// No piece of a copy is sent sooner than this after the last one.
+const COPY_EVERY: u64 = 100;
 /// Bytes of log sent at once, about.
 const SLICE_BYTES: usize = 2000;
 
 /// A region and its machine.
 pub(super) struct Region {
     place: usize,
+    rows: usize,
     plant: Option<Plant>,
     clock: Arc<NodeClock>,
     pub(super) engine: Arc<FaultyEngine>,
@@ -41,17 +42,21 @@ pub(super) struct Region {
 }
 
 /// What is on the disk beside the store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct AtRest {
     /// All of the table is here.
     pub(super) is_whole: bool,
-    /// A tail was cut off for the sake of that epoch.
-    cut_tail: Option<u64>,
+    /// Where it is not: how far a copy has come.
+    copy: Option<Progress>,
+    /// The last tail that was cut off.
+    cut_tail: Option<CutTail>,
 }
 
 /// From a start to a crash.
 pub(super) struct Life {
     pub(super) place: usize,
+    /// Rows of the table.
+    rows: usize,
     pub(super) plant: Option<Plant>,
     pub(super) store: Arc<Store>,
     pub(super) table: Arc<Table>,
@@ -62,9 +67,11 @@ pub(super) struct Life {
     looking: Option<Pending<()>>,
     fencing: Option<Pending<()>>,
     opening: Option<Pending<Epoch>>,
-    /// Entries, or a copy, that are being taken.
+    /// A tail is prepared again, and then cut off for the sake of an epoch.
+    cutting: Option<(Pending<bool>, u64, Place)>,
+    /// Entries, or a piece of a copy, that are being taken.
     taking: Option<Pending<()>>,
-    is_copying: bool,
+    copying: Option<Progress>,
     votes: Vec<(Pending<()>, usize, Vec<TxId>)>,
     promises: Vec<(Pending<()>, usize, Term)>,
     pub(super) writer: Option<Writer>,
@@ -85,19 +92,20 @@ impl Region {
     pub(super) fn new(
         place: usize,
         seed: u64,
-        plant: Option<Plant>,
+        plan: &Plan,
         clock: NodeClock,
         quorum: &Quorum,
     ) -> Result<Region, StoreError> {
+        let (plant, rows) = (plan.plant, plan.clients);
         let engine = Arc::new(FaultyEngine::new(seed ^ place as u64, FaultOdds::default()));
-        let at_rest = AtRest { is_whole: true, cut_tail: None };
+        let at_rest = AtRest { is_whole: true, copy: None, cut_tail: None };
         let clock = Arc::new(clock);
         let store = open(place, &engine, &clock)?;
         let made = store.create_table(spec(place));
         while store.commit_step() {}
         drop(made);
         let mut region =
-            Region { place, plant, clock, engine, at_rest, life: None, stalled_until: 0 };
+            Region { place, rows, plant, clock, engine, at_rest, life: None, stalled_until: 0 };
         region.start(quorum)?;
         Ok(region)
     }
@@ -111,6 +119,7 @@ impl Region {
         store.on_fatal(Arc::new(move |_| told.store(true, Ordering::Relaxed)));
         self.life = Some(Life {
             place: self.place,
+            rows: self.rows,
             plant: self.plant,
             store,
             table,
@@ -119,8 +128,9 @@ impl Region {
             looking: None,
             fencing: None,
             opening: None,
+            cutting: None,
             taking: None,
-            is_copying: false,
+            copying: None,
             votes: Vec::new(),
             promises: Vec::new(),
             writer: None,
@@ -154,7 +164,7 @@ impl Region {
         if now >= life.told_at + STANDING_EVERY {
             life.told_at = now;
             let standing = life.standing(&self.at_rest);
-            life.to_others(|_| Message::Standing(standing), out);
+            life.to_others(|_| Message::Standing(standing.clone()), out);
         }
     }
 
@@ -162,7 +172,7 @@ impl Region {
     pub(super) fn receive(&mut self, now: u64, from: usize, message: Message, out: &mut Out) {
         let Some(life) = &mut self.life else { return };
         match message {
-            Message::Standing(standing) => life.feed(now, from, standing, out),
+            Message::Standing(standing) => life.feed(now, from, &standing, out),
             Message::Prepare { term, changes } => {
                 life.prepare(from, term, changes, &self.at_rest);
             }
@@ -180,23 +190,22 @@ impl Region {
             Message::Entries { epoch, from: have, to, entries } => {
                 let is_free = life.taking.is_none() && !life.table.writer_word().accepts;
                 let is_known = life.heard.grant().epoch >= epoch;
-                if is_free && is_known && self.at_rest.is_whole && !life.has_tail() {
+                if is_free && is_known && self.at_rest.follows(from, epoch) && !life.has_tail() {
                     let (origin, epoch) = (origin_of(from), Epoch(epoch));
                     life.taking = Some(life.table.apply(origin, epoch, have, to, entries));
                 }
             }
-            Message::Copy { rows, done } => {
-                let is_newest = life.heard.grant().epoch == done.epoch.0;
-                let is_wanted = !self.at_rest.is_whole || life.table.durable_lsn() < done.lsn;
-                let is_free = life.taking.is_none() && !life.table.writer_word().accepts;
-                if is_free && is_wanted && is_newest {
-                    let (all, done) = (EncodedKey::default(), Some(*done));
-                    let taking = life.table.replace_range(&all, None, rows, &[], done, None);
-                    life.taking = Some(taking);
-                    life.is_copying = true;
-                }
-            }
+            Message::Copy(piece) => life.take_piece(*piece, &self.at_rest),
         }
+    }
+}
+
+impl AtRest {
+    /// Whether it takes entries of a region in an epoch: all of the table is here, or will be when
+    /// the log has come to where the last rows were copied.
+    fn follows(&self, from: usize, epoch: u64) -> bool {
+        let is_copied = |copy: &Progress| copy.from == (from, epoch) && copy.next_row.is_none();
+        self.is_whole || self.copy.as_ref().is_some_and(is_copied)
     }
 }
 
@@ -239,24 +248,18 @@ impl Life {
         self.heard.has_tail(log_epoch, end)
     }
 
-    /// Whether the log changes rows beyond what the newest grant goes on from.
-    fn has_rows_after(&self, log_epoch: u64, end: u64) -> bool {
-        let through = self.heard.agrees_through(log_epoch, end);
-        if through < self.table.log_start().0 {
-            return true;
-        }
-        let Ok(slice) = self.table.read_log(Lsn(through), usize::MAX) else { return true };
-        let entries = slice.records.iter().map(decode_record);
-        entries.into_iter().any(|entries| match entries {
-            Ok((_, entries)) => entries.iter().any(|e| e.lsn.0 > through && e.tx.is_some()),
-            Err(_) => true,
-        })
+    /// Whether something may be lacking here that was prepared or made here.
+    fn may_lack(&self, cut_tail: Option<&CutTail>) -> bool {
+        let (_, settled) = self.table.terms();
+        let is_part = |log_epoch, end| self.heard.goes_on_from(log_epoch, end);
+        cut_tail.is_some_and(|cut| cut.may_lack(settled, is_part))
     }
 
     fn standing(&self, at_rest: &AtRest) -> Standing {
         let (log_epoch, end) = self.log();
         let sealed = self.table.epoch().0;
-        Standing { log_epoch, end, sealed, is_whole: at_rest.is_whole }
+        let (is_whole, copy) = (at_rest.is_whole, at_rest.copy.clone());
+        Standing { log_epoch, end, sealed, is_whole, copy }
     }
 
     /// Whether the table is written here in an epoch, and may be.
@@ -268,8 +271,16 @@ impl Life {
 
     fn look_at_pending(&mut self, at_rest: &mut AtRest, out: &mut Out) {
         if let Some(taken) = self.taking.as_mut().and_then(Pending::try_take) {
-            at_rest.is_whole |= taken.is_ok() && self.is_copying;
-            (self.taking, self.is_copying) = (None, false);
+            self.taking = None;
+            let copied = self.copying.take().filter(|_| taken.is_ok());
+            at_rest.copy = copied.or_else(|| at_rest.copy.take());
+        }
+        let end = self.table.durable_lsn().0;
+        let is_ahead = self.plant != Some(Plant::WholeTooSoon);
+        let is_whole =
+            |copy: &Progress| copy.next_row.is_none() && (end >= copy.through || !is_ahead);
+        if at_rest.copy.as_ref().is_some_and(is_whole) {
+            (at_rest.is_whole, at_rest.copy) = (true, None);
         }
         let mut ended = Vec::new();
         self.votes.retain_mut(|(pending, from, txs)| {
@@ -288,13 +299,9 @@ impl Life {
             }
             answer.is_none()
         });
-        let (_, settled) = self.table.terms();
-        if at_rest.cut_tail.is_some_and(|epoch| settled.epoch >= epoch) {
-            at_rest.cut_tail = None;
-        }
         for (to, term) in promised {
             let follows = self.table.writer_word().epoch.0 == term.epoch;
-            if follows && at_rest.cut_tail.is_none() && at_rest.is_whole {
+            if follows && at_rest.is_whole && !self.may_lack(at_rest.cut_tail.as_ref()) {
                 let mut prepared = self.table.prepared();
                 prepared.retain(|(tx, _)| tx.term < term);
                 let held = self.table.durable_lsn().0;
@@ -316,6 +323,14 @@ impl Life {
                 return;
             }
             self.opening = None;
+        }
+        if let Some((again, epoch, place)) = &mut self.cutting {
+            let Some(again) = again.try_take() else { return };
+            let cut = CutTail { epoch: *epoch, again: again.unwrap_or(false).then_some(*place) };
+            let may_lack = self.may_lack(at_rest.cut_tail.as_ref());
+            let cut_tail = Some(cut.following(at_rest.cut_tail, may_lack));
+            *at_rest = AtRest { is_whole: false, copy: None, cut_tail };
+            self.cutting = None;
         }
         // What is pending may already be what was to be done.
         let looking = self.looking.get_or_insert_with(|| self.table.settled());
@@ -348,12 +363,12 @@ impl Life {
             if !is_own && (sealed < grant.epoch || word.accepts) {
                 self.fencing = Some(self.table.fence(Epoch(grant.epoch)));
             } else if !is_own && at_rest.is_whole && self.has_tail() && self.taking.is_none() {
-                // Entries that change no row were never prepared.
-                let cut_tail = match self.has_rows_after(log_epoch, end) {
-                    true => Some(grant.epoch),
-                    false => at_rest.cut_tail,
+                let after = self.heard.agrees_through(log_epoch, end);
+                let again = match self.plant {
+                    Some(Plant::TailForgotten) => Pending::ready(Ok(true)),
+                    _ => self.table.prepare_again(Lsn(after), made_bytes),
                 };
-                *at_rest = AtRest { is_whole: false, cut_tail };
+                self.cutting = Some((again, grant.epoch, Place { log_epoch, after }));
             } else if is_own && now < self.lease_until {
                 match (end, log_epoch) == (grant.after, grant.log_epoch) {
                     true => {
@@ -378,7 +393,8 @@ impl Life {
     /// Goes on with what is written here.
     fn write_on(&mut self, now: u64, at_rest: &AtRest, out: &mut Out) {
         let Some(mut writer) = self.writer.take() else { return };
-        let goes_on = writer.step(self, now, at_rest.cut_tail.is_some(), out);
+        let may_lack = self.may_lack(at_rest.cut_tail.as_ref());
+        let goes_on = writer.step(self, now, may_lack, out);
         self.writer = goes_on.then_some(writer);
     }
 
@@ -397,8 +413,27 @@ impl Life {
         }
     }
 
+    /// Takes a piece of a copy, if that is wanted.
+    fn take_piece(&mut self, piece: Piece, at_rest: &AtRest) {
+        let (Progress { from, first, .. }, row) = (&piece.progress, piece.row);
+        let is_newest = self.heard.grant().epoch == from.1;
+        let is_free = self.taking.is_none() && !self.table.writer_word().accepts;
+        let known = at_rest.copy.as_ref().filter(|known| known.from == *from);
+        let is_next = match known {
+            Some(known) => known.next_row == Some(row),
+            None => row == 0,
+        };
+        let is_wanted = !at_rest.is_whole || self.table.durable_lsn() < first.lsn;
+        if !(is_free && is_newest && is_next && is_wanted) {
+            return;
+        }
+        let ((start, end), done) = (piece.range(), piece.done());
+        let taking = self.table.replace_range(&start, end.as_ref(), piece.rows, &[], done, None);
+        (self.taking, self.copying) = (Some(taking), Some(piece.progress));
+    }
+
     /// Sends a region what it lacks, if this one writes.
-    fn feed(&mut self, now: u64, to: usize, standing: Standing, out: &mut Out) {
+    fn feed(&mut self, now: u64, to: usize, standing: &Standing, out: &mut Out) {
         let word = self.table.writer_word();
         let epoch = word.epoch.0;
         let Some(writer) = &mut self.writer else { return };
@@ -406,20 +441,25 @@ impl Life {
         if writer.epoch != epoch || !is_current || standing.sealed < epoch {
             return;
         }
+        let so_far = standing.copy.as_ref().filter(|copy| copy.from == (self.place, epoch));
+        let is_copied = so_far.is_some_and(|copy| copy.next_row.is_none());
         let is_gap = standing.end < self.table.log_start().0;
-        if !standing.is_whole || is_gap {
+        if is_gap || !(standing.is_whole || is_copied) {
             if now >= self.copied_at + COPY_EVERY
-                && let Ok((rows, done)) = copy_of(self.place, &self.table, self.plant)
+                && let Ok(piece) =
+                    next_piece((self.place, epoch), &self.table, self.rows, so_far, self.plant)
             {
                 self.copied_at = now;
-                out.messages.push((to, Message::Copy { rows, done: Box::new(done) }));
+                out.messages.push((to, Message::Copy(Box::new(piece))));
             }
             return;
         }
         if self.heard.has_tail(standing.log_epoch, standing.end) {
             return;
         }
-        writer.holds(to, standing.end);
+        if standing.is_whole {
+            writer.holds(to, standing.end);
+        }
         if self.table.durable_lsn().0 > standing.end
             && let Some((until, entries)) = slice_of(&self.table, standing.end)
         {
@@ -427,32 +467,6 @@ impl Life {
             out.messages.push((to, Message::Entries { epoch, from, to: until, entries }));
         }
     }
-}
-
-type Rows = Vec<(EncodedKey, isthmus_model::row::Row)>;
-
-fn copy_of(
-    place: usize,
-    table: &Table,
-    plant: Option<Plant>,
-) -> Result<(Rows, CopyDone), StoreError> {
-    let snapshot = table.snapshot()?;
-    let rows: Result<Rows, StoreError> =
-        snapshot.scan(&EncodedKey::default(), None, Direction::Forward).collect();
-    let spec = table.spec();
-    let done = CopyDone {
-        origin: origin_of(place),
-        epoch: spec.epoch,
-        lsn: snapshot.lsn(),
-        hlc: snapshot.hlc(),
-        vector: snapshot.vector(),
-        lives: Vec::new(),
-        expiry: Vec::new(),
-        made: (plant != Some(Plant::MadeNotTold)).then(|| snapshot.made().to_vec()),
-        table: Some(spec),
-        rules: None,
-    };
-    Ok((rows?, done))
 }
 
 fn slice_of(table: &Table, after: u64) -> Option<(Lsn, Vec<isthmus_model::entry::Entry>)> {

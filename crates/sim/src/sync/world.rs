@@ -65,7 +65,7 @@ impl World {
         let mut broken = None;
         let mut regions = Vec::new();
         for place in 0..REGIONS {
-            match Region::new(place, seed, plan.plant, NodeClock::new(time.clone()), &quorum) {
+            match Region::new(place, seed, &plan, NodeClock::new(time.clone()), &quorum) {
                 Ok(region) => regions.push(region),
                 Err(error) => broken = Some(Violation::of("a region starts", error.to_string())),
             }

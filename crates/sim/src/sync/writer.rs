@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use isthmus_model::commit::{Answer, Count, Recovery, Term, TxId, Votes};
+use isthmus_model::entry::Entry;
 use isthmus_model::error::Outcome;
 use isthmus_model::ids::Lsn;
 use isthmus_model::key::PrimaryKey;
+use isthmus_store::codec::entry::{decode_entry, encode_entry};
 use isthmus_store::{Pending, StoreError, Table, Written};
 
 use super::network::Message;
@@ -20,6 +22,13 @@ const AGAIN: u64 = 50;
 
 type Judged = Pending<Vec<Result<PrimaryKey, StoreError>>>;
 type Made = Pending<Vec<Result<Written, StoreError>>>;
+
+/// A change that was prepared and is made.
+enum Remade {
+    AsAsked(Made),
+    /// As it was made in a log that was cut off.
+    Again(Pending<Lsn>),
+}
 
 /// One epoch of a region that writes.
 pub(super) struct Writer {
@@ -36,7 +45,7 @@ pub(super) struct Writer {
 enum Stage {
     Promising(Term, Pending<()>),
     Gathering(Recovery<usize>, BTreeMap<TxId, Bytes>),
-    Making(Term, VecDeque<(TxId, Bytes)>, Option<Made>),
+    Making(Term, VecDeque<(TxId, Bytes)>, Option<Remade>),
     Settling(Term, Pending<Lsn>),
     Holding(Term, Lsn),
     Open(Votes<usize>),
@@ -55,13 +64,36 @@ enum State {
     Making(Made),
 }
 
+/// Says that an entry follows, and not a row.
+const ENTRY_FOLLOWS: u64 = u64::MAX;
+
 /// A change as it is prepared: the row, and whose write it is.
 fn change_bytes(row: usize, number: u64) -> Bytes {
     [(row as u64).to_le_bytes(), number.to_le_bytes()].concat().into()
 }
 
-fn row_of(change: &[u8]) -> usize {
-    change.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes) as usize)
+/// A change as it is prepared again that was made in a tail.
+pub(super) fn made_bytes(entry: &Entry) -> Bytes {
+    [&ENTRY_FOLLOWS.to_le_bytes()[..], &encode_entry(entry)].concat().into()
+}
+
+fn remake(table: &Table, tx: TxId, change: &Bytes) -> Result<Remade, StoreError> {
+    let first = change.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    if first != ENTRY_FOLLOWS {
+        return Ok(Remade::AsAsked(make(table, tx, first as usize)));
+    }
+    let entry = decode_entry(&change.slice(8..));
+    let entry = entry.map_err(|source| StoreError::Corrupt { what: "prepared change", source })?;
+    Ok(Remade::Again(table.write_again(&entry)))
+}
+
+impl Remade {
+    fn try_take(&mut self) -> Option<Result<(), StoreError>> {
+        match self {
+            Remade::AsAsked(made) => made.try_take().map(|made| made.map(drop)),
+            Remade::Again(made) => made.try_take().map(|made| made.map(drop)),
+        }
+    }
 }
 
 impl Writer {
@@ -152,7 +184,7 @@ impl Writer {
     }
 
     /// Goes on. False: it cannot, and is begun anew if the table is still written here.
-    pub(super) fn step(&mut self, life: &Life, now: u64, cut: bool, out: &mut Out) -> bool {
+    pub(super) fn step(&mut self, life: &Life, now: u64, may_lack: bool, out: &mut Out) -> bool {
         let table = &life.table;
         let asks = now >= self.asked_at + AGAIN;
         if asks {
@@ -174,7 +206,7 @@ impl Writer {
                 }
                 let needed = match life.plant {
                     Some(Plant::NobodyAsked) => 1,
-                    _ => (REGIONS - life.heard.held_by).max(1) + usize::from(cut),
+                    _ => (REGIONS - life.heard.held_by).max(1) + usize::from(may_lack),
                 };
                 let end = table.durable_lsn().0;
                 let recovery =
@@ -197,13 +229,13 @@ impl Writer {
                     match made.try_take() {
                         None => return true,
                         Some(Err(_)) => return false,
-                        Some(Ok(_)) => *making = None,
+                        Some(Ok(())) => *making = None,
                     }
                 }
                 match changes.pop_front() {
                     Some((tx, change)) => {
-                        let rows = vec![increment(row_of(&change))];
-                        *making = Some(table.write_prepared(vec![tx], rows, false));
+                        let Ok(remade) = remake(table, tx, &change) else { return false };
+                        *making = Some(remade);
                     }
                     None => self.stage = Stage::Settling(*term, table.settle(*term)),
                 }

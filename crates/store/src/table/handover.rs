@@ -222,9 +222,6 @@ impl Inner {
             self.spec.writer = source.writer;
             self.spec.handed_over = source.handed_over;
             self.put_spec();
-            if source.settled > self.spec.settled {
-                self.take_settled(source.settled);
-            }
         }
     }
 

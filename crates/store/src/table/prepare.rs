@@ -145,16 +145,22 @@ impl Inner {
         }
     }
 
-    /// Forgets what is prepared and is in the rows which were copied: all of it, where that is not
-    /// known.
-    pub(crate) fn take_made(&mut self, made: Option<&[MadeRange]>) {
+    /// Forgets what is prepared and is in the log which was copied, in which that term is settled:
+    /// all of it, where that is not known.
+    pub(crate) fn take_made(&mut self, settled: Term, made: Option<&[MadeRange]>) {
         let Some(made) = made else {
             let all: Vec<TxId> = self.prepared.participant.prepared().map(|(tx, _)| tx).collect();
-            return all.into_iter().for_each(|tx| self.note_applied(tx));
+            all.into_iter().for_each(|tx| self.note_applied(tx));
+            return self.take_settled(settled);
         };
-        for tx in self.prepared.participant.copied(made) {
+        for tx in self.prepared.participant.copied(settled, made) {
             let write = self.prepared.forget(self.spec.partition, tx);
             self.part.writes.push(write);
+        }
+        self.follow_terms();
+        if settled != self.spec.settled {
+            self.spec.settled = settled;
+            self.put_spec();
         }
     }
 

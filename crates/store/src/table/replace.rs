@@ -5,7 +5,7 @@
 //! is one history, the source's, and nothing else stays.
 
 use isthmus_model::change::Direction;
-use isthmus_model::commit::MadeRange;
+use isthmus_model::commit::{MadeRange, Term};
 use isthmus_model::expiry::Expiry;
 use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::{Epoch, Lsn, Origin};
@@ -45,9 +45,13 @@ pub struct CopyDone {
     pub expiry: Vec<Expiry>,
     /// The table as it had it, whose schema and writer may be newer than those here.
     pub table: Option<TableSpec>,
-    /// What was prepared and is in its log, of terms that are not void; `None`: it did not tell,
-    /// and everything that is prepared here counts as such.
+    /// What was prepared and is in its log then, of terms that are not void; `None`: it did not
+    /// tell, and everything that is prepared here counts as such.
     pub made: Option<Vec<MadeRange>>,
+    /// The latest term that was settled in its log then; `None`: that of the table. That may be
+    /// later, since the copy may have gone on from newer rows: what is prepared here and void by a
+    /// later term may not be in what is copied.
+    pub settled: Option<Term>,
     /// What its digest counted, which is what the digest here must count under that schema.
     pub rules: Option<Rules>,
 }
@@ -367,7 +371,9 @@ impl Table {
             inner.state.hlc = done.hlc;
             inner.state.log_start = done.lsn;
             inner.state.watermarks = done.vector;
-            inner.take_made(done.made.as_deref());
+            let of_table = done.table.as_ref().map(|table| table.settled);
+            let settled = done.settled.or(of_table).unwrap_or(inner.state.settled);
+            inner.take_made(settled, done.made.as_deref());
             if let Some(table) = &done.table {
                 inner.take_writer_of(table);
             }

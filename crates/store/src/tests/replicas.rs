@@ -217,6 +217,7 @@ pub(super) fn copy_among_writes(
             lives: vector.iter().map(|mark| life(mark.origin)).collect(),
             expiry: snapshot.expiry().to_vec(),
             made: None,
+            settled: None,
             table: Some(snapshot.spec().clone()),
             rules: Some(snapshot.rules().clone()),
         });
@@ -250,6 +251,7 @@ fn older_entries_do_not_take_back_what_a_copy_brought_from_later() {
         lives: Vec::new(),
         expiry: Vec::new(),
         made: None,
+        settled: None,
         table: None,
         rules: None,
     };

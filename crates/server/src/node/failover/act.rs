@@ -6,12 +6,15 @@ use std::sync::atomic::Ordering;
 use isthmus_control::agreed::{Command, Outcome, Refusal, Tenure};
 use isthmus_control::duty::{Duty, Stand};
 use isthmus_control::global_table::GlobalTable;
+use isthmus_model::commit::Term;
 use isthmus_model::ids::{Epoch, Lsn, TableId};
 use isthmus_replication::mode::Fallback;
 use isthmus_store::Table;
 use serde_json::json;
 
 use super::super::events::EventKind;
+use super::super::synced::prepare_again;
+use super::super::tail::TailError;
 use super::super::{Node, record_note};
 use super::{Done, SETTLE_AFTER, Trouble, Vacant, lease_clock};
 use crate::registry::{Known, Registry};
@@ -233,17 +236,26 @@ impl Node {
         let end = table.durable_lsn();
         let (held, tails) = (table.clone(), self.failover.tails.clone());
         let (epoch, now) = (tenure.epoch, self.clock.wall_millis());
-        let kept = tokio::task::spawn_blocking(move || tails.set_aside(&held, after, epoch, now));
-        let kept = kept.await.map_err(|error| Trouble::Refused(error.to_string()))??;
-        // Entries that change no row were never prepared.
-        if kept.rows > 0 || kept.head.lost_entries > 0 {
-            self.note_cut_tail(table, epoch).await?;
-        }
+        let kept = tokio::task::spawn_blocking(move || {
+            let kept = tails.set_aside(&held, after, epoch, now)?;
+            Ok::<_, TailError>((kept, prepare_again(&held, after)))
+        });
+        let (kept, again) = kept.await.map_err(|error| Trouble::Refused(error.to_string()))??;
+        // In a log in which no term is settled nothing was ever prepared.
+        let is_kept = again.await? || table.terms().1 == Term::default();
+        self.note_cut_tail(table, epoch, after, is_kept).await?;
         self.await_copy(id).await?;
         let own = &self.config.region.name;
+        let silence = match is_kept {
+            true => "",
+            false => {
+                "; not all that others had prepared of them can be kept, so nothing is told to a \
+                 new writer before a term is settled"
+            }
+        };
         let text = format!(
             "{own} held entries {} to {end} that epoch {epoch} does not go on from; {} changes of \
-             rows are set aside in {}, and the table is made like that of {}",
+             rows are set aside in {}, and the table is made like that of {}{silence}",
             after.0 + 1,
             kept.rows,
             kept.file,
@@ -255,6 +267,7 @@ impl Node {
             "entries": end.0 - after.0,
             "rows": kept.rows,
             "epoch": epoch,
+            "prepared_again": is_kept,
         });
         self.notice(EventKind::TailSetAside, &tenure.name, text, detail);
         Ok(())

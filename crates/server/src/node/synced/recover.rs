@@ -16,11 +16,13 @@ use isthmus_control::agreed::How;
 use isthmus_model::change::Condition;
 use isthmus_model::check::{CheckedChange, CheckedKey, check_change};
 use isthmus_model::commit::{self, Recovery, Term, TxId};
+use isthmus_model::entry::Entry;
 use isthmus_model::ids::{Epoch, Origin};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::request::{Operation, decode_passed_on};
 use isthmus_replication::mode::{Answer, Begun};
-use isthmus_store::{StoreError, Table};
+use isthmus_store::Table;
+use isthmus_store::codec::entry::decode_entry;
 use prost::Message;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -150,8 +152,8 @@ impl Node {
         };
         let end = table.durable_lsn().0;
         let own = Origin(self.config.region.number);
-        // What was in a tail that was cut off here is not found here.
-        let needed = needed + usize::from(self.has_cut_tail(table));
+        // What was in a tail that was cut off here may not be found here.
+        let needed = needed + usize::from(self.may_lack_prepared(table));
         let recovery =
             table.with_participant(|own_books| Recovery::new(term, (own, own_books), needed, end));
         let mut recovery = recovery.map_err(|refusal| not_begun(&refusal.to_string()))?;
@@ -186,11 +188,14 @@ impl Node {
     ) -> Result<(), ApiError> {
         let count = found.len();
         for (tx, change) in found {
-            let (rows, atomic) = match self.read_prepared(table, change) {
-                Ok(read) => read,
-                Err(error) => {
-                    tracing::error!(%tx, %error, "what was prepared cannot be read");
-                    return Err(error);
+            let read = read_prepared(table, change).inspect_err(|error| {
+                tracing::error!(%tx, %error, "what was prepared cannot be read");
+            })?;
+            let (rows, atomic) = match read {
+                Read::Asked(rows, atomic) => (rows, atomic),
+                Read::Made(entry) => {
+                    table.write_again(&entry).await?;
+                    continue;
                 }
             };
             let made = table.write_prepared(vec![tx], rows, atomic).await?;
@@ -207,68 +212,48 @@ impl Node {
         }
         Ok(())
     }
-
-    /// The replica here is cut back to what a later epoch goes on from. What it had voted for is
-    /// not found in it any more, so it tells nobody what it has prepared before that is settled.
-    pub(in crate::node) async fn note_cut_tail(
-        &self,
-        table: &Table,
-        epoch: u64,
-    ) -> Result<(), StoreError> {
-        self.store.put_note(&cut_note(table), &epoch.to_be_bytes()).await
-    }
-
-    pub(super) fn has_cut_tail(&self, table: &Table) -> bool {
-        let Ok(note) = self.store.note(&cut_note(table)) else { return true };
-        let Some(note) = note else { return false };
-        let epoch = note.first_chunk::<8>().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes));
-        let (_, settled) = table.terms();
-        if settled.epoch < epoch {
-            return true;
-        }
-        // Should it come back in a crash, it is looked at again.
-        drop(self.store.delete_note(&cut_note(table)));
-        false
-    }
-
-    /// The rows of a prepared change, and whether they are one entry.
-    fn read_prepared(
-        &self,
-        table: &Table,
-        change: Bytes,
-    ) -> Result<(Vec<CheckedChange>, bool), ApiError> {
-        let damaged = || ApiError::invalid("A prepared write is damaged.");
-        let write = PreparedWrite::decode(change).map_err(|_| damaged())?;
-        let (rows, atomic) = match decode_passed_on(&write.path, write.body)? {
-            Operation::PutRow(one) | Operation::UpdateRow(one) | Operation::DeleteRow(one) => {
-                (vec![one.change], false)
-            }
-            Operation::BatchWriteRow(batch) => {
-                let rows = batch.tables.into_iter().flat_map(|table| table.rows);
-                (rows.collect(), batch.atomic)
-            }
-            _ => return Err(damaged()),
-        };
-        let schema = table.schema();
-        let mut read = Vec::with_capacity(rows.len());
-        for (place, row) in (0..).zip(rows) {
-            let mut checked = check_change(&schema, row, write.judged_millis)?;
-            if let Some(given) = write.numbers.iter().find(|given| given.place == place) {
-                checked.key = CheckedKey::Whole(checked.key.whole(|| given.number));
-            }
-            // It was judged where it was prepared.
-            checked.condition = Condition::default();
-            read.push(checked);
-        }
-        match read.len() == 1 || atomic {
-            true => Ok((read, atomic)),
-            false => Err(damaged()),
-        }
-    }
 }
 
-fn cut_note(table: &Table) -> Vec<u8> {
-    format!("cut-tail/{:016x}", table.partition().0).into_bytes()
+/// A prepared change.
+enum Read {
+    /// As a client asked for it: its rows, and whether they are one entry.
+    Asked(Vec<CheckedChange>, bool),
+    /// As it was made in a log that was cut off.
+    Made(Box<Entry>),
+}
+
+fn read_prepared(table: &Table, change: Bytes) -> Result<Read, ApiError> {
+    let damaged = || ApiError::invalid("A prepared write is damaged.");
+    let write = PreparedWrite::decode(change).map_err(|_| damaged())?;
+    if !write.entry.is_empty() {
+        let entry = decode_entry(&write.entry).map_err(|_| damaged())?;
+        return Ok(Read::Made(Box::new(entry)));
+    }
+    let (rows, atomic) = match decode_passed_on(&write.path, write.body)? {
+        Operation::PutRow(one) | Operation::UpdateRow(one) | Operation::DeleteRow(one) => {
+            (vec![one.change], false)
+        }
+        Operation::BatchWriteRow(batch) => {
+            let rows = batch.tables.into_iter().flat_map(|table| table.rows);
+            (rows.collect(), batch.atomic)
+        }
+        _ => return Err(damaged()),
+    };
+    let schema = table.schema();
+    let mut read = Vec::with_capacity(rows.len());
+    for (place, row) in (0..).zip(rows) {
+        let mut checked = check_change(&schema, row, write.judged_millis)?;
+        if let Some(given) = write.numbers.iter().find(|given| given.place == place) {
+            checked.key = CheckedKey::Whole(checked.key.whole(|| given.number));
+        }
+        // It was judged where it was prepared.
+        checked.condition = Condition::default();
+        read.push(checked);
+    }
+    match read.len() == 1 || atomic {
+        true => Ok(Read::Asked(read, atomic)),
+        false => Err(damaged()),
+    }
 }
 
 fn not_begun(why: &str) -> ApiError {

@@ -201,9 +201,10 @@ impl Node {
         if table.writer_word().epoch.0 != term.epoch {
             return Err(not_yet("its log is not that of the asking region"));
         }
-        if self.has_cut_tail(&table) {
+        if self.may_lack_prepared(&table) {
             return Err(not_yet(
-                "it had entries that the log of the asking region does not go on from",
+                "it had entries that the log of the asking region does not go on from, and could \
+                 not keep them as prepared",
             ));
         }
         let mut told = Promised { held: table.durable_lsn().0, ..Promised::default() };
