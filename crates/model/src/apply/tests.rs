@@ -283,3 +283,65 @@ fn a_logged_expiry_hides_what_a_longer_time_to_live_would_show() {
     expired.expire(&expiry.into(), &schema.options.families);
     assert!(expired.is_bare());
 }
+
+fn again(schema: &Schema, row: Option<&Row>, at: i64, made: i64, delta: &Row) -> Applied {
+    let context = ApplyContext {
+        schema,
+        stamp: stamp(at),
+        now_millis: at,
+        granularity: Granularity::Change,
+        expiry: &[],
+    };
+    let applied = apply_again(&context, row, stamp(made), delta);
+    let mut merged = row.cloned().unwrap_or_default();
+    merged.merge(&applied.delta);
+    assert_eq!(merged, applied.after, "merging the delta gives the row after it");
+    assert_eq!(applied.delta.stamp_max(), Some(stamp(at)));
+    applied
+}
+
+#[test]
+fn a_change_that_is_made_again_sets_what_it_had_set() {
+    let mut schema = schema();
+    schema.options.max_versions = 2;
+    let base = run(&schema, None, 1_000, &put(vec![write("a", 1, None), write("b", 1, None)]));
+    let changes = vec![
+        CellChange::Put(write("a", 2, None)),
+        increment("b", 4),
+        CellChange::DeleteColumn { name: "c".into() },
+    ];
+    let first = run(&schema, Some(&base.after), 2_000, &update(changes));
+    let second = run(&schema, Some(&first.after), 3_000, &update(vec![increment("a", 5)]));
+    // On the same row, later: versions keep their names.
+    let made_again = again(&schema, Some(&base.after), 9_000, 2_000, &first.delta);
+    assert_eq!(versions(&made_again.after, "a"), [(2_000, 2), (1_000, 1)]);
+    assert_eq!(versions(&made_again.after, "b"), [(2_000, 5), (1_000, 1)]);
+    let made_again = again(&schema, Some(&made_again.after), 9_500, 3_000, &second.delta);
+    assert_eq!(versions(&made_again.after, "a"), [(3_000, 7), (2_000, 2)]);
+    // What replaces the row does so, whatever is there.
+    let replaced = run(&schema, None, 4_000, &put(vec![write("a", 8, None)]));
+    let replaced = again(&schema, None, 9_600, 4_000, &replaced.delta);
+    assert_eq!(versions(&replaced.after, "a"), [(4_000, 8)]);
+    let deleted = run(&schema, None, 5_000, &change(RowAction::Delete));
+    let deleted = again(&schema, None, 9_700, 5_000, &deleted.delta);
+    assert_eq!(deleted.after.tombstone, Some(stamp(9_700)));
+}
+
+/// The one before it was made again from what the client had asked for, at a later moment.
+#[test]
+fn a_change_that_is_made_again_is_newer_than_the_one_before_it() {
+    let mut schema = schema();
+    schema.options.max_versions = 1;
+    let base = run(&schema, None, 1_000, &put(vec![write("n", 1, None)]));
+    let first = run(&schema, Some(&base.after), 2_000, &update(vec![increment("n", 1)]));
+    let second = run(&schema, Some(&first.after), 3_000, &update(vec![increment("n", 1)]));
+    let named = CellChange::Put(write("m", 4, Some(2_500)));
+    let third = run(&schema, Some(&second.after), 4_000, &update(vec![named]));
+    let asked_again = run(&schema, Some(&base.after), 8_000, &update(vec![increment("n", 1)]));
+    assert_eq!(versions(&asked_again.after, "n"), [(8_000, 2)]);
+    let made_again = again(&schema, Some(&asked_again.after), 9_000, 3_000, &second.delta);
+    assert_eq!(versions(&made_again.after, "n"), [(9_000, 3)]);
+    // What a client has named keeps its name.
+    let made_again = again(&schema, Some(&made_again.after), 9_500, 4_000, &third.delta);
+    assert_eq!(versions(&made_again.after, "m"), [(2_500, 4)]);
+}

@@ -20,11 +20,11 @@ use isthmus_store::{
 use proptest::prelude::{Strategy, any, prop_assert, proptest};
 
 use super::*;
-use crate::frame::{Body, FORMAT, Frame, Hello};
+use crate::frame::{Body, CopyProgress, FORMAT, Frame, Hello};
 use crate::link::State;
 use crate::mode::Modes;
 use crate::put_back::PutBacks;
-use crate::receive::{Assignments, Inbound, Unfed};
+use crate::receive::{Assignments, Inbound, Unfed, copy_note};
 use crate::ship::{Outbound, Shared};
 use crate::terms::{Direction as Dialled, Terms, Wish};
 use crate::trace::Traces;
@@ -475,4 +475,36 @@ fn peer_whose_link_is_stopped_tells_an_old_disk_by_its_own() {
     }
     let asks = |answer: &Frame| matches!(&answer.body, Some(Body::Opened(it)) if it.incomplete);
     assert!(answers.iter().any(asks));
+}
+
+/// They may hold what no log has that this link brings.
+#[test]
+fn rows_that_another_feeder_had_begun_to_copy_are_told_of() {
+    let origin = Region::new(1, Writers::One, Vec::new(), 0);
+    let replica = Region::new(2, Writers::One, Vec::new(), 0);
+    let told = |feeder: u32| {
+        let progress = CopyProgress { first_lsn: 9, feeder, ..CopyProgress::default() };
+        let note = copy_note(replica.table.spec().base, PARTITION);
+        let value = if feeder == 0 { Vec::new() } else { progress.encode_to_vec() };
+        drop(replica.store.put_note(&note, &value));
+        while replica.store.commit_step() {}
+        let mut outbound = Outbound::new(origin.shared(1, FORMAT), Origin(2));
+        outbound.open(PARTITION, origin.table.clone(), &Terms::default());
+        outbound.connected(PUSH);
+        let assignments = Arc::new(Replica(replica.table.clone()));
+        let mut inbound = Inbound::new(replica.shared(2, FORMAT), assignments, PUSH);
+        while let Some(frame) = outbound.poll(PUSH) {
+            inbound.receive(frame).unwrap();
+        }
+        let mut opened = None;
+        while let Poll::Ready(answer) = inbound.poll(&mut Context::from_waker(Waker::noop())) {
+            if let Some(Body::Opened(it)) = answer.body {
+                opened = Some((it.has_past, it.copy.is_some()));
+            }
+        }
+        opened.unwrap()
+    };
+    assert_eq!(told(0), (false, false), "none is under way");
+    assert_eq!(told(3), (true, false));
+    assert_eq!(told(1), (true, true));
 }

@@ -265,6 +265,17 @@ pub(super) fn saved_progress(
     Ok((from == u32::from(feeder.0)).then_some(progress))
 }
 
+/// Whether a copy has begun and not ended, from this feeder or another one: rows of it lie in the
+/// table, even if its log is empty.
+pub(super) fn is_partly_copied(
+    shared: &Shared,
+    table: &Table,
+    feeder: Origin,
+) -> Result<bool, ReplicationError> {
+    let saved = shared.store.note(&copy_note(noted_as(table, feeder), table.partition()))?;
+    Ok(saved.is_some_and(|bytes| !bytes.is_empty()))
+}
+
 fn rules(counts: &Counts) -> Rules {
     Rules {
         time_lanes: counts.time_lanes,

@@ -11,7 +11,7 @@ use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
 use isthmus_store::Table;
 use isthmus_store::digest::DigestState;
 
-use super::copy::saved_progress;
+use super::copy::{is_partly_copied, saved_progress};
 use super::{Inbound, Receiving, Unfed};
 use crate::error::chain;
 use crate::frame::{self, Body, FaultKind, Open, Opened};
@@ -67,8 +67,10 @@ impl Inbound {
             // The link the other way, by which it would be heard, may be stopped.
             put_backs.heard(&table, origin, Hlc(holds.life), Lsn(holds.lsn));
         }
-        match saved_progress(&self.shared, &table, origin) {
-            Ok(copy) => {
+        let has_rows = is_partly_copied(&self.shared, &table, origin);
+        let progress = saved_progress(&self.shared, &table, origin);
+        match has_rows.and_then(|has_rows| Ok((has_rows, progress?))) {
+            Ok((has_rows, copy)) => {
                 let watermark = table.watermark(origin).0.0;
                 // An older region tells nothing.
                 let log_of = if open.log_of == 0 { origin } else { Origin(open.log_of as u8) };
@@ -79,7 +81,7 @@ impl Inbound {
                     watermark,
                     copy,
                     incomplete,
-                    has_past: table.durable_lsn() > Lsn(0),
+                    has_past: has_rows || table.durable_lsn() > Lsn(0),
                     has_digest: table.digest_state() == DigestState::Ready,
                     vector: table.vector().iter().map(frame::Watermark::from).collect(),
                     life: table.life_met(log_of).0,

@@ -28,6 +28,9 @@ pub(super) struct Plan {
     pub(super) crash: u32,
     pub(super) commit_fails: u32,
     pub(super) stall: u32,
+    /// Whenever a region was granted the table another one stalls, so that it does not tell what it
+    /// has prepared.
+    pub(super) stalls_at_grants: bool,
     /// A way is cut in one direction.
     pub(super) cut: u32,
     pub(super) loss: u32,
@@ -52,6 +55,7 @@ impl Plan {
             cut,
             loss,
             delay: rng.random_range(1..60),
+            stalls_at_grants: rng.random_range(0..4) == 0,
             plant,
         }
     }

@@ -137,7 +137,6 @@ impl World {
     }
 
     fn break_something(&mut self) {
-        let now = self.now();
         let place = self.faults.random_range(0..REGIONS);
         if happens(&mut self.faults, self.plan.crash) && self.regions[place].life.is_some() {
             self.crash(place, "loses power");
@@ -147,8 +146,7 @@ impl World {
             self.regions[place].engine.plan([if kept { Fault::Kept } else { Fault::Lost }]);
         }
         if happens(&mut self.faults, self.plan.stall) {
-            self.regions[place].stalled_until = now + self.faults.random_range(1..1500);
-            self.note(&format!("region {place} stalls"));
+            self.stall(place, 1500);
         }
         if happens(&mut self.faults, self.plan.cut) {
             let (from, to) = (place, self.faults.random_range(0..REGIONS));
@@ -157,6 +155,11 @@ impl World {
             let what = if *way { "cut" } else { "whole" };
             self.note(&format!("the way from {from} to {to} is {what}"));
         }
+    }
+
+    fn stall(&mut self, place: usize, millis_max: u64) {
+        self.regions[place].stalled_until = self.now() + self.faults.random_range(1..millis_max);
+        self.note(&format!("region {place} stalls"));
     }
 
     fn crash(&mut self, place: usize, how: &str) {
@@ -170,7 +173,12 @@ impl World {
         let passed = self.schedule.random_range(1..=4);
         self.time.advance((self.now() + passed) * 1000);
         let now = self.now();
+        let epochs = self.quorum.epochs();
         self.quorum.tick(now);
+        if asks && self.plan.stalls_at_grants && self.quorum.epochs() > epochs {
+            let after = self.faults.random_range(1..REGIONS);
+            self.stall((self.quorum.grant().writer + after) % REGIONS, 3000);
+        }
         for (from, to, message) in self.network.arrived(now) {
             // What comes to a process that stalls waits in its buffers, or is lost.
             if self.regions[to].stalled_until <= now {
