@@ -57,9 +57,8 @@ impl CutTail {
 
     /// What `encode` gave; of something else it may lack whatever there is.
     pub fn decode(bytes: &[u8]) -> CutTail {
-        let number = |at: usize| {
-            bytes.get(at..)?.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
-        };
+        let number =
+            |at: usize| bytes.get(at..)?.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
         match (bytes.len(), number(0), number(8), number(16)) {
             (24, Some(epoch), Some(log_epoch), Some(after)) => {
                 CutTail { epoch, again: Some(Place { log_epoch, after }) }

@@ -4,7 +4,7 @@
 //! the same order. So what the delta sets is right in any of them. Its stamps are not: what came
 //! before it may have been made again, too, and later.
 
-use super::{ApplyContext, Applied, replaced, taken_in};
+use super::{Applied, ApplyContext, replaced, taken_in};
 use crate::hlc::Stamp;
 use crate::ids::Timestamp;
 use crate::row::{Cell, Column, Row};
@@ -28,8 +28,7 @@ pub fn apply_again(
         let mut again = Column::new(column.name.clone());
         again.tombstone = column.tombstone.map(|_| stamp);
         for cell in &column.cells {
-            let is_named_by_moment =
-                cell.value.is_some() && cell.timestamp == made.hlc.timestamp();
+            let is_named_by_moment = cell.value.is_some() && cell.timestamp == made.hlc.timestamp();
             let timestamp = match since {
                 Some(newest) if is_named_by_moment && cell.timestamp < newest => {
                     stamp.hlc.timestamp()

@@ -140,8 +140,7 @@ pub fn decode_key(key: &[u8]) -> Result<PartitionId, Corrupt> {
 /// The stored form.
 pub fn encode_value(state: &PartitionState) -> Bytes {
     let mut out = Vec::with_capacity(96);
-    let tells_terms =
-        state.promised.max(state.settled) > Term::default() || !state.made.is_empty();
+    let tells_terms = state.promised.max(state.settled) > Term::default() || !state.made.is_empty();
     out.push(if tells_terms { VERSION } else { VERSION_WITHOUT_TERMS });
     put_varint(&mut out, state.lsn.0);
     put_hlc(&mut out, state.hlc);

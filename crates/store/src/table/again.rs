@@ -2,7 +2,7 @@
 //! whoever finds them makes them as they were made in the tail.
 
 use bytes::Bytes;
-use isthmus_model::apply::{ApplyContext, Applied, apply_again};
+use isthmus_model::apply::{Applied, ApplyContext, apply_again};
 use isthmus_model::commit::TxId;
 use isthmus_model::entry::{Entry, EntryBody, RowDelta};
 use isthmus_model::ids::Lsn;

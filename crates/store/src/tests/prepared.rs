@@ -183,7 +183,7 @@ fn what_a_tail_held_is_prepared_again_and_made_as_it_was() {
     b.finish(b.table().write_again(&entry)).unwrap();
     send(&b, &a);
     assert_eq!((held(&a), a.rows()), (Vec::new(), b.rows()));
-    assert_eq!(integer(a.table().get(&key(2).encode()).unwrap().as_ref(), "n"), Some(7));
+    assert_eq!(integer(a.table().get(&key(2).encode()).unwrap().as_ref(), "v"), Some(7));
     // What changes no rows, or was not prepared, is not made again.
     let opening = entries_after(&b.table(), Lsn(1)).remove(0);
     assert!(b.finish(b.table().write_again(&opening)).is_err());
