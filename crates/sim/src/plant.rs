@@ -84,8 +84,6 @@ pub enum Plant {
     MadeBeforeVotes,
     /// What was prepared and lies in a tail is forgotten when that is cut off.
     TailForgotten,
-    /// A replica is taken for whole when all rows are copied, though some are newer than its log.
-    WholeTooSoon,
 }
 
 impl Plant {
@@ -120,13 +118,12 @@ impl Plant {
     pub const OF_WRITERS: [Plant; 1] = [Plant::SuccessorOpensEarly];
 
     /// Those of synchronous writes.
-    pub const OF_SYNC: [Plant; 6] = [
+    pub const OF_SYNC: [Plant; 5] = [
         Plant::NobodyAsked,
         Plant::MadeNotTold,
         Plant::LeaseForgotten,
         Plant::MadeBeforeVotes,
         Plant::TailForgotten,
-        Plant::WholeTooSoon,
     ];
 
     /// Those that spoil digests and what is made of them.
@@ -153,8 +150,7 @@ impl Plant {
             | Plant::MadeNotTold
             | Plant::LeaseForgotten
             | Plant::MadeBeforeVotes
-            | Plant::TailForgotten
-            | Plant::WholeTooSoon => Scenario::Sync,
+            | Plant::TailForgotten => Scenario::Sync,
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes
             }

@@ -276,9 +276,7 @@ impl Life {
             at_rest.copy = copied.or_else(|| at_rest.copy.take());
         }
         let end = self.table.durable_lsn().0;
-        let is_ahead = self.plant != Some(Plant::WholeTooSoon);
-        let is_whole =
-            |copy: &Progress| copy.next_row.is_none() && (end >= copy.through || !is_ahead);
+        let is_whole = |copy: &Progress| copy.next_row.is_none() && end >= copy.through;
         if at_rest.copy.as_ref().is_some_and(is_whole) {
             (at_rest.is_whole, at_rest.copy) = (true, None);
         }
