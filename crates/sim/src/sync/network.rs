@@ -21,7 +21,7 @@ pub(super) struct Standing {
     pub(super) sealed: u64,
     pub(super) is_whole: bool,
     /// Where it is not whole: how far a copy has come.
-    pub(super) copy: Option<Progress>,
+    pub(super) copy: Option<Box<Progress>>,
 }
 
 /// What one region tells another.

@@ -258,7 +258,7 @@ impl Life {
     fn standing(&self, at_rest: &AtRest) -> Standing {
         let (log_epoch, end) = self.log();
         let sealed = self.table.epoch().0;
-        let (is_whole, copy) = (at_rest.is_whole, at_rest.copy.clone());
+        let (is_whole, copy) = (at_rest.is_whole, at_rest.copy.clone().map(Box::new));
         Standing { log_epoch, end, sealed, is_whole, copy }
     }
 
@@ -439,7 +439,7 @@ impl Life {
         if writer.epoch != epoch || !is_current || standing.sealed < epoch {
             return;
         }
-        let so_far = standing.copy.as_ref().filter(|copy| copy.from == (self.place, epoch));
+        let so_far = standing.copy.as_deref().filter(|copy| copy.from == (self.place, epoch));
         let is_copied = so_far.is_some_and(|copy| copy.next_row.is_none());
         let is_gap = standing.end < self.table.log_start().0;
         if is_gap || !(standing.is_whole || is_copied) {
