@@ -357,6 +357,38 @@ def test_a_write_is_one_trace_through_all_regions(folder):
 PLAN_ROWS = int(os.environ.get("PLAN_ROWS", "20000"))
 
 
+def test_a_throttle_is_in_the_forecast_of_a_copy(three):
+    r1 = three.regions[0]
+    client = r1.client()
+    client.create_table(TABLE, ledger.KEY)
+    three.run("global-table", "create", TABLE, "--regions", "r1,r2", "--serve",
+              "primary-secondary")
+    cluster.wait_until(lambda: link(status(three, r1), "r2")["state"] == "following",
+                       "r2 has the table", 60)
+    three.run("link", "stop", "--table", TABLE, "--from", "r1", "--to", "r2")
+    text = "all of it is much like the row before it " * 4
+    for first in range(0, PLAN_ROWS, 200):
+        client.batch_write(TABLE, [(1, key(n), [("v", n), ("text", text)])
+                                   for n in range(first, min(first + 200, PLAN_ROWS))])
+
+    def forecast_is_of(limit):
+        told = json.loads(three.run("plan", TABLE, "--to", "r2", "--json").stdout)
+        return told["forecast"]["limit"] == limit and told["forecast"]
+
+    # So slow that a machine which does other things meanwhile keeps up.
+    for limit, rates in (("entries", (0, PLAN_ROWS // 10)), ("bytes", (PLAN_ROWS * 15, 0))):
+        three.run("link", "set", "--table", TABLE, "--from", "r1", "--to", "r2",
+                  "--bytes-per-second", rates[0], "--entries-per-second", rates[1])
+        forecast = cluster.wait_until(lambda limit=limit: forecast_is_of(limit), limit, 30, 1)
+    three.run("link", "start", "--table", TABLE, "--from", "r1", "--to", "r2")
+    took = cluster.wait_until(lambda: link(status(three, r1), "r2").get("last_copy"),
+                              "the copy has ended", 120)
+    seconds = (took["ended_ms"] - took["began_ms"]) / 1000
+    assert took["throttled"] and took["rows"] == PLAN_ROWS, took
+    assert 0.5 < seconds / forecast["seconds"] < 2, (took, forecast)
+    client.close()
+
+
 def test_a_copy_is_forecast_and_the_forecast_shown_beside_what_it_took(three):
     r1 = three.regions[0]
     client = r1.client()

@@ -25,7 +25,8 @@ const NOT_HERE: u16 = 404;
 The region that holds the table measures the way to the other one: round trip, bandwidth, how well
 rows are compressed, how fast they are read here and made durable there. That takes a second or so
 and some MiB. Then the time is n*d/(b*r): n rows of d bytes, bandwidth b, gain r; where reading,
-the other disk or the last copy between the two was slower, that counts.
+the other disk, what the link may ship (`link set`; a copy takes 25 % of one processor unless asked
+otherwise) or the last copy between the two was slower, that counts, and it is said which.
 
 Ask before `global-table bind`; when the copy has ended, this and `status --json` show forecast
 and measured side by side.
@@ -104,6 +105,15 @@ fn text(table: &str, plan: &Plan) -> String {
     if let Some(past) = measures.past {
         rows.push(vec!["the last large copy".to_owned(), rate(past)]);
     }
+    if let Some(most) = measures.bytes_per_second {
+        rows.push(vec!["the link may ship".to_owned(), rate(most as f64)]);
+    }
+    if let Some(most) = measures.entries_per_second {
+        rows.push(vec!["rows it may ship".to_owned(), format!("{most}/s")]);
+    }
+    if let Some(percent) = measures.copy_cpu_percent {
+        rows.push(vec!["a copy may take here".to_owned(), format!("{percent} % of a processor")]);
+    }
     let mut parts = vec![format!(
         "A copy of {} from {} to {}, as measured now:",
         output::plain(table),
@@ -152,6 +162,9 @@ fn limit(limit: Limit) -> &'static str {
         Limit::Reading => "reading rows here is the slowest part",
         Limit::Taking => "making them durable there is the slowest part",
         Limit::LikeTheLast => "the last large copy was slower than what is measured now",
+        Limit::Bytes => "it is slowed down by the bytes each second that the link may ship",
+        Limit::Entries => "it is slowed down by the entries each second that the link may ship",
+        Limit::Cpu => "it is slowed down by the share of a processor that a copy may take here",
     }
 }
 
@@ -172,6 +185,7 @@ mod tests {
         let last = EndedCopy {
             began_ms: 1_000,
             ended_ms: 3_000,
+            throttled: false,
             rows: 10,
             bytes: 1000,
             wire_bytes: 510,

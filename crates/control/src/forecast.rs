@@ -3,7 +3,8 @@
 //! The formulas are those of docs/seeing.md: with n rows of d bytes, bandwidth b and the measured
 //! gain r by compression and parallelism, the migration time is `n*d/(b*r)`, and the delay of
 //! what is written meanwhile `n*d/b` for n rows that wait. Where reading or taking rows is slower
-//! than the network, or an earlier copy between the two regions was, that is what counts.
+//! than the network, what a person lets the link ship, or an earlier copy between the two regions
+//! was, that is what counts.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,15 @@ pub struct Measures {
     /// Bytes each second of the last large copy between the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past: Option<f64>,
+    /// What the link may ship: bytes each second; `None`: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// Entries each second, here rows; `None`: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entries_per_second: Option<u64>,
+    /// Percent of one processor that reading and packing may take; `None`: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_cpu_percent: Option<u8>,
 }
 
 /// What a copy is slowed down by.
@@ -44,6 +54,12 @@ pub enum Limit {
     Taking,
     /// Whatever slowed down the last copy.
     LikeTheLast,
+    /// The bytes each second that the link may ship.
+    Bytes,
+    /// The entries, here rows, each second that the link may ship.
+    Entries,
+    /// The share of a processor that a copy may take here.
+    Cpu,
 }
 
 /// What is to be expected of a copy.
@@ -67,13 +83,25 @@ impl Measures {
         self.compression.max(f64::MIN_POSITIVE) * self.parallelism.max(1.0)
     }
 
+    /// Bytes that are read and packed each second, by what a copy may take of a processor.
+    fn readies(&self) -> (f64, Limit) {
+        match self.copy_cpu_percent {
+            Some(percent) if percent < 100 => (self.reads * f64::from(percent) / 100.0, Limit::Cpu),
+            Some(_) | None => (self.reads, Limit::Reading),
+        }
+    }
+
     /// What is to be expected of a copy of all rows.
     pub fn forecast(&self) -> Forecast {
         let bytes = self.rows as f64 * self.row_bytes;
         let network = self.bandwidth * self.gain();
-        let slowest =
-            [(network, Limit::Network), (self.reads, Limit::Reading), (self.takes, Limit::Taking)];
-        let slowest = slowest.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
+        let asked = [
+            (self.bytes_per_second.map(|rate| rate as f64), Limit::Bytes),
+            (self.entries_per_second.map(|rate| rate as f64 * self.row_bytes), Limit::Entries),
+        ];
+        let asked = asked.into_iter().filter_map(|(rate, limit)| Some((rate?, limit)));
+        let met = [(network, Limit::Network), self.readies(), (self.takes, Limit::Taking)];
+        let slowest = met.into_iter().chain(asked).min_by(|a, b| a.0.total_cmp(&b.0));
         let (measured, limit) = slowest.unwrap_or((network, Limit::Network));
         // A copy of the past has met everything that slows one down.
         let (rate, limit) = match self.past {
@@ -106,6 +134,9 @@ mod tests {
             reads: 1e9,
             takes: 1e9,
             past: None,
+            bytes_per_second: None,
+            entries_per_second: None,
+            copy_cpu_percent: None,
         }
     }
 
@@ -126,6 +157,16 @@ mod tests {
         let slow_past = Measures { past: Some(1e6), ..slow_disk };
         assert_eq!(slow_past.forecast().limit, Limit::LikeTheLast);
         assert!(slow_past.forecast().seconds > 100.0);
+        for (throttled, limit, seconds) in [
+            (Measures { bytes_per_second: Some(500_000), ..measures() }, Limit::Bytes, 200.0),
+            (Measures { entries_per_second: Some(2_000), ..measures() }, Limit::Entries, 500.0),
+            (Measures { reads: 8e6, copy_cpu_percent: Some(25), ..measures() }, Limit::Cpu, 50.0),
+            (Measures { copy_cpu_percent: Some(100), ..measures() }, Limit::Network, 10.0),
+        ] {
+            let forecast = throttled.forecast();
+            assert_eq!(forecast.limit, limit);
+            assert!((forecast.seconds - seconds - 0.1).abs() < 1e-6, "{forecast:?}");
+        }
         let empty = Measures { rows: 0, ..measures() }.forecast();
         assert!(empty.seconds < 0.2 && empty.wire_bytes == 0);
     }

@@ -491,6 +491,9 @@ pub struct EndedCopy {
     pub began_ms: i64,
     /// When it ended.
     pub ended_ms: i64,
+    /// A person had said how fast the link may ship.
+    #[serde(default)]
+    pub throttled: bool,
     /// Rows that were sent.
     pub rows: u64,
     /// Their bytes before compression.

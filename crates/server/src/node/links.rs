@@ -185,7 +185,12 @@ impl Node {
     pub(super) fn tell_link_changes(&self) {
         for (region, other) in &self.others {
             let changes = other.links().take_changes();
-            changes.iter().for_each(|change| self.copies.changed(&self.store, region, change));
+            for change in &changes {
+                let table = self.table_of(change.partition);
+                let throttle = table.map(|table| self.throttle_to(&table, region));
+                let throttled = throttle.is_some_and(|asked| asked != Throttle::default());
+                self.copies.changed(&self.store, region, change, throttled);
+            }
             if changes.len() <= TOLD_ONE_BY_ONE_MAX {
                 changes.iter().for_each(|change| self.tell_link_change(region, change));
                 continue;

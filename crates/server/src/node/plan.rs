@@ -19,6 +19,7 @@ use isthmus_replication::limits::CHUNK_BYTES_MAX;
 use isthmus_replication::link::State;
 use isthmus_replication::pack::{Method, pack, unpack};
 use isthmus_replication::ship::StateChange;
+use isthmus_replication::throttle::{SEND_CPU_PERCENT, Throttle};
 use isthmus_store::codec::row::decode_row;
 use isthmus_store::{Store, StoreError, Table};
 use parking_lot::Mutex;
@@ -90,7 +91,9 @@ impl Copies {
         let of_region = copies.iter().filter(|((_, to), _)| to == region);
         let large = of_region
             .filter_map(|(_, record)| record.last.as_ref())
-            .filter(|last| last.bytes >= LARGE_BYTES && last.ended_ms > last.began_ms);
+            .filter(|last| last.bytes >= LARGE_BYTES && last.ended_ms > last.began_ms)
+            // What a person asked of that link says nothing of others.
+            .filter(|last| !last.throttled);
         let newest = large.max_by_key(|last| last.ended_ms)?;
         Some(newest.bytes as f64 / newest.seconds())
     }
@@ -124,8 +127,15 @@ impl Copies {
         });
     }
 
-    /// Takes note of a link that came into another state.
-    pub(super) fn changed(&self, store: &Store, region: &str, change: &StateChange) {
+    /// Takes note of a link that came into another state; `throttled`: a person says how fast it
+    /// may ship.
+    pub(super) fn changed(
+        &self,
+        store: &Store,
+        region: &str,
+        change: &StateChange,
+        throttled: bool,
+    ) {
         match change.to {
             State::Copying => {
                 let mut copies = self.0.lock();
@@ -141,6 +151,7 @@ impl Copies {
                     record.last = Some(EndedCopy {
                         began_ms: began.at_millis,
                         ended_ms: change.at_millis,
+                        throttled,
                         rows: change.copied_rows.saturating_sub(began.copied_rows),
                         bytes: change.traffic.bytes.saturating_sub(began.traffic.bytes),
                         wire_bytes: change
@@ -217,6 +228,14 @@ impl Node {
         let rows = Some(sample.packed.clone());
         let (took, work) = self.measure(to, Measure { payload: Bytes::new(), rows }).await?;
         measures.takes = sample.rate(if work.is_zero() { took } else { work });
+        let throttle = self.throttle_to(&table, to);
+        measures.bytes_per_second = throttle.bytes_per_second;
+        measures.entries_per_second = throttle.entries_per_second;
+        measures.copy_cpu_percent = throttle.copy_cpu_percent.or(Some(SEND_CPU_PERCENT));
+        if throttle.copy_cpu_percent > Some(SEND_CPU_PERCENT) {
+            // The last one was given less.
+            measures.past = None;
+        }
         let forecast = measures.forecast();
         self.copies.keep(&self.store, table.partition(), to, |record| {
             record.forecast = Some(forecast);
@@ -230,6 +249,12 @@ impl Node {
             "forecast": forecast,
             "last_copy": self.copies.last(table.partition(), to),
         }))
+    }
+
+    /// How fast the link of a table to a region may ship, or may once there is one.
+    pub(super) fn throttle_to(&self, table: &Table, to: &str) -> Throttle {
+        let record = self.record(table.id());
+        record.map(|record| self.terms_of(&record.table, to).throttle).unwrap_or_default()
     }
 
     pub(super) async fn measure_network(self: &Arc<Self>, to: &str) -> Result<Measures, ApiError> {
