@@ -119,3 +119,50 @@ def test_to_a_replica_that_is_bound_again_only_what_differs_is_shipped(three):
 def replicas(running):
     told = json.loads(running.run("global-table", "describe", TABLE, "--json").stdout)
     return [one["region"] for one in told["replicas"]]
+
+
+def test_a_delayed_replica_that_fell_out_of_the_log_is_copied_when_asked(folder):
+    with cluster.Cluster(regions=2, folder=folder) as running:
+        first, second = running.regions
+        client = first.client()
+        client.create_table(TABLE, ledger.KEY)
+        running.make_global(TABLE, "primary-secondary")
+        first.kill()
+        with open(first.config, "a", encoding="utf-8") as config:
+            config.write("\n[log]\nkeep_mib = 1\nkeep_hours = 2\n")
+        first.start()
+        client = first.client()
+        client.put_row(TABLE, [("w", "old"), ("k", 1)], [("v", "right")])
+        clients = [one.client() for one in running.regions]
+        cluster.await_alike(clients, clients[:1], TABLE, ledger.KEY_NAMES, ledger.filler)
+        ends = ["--table", TABLE, "--from", "r1", "--to", "r2"]
+        done = running.run("link", "set", *ends, "--timing", "delayed", "--by", "2h", check=False)
+        assert done.returncode != 0 and "log.keep_hours" in done.stderr, done
+        running.run("link", "set", *ends, "--timing", "delayed", "--by", "1h")
+
+        def link():
+            return next(one for one in status(running)["links"] if one["table"] == TABLE)
+
+        cluster.wait_until(lambda: "delayed" in link().get("timing", ""), "it is delayed", 30)
+        client.put_row(TABLE, [("w", "old"), ("k", 1)], [("v", "a mistake")])
+        row = 0
+        while link()["state"] != "gap":
+            changes = [(1, [("w", "new"), ("k", row + one)], [("v", os.urandom(8 * KIB).hex())])
+                       for one in range(32)]
+            assert client.batch_write(TABLE, changes) == [None] * 32
+            row += 32
+        assert "link trigger" in link()["reason"], link()
+        # Also where the two meet anew, it does not come by itself.
+        second.kill()
+        second.start()
+        cluster.wait_until(lambda: link()["state"] == "gap", "it is in a gap again", 60)
+        key = [("w", "old"), ("k", 1)]
+        reader = second.client()
+        assert ("v", "right") in [one[:2] for one in reader.get_row(TABLE, key)[1]]
+        running.run("link", "trigger", *ends)
+        cluster.wait_until(lambda: link()["state"] == "following", "it is healed", 60)
+        cluster.wait_until(
+            lambda: ("v", "a mistake") in [one[:2] for one in verifying.read(second, TABLE, key)[1]],
+            "the copy brought what is there now", 30)
+        client.close()
+        reader.close()

@@ -17,10 +17,16 @@ use isthmus_model::ids::{Epoch, Lsn};
 use crate::frame::{CopyProgress, FaultKind};
 use crate::limits::WINDOW_BYTES;
 use crate::terms::Wish;
+use crate::timing::Copies;
 
 use self::copy::Copy;
 
 pub use self::event::{Action, Event, State};
+
+const WHEN_ASKED: &str = "entries it needs are trimmed here, and a copy would bring it up to now: \
+                          it is delayed, so `isthmus link trigger` begins the copy";
+const IN_WINDOW: &str = "entries it needs are trimmed here; copying heals it when a window opens";
+const INCOMPLETE: &str = "this region has not all of the table yet; it copies when it has";
 
 #[derive(Debug)]
 struct InFlight {
@@ -42,8 +48,10 @@ pub struct Link {
     connected: bool,
     offered: bool,
     told_follow: bool,
-    /// Entries through this LSN may be shipped, and whether rows of a copy may.
-    released: (Lsn, bool),
+    /// Entries through this LSN may be shipped, and when rows of a copy may.
+    released: (Lsn, Copies),
+    /// This region has all of the table, so that its rows may take the place of others.
+    whole: bool,
     /// A copy may have used snapshots up to here: before it the replica is a mixture.
     complete_at: Lsn,
     /// The replica may be such a mixture.
@@ -70,7 +78,8 @@ impl Link {
             connected: false,
             offered: false,
             told_follow: false,
-            released: (Lsn(u64::MAX), true),
+            released: (Lsn(u64::MAX), Copies::Now),
+            whole: true,
             complete_at: Lsn(0),
             incomplete: false,
             appended,
@@ -99,6 +108,9 @@ impl Link {
         match self.state() {
             State::Paused => "a person paused it; the log is kept for it, within its budget",
             State::Stopped => "a person stopped it; nothing is kept for it",
+            State::Gap | State::Copying if !self.may_copy() => INCOMPLETE,
+            State::Gap if self.released.1 == Copies::WhenAsked => WHEN_ASKED,
+            State::Gap if self.released.1 == Copies::InWindow => IN_WINDOW,
             State::Opening
             | State::Copying
             | State::Following
@@ -127,6 +139,16 @@ impl Link {
     /// Everything through this LSN was sent.
     pub fn shipped(&self) -> Lsn {
         self.shipped
+    }
+
+    /// Whether this region has all of the table.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Whether the replica had everything until entries that it lacks were gone here.
+    pub fn has_fallen_out(&self) -> bool {
+        self.state == State::Gap && !self.incomplete
     }
 
     /// Rows copied since the link was made.
@@ -215,9 +237,13 @@ impl Link {
             Event::Epoch(epoch) => self.on_epoch(epoch),
             Event::Released { through, copies } => {
                 let before = std::mem::replace(&mut self.released, (through, copies));
-                if before.1 != copies {
+                if before.1 != copies && self.state == State::Copying {
                     self.reopen_copy();
                 }
+            }
+            Event::Whole(whole) => {
+                self.whole = whole;
+                self.reopen_copy();
             }
             Event::RetryDue => {
                 if matches!(self.state, State::Opening | State::Broken) {
@@ -238,7 +264,11 @@ impl Link {
             // One that waits opens, too, so that it is known where the replica stands.
             (State::Opening, _) => (!self.offered).then_some(Action::Open),
             _ if self.wish == Wish::Pause => None,
-            (State::Gap | State::Copying, _) if !self.released.1 => None,
+            (State::Gap | State::Copying, _)
+                if self.released.1 != Copies::Now || !self.may_copy() =>
+            {
+                None
+            }
             (State::Gap, _) => Some(Action::BeginCopy(None)),
             (State::Copying, Some(copy)) if !copy.began => {
                 let resumed = copy.progress.first_lsn > 0;
@@ -272,6 +302,12 @@ impl Link {
             | Action::SendWanted { .. }
             | Action::Send(_) => {}
         }
+    }
+
+    /// What lacks something, or still has what others have deleted and forgotten, is not copied,
+    /// but to a replica that asks for what it has lost.
+    fn may_copy(&self) -> bool {
+        self.whole || self.incomplete
     }
 
     /// Entries that make a copy complete are shipped whatever the timing.

@@ -441,6 +441,11 @@ impl Outbound {
 
     fn work(&mut self, partition: PartitionId) -> Result<Option<Frame>, ReplicationError> {
         let format = self.format();
+        let has_gap = |shipping: &Shipping| shipping.link.state() == State::Gap;
+        if self.timed.contains(&partition) && self.links.get(&partition).is_some_and(has_gap) {
+            // It may just have opened, or found its entries trimmed.
+            self.look_at_gate(partition);
+        }
         let Some(shipping) = self.links.get_mut(&partition) else { return Ok(None) };
         let Some(action) = shipping.link.next() else { return Ok(None) };
         if action != Action::Open && self.shared.put_backs.is_put_back(partition) {

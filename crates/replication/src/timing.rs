@@ -3,7 +3,8 @@
 //! A gate is asked now and then and says through which entry the log may be shipped and whether
 //! rows of a copy may. What it has released stays released. Intervals are counted from the epoch
 //! and windows follow from the time alone, so a restart changes neither. Copies begin at once
-//! under every timing but windows. Pure: time is handed in, as milliseconds since the Unix epoch.
+//! under every timing but windows; one that would bring a delayed replica what it is kept behind of
+//! waits until it is asked for. Pure: time is handed in, as milliseconds since the Unix epoch.
 
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ pub struct Moment {
     pub shipped: Lsn,
     /// That is known: the link follows the log.
     pub follows: bool,
+    /// The replica had everything until entries that it lacks were gone here.
+    pub fell_out: bool,
     /// Bytes of the log after that.
     pub waiting_bytes: u64,
 }
@@ -97,9 +100,21 @@ pub struct Leave {
     /// Entries through this one.
     pub through: Lsn,
     /// Rows of a copy.
-    pub copies: bool,
+    pub copies: Copies,
     /// When more may be, if that is known and there is something to wait for.
     pub next_millis: Option<i64>,
+}
+
+/// When rows of a copy may be shipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Copies {
+    /// Now.
+    #[default]
+    Now,
+    /// When a window opens.
+    InWindow,
+    /// When a person or program asks for it.
+    WhenAsked,
 }
 
 /// Says what a link may ship by its timing.
@@ -107,6 +122,8 @@ pub struct Leave {
 pub struct Gate {
     timing: Timing,
     released: Lsn,
+    /// A copy was asked for, until the link follows the log again.
+    copy_asked: bool,
     /// The interval that was last seen.
     interval: Option<i64>,
     /// When the next log record is old enough, for a delay; `None`: look at it.
@@ -118,7 +135,8 @@ pub struct Gate {
 impl Gate {
     /// A gate that has released nothing so far.
     pub fn new(timing: Timing) -> Gate {
-        Gate { timing, released: Lsn(0), interval: None, due: None, window: None }
+        let released = Lsn(0);
+        Gate { timing, released, copy_asked: false, interval: None, due: None, window: None }
     }
 
     /// Whether it lets everything pass and need not be asked again.
@@ -129,6 +147,7 @@ impl Gate {
     /// Releases what there is, whatever the timing.
     pub fn trigger(&mut self, appended: Lsn) {
         self.released = self.released.max(appended);
+        self.copy_asked = true;
     }
 
     /// What may be shipped now. `record_after` tells of the log record after an entry: its last
@@ -139,11 +158,16 @@ impl Gate {
         record_after: impl FnMut(Lsn) -> Option<(Lsn, i64)>,
     ) -> Leave {
         let (now, appended) = (moment.now_millis, moment.appended);
+        self.copy_asked &= !moment.follows;
+        let mut copies = Copies::Now;
         let next = match &self.timing {
             Timing::Immediate => {
-                return Leave { through: Lsn(u64::MAX), copies: true, next_millis: None };
+                return Leave { through: Lsn(u64::MAX), copies, next_millis: None };
             }
             Timing::Delayed(by) => {
+                if moment.fell_out && !self.copy_asked {
+                    copies = Copies::WhenAsked;
+                }
                 self.pass_delayed(by.as_millis() as i64, moment, record_after);
                 self.due
             }
@@ -158,11 +182,10 @@ impl Gate {
             Timing::Windows(_) => {
                 let (open, until) = self.window(now);
                 if open {
-                    let (through, copies) = (Lsn(u64::MAX), true);
-                    return Leave { through, copies, next_millis: None };
+                    return Leave { through: Lsn(u64::MAX), copies, next_millis: None };
                 }
                 let next_millis = (until < i64::MAX).then_some(until);
-                return Leave { through: self.released, copies: false, next_millis };
+                return Leave { through: self.released, copies: Copies::InWindow, next_millis };
             }
             Timing::Triggered { entries, bytes } => {
                 let waits = appended.0.saturating_sub(moment.shipped.0);
@@ -175,7 +198,7 @@ impl Gate {
             }
         };
         let waits = appended > self.released.max(moment.shipped);
-        Leave { through: self.released, copies: true, next_millis: next.filter(|_| waits) }
+        Leave { through: self.released, copies, next_millis: next.filter(|_| waits) }
     }
 
     /// Releases what is old enough. An entry's own time counts, so a restart changes nothing.
@@ -227,7 +250,8 @@ mod tests {
     fn moment(now_millis: i64, appended: u64, shipped: u64) -> Moment {
         let waiting_bytes = (appended - shipped) * 100;
         let (appended, shipped) = (Lsn(appended), Lsn(shipped));
-        Moment { now_millis, appended, shipped, follows: true, waiting_bytes }
+        let (follows, fell_out) = (true, false);
+        Moment { now_millis, appended, shipped, follows, fell_out, waiting_bytes }
     }
 
     fn no_record(_: Lsn) -> Option<(Lsn, i64)> {
@@ -276,6 +300,22 @@ mod tests {
     }
 
     #[test]
+    fn delayed_replica_that_fell_out_of_the_log_is_copied_when_it_is_asked_for() {
+        let mut gate = Gate::new(Timing::Delayed(secs(10)));
+        let opening = Moment { follows: false, ..moment(99_000, 9, 0) };
+        let fallen = Moment { fell_out: true, ..opening };
+        assert_eq!(gate.look(&opening, no_record).copies, Copies::Now);
+        assert_eq!(gate.look(&fallen, no_record).copies, Copies::WhenAsked);
+        gate.trigger(Lsn(9));
+        assert_eq!(gate.look(&fallen, no_record).copies, Copies::Now);
+        // The next time it is to be asked for again.
+        gate.look(&moment(99_000, 9, 9), no_record);
+        assert_eq!(gate.look(&fallen, no_record).copies, Copies::WhenAsked);
+        let mut gate = Gate::new(Timing::Interval(secs(10)));
+        assert_eq!(gate.look(&fallen, no_record).copies, Copies::Now);
+    }
+
+    #[test]
     fn much_that_is_old_enough_passes_in_steps() {
         let mut gate = Gate::new(Timing::Delayed(secs(1)));
         let each = |lsn: Lsn| (lsn < Lsn(1000)).then(|| (lsn.next(), 0));
@@ -321,7 +361,7 @@ mod tests {
         let mut gate = Gate::new(Timing::Windows(vec![window]));
         let mut opens = |text| {
             let leave = gate.look(&moment(at(text), 5, 0), no_record);
-            (leave.copies, leave.next_millis)
+            (leave.copies == Copies::Now, leave.next_millis)
         };
         assert_eq!(opens("2026-01-10T00:59:59Z"), (false, Some(at("2026-01-10T01:00:00Z"))));
         assert_eq!(opens("2026-01-10T01:00:00Z"), (true, None));
@@ -337,9 +377,10 @@ mod tests {
         let window = |cron| Window::parse(cron, secs(3600)).unwrap();
         let both = vec![window("0 3 * * * UTC"), window("0 12 * * 6 +00:00")];
         let mut gate = Gate::new(Timing::Windows(both));
-        assert!(gate.look(&moment(at("2026-11-28T12:30:00Z"), 1, 0), no_record).copies);
-        assert!(!gate.look(&moment(at("2026-11-29T12:30:00Z"), 1, 0), no_record).copies);
-        assert!(gate.look(&moment(at("2026-11-29T03:30:00Z"), 1, 0), no_record).copies);
+        let mut copies = |text| gate.look(&moment(at(text), 1, 0), no_record).copies;
+        assert_eq!(copies("2026-11-28T12:30:00Z"), Copies::Now);
+        assert_eq!(copies("2026-11-29T12:30:00Z"), Copies::InWindow);
+        assert_eq!(copies("2026-11-29T03:30:00Z"), Copies::Now);
     }
 
     #[test]

@@ -94,6 +94,14 @@ pub struct Record {
     pub ready: bool,
 }
 
+impl Record {
+    /// Whether others may be made like the replica here. One of several writers that was not
+    /// completed may still have rows that the others have deleted and forgotten.
+    fn may_copy(&self) -> bool {
+        self.ready || self.table.serve != Serve::PeerToPeer
+    }
+}
+
 /// One region's node.
 pub struct Node {
     config: Config,

@@ -5,6 +5,7 @@ use isthmus_model::ids::{Epoch, Lsn};
 
 use crate::frame::{CopyProgress, FaultKind};
 use crate::terms::Wish;
+use crate::timing::Copies;
 
 /// How a link stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,12 +114,14 @@ pub enum Event {
     Asked(Wish),
     /// This epoch is obeyed here now.
     Epoch(Epoch),
+    /// Whether this region has all of the table, so that others may be made like it.
+    Whole(bool),
     /// By its timing it may ship so far.
     Released {
         /// Entries through this LSN.
         through: Lsn,
         /// Rows of a copy.
-        copies: bool,
+        copies: Copies,
     },
 }
 

@@ -6,6 +6,7 @@ use isthmus_model::ids::{Epoch, Lsn};
 use super::{Action, Event, Link, State};
 use crate::frame::{CopyProgress, FaultKind};
 use crate::terms::Wish;
+use crate::timing::Copies;
 
 const WINDOW: usize = 8;
 
@@ -270,9 +271,9 @@ fn copy_that_is_paused_gives_up_its_snapshot_and_goes_on_from_another() {
 #[test]
 fn no_more_is_shipped_than_is_released() {
     let mut link = following(9);
-    link.step(Event::Released { through: Lsn(0), copies: true });
+    link.step(Event::Released { through: Lsn(0), copies: Copies::Now });
     assert_eq!((link.state(), link.next()), (State::Following, None));
-    link.step(Event::Released { through: Lsn(4), copies: true });
+    link.step(Event::Released { through: Lsn(4), copies: Copies::Now });
     assert_eq!(link.next(), Some(Action::Send(Lsn(0))));
     link.step(Event::Sent { to: Lsn(4), bytes: 10 });
     assert_eq!((link.next(), link.is_caught_up()), (None, false));
@@ -284,7 +285,7 @@ fn what_makes_a_copy_complete_is_shipped_whatever_the_timing() {
     link.step(Event::Offered { number: 1, next_key: None });
     link.step(Event::Wanted(1));
     link.step(Event::ChunkSent { number: 1, bytes: 5, next_key: None, rows: 2 });
-    link.step(Event::Released { through: Lsn(0), copies: true });
+    link.step(Event::Released { through: Lsn(0), copies: Copies::Now });
     link.step(Event::Appended(Lsn(95)));
     link.step(Event::ChunkAcked(1));
     assert_eq!(link.next(), Some(Action::Send(Lsn(90))));
@@ -299,7 +300,7 @@ fn what_makes_a_copy_complete_is_shipped_whatever_the_timing() {
 #[test]
 fn copy_waits_for_its_window() {
     let mut link = offering(3);
-    link.step(Event::Released { through: Lsn(0), copies: false });
+    link.step(Event::Released { through: Lsn(0), copies: Copies::InWindow });
     assert_eq!(link.next(), Some(Action::Open));
     link.done(&Action::Open);
     let log_start = Lsn(50);
@@ -312,8 +313,21 @@ fn copy_waits_for_its_window() {
     };
     link.step(answer);
     assert_eq!((link.state(), link.next()), (State::Gap, None));
-    link.step(Event::Released { through: Lsn(99), copies: true });
-    assert_eq!(link.next(), Some(Action::Open));
+    assert!(link.reason().contains("when a window opens"), "{}", link.reason());
+    link.step(Event::Released { through: Lsn(99), copies: Copies::Now });
+    assert_eq!(link.next(), Some(Action::BeginCopy(None)));
+}
+
+#[test]
+fn copy_that_waits_to_be_asked_for_says_so() {
+    let mut link = Link::new(Epoch(1), Lsn(90), WINDOW);
+    opened(&mut link, 3, 50);
+    assert!(link.has_fallen_out());
+    link.step(Event::Released { through: Lsn(0), copies: Copies::WhenAsked });
+    assert_eq!((link.state(), link.next()), (State::Gap, None));
+    assert!(link.reason().contains("isthmus link trigger"), "{}", link.reason());
+    link.step(Event::Released { through: Lsn(0), copies: Copies::Now });
+    assert_eq!(link.next(), Some(Action::BeginCopy(None)));
 }
 
 #[test]
@@ -347,4 +361,35 @@ fn fenced_link_opens_anew_under_a_newer_epoch() {
     assert_eq!((link.state(), link.next()), (State::Fenced, None));
     link.step(Event::Epoch(Epoch(2)));
     assert_eq!((link.epoch, link.next()), (Epoch(2), Some(Action::Open)));
+}
+
+#[test]
+fn region_that_lacks_something_begins_no_copy_until_it_has_all() {
+    let mut link = Link::new(Epoch(1), Lsn(90), WINDOW);
+    link.step(Event::Whole(false));
+    opened(&mut link, 3, 50);
+    assert_eq!((link.state(), link.next()), (State::Gap, None));
+    assert!(link.reason().contains("has not all of the table"), "{}", link.reason());
+    link.step(Event::Whole(true));
+    opened(&mut link, 3, 50);
+    assert_eq!(link.next(), Some(Action::BeginCopy(None)));
+}
+
+#[test]
+fn region_that_lacks_something_ships_its_log_and_gives_back_what_was_lost() {
+    let mut link = Link::new(Epoch(1), Lsn(90), WINDOW);
+    link.step(Event::Whole(false));
+    opened(&mut link, 60, 50);
+    assert_eq!(link.next(), Some(Action::Send(Lsn(60))));
+    link.step(Event::Disconnected("reset".to_owned()));
+    link.step(Event::Connected);
+    link.done(&Action::Open);
+    link.step(Event::Opened {
+        watermark: Lsn(60),
+        copy: None,
+        must_copy: true,
+        incomplete: true,
+        log_start: Lsn(50),
+    });
+    assert_eq!(link.next(), Some(Action::BeginCopy(None)));
 }

@@ -15,7 +15,7 @@ use crate::link::{Action, Event, State};
 use crate::pack::Method;
 use crate::terms::{Terms, Wish};
 use crate::throttle::Brake;
-use crate::timing::{Gate, Moment, Timing};
+use crate::timing::{Copies, Gate, Moment, Timing};
 
 /// Whether it reads rows of a copy, or what is known of them.
 pub(super) fn is_of_copy(action: &Action) -> bool {
@@ -99,6 +99,7 @@ impl Outbound {
             appended: table.durable_lsn(),
             shipped,
             follows: shipping.link.state() == State::Following,
+            fell_out: shipping.link.has_fallen_out(),
             waiting_bytes: match shipping.terms.timing {
                 Timing::Triggered { .. } => table.log_size_after(shipped).bytes,
                 _ => 0,
@@ -106,7 +107,7 @@ impl Outbound {
         };
         let leave = shipping.gate.look(&moment, |after| record_after(table, after));
         shipping.next_millis = leave.next_millis;
-        if !leave.copies {
+        if leave.copies != Copies::Now {
             shipping.copy = None;
         }
         let (through, copies) = (leave.through, leave.copies);

@@ -84,6 +84,15 @@ impl Outbound {
         }
     }
 
+    /// Says whether this region has all of the table: until then no copy begins on the link.
+    pub fn whole(&mut self, partition: PartitionId, whole: bool) {
+        let Some(shipping) = self.links.get_mut(&partition) else { return };
+        if shipping.link.is_whole() != whole {
+            shipping.copy = None;
+            self.on_link(partition.0, |_, link| link.step(Event::Whole(whole)));
+        }
+    }
+
     /// Names the partitions of which the peer is told how replicas stand.
     pub fn tell_of(&mut self, partitions: &BTreeSet<PartitionId>) {
         self.told.retain(|partition, _| partitions.contains(partition));

@@ -152,7 +152,7 @@ impl Node {
     async fn decide_change(&self, name: &str, change: &[u8]) -> Result<Value, ApiError> {
         let change: Change = serde_json::from_slice(change)
             .map_err(|error| ApiError::invalid(format!("The change cannot be read: {error}.")))?;
-        super::links::check(&change)?;
+        super::links::check(&change, self.config.log.keep_hours)?;
         if let Change::Switchover(asked) = &change {
             return self.switch_over(name, &asked.to).await;
         }

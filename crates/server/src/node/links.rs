@@ -13,6 +13,7 @@ use isthmus_control::link_rule::{
     DirectionRule, LinkRule, SetLink, TimingRule, Wanted, WindowRule,
 };
 use isthmus_protocol::error_code::ErrorCode;
+use isthmus_replication::link::State;
 use isthmus_replication::ship::StateChange;
 use isthmus_replication::terms::{Direction, Terms, Wish};
 use isthmus_replication::throttle::Throttle;
@@ -78,9 +79,19 @@ fn timing(rule: &TimingRule) -> Result<Timing, String> {
     })
 }
 
-/// Checks what only the replication room can tell of a change: whether windows make sense.
-pub(super) fn check(change: &Change) -> Result<(), ApiError> {
+/// Checks what only other rooms can tell of a change: whether windows make sense, and whether the
+/// log keeps entries, for so many hours, until a delay is over.
+pub(super) fn check(change: &Change, keep_hours: u32) -> Result<(), ApiError> {
     match change {
+        Change::SetLink(SetLink { timing: Some(TimingRule::Delayed { seconds }), .. })
+            if *seconds >= u64::from(keep_hours) * 3600 =>
+        {
+            Err(ApiError::invalid(format!(
+                "A delay of {seconds} s is not possible: the log is kept for {keep_hours} hours, \
+                 and what waits longer is cut. Give a shorter delay, or raise log.keep_hours in \
+                 all regions."
+            )))
+        }
         Change::SetLink(SetLink { timing: Some(rule), .. }) => timing(rule)
             .map(drop)
             .map_err(|error| ApiError::invalid(format!("The timing makes no sense: {error}."))),
@@ -162,14 +173,20 @@ impl Node {
         let (id, record) = self.record_named(&trigger.table).ok_or_else(no_global_table)?;
         let own = &self.config.region.name;
         let links = record.table.links_between(Some(own), trigger.to.as_deref());
+        let Some(partition) = self.partition_of(id) else { return Err(no_global_table()) };
+        // One that fell out of the log waits to be asked for the copy that heals it.
+        let waits_to_be_asked = |to: &str| {
+            let report = self.others.get(to).and_then(|other| other.links().report(partition));
+            report.is_some_and(|report| report.state == State::Gap)
+        };
         let is_delayed =
             |to: &str| matches!(record.table.link_rule(own, to).timing, TimingRule::Delayed { .. });
-        if let Some((_, to)) = links.iter().find(|(_, to)| is_delayed(to)) {
+        let is_refused = |to: &str| is_delayed(to) && !waits_to_be_asked(to);
+        if let Some((_, to)) = links.iter().find(|(_, to)| is_refused(to)) {
             return Err(ApiError::invalid(format!(
                 "The link from {own} to {to} is delayed on purpose; set its timing instead."
             )));
         }
-        let Some(partition) = self.partition_of(id) else { return Err(no_global_table()) };
         let others = links.iter().filter_map(|(_, to)| self.others.get(to));
         let triggered = others
             .filter(|other| {

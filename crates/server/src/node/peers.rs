@@ -89,9 +89,9 @@ impl Assignments for Node {
         let Ok(note) = serde_json::to_vec(record) else { return };
         // Should this be lost in a crash, the base says so again when it next opens the link.
         drop(self.store.put_note(&record_note(table), &note));
-        let passes_on = record.table.has_edges();
+        let gives_more = record.table.has_edges() || record.table.serve == Serve::PeerToPeer;
         drop(records);
-        if passes_on {
+        if gives_more {
             self.obey_links();
         }
         // It may be the successor that waited for this.

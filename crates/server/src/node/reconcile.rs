@@ -111,6 +111,12 @@ impl Node {
             }
             return;
         }
+        if replica.progress == Progress::Pending
+            && let Some(other) = self.knows_of_fewer(table, region)
+        {
+            let why = format!("Region {other} has to know of the new replica first.");
+            return self.note_trouble(table, region, &ApiError::invalid(why));
+        }
         if replica.confirmed_version < version || self.is_forgotten(id, region) {
             match self.assign(id, table, region).await {
                 Ok(()) => {
@@ -143,6 +149,23 @@ impl Node {
                 && self.progress_of(id, &replica.region) != Some(Progress::Active)
         };
         table.replicas.iter().find(lacks).map(|replica| replica.region.clone())
+    }
+
+    /// Another region that writes the table and may forget what it has deleted without regard to
+    /// the new replica in `region`: it has not confirmed the record that names it.
+    fn knows_of_fewer<'a>(&self, table: &'a GlobalTable, region: &str) -> Option<&'a str> {
+        if table.serve != Serve::PeerToPeer {
+            return None;
+        }
+        let own = &self.config.region.name;
+        let mut others = table.replicas.iter().filter(|replica| {
+            let is_settled = !matches!(replica.progress, Progress::Pending | Progress::Unbinding);
+            is_settled && replica.region != region && replica.region != *own
+        });
+        let lacks = |replica: &&Replica| {
+            replica.confirmed_version < table.version && self.is_reached(&replica.region)
+        };
+        others.find(lacks).map(|replica| replica.region.as_str())
     }
 
     /// Whether the region has lost what it was told of the table.
@@ -303,11 +326,9 @@ impl Node {
         let known = self.record(spec.id);
         let id = spec.id;
         // It may have been a table of this region alone.
-        let left = match known.is_none() && writers(&table) == Writers::One {
-            true => self.store.table(id),
-            false => None,
-        };
-        if let Some(left) = &left {
+        let left = if known.is_none() { self.store.table(id) } else { None };
+        let is_of_one = writers(&table) == Writers::One;
+        if let Some(left) = left.as_ref().filter(|_| is_of_one) {
             check_left(own, left.epoch(), &table)?;
         }
         if known.is_none()
@@ -323,9 +344,14 @@ impl Node {
             self.obey_newer_epoch(id, &table);
         }
         self.hold(spec, &table).await?;
-        if left.is_some() {
+        if let Some(left) = left {
             let writer = self.number_of(table.primary()).ok_or_else(damaged)?;
-            self.store.forget_writer(id, writer, Epoch(table.epoch)).await?;
+            match is_of_one {
+                true => self.store.forget_writer(id, writer, Epoch(table.epoch)).await?,
+                // What was written alone lies below the horizon of the others, so that as entries
+                // they take none of it. It comes to them as rows, once all of theirs are here.
+                false => left.begin_log_anew().await?,
+            }
         }
         let ready = known.is_some_and(|known| known.ready) || table.has_enough(own);
         self.save(id, Record { table, ready }).await
@@ -507,7 +533,8 @@ impl Node {
                 .filter_map(|(id, record)| {
                     let terms = self.terms_of(&record.table, region);
                     let feeding = self.feeding(record, region)?;
-                    Some((self.store.table(*id)?, terms, feeding, extract_of(record, region)))
+                    let extract = extract_of(record, region);
+                    Some((self.store.table(*id)?, terms, feeding, extract, record.may_copy()))
                 })
                 .collect();
             let told_of = self.told_of(Some(region));
@@ -517,11 +544,12 @@ impl Node {
                 .filter(|partition| !wanted.iter().any(|(t, ..)| t.partition() == *partition))
                 .collect();
             superfluous.into_iter().for_each(|partition| links.close(partition));
-            for (table, terms, feeding, extract) in wanted {
+            for (table, terms, feeding, extract, is_whole) in wanted {
                 let partition = table.partition();
                 links.open(partition, table, &terms);
                 links.feed(partition, feeding);
                 links.extract(partition, extract);
+                links.whole(partition, is_whole);
             }
             links.tell_of(&told_of);
             drop(links);

@@ -198,7 +198,8 @@ impl Node {
         self.kept_logs.lock().fallen.insert(key, now);
         let text = format!(
             "the link to region {region} has fallen into a gap: {reason}. Nothing is skipped: a \
-             copy of what differs begins by itself as soon as the region is there"
+             copy of what differs begins by itself as soon as the region is there, or, where the \
+             link is delayed, when it is asked for"
         );
         let detail = json!({ "region": region, "log_start": table.log_start().0 });
         self.notice(EventKind::LinkGap, table.name().as_str(), text, detail);

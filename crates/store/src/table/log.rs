@@ -156,6 +156,21 @@ impl Table {
         pending
     }
 
+    /// Says that nothing of the log is wanted any more: it goes on where it ends. That is durable
+    /// with the answer, so that who stood anywhere before it is given rows.
+    pub fn begin_log_anew(&self) -> Pending<()> {
+        if let Err(error) = self.core.check_alive() {
+            return Pending::ready(Err(error));
+        }
+        let mut inner = self.partition.inner.lock();
+        if inner.dropped {
+            return Pending::ready(Err(StoreError::NoTable(inner.spec.id)));
+        }
+        let bytes_before = inner.part.bytes;
+        inner.state.log_start = inner.state.lsn;
+        self.enqueue_told(&mut inner, bytes_before, ())
+    }
+
     /// Makes the next batch remove all records that cover anything after `last`: the log goes on
     /// there with other entries, which the engine must not take for forgotten ones.
     pub(crate) fn remove_log_after(&self, inner: &mut Inner, last: Lsn) -> Result<(), StoreError> {
