@@ -22,9 +22,8 @@ MIB = 1024 * 1024
 # peers a tombstone until the horizon has passed it, and for either kind what is not flushed or
 # merged yet. Measured with 20 000 rows, of 60 to 80 MiB: 1 MiB with one writer, 2 MiB with peers.
 LEFT_MIB = 6
-# And for so many rows whose tombstones the horizon has passed: a tenth of what these take.
-LEFT_BYTES_PER_ROW_AFTER_SOAK = 6
-LEFT_MIB_AFTER_SOAK = 2
+# And once the horizon has passed the tombstones, however many rows there were.
+LEFT_MIB_AFTER_SOAK = 16
 
 
 def written(path):
@@ -128,8 +127,7 @@ def test_ten_million_deletes_leave_no_lasting_trace(three):
     def gone():
         now = disks(three)
         print(f"{time.monotonic() - began:.0f} s after the last delete: {in_mib(now)} MiB")
-        most = LEFT_MIB_AFTER_SOAK * MIB + rows * LEFT_BYTES_PER_ROW_AFTER_SOAK
-        return all(a - b < most for a, b in zip(now, empty, strict=True))
+        return all(a - b < LEFT_MIB_AFTER_SOAK * MIB for a, b in zip(now, empty, strict=True))
 
     # A quarter of an hour until the horizon counts, then the sweep and the merging of files.
     cluster.wait_until(gone, "the disks are near those of an empty table", 2 * 3600, 30)

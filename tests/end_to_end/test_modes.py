@@ -104,12 +104,49 @@ def test_a_region_alone_waits_refuses_or_goes_on_as_it_was_told_and_climbs_back(
         for fallback in ("wait", "refuse", "async"):
             wait_state(r1, fallback, "in-sync")
             cluster.wait_until(lambda name=fallback: writes(client, name), f"{fallback} writes")
-        assert events(r1, "sync-restored", "refuse")
+        for fallback in ("wait", "refuse", "async"):
+            fell = events(r1, "sync-fell-back", fallback)
+            assert fell and fell[0]["detail"]["fallback"] == fallback, (fallback, fell)
+            assert fell[0]["detail"]["reason"] and events(r1, "sync-restored", fallback), fallback
         other = r2.client()
         for fallback in ("wait", "refuse", "async"):
             assert other.get_row(fallback, key(9)) is not None, fallback
         other.close()
         client.close()
+
+
+def test_a_bound_in_entries_is_reached_before_the_one_in_time(folder):
+    with cluster.Cluster(regions=2, folder=folder) as running:
+        r1, r2 = running.regions
+        prepare(running, "bound")
+        set_mode(running, "bound", "semi-sync", "--fallback", "async", "--bound-entries", "5",
+                 "--bound-ms", "600000", "--patience-ms", "60000")
+        wait_state(r1, "bound", "in-sync")
+        r2.kill()
+        # Each waits for the other region until more than the bound wait.
+        writers = [threading.Thread(target=put_alone, args=(r1, count), daemon=True)
+                   for count in range(4)]
+        for writer in writers:
+            writer.start()
+        cluster.wait_until(lambda: told(r1, "bound")["lag_entries"] >= 4, "four wait", 60, 0.1)
+        assert told(r1, "bound")["state"] == "in-sync"
+        client = r1.client(timeout=60)
+        client.batch_write("bound", [(1, key(count), [("v", 1)]) for count in range(10, 20)])
+        assert wait_state(r1, "bound", "fallen-back")
+        fell = events(r1, "sync-fell-back", "bound")
+        assert "entries" in fell[0]["detail"]["reason"], fell
+        for writer in writers:
+            writer.join(60)
+            assert not writer.is_alive(), "what waited is answered"
+        r2.start()
+        wait_state(r1, "bound", "in-sync")
+        client.close()
+
+
+def put_alone(region, count):
+    client = region.client(timeout=90)
+    client.put_row("bound", key(count), [("v", count)])
+    client.close()
 
 
 def writes(client, table):

@@ -25,7 +25,8 @@ cargo xtask COMMAND
   compat [--newest]  the SDK suites, with the pinned SDKs or with the newest ones
   fuzz TARGET [SECS] request_decoder or plainbuffer_decoder, 60 seconds by default
   soak [NAME]        the long tests: overwrites (ten million), peers (an hour), semi-sync (200
-                     regions lost), deletes (ten million), faults (200 of each); all by default
+                     regions lost), deletes (ten million), faults (200 of each), schemas (1 000
+                     changes); all by default
   setup              install what the commands above need
 
 Tests take their sizes from the environment, for a quick run:

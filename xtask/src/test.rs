@@ -145,25 +145,31 @@ pub(crate) fn soak(named: &[String]) -> Outcome {
     let wanted = match named {
         [] => {
             "overwrites or never_rest or outlives_the_region or ten_million_deletes or one_history \
-               or jitter"
+               or jitter or random_changes"
         }
         [one] if one == "overwrites" => "overwrites",
         [one] if one == "peers" => "never_rest",
         [one] if one == "semi-sync" => "outlives_the_region",
         [one] if one == "deletes" => "ten_million_deletes",
         [one] if one == "faults" => "one_history or jitter",
-        _ => return Err("soak knows: overwrites, peers, semi-sync, deletes, faults".to_owned()),
+        [one] if one == "schemas" => "random_changes",
+        _ => {
+            return Err(
+                "soak knows: overwrites, peers, semi-sync, deletes, faults, schemas".to_owned()
+            );
+        }
     };
     install::fault_tools();
     dev::build()?;
     let python = install::python()?;
-    let names = ["size", "soak", "modes", "deletes", "faults"];
+    let names = ["size", "soak", "modes", "deletes", "faults", "schemas"];
     let files = names.map(|name| format!("end_to_end/test_{name}.py"));
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     let arguments = [&["-B", "-m", "pytest"][..], &files, &["-v", "-s", "-k", wanted]].concat();
     let mut tests = command(python, &arguments);
     let folder = crate::run::root().join("tests");
-    crate::run::run(tests.current_dir(folder).env("SOAK", "1"))
+    let changes = std::env::var("SCHEMA_CHANGES").unwrap_or_else(|_| "1000".to_owned());
+    crate::run::run(tests.current_dir(folder).env("SOAK", "1").env("SCHEMA_CHANGES", changes))
 }
 
 fn report(results: &[(&str, Totals, Outcome)]) -> Outcome {

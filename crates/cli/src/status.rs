@@ -492,6 +492,7 @@ pub(crate) mod tests {
                 entries_rate: 0.0,
                 wire_bytes_rate: 0.0,
                 retries: 0,
+                conflicts: 0,
                 last_copy: None,
             }],
             probes: Vec::new(),

@@ -94,17 +94,36 @@ fn nothing(start: &[u8]) -> Piece {
 
 /// How many rows a table has, about, and how many of them from a key on; `None`: from the first.
 pub(crate) fn rows_after(view: &DigestView, key: Option<&[u8]>) -> (u64, u64) {
+    let Some((lane, rows)) = fullest_lane(view) else { return (0, 0) };
+    let after = |key: &[u8]| rows_between(view, lane, key, None);
+    let left = key.filter(|key| !key.is_empty()).map_or(rows, after);
+    (rows, left.min(rows))
+}
+
+/// The same of the rows in a range of keys.
+pub(crate) fn rows_within(
+    view: &DigestView,
+    key: Option<&[u8]>,
+    (start, end): (&[u8], Option<&[u8]>),
+) -> (u64, u64) {
+    let Some((lane, _)) = fullest_lane(view) else { return (0, 0) };
+    let rows = rows_between(view, lane, start, end);
+    let left = key.filter(|key| *key > start).map_or(rows, |key| rows_between(view, lane, key, end));
+    (rows, left.min(rows))
+}
+
+/// The lane that counts most rows, and how many.
+fn fullest_lane(view: &DigestView) -> Option<(Lane, u64)> {
     let (time, kills) = view.floors();
     let floors = Floors { time, kills };
     let lanes = view.tree().lanes();
     let counted = lanes.iter().filter(|root| above(root.lane, &floors));
-    let Some(fullest) = counted.max_by_key(|root| root.rows) else { return (0, 0) };
-    let after = |key: &[u8]| -> u64 {
-        let leaves = view.tree().leaves(fullest.lane, key, None);
-        leaves.map(|leaf| u64::from(leaf.rows)).sum()
-    };
-    let left = key.filter(|key| !key.is_empty()).map_or(fullest.rows, after);
-    (fullest.rows, left.min(fullest.rows))
+    counted.max_by_key(|root| root.rows).map(|root| (root.lane, root.rows))
+}
+
+fn rows_between(view: &DigestView, lane: Lane, start: &[u8], end: Option<&[u8]>) -> u64 {
+    let leaves = view.tree().leaves(lane, start, end);
+    leaves.map(|leaf| u64::from(leaf.rows)).sum()
 }
 
 /// A range offered, and how many rows lie in it, about.

@@ -45,8 +45,16 @@ pub struct Extract {
     pub is_incremental: bool,
 }
 
-/// Rows of a chunk, their size, and the first key after them, if there is one.
-pub(crate) type Chunk = (CopiedRows, usize, Option<Bytes>);
+/// A chunk of what is taken.
+pub(crate) struct Chunk {
+    pub(crate) rows: CopiedRows,
+    /// Their size.
+    pub(crate) bytes: usize,
+    /// The first key after them, if there is one.
+    pub(crate) next_key: Option<Bytes>,
+    /// Rows that were looked at.
+    pub(crate) looked_at: usize,
+}
 
 impl Extract {
     /// Whether nothing is left out but by time.
@@ -56,6 +64,11 @@ impl Extract {
             && self.columns.is_none()
             && self.families.is_none()
             && self.filter.is_none()
+    }
+
+    /// The keys that are looked at: the first, and the one after the last if there is one.
+    pub(crate) fn range(&self) -> (&[u8], Option<&[u8]>) {
+        (&self.start.0, self.end.as_ref().map(|end| &end.0[..]))
     }
 
     fn takes_key(&self, key: &EncodedKey) -> bool {
@@ -86,14 +99,15 @@ impl Extract {
         bytes_max: usize,
     ) -> Result<Chunk, ReplicationError> {
         let judge = Judge::new(self, snapshot, now_millis);
-        let (mut rows, mut bytes) = (CopiedRows::default(), 0);
+        let (mut rows, mut bytes, mut looked_at) = (CopiedRows::default(), 0, 0);
         let start = start.max(&self.start);
         let scan = snapshot.scan(start, self.end.as_ref(), Direction::Forward);
-        for (looked_at, row) in scan.enumerate() {
+        for row in scan {
             let (key, row) = row?;
             if bytes >= bytes_max || looked_at >= CHUNK_LOOKED_AT_MAX {
-                return Ok((rows, bytes, Some(key.0)));
+                return Ok(Chunk { rows, bytes, next_key: Some(key.0), looked_at });
             }
+            looked_at += 1;
             if !judge.passes(&key, &row) {
                 continue;
             }
@@ -101,7 +115,7 @@ impl Extract {
             bytes += key.0.len() + row.len();
             rows.rows.push(CopiedRow { key: key.0, row });
         }
-        Ok((rows, bytes, None))
+        Ok(Chunk { rows, bytes, next_key: None, looked_at })
     }
 
     /// One record with what of a piece of the log is taken.

@@ -13,9 +13,11 @@ const SAMPLES_MAX: usize = 128;
 /// How a copy stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CopyReport {
-    /// Rows that are settled at the replica, alike ones included, about.
+    /// Rows that are settled at the replica, about: those that were alike included, and those that
+    /// it does not take.
     pub rows_done: u64,
-    /// Rows of the table; `None`: not known, there is no digest. About.
+    /// Rows of the table, or of the keys that the replica takes; `None`: not known, there is no
+    /// digest. About.
     pub rows_total: Option<u64>,
     /// Bytes of rows that are durable at the replica since the copy began or went on, before
     /// compression.

@@ -455,6 +455,10 @@ pub struct LinkStatus {
     /// How often it had to begin anew since it was made.
     #[serde(default)]
     pub retries: u64,
+    /// Conflicts of writes here with writes of the other region that were noticed here since this
+    /// region serves.
+    #[serde(default)]
+    pub conflicts: u64,
     /// The last copy that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_copy: Option<EndedCopy>,
@@ -468,9 +472,11 @@ fn push() -> String {
 /// How a copy gets on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CopyStatus {
-    /// Rows that are settled in the other region, alike ones included, about.
+    /// Rows that are settled in the other region, about: those that were alike included, and those
+    /// that it does not take.
     pub rows_done: u64,
-    /// Rows of the table, about; absent where no digest counts them.
+    /// Rows of the table, or of the keys that the region takes, about; absent where no digest counts
+    /// them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_total: Option<u64>,
     /// Bytes of rows that are durable there since the copy began or went on.

@@ -240,7 +240,7 @@ impl View {
             title: "links",
             headings: vec![
                 "TABLE", "LINK", "STATE", "FOR", "LAG", "LAG TIME", "WAITS", "SHIPS", "SENDS",
-                "RETRIES", "REASON",
+                "RETRIES", "CONFLICTS", "REASON",
             ],
             rows: rows.collect(),
         }
@@ -348,6 +348,7 @@ fn link_row(link: &LinkStatus, now: i64) -> (Vec<String>, Colour) {
         each_second(link.entries_rate),
         bytes_each_second(link.wire_bytes_rate),
         link.retries.to_string(),
+        link.conflicts.to_string(),
         output::plain(&link.reason),
     ];
     (cells, colour)

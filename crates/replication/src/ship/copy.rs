@@ -41,8 +41,8 @@ pub(super) struct CopyScan {
     pub(super) wants: BTreeMap<u64, CopyWant>,
     /// What is being sent of the range that was answered first.
     picked: Option<Picked>,
-    /// Rows that are alike, of the range whose rows are sent next.
-    alike: u64,
+    /// Rows that are settled with the chunk that is sent next and not in it: alike, or not taken.
+    unsent: u64,
 }
 
 impl Shipping {
@@ -61,7 +61,11 @@ impl Shipping {
             Err(error) => return Err(error.into()),
         };
         let next_key = resumed.as_ref().map(|progress| &progress.next_key[..]);
-        let rows = view.as_ref().map(|view| differential::rows_after(view, next_key));
+        let rows = view.as_ref().map(|view| match &self.carried.extract {
+            // Of a part of the keys only those are looked at.
+            Some(extract) => differential::rows_within(view, next_key, extract.range()),
+            None => differential::rows_after(view, next_key),
+        });
         let (total, left) = rows.map_or((None, 0), |(total, left)| (Some(total), left));
         self.progress = Some(Progress::new(total, total.unwrap_or(0) - left, now));
         let view = view.filter(|_| self.offers);
@@ -92,7 +96,7 @@ impl Shipping {
             offered_rows: BTreeMap::new(),
             wants: BTreeMap::new(),
             picked: None,
-            alike: 0,
+            unsent: 0,
         });
         self.link.step(Event::Appended(snapshot_lsn));
         self.stands_when_copied(&progress.vector);
@@ -155,8 +159,8 @@ impl Shipping {
             let want = copy.wants.remove(&offer).ok_or_else(gone_error)?;
             let picked = differential::pick(view, &want, range_rows)?;
             if let Picked::Rows { rows, .. } = &picked {
-                copy.alike = range_rows.saturating_sub(rows.len() as u64);
-                self.alike_rows += copy.alike;
+                copy.unsent = range_rows.saturating_sub(rows.len() as u64);
+                self.alike_rows += copy.unsent;
             }
             copy.picked = Some(picked);
         }
@@ -208,7 +212,7 @@ impl Shipping {
         self.sent_bytes += bytes as u64;
         self.sent_entries += rows;
         if let Some(copy) = &mut self.copy {
-            let settled = rows + std::mem::take(&mut copy.alike);
+            let settled = rows + std::mem::take(&mut copy.unsent);
             self.under_way.push_back((number, settled, bytes as u64));
             if next_key.as_ref() == end {
                 copy.picked = None;
@@ -242,7 +246,11 @@ impl Shipping {
         let bytes_max = self.brake.parcel_bytes(CHUNK_BYTES_MAX);
         let now_millis = self.carried.opened_millis;
         let (rows, bytes, next_key) = match &self.carried.extract {
-            Some(extract) => extract.read_chunk(&copy.snapshot, &start, now_millis, bytes_max)?,
+            Some(extract) => {
+                let chunk = extract.read_chunk(&copy.snapshot, &start, now_millis, bytes_max)?;
+                copy.unsent = (chunk.looked_at - chunk.rows.rows.len()) as u64;
+                (chunk.rows, chunk.bytes, chunk.next_key)
+            }
             None => read_chunk(&copy.snapshot, &start, end, bytes_max)?,
         };
         let next_key = next_key.or_else(|| end.cloned());

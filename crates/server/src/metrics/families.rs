@@ -58,6 +58,7 @@ struct LinkFigures {
     copied_rows: u64,
     entries_rate: f64,
     bytes_rate: f64,
+    conflicts: u64,
 }
 
 impl LinkFigures {
@@ -172,10 +173,16 @@ impl Figures {
         }
         let mut links = BTreeMap::<(String, String), LinkFigures>::new();
         for (region, other) in node.others() {
-            let reports = other.links().reports();
+            let (reports, peer) = {
+                let links = other.links();
+                (links.reports(), links.peer())
+            };
             for report in reports.iter().filter(|report| all.contains(&report.partition)) {
                 let key = (label(report.partition), region.clone());
-                links.entry(key).or_default().add(report);
+                let figures = links.entry(key).or_default();
+                figures.add(report);
+                let table = node.store().table_of_partition(report.partition);
+                figures.conflicts += table.map_or(0, |table| table.conflicts_with_region(peer));
             }
         }
         let reached = node.others().iter();
@@ -383,7 +390,9 @@ impl Figures {
         let help = "Rows of copies sent";
         self.counter(to, "link_copied_rows", help, |link| link.copied_rows)?;
         let help = "How often a link had to begin anew";
-        self.counter(to, "link_retries", help, |link| link.traffic.retries)
+        self.counter(to, "link_retries", help, |link| link.traffic.retries)?;
+        let help = "Conflicts of writes here with those of the other region, noticed here";
+        self.counter(to, "link_conflicts", help, |link| link.conflicts)
     }
 
     fn link_labels(&self, (table, region): &(String, String)) -> Labels {

@@ -173,6 +173,10 @@ impl Node {
         };
         let lag_ms = report.oldest_millis.map_or(0, |oldest| (now - oldest).max(0) as u64);
         LinkStatus {
+            conflicts: match (&table, self.number_of(to)) {
+                (Some(table), Some(region)) => table.conflicts_with_region(region),
+                _ => 0,
+            },
             table: table.map_or_else(String::new, |t| t.spec().name.as_str().to_owned()),
             partition: report.partition.0,
             from: self.config.region.name.clone(),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use isthmus_model::change::Direction;
 use isthmus_model::conflict::{Side, conflicts};
 use isthmus_model::hlc::{Hlc, Stamp};
-use isthmus_model::ids::PartitionId;
+use isthmus_model::ids::{Origin, PartitionId};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
 
@@ -38,8 +38,8 @@ pub(crate) struct ConflictLog {
     /// Bytes of those that are kept, the oldest first.
     sizes: VecDeque<usize>,
     bytes: usize,
-    /// Noticed since the store was opened, by the name of their rule.
-    by_rule: BTreeMap<&'static str, u64>,
+    /// Noticed since the store was opened, by the name of their rule and the other region.
+    noticed: BTreeMap<(&'static str, Origin), u64>,
 }
 
 impl ConflictLog {
@@ -76,7 +76,9 @@ impl ConflictLog {
         };
         let value = conflict::encode_value(noticed);
         self.last += 1;
-        *self.by_rule.entry(noticed.conflict.rule.as_str()).or_default() += 1;
+        let conflict = &noticed.conflict;
+        let kind = (conflict.rule.as_str(), conflict.there.stamp.origin);
+        *self.noticed.entry(kind).or_default() += 1;
         self.keep(value.len());
         let mut writes = vec![write(self.last, Some(value))];
         while self.sizes.len() > CONFLICTS_MAX
@@ -133,7 +135,18 @@ impl Table {
 
     /// How many conflicts were noticed since the store was opened, by the name of their rule.
     pub fn conflicts_by_rule(&self) -> BTreeMap<&'static str, u64> {
-        self.partition.inner.lock().conflicts.by_rule.clone()
+        let mut by_rule = BTreeMap::new();
+        for ((rule, _), count) in &self.partition.inner.lock().conflicts.noticed {
+            *by_rule.entry(*rule).or_default() += count;
+        }
+        by_rule
+    }
+
+    /// How many conflicts with writes of another region were noticed since the store was opened.
+    pub fn conflicts_with_region(&self, region: Origin) -> u64 {
+        let inner = self.partition.inner.lock();
+        let noticed = inner.conflicts.noticed.iter();
+        noticed.filter(|((_, other), _)| *other == region).map(|(_, count)| count).sum()
     }
 
     /// The conflicts of a change from elsewhere with what this region has written. `seen` is what
