@@ -109,7 +109,7 @@ impl Link {
             State::Paused => "a person paused it; the log is kept for it, within its budget",
             State::Stopped => "a person stopped it; nothing is kept for it",
             State::Gap | State::Copying if !self.may_copy() => INCOMPLETE,
-            State::Gap if self.released.1 == Copies::WhenAsked => WHEN_ASKED,
+            State::Gap if self.waits_to_be_asked() => WHEN_ASKED,
             State::Gap if self.released.1 == Copies::InWindow => IN_WINDOW,
             State::Opening
             | State::Copying
@@ -151,6 +151,10 @@ impl Link {
         self.state == State::Gap && !self.incomplete
     }
 
+    fn waits_to_be_asked(&self) -> bool {
+        self.state == State::Gap && self.released.1 == Copies::WhenAsked
+    }
+
     /// Rows copied since the link was made.
     pub fn copied_rows(&self) -> u64 {
         self.copied_rows
@@ -160,6 +164,8 @@ impl Link {
     pub fn needs_after(&self) -> Option<Lsn> {
         match &self.copy {
             Some(copy) if copy.began => Some(Lsn(copy.progress.first_lsn)),
+            // Whenever that is, the copy brings all that is in the log by then.
+            Some(_) if self.waits_to_be_asked() => Some(Lsn(u64::MAX)),
             Some(_) => None,
             None => self.acked,
         }

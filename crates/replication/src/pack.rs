@@ -169,6 +169,8 @@ pub struct PackedLog {
     pub to: Lsn,
     /// Size before compression.
     pub bytes: usize,
+    /// How many entries are in it: none of those that are left out.
+    pub entries: u64,
     /// The entries.
     pub packed: Packed,
     /// What the replica must have been told before, to unpack them.
@@ -333,6 +335,7 @@ mod tests {
         let log = |bytes: usize| PackedLog {
             to: Lsn(9),
             bytes,
+            entries: 9,
             packed: pack_as_is(vec![0; bytes]),
             dictionary: None,
             ends: Vec::new(),

@@ -326,6 +326,7 @@ fn copy_that_waits_to_be_asked_for_says_so() {
     link.step(Event::Released { through: Lsn(0), copies: Copies::WhenAsked });
     assert_eq!((link.state(), link.next()), (State::Gap, None));
     assert!(link.reason().contains("isthmus link trigger"), "{}", link.reason());
+    assert_eq!(link.needs_after(), Some(Lsn(u64::MAX)), "nothing is kept for it");
     link.step(Event::Released { through: Lsn(0), copies: Copies::Now });
     assert_eq!(link.next(), Some(Action::BeginCopy(None)));
 }

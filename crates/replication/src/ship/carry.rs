@@ -297,7 +297,8 @@ impl Shipping {
         let record = Extract::beginning(&self.table, partition, after, to, shared.origin());
         let bytes = Records { records: vec![record] }.encode_to_vec();
         let (size, packed) = (bytes.len(), pack(bytes, self.method));
-        Some(PackedLog { to, bytes: size, packed, dictionary: None, ends: Vec::new() })
+        let (entries, ends) = (0, Vec::new());
+        Some(PackedLog { to, bytes: size, entries, packed, dictionary: None, ends })
     }
 
     /// The records of a piece of the log as the link carries them, where it does not carry all as

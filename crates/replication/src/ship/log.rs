@@ -66,7 +66,7 @@ impl Shipping {
         ranges: Vec<OriginRange>,
     ) -> Body {
         self.sent_bytes += log.bytes as u64;
-        self.sent_entries += log.to.0 - after.0;
+        self.sent_entries += log.entries;
         // What was read may have begun an epoch.
         self.renew_epoch();
         self.link.step(Event::Sent { to: log.to, bytes: log.bytes });
@@ -112,6 +112,10 @@ impl Shipping {
             // All logs are the same, and every record goes as it is.
             None => (slice.records, Vec::new()),
         };
+        let entries = match is_carried || self.table.spec().writers.are_many() {
+            true => records.iter().map(entries_in).sum(),
+            false => slice.to.0 - after.0,
+        };
         let is_compressed = mostly_compressed(&records);
         let bytes = Records { records }.encode_to_vec();
         let size = bytes.len();
@@ -127,7 +131,7 @@ impl Shipping {
             None if is_carried => (pack(bytes, method), None),
             None => shared.packed.pack(partition, bytes, method),
         };
-        let log = PackedLog { to: slice.to, bytes: size, packed, dictionary, ends };
+        let log = PackedLog { to: slice.to, bytes: size, entries, packed, dictionary, ends };
         if self.carried.extract.is_none() {
             shared.packed.put(stretch, log.clone());
         }
@@ -160,6 +164,10 @@ fn own_entries(
 
 fn damaged_log(source: Corrupt) -> ReplicationError {
     StoreError::Corrupt { what: "log record", source }.into()
+}
+
+fn entries_in(record: &Bytes) -> u64 {
+    decode_head(record).map_or(0, |head| head.count.into())
 }
 
 /// Whether compressing once more would not pay.
