@@ -67,7 +67,7 @@ def pair(tmp_path_factory):
                     "--serve", "peer-to-peer", "--sync", "column")
         second = running.regions[1].config
         running.run("table", "rules", TABLE, "--column", "count=counter", "--column", "tags=set",
-                    "--column", "high=max", "--column", "boss=priority", "--priority", "r1,r2",
+                    "--column", "high=max", "--column", "low=min", "--column", "boss=priority", "--priority", "r1,r2",
                     config=second)
         for region in running.regions:
             cluster.wait_until(
@@ -101,30 +101,38 @@ def test_writes_in_sight_of_each_other_are_no_conflict(pair):
 def test_writes_out_of_sight_are_decided_by_rule_and_told(pair):
     first, second = pair.regions
     second.kill()
-    update(pair, first, {"tags": '["a"]', "high": 9, "boss": "one", "plain": "first"},
+    update(pair, first, {"tags": '["a"]', "high": 9, "low": 9, "boss": "one", "plain": "first"},
            [("count", 5)])
     first.kill()
     second.start()
-    update(pair, second, {"tags": '["b"]', "high": 4, "boss": "two", "plain": "second"},
+    update(pair, second, {"tags": '["b"]', "high": 4, "low": 4, "boss": "two",
+                          "plain": "second"},
            [("count", 3)])
     first.start()
-    expected = {"tags": '["a","b"]', "high": 9, "boss": "one", "plain": "second", "count": 8}
+    expected = {"tags": '["a","b"]', "high": 9, "low": 4, "boss": "one", "plain": "second", "count": 8}
     for region in pair.regions:
         cluster.wait_until(lambda region=region: shown(pair, region) == expected,
                            f"{region.name} shows what the rules say", 60)
     for region in pair.regions:
         told = conflicts(pair, region)
         by_column = {one["column"]: one for one in told["conflicts"]}
-        assert sorted(by_column) == ["boss", "high", "plain", "tags"] and told["noticed"] == 4
+        assert sorted(by_column) == ["boss", "high", "low", "plain", "tags"]
+        assert told["noticed"] == 5
         winners = {name: one["winner"] for name, one in by_column.items()}
-        assert winners == {"boss": "r1", "high": "r1", "plain": "r2", "tags": "both"}
+        assert winners == {"boss": "r1", "high": "r1", "low": "r2", "plain": "r2", "tags": "both"}
         changes = {one["region"]: one["value"] for one in by_column["plain"]["changes"]}
         assert changes == {"r1": "first", "r2": "second"}
         assert by_column["high"]["rule"] == "max"
         counted = f'isthmus_conflicts_total{{table="{TABLE}",rule="%s"}} 1'
         told = metrics(pair, region)
-        for rule in ("set", "max", "priority", "last-writer"):
+        for rule in ("set", "max", "min", "priority", "last-writer"):
             assert counted % rule in told, told
+        other = next(one.name for one in pair.regions if one is not region)
+        of_link = f'isthmus_link_conflicts_total{{table="{TABLE}",from="{region.name}",to="{other}"}} 5'
+        assert of_link in told, told
+        status = json.loads(pair.run("status", "--json", config=region.config).stdout)
+        links = [one for one in status["regions"][0]["status"]["links"] if one["table"] == TABLE]
+        assert [one["conflicts"] for one in links] == [5], links
 
 
 def test_a_loser_is_written_back_as_a_write_of_now(pair):
@@ -213,3 +221,44 @@ def refused_by_clock(region):
         return True
     finally:
         client.close()
+
+
+def test_a_hundred_thousand_overwrites_in_sight_of_each_other_are_no_conflict(three):
+    rows, total, mark = 200, number("SEEN_OVERWRITES", 100_000), [("w", "~mark"), ("k", 1)]
+    clients = [region.client(timeout=60) for region in three.regions]
+    clients[0].create_table(TABLE, ledger.KEY)
+    three.make_global(TABLE)
+    for turn in range(total // rows):
+        writer = clients[turn % 3]
+        changes = [(1, [("w", "seen"), ("k", row)], [("v", turn)]) for row in range(rows)]
+        assert writer.batch_write(TABLE, changes) == [None] * rows
+        writer.put_row(TABLE, mark, [("v", turn)])
+        # The entries of a region are applied in their order.
+        for client in clients:
+            cluster.wait_until(
+                lambda client=client, turn=turn: value_of(client, mark) == turn,
+                "all regions have seen the turn", 60, 0.002)
+    for region, client in zip(three.regions, clients, strict=True):
+        told = json.loads(three.run("conflict", "list", TABLE, "--json", config=region.config).stdout)
+        assert told["noticed"] == 0, told
+        assert {dict(cell[:2] for cell in cells)["v"]
+                for _, cells in client.scan(TABLE, ledger.KEY_NAMES)} == {total // rows - 1}
+    # And one that is written out of sight is told as what it is.
+    three.run("link", "pause", "--table", TABLE)
+    clients[0].put_row(TABLE, mark, [("v", -1)])
+    clients[2].put_row(TABLE, mark, [("v", -3)])
+    three.run("link", "resume", "--table", TABLE)
+
+    def noticed():
+        told = [json.loads(three.run("conflict", "list", TABLE, "--json", config=one.config).stdout)
+                for one in three.regions]
+        return [one["noticed"] for one in told] == [1, 0, 1]
+
+    cluster.wait_until(noticed, "the two regions that took part tell one conflict each", 60, 0.5)
+    for client in clients:
+        client.close()
+
+
+def value_of(client, key):
+    found = client.get_row(TABLE, key)
+    return dict(cell[:2] for cell in found[1])["v"] if found else None

@@ -764,6 +764,42 @@ def test_a_mode_is_that_of_all_partitions(four):
         client.delete_table("sure")
 
 
+def test_links_of_all_partitions_are_asked_at_once(four):
+    distribute(four, "linked", "--key", KEY, "--by", "hash", "--partitions", 4, "--replicas", 2,
+               "--regions", "r1,r2,r3", "--seed", 1)
+    await_settled(four, "linked")
+
+    def links():
+        told = [one for status in four.statuses() for one in status["links"]]
+        return [one for one in told if one["table"].startswith("linked/")]
+
+    assert len(links()) == 4
+    four.run("link", "pause", "--table", "linked", config=four.region("r4").config)
+    cluster.wait_until(lambda: {one["state"] for one in links()} == {"paused"}, "all pause", 60, 0.5)
+    ends = {(one["from"], one["to"]) for one in links()}
+    origin, replica = sorted(ends)[0]
+    four.run("link", "resume", "--table", "linked", "--from", origin, "--to", replica)
+
+    def only_those_run():
+        return all((one["state"] == "following") == ((one["from"], one["to"]) == (origin, replica))
+                   for one in links())
+
+    cluster.wait_until(only_those_run, "only the links that were named run", 60, 0.5)
+    four.run("link", "start", "--table", "linked")
+    four.run("link", "set", "--table", "linked", "--bytes-per-second", "1MiB")
+    cluster.wait_until(
+        lambda: all(one.get("bytes_per_second") == 1 << 20 and one["state"] == "following"
+                    for one in links()), "all run and are throttled", 60, 0.5)
+    told = four.run("link", "trigger", "--table", "linked", "--json",
+                    config=four.region("r4").config)
+    assert json.loads(told.stdout) == {"triggered": 4}
+    done = four.run("link", "pause", "--table", "linked", "--from", "r4", check=False)
+    assert done.returncode == 1 and "no partition" in done.stderr.lower(), done
+    client = four.regions[0].client()
+    client.delete_table("linked")
+    client.close()
+
+
 WRONG = [
     (("--by", "hash", "--partitions", "0"), "1 to 256 partitions"),
     (("--by", "hash", "--partitions", "257"), "1 to 256 partitions"),

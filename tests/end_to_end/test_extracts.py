@@ -160,6 +160,33 @@ def test_once_and_from_now_on(four):
     unbind(four, "r4")
 
 
+def test_the_progress_of_a_part_is_that_of_the_keys_that_are_looked_at(four):
+    away = four.region("r4")
+    away.kill()
+    bind(four, "--regions", "r4", "--filter",
+         json.dumps({"column": {"name": "v", "is": "<", "value": ROWS // 4}}),
+         "--range-from", '["w0"]', "--range-to", '["w5"]')
+    ends = ["--table", TABLE, "--from", "r1", "--to", "r4"]
+    # Half a minute or so, however many rows are taken of those that are looked at.
+    four.run("link", "set", *ends, "--bytes-per-second", ROWS, "--copy-cpu-percent", 100)
+    away.start()
+
+    def copy():
+        told = json.loads(four.run("link", "list", "--table", TABLE, "--json").stdout)["links"]
+        one = next(link for link in told if link["to"] == "r4")
+        return one["state"] == "copying" and (one.get("copy") or {}).get("rows_done") and one["copy"]
+
+    within = len([found for found in rows(four.regions[0]) if "w0" <= found[0] < "w5"])
+    told = cluster.wait_until(copy, "a part of it is copied", 60, 0.1)
+    # Of leaves at the ends of the range a part lies outside.
+    assert abs(told["rows_total"] - within) < 70 and told["rows_done"] <= told["rows_total"], told
+    four.run("link", "set", *ends, "--bytes-per-second", 0)
+    await_equal(four, away, lambda all_rows: {
+        found: cells for found, cells in all_rows.items()
+        if "w0" <= found[0] < "w5" and cells.get("v", -1) < ROWS // 4})
+    unbind(four, "r4")
+
+
 def test_what_makes_no_sense_is_refused(four):
     before = four.run("global-table", "describe", TABLE, "--json").stdout
     for words in (

@@ -3,7 +3,10 @@
 import json
 import pathlib
 import random
+import statistics
 import time
+import urllib.error
+import urllib.request
 
 import cluster
 import ledger
@@ -136,8 +139,15 @@ def test_timing_is_switched_live(three):
     assert "delayed" in states(three, "timed")["r1", "r2"]["timing"]
     assert link(three, "trigger", *ends, check=False).returncode == 1
 
-    link(three, "set", *ends, "--timing", "interval", "--every", "2s")
-    rows.wait("r2", rows.put())
+    link(three, "set", *ends, "--timing", "interval", "--every", "20s")
+    cluster.wait_until(
+        lambda: "every 20 s" in states(three, "timed")["r1", "r2"]["timing"], "it has an interval")
+    # Intervals are counted from 1970: the next one is far.
+    cluster.wait_until(lambda: 1 < time.time() % 20 < 8, "an interval has just begun", 30)
+    key = rows.put()
+    rows.wait("r3", key)
+    rows.stays_out("r2", key, 4)
+    rows.wait("r2", key)
 
     link(three, "set", *ends, "--timing", "triggered", "--entries", "20")
     cluster.wait_until(
@@ -153,6 +163,14 @@ def test_timing_is_switched_live(three):
     rows.stays_out("r2", waiting[-1], 0.5)
     last = [rows.put() for _ in range(15)][-1]
     rows.wait("r2", waiting[-1])
+
+    link(three, "set", *ends, "--timing", "triggered", "--bytes", "20KiB")
+    cluster.wait_until(
+        lambda: "20480 bytes" in states(three, "timed")["r1", "r2"]["timing"], "bytes trigger it")
+    key = rows.put()
+    rows.stays_out("r2", key)
+    rows.clients["r1"].put_row("timed", [("w", "large"), ("k", 1)], [("v", random.randbytes(30000))])
+    rows.wait("r2", key)
 
     link(three, "set", *ends, "--timing", "windows", "--window", NEVER)
     cluster.wait_until(
@@ -204,6 +222,8 @@ def test_a_copy_tells_how_long_it_takes_and_keeps_to_its_throttle(folder):
         later = [(at, copy) for at, copy in told
                  if copy["rows_done"] > count / 10 and end - at > 1.5]
         assert later, told
+        off = [abs(copy["left_ms"] / 1000 - (end - at)) / (end - at) for at, copy in later]
+        assert statistics.median(off) < 0.2, off
         for at, copy in later:
             assert abs(copy["rows_total"] - count) < count / 10, copy
             left = copy["left_ms"] / 1000
@@ -227,6 +247,7 @@ def settings(chance):
         ["set", "--entries-per-second", chance.choice(["0", "50", "500"])],
         ["set", "--copy-cpu-percent", chance.choice(["0", "5", "100"])],
         ["set", "--direction", "pull"], ["set", "--direction", "push"],
+        ["set", "--compression", chance.choice(["auto", "zstd:9", "lz4", "none"])],
     ])
 
 
@@ -253,7 +274,8 @@ def test_every_setting_is_switched_under_load_and_nothing_is_lost(three):
         time.sleep(chance.uniform(0, 0.25))
     link(three, "resume", "--table", "switched")
     link(three, "set", "--table", "switched", "--timing", "immediate", "--bytes-per-second", "0",
-         "--entries-per-second", "0", "--copy-cpu-percent", "0", "--direction", "push")
+         "--entries-per-second", "0", "--copy-cpu-percent", "0", "--direction", "push",
+         "--compression", "auto")
     for writer in writers:
         writer.stop()
     for writer in writers:
@@ -313,3 +335,135 @@ def test_a_region_that_cannot_be_dialled_pulls(three):
         lambda: states(three, "hidden")["r1", "r2"]["direction"] == "pull", "r2 pulls")
     rows.wait("r2", rows.put("r1"))
     assert ledger.differing(three.regions, "hidden") == []
+
+
+SETTINGS = ["direction", "timing", "bytes_per_second", "entries_per_second", "copy_cpu_percent",
+            "compression"]
+
+
+def test_what_is_asked_of_a_link_survives_crashes_of_the_base_and_of_its_origin(three):
+    prepare(three, "asked", "peer-to-peer")
+    base, origin = three.regions[0], three.regions[1]
+    ends = ["--table", "asked", "--from", "r2", "--to", "r3"]
+    link(three, "set", *ends, "--timing", "interval", "--every", "7m", "--direction", "pull",
+         "--bytes-per-second", "12345", "--entries-per-second", "678", "--copy-cpu-percent", "9",
+         "--compression", "zstd:9")
+
+    def asked():
+        one = states(three, "asked").get(("r2", "r3"), {})
+        return {name: one.get(name) for name in SETTINGS}
+
+    wanted = {"direction": "pull", "timing": "every 420 s", "bytes_per_second": 12345,
+              "entries_per_second": 678, "copy_cpu_percent": 9, "compression": "zstd:9"}
+    cluster.wait_until(lambda: asked() == wanted, "it is asked of the link", 30)
+    for region in (base, origin):
+        region.kill()
+        region.start()
+        cluster.wait_until(lambda: asked() == wanted, f"it is so after {region.name} died", 60)
+    for one in (base, origin):
+        one.kill()
+    for one in (origin, base):
+        one.start()
+    cluster.wait_until(lambda: asked() == wanted, "it is so after both died", 60)
+    # A stopped one stays so, and starts by that name.
+    link(three, "stop", *ends)
+    wait_state(three, "asked", ("r2", "r3"), "stopped")
+    origin.kill()
+    origin.start()
+    wait_state(three, "asked", ("r2", "r3"), "stopped")
+    link(three, "start", *ends)
+    link(three, "set", *ends, "--timing", "immediate")
+    wait_state(three, "asked", ("r2", "r3"), "following")
+    rows = Rows(three, "asked")
+    rows.wait("r3", rows.put("r2"))
+
+
+def test_a_copy_goes_on_where_it_was_when_either_side_dies(folder):
+    count = number("COPY_ROWS", 24_000)
+    with cluster.Cluster(regions=2, folder=folder) as two:
+        prepare(two, "copied")
+        ends = ["--table", "copied", "--from", "r1", "--to", "r2"]
+        link(two, "stop", *ends)
+        wait_state(two, "copied", ("r1", "r2"), "stopped")
+        client = two.regions[0].client()
+        for start in range(0, count, 200):
+            client.batch_write("copied", [
+                (1, [("w", "row"), ("k", row)], [("v", row), ("text", f"{row:0180}")])
+                for row in range(start, start + 200)
+            ])
+        client.close()
+        time.sleep(2.5)  # So that the log is trimmed, which is done each second.
+        # About a minute, if it is not killed and lifted; by entries this time.
+        link(two, "set", *ends, "--entries-per-second", count // 60, "--bytes-per-second",
+             count * 20, "--copy-cpu-percent", 100)
+        link(two, "start", *ends)
+
+        def copied(least):
+            one = states(two, "copied").get(("r1", "r2"), {})
+            copy = one.get("copy") or {}
+            return one["state"] == "copying" and copy.get("rows_done", 0) >= least and copy
+
+        begun, done = time.monotonic(), cluster.wait_until(
+            lambda: copied(count // 20), "a part is copied", 120, 0.1)["rows_done"]
+        assert time.monotonic() - begun > 1, "entries per second are kept to"
+        for region in two.regions:
+            region.kill()
+            region.start()
+            again = cluster.wait_until(lambda: copied(1), "the copy goes on", 60, 0.05)
+            # What was under way is sent again.
+            assert again["rows_done"] >= done * 0.9, (region.name, done, again)
+            done = cluster.wait_until(
+                lambda: copied(again["rows_done"] + count // 20), "more is copied", 120, 0.1
+            )["rows_done"]
+        link(two, "set", *ends, "--entries-per-second", 0, "--bytes-per-second", 0)
+        wait_state(two, "copied", ("r1", "r2"), "following")
+        assert ledger.differing(two.regions, "copied") == []
+
+
+TOKEN = "a-webhook-bears-this-token"
+
+
+def hook(region, target, headers=None, body=b"{}"):
+    """What a program that cannot sign is answered."""
+    request = urllib.request.Request(f"{region.admin}{target}", data=body, headers=headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_a_webhook_triggers_a_link_by_its_token(folder):
+    with cluster.Cluster(regions=2, folder=folder) as two:
+        first = two.regions[0]
+        first.kill()
+        config = pathlib.Path(first.config)
+        text = config.read_text(encoding="utf-8")
+        assert text.count("[admin]") == 1
+        config.write_text(text.replace("[admin]", f'[admin]\ntrigger_token = "{TOKEN}"'))
+        first.start()
+        prepare(two, "hooked")
+        rows = Rows(two, "hooked")
+        link(two, "set", "--table", "hooked", "--timing", "triggered", "--entries", "100000")
+        cluster.wait_until(
+            lambda: "triggered" in states(two, "hooked")["r1", "r2"].get("timing", ""), "it waits")
+        key = rows.put()
+        rows.stays_out("r2", key)
+        bearer = {"Authorization": f"Bearer {TOKEN}"}
+        target = "/v1/links/trigger?table=hooked&to=r2"
+        for headers in ({}, {"Authorization": "Bearer " + TOKEN[:-1]},
+                        {"Authorization": f"Bearer {TOKEN}x"}):
+            assert hook(first, target, headers)[0] in (400, 401, 403), headers
+        # It opens nothing else, and the token of the metrics does not open it.
+        assert hook(first, "/v1/plans", bearer)[0] in (400, 401, 403)
+        metrics = (two.data / "metrics.token").read_text(encoding="utf-8").strip()
+        assert hook(first, target, {"Authorization": f"Bearer {metrics}"})[0] in (400, 401, 403)
+        assert hook(two.regions[1], target, bearer)[0] in (400, 401, 403), "r2 has no such token"
+        rows.stays_out("r2", key)
+        assert hook(first, target, bearer, b"what a webhook sends") == (200, {"triggered": 1})
+        rows.wait("r2", key)
+        key = rows.put()
+        body = json.dumps({"table": "hooked"}).encode()
+        assert hook(first, "/v1/links/trigger", bearer, body) == (200, {"triggered": 1})
+        rows.wait("r2", key)
+        assert hook(first, "/v1/links/trigger?table=nothing", bearer)[0] == 404

@@ -55,9 +55,9 @@ Examples:
   isthmus serve --config .isthmus/r1/isthmus.toml
                                                 brings back a region that was killed")]
 pub(crate) struct UpArgs {
-    /// How many regions, 1 to 9
+    /// How many regions, 1 to 10
     #[arg(long, value_name = "N", default_value_t = 3,
-        value_parser = clap::value_parser!(u8).range(1..=9))]
+        value_parser = clap::value_parser!(u8).range(1..=10))]
     regions: u8,
     /// Ports are counted from here
     #[arg(long, value_name = "PORT", default_value_t = 8100,

@@ -321,8 +321,8 @@ impl Distribution {
             | Change::SetBase(_)
             | Change::SetWrites(_) => {
                 return refused(
-                    "of a distributed table as a whole, only the mode and the failover can be \
-                     set; ask for one of its partitions, such as TABLE/0000",
+                    "of a distributed table as a whole, only the mode, the failover and what is \
+                     asked of links can be set; ask for one of its partitions, such as TABLE/0000",
                 );
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! Only the health of the process is told to anybody; all else asks for the signature of a known
 //! access key, made like that of the public API but over method, path and query. The metrics are
-//! also given to who bears the token of the configuration, since Prometheus cannot sign.
+//! also given to who bears their token of the configuration, since Prometheus cannot sign, and links
+//! are triggered by who bears theirs, since a webhook cannot.
 
 mod distributions;
 mod failover;
@@ -28,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api_error::ApiError;
-use crate::caller::Callers;
+use crate::caller::{Callers, Opens};
 use crate::metrics;
 use crate::node::Node;
 use crate::status::Status;
@@ -62,14 +63,15 @@ impl AdminApi {
             .merge(global_tables::routes())
             .merge(distributions::routes())
             .merge(failover::routes())
-            .merge(links::routes())
             .merge(tables::routes())
             .layer(from_fn_with_state(self.clone(), check_caller));
         let scraped = Router::new()
             .route("/metrics", get(scrape))
             .layer(from_fn_with_state(self.clone(), check_scraper));
+        let triggered =
+            links::routes().layer(from_fn_with_state(self.clone(), check_trigger));
         let open = Router::new().route("/v1/health", get(health));
-        let router = open.merge(scraped).merge(signed).with_state(self);
+        let router = open.merge(scraped).merge(triggered).merge(signed).with_state(self);
         let stopped = async move {
             let _ = stop.changed().await;
         };
@@ -94,11 +96,19 @@ async fn check_caller(State(api): State<AdminApi>, request: Request, next: Next)
 }
 
 async fn check_scraper(State(api): State<AdminApi>, request: Request, next: Next) -> Response {
+    check_bearer(Opens::Metrics, api, request, next).await
+}
+
+async fn check_trigger(State(api): State<AdminApi>, request: Request, next: Next) -> Response {
+    check_bearer(Opens::Trigger, api, request, next).await
+}
+
+async fn check_bearer(opens: Opens, api: AdminApi, request: Request, next: Next) -> Response {
     let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
     match bearer {
         None => check_caller(State(api), request, next).await,
-        Some(token) if api.callers.bears_token(token) => next.run(request).await,
+        Some(token) if api.callers.bears_token(opens, token) => next.run(request).await,
         Some(_) => refusal(&ApiError::new(ErrorCode::AuthFailed, "The token is not accepted.")),
     }
 }

@@ -21,13 +21,24 @@ struct Known {
     disabled: bool,
 }
 
+/// What a token opens to its bearer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opens {
+    /// The metrics.
+    Metrics,
+    /// Links that ship on demand.
+    Trigger,
+}
+
 /// The access keys that are known, by id.
 pub struct Callers {
     instance: String,
     known: HashMap<String, Known>,
     signing_keys: SigningKeys,
     /// Bearers of it may read the metrics.
-    token: Option<crate::config::Secret>,
+    metrics_token: Option<crate::config::Secret>,
+    /// Bearers of it may trigger links.
+    trigger_token: Option<crate::config::Secret>,
     /// The clock never goes back for those who replay old requests.
     latest_millis: Mutex<i64>,
 }
@@ -61,15 +72,19 @@ impl Callers {
             instance: config.instance.name.clone(),
             known: known.collect(),
             signing_keys: SigningKeys::new(),
-            token: config.metrics.token.clone(),
+            metrics_token: config.metrics.token.clone(),
+            trigger_token: config.admin.trigger_token.clone(),
             latest_millis: Mutex::new(i64::MIN),
         }
     }
 
-    /// Whether a token is that of the configuration; never where that has none. The time it takes
-    /// does not tell how much of it is right.
-    pub fn bears_token(&self, token: &str) -> bool {
-        let known = self.token.as_ref();
+    /// Whether a token of the configuration opens this to its bearer; never where that has none.
+    /// The time it takes does not tell how much of it is right.
+    pub fn bears_token(&self, opens: Opens, token: &str) -> bool {
+        let known = match opens {
+            Opens::Metrics => self.metrics_token.as_ref(),
+            Opens::Trigger => self.trigger_token.as_ref(),
+        };
         known.is_some_and(|known| known.expose().as_bytes().ct_eq(token.as_bytes()).into())
     }
 
@@ -163,7 +178,8 @@ mod tests {
             instance: "inst".to_owned(),
             known: HashMap::from([("id".to_owned(), known)]),
             signing_keys: SigningKeys::new(),
-            token: Some(crate::config::Secret::new("a token of metrics")),
+            metrics_token: Some(crate::config::Secret::new("a token of metrics")),
+            trigger_token: Some(crate::config::Secret::new("a token of webhooks")),
             latest_millis: Mutex::new(i64::MIN),
         }
     }
@@ -234,14 +250,18 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_token_is_taken() {
+    fn only_the_whole_token_is_taken_and_opens_one_thing() {
         let mut callers = callers(known());
-        assert!(callers.bears_token("a token of metrics"));
+        let bears = |callers: &Callers, token| {
+            [Opens::Metrics, Opens::Trigger].map(|opens| callers.bears_token(opens, token))
+        };
+        assert_eq!(bears(&callers, "a token of metrics"), [true, false]);
+        assert_eq!(bears(&callers, "a token of webhooks"), [false, true]);
         for wrong in ["", "a token of metric", "a token of metrics ", "A token of metrics"] {
-            assert!(!callers.bears_token(wrong), "{wrong:?}");
+            assert_eq!(bears(&callers, wrong), [false, false], "{wrong:?}");
         }
-        callers.token = None;
-        assert!(!callers.bears_token(""));
+        (callers.metrics_token, callers.trigger_token) = (None, None);
+        assert_eq!(bears(&callers, ""), [false, false]);
     }
 
     #[test]

@@ -243,6 +243,12 @@ pub struct AdminConfig {
     /// URL under which operators reach it. Default `http://` and the listen address.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
+    /// Who bears this token may trigger links, and nothing else. Without it only who can sign.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger_token: Option<Secret>,
+    /// A file that holds the token; readable by its owner only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger_token_file: Option<PathBuf>,
 }
 
 /// `[peer]`
@@ -524,7 +530,12 @@ impl Default for PublicConfig {
 
 impl Default for AdminConfig {
     fn default() -> AdminConfig {
-        AdminConfig { listen: loopback(8111), endpoint: String::new() }
+        AdminConfig {
+            listen: loopback(8111),
+            endpoint: String::new(),
+            trigger_token: None,
+            trigger_token_file: None,
+        }
     }
 }
 

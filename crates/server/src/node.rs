@@ -82,6 +82,7 @@ use self::verify::scrubs::Scrubs;
 
 pub(crate) use self::distributions::Partition;
 pub(crate) use self::failover::lease_clock;
+pub use self::links::TriggerAsked;
 pub use self::synced::{SyncRow, SyncTable, SyncWrite};
 pub use self::writer::Place;
 

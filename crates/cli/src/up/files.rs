@@ -253,7 +253,11 @@ impl Layout {
                 endpoint: self.endpoint(number),
                 ..PublicConfig::default()
             },
-            admin: AdminConfig { listen: self.address(number, 1), endpoint: self.admin(number) },
+            admin: AdminConfig {
+                listen: self.address(number, 1),
+                endpoint: self.admin(number),
+                ..AdminConfig::default()
+            },
             peer: PeerConfig {
                 listen: self.address(number, 2),
                 certificate: pem(format!("{name}.pem")),

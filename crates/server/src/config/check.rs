@@ -14,14 +14,15 @@ use std::path::{Path, PathBuf};
 use isthmus_replication::frame::FORMAT;
 
 use super::{
-    Config, ConfigError, FILE_BYTES_MAX, MetricsConfig, Secret, TraceConfig, UP_ACCESS_KEY_SECRET,
+    AdminConfig, Config, ConfigError, FILE_BYTES_MAX, MetricsConfig, Secret, TraceConfig,
+    UP_ACCESS_KEY_SECRET,
 };
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 const TIB: u64 = 1024 * GIB;
-/// Characters of the token of the metrics: enough that nobody guesses it.
+/// Characters of a token: enough that nobody guesses it.
 const TOKEN_BYTES: RangeInclusive<usize> = 16..=1024;
 /// Bytes of a file that holds one secret.
 const SECRET_BYTES_MAX: u64 = 4096;
@@ -94,8 +95,8 @@ fn read(file: &Path) -> Result<String, ConfigError> {
 fn resolve(config: &mut Config, directory: &Path) {
     let files = [&mut config.peer.certificate, &mut config.peer.key, &mut config.peer.authority];
     let secrets = config.credentials.iter_mut().map(|key| &mut key.access_key_secret_file);
-    let token = [&mut config.metrics.token_file];
-    for path in files.into_iter().chain(secrets).chain(token).flatten() {
+    let tokens = [&mut config.metrics.token_file, &mut config.admin.trigger_token_file];
+    for path in files.into_iter().chain(secrets).chain(tokens).flatten() {
         *path = directory.join(&path);
     }
     config.storage.data = directory.join(&config.storage.data);
@@ -128,17 +129,24 @@ fn read_secrets(config: &mut Config) -> Result<(), Finding> {
             }
         }
     }
-    read_token(&mut config.metrics)
+    let MetricsConfig { token, token_file, .. } = &mut config.metrics;
+    read_token("metrics.token", token, token_file)?;
+    let AdminConfig { trigger_token, trigger_token_file, .. } = &mut config.admin;
+    read_token("admin.trigger_token", trigger_token, trigger_token_file)
 }
 
-fn read_token(metrics: &mut MetricsConfig) -> Result<(), Finding> {
-    let Some(path) = metrics.token_file.take() else { return Ok(()) };
-    let key = "metrics.token_file";
-    if metrics.token.is_some() {
-        return wrong(key, "is given twice; leave token or this one out");
+fn read_token(
+    name: &str,
+    token: &mut Option<Secret>,
+    file: &mut Option<PathBuf>,
+) -> Result<(), Finding> {
+    let Some(path) = file.take() else { return Ok(()) };
+    let key = format!("{name}_file");
+    if token.is_some() {
+        return wrong(key, &format!("is given twice; leave {name} or this one out"));
     }
     // From here on the value counts, wherever it came from.
-    metrics.token = Some(read_secret(&path).map_err(|message| (key.to_owned(), message))?);
+    *token = Some(read_secret(&path).map_err(|message| (key, message))?);
     Ok(())
 }
 
@@ -163,7 +171,8 @@ fn check(config: &Config) -> Result<(), Finding> {
     check_others(config)?;
     check_quorum(config)?;
     check_peer_files(config)?;
-    check_token(&config.metrics)?;
+    check_token("metrics.token", config.metrics.token.as_ref())?;
+    check_token("admin.trigger_token", config.admin.trigger_token.as_ref())?;
     check_trace(&config.trace)?;
     check_credentials(config)
 }
@@ -388,13 +397,13 @@ fn check_peer_files(config: &Config) -> Result<(), Finding> {
     }
 }
 
-fn check_token(metrics: &MetricsConfig) -> Result<(), Finding> {
-    let Some(token) = &metrics.token else { return Ok(()) };
+fn check_token(name: &str, token: Option<&Secret>) -> Result<(), Finding> {
+    let Some(token) = token else { return Ok(()) };
     let token = token.expose();
     if !TOKEN_BYTES.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         let (least, most) = TOKEN_BYTES.into_inner();
         let message = format!("must be {least} to {most} visible ASCII characters");
-        return wrong("metrics.token", message);
+        return wrong(name, message);
     }
     Ok(())
 }

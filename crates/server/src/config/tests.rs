@@ -267,18 +267,23 @@ fn digests_rules_and_the_scrub_are_read() {
 }
 
 #[test]
-fn the_token_of_the_metrics_is_read_from_a_file_of_its_owner_and_never_shown() {
+fn tokens_are_read_from_a_file_of_their_owner_and_never_shown() {
     let place = Place::new("token");
-    let text = format!("{SMALL}[metrics]\ntoken_file = \"token\"\n");
-    place.write("token", "0123456789abcdef\n", 0o640);
-    assert!(place.load(&text).unwrap_err().contains("has mode 640"));
-    place.write("token", "0123456789abcdef\n", 0o600);
-    let config = place.load(&text).unwrap();
-    assert_eq!(config.metrics.token.as_ref().unwrap().expose(), "0123456789abcdef");
-    assert!(!format!("{config:?}").contains("0123456789"));
-    assert_eq!(place.load(&config.to_toml()).unwrap(), config);
-    let twice = format!("{text}token = \"0123456789abcdef\"\n");
-    assert!(place.load(&twice).unwrap_err().contains("metrics.token_file: is given twice"));
+    for (room, key) in [("metrics", "token"), ("admin", "trigger_token")] {
+        let text = format!("{SMALL}[{room}]\n{key}_file = \"token\"\n");
+        place.write("token", "0123456789abcdef\n", 0o640);
+        assert!(place.load(&text).unwrap_err().contains("has mode 640"));
+        place.write("token", "0123456789abcdef\n", 0o600);
+        let config = place.load(&text).unwrap();
+        let tokens = [&config.metrics.token, &config.admin.trigger_token];
+        let tokens: Vec<&str> = tokens.into_iter().flatten().map(|token| token.expose()).collect();
+        assert_eq!(tokens, ["0123456789abcdef"]);
+        assert!(!format!("{config:?}").contains("0123456789"));
+        assert_eq!(place.load(&config.to_toml()).unwrap(), config);
+        let twice = format!("{text}{key} = \"0123456789abcdef\"\n");
+        let refused = place.load(&twice).unwrap_err();
+        assert!(refused.contains(&format!("{room}.{key}_file: is given twice")), "{refused}");
+    }
 }
 
 #[test]

@@ -77,8 +77,20 @@ impl Node {
     /// `Change`. Tells the version of the record and whether anything is different.
     pub async fn change_global_table(&self, name: &str, change: Bytes) -> Result<Value, ApiError> {
         if let Some(record) = self.distribution(name) {
+            if super::links::is_of_links(&change) {
+                return self.set_links_of_partitions(&record, &change).await;
+            }
             return self.set_distribution(&record, &change).await;
         }
+        self.change_one_global_table(name, change).await
+    }
+
+    /// The same of one that is no distributed table as a whole.
+    pub(super) async fn change_one_global_table(
+        &self,
+        name: &str,
+        change: Bytes,
+    ) -> Result<Value, ApiError> {
         let own = &self.config.region.name;
         let known_base = self.record_named(name).map(|(_, record)| record.table.base);
         if known_base.as_ref() == Some(own) {

@@ -3,6 +3,8 @@
 //! The record of a global table says what is asked of each link; here it is put as the replication
 //! room takes it. Each change of state of a link that leaves this region is an event.
 
+mod partitions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -21,19 +23,31 @@ use isthmus_replication::timing::{Timing, Window};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
+pub(super) use self::partitions::is_of_links;
 use super::Node;
 use super::events::{Event, EventKind};
 use super::global_tables::no_global_table;
 use crate::api_error::ApiError;
 use crate::peer::call::{Question, Trigger};
 
-/// Which links are to ship at once.
-#[derive(Deserialize)]
+/// Which links are to ship at once: those of a table, or the ones of them that begin or end there.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TriggerAsked {
-    table: String,
-    from: Option<String>,
-    to: Option<String>,
+pub struct TriggerAsked {
+    /// The table.
+    pub table: String,
+    /// The region that they leave; `None`: each.
+    pub from: Option<String>,
+    /// The region that they end in; `None`: each.
+    pub to: Option<String>,
+}
+
+impl TriggerAsked {
+    /// What the JSON of a request says.
+    pub fn read(body: &[u8]) -> Result<TriggerAsked, ApiError> {
+        serde_json::from_slice(body)
+            .map_err(|error| ApiError::invalid(format!("The request cannot be read: {error}.")))
+    }
 }
 
 /// More changes of one second, such as when a region is lost, are told together.
@@ -145,27 +159,35 @@ impl Node {
         }
     }
 
-    /// Lets links ship what waits, whatever their timing, here and in other regions. `body` names
-    /// the table and, where it is not all of them, the ends of the links.
-    pub async fn trigger_links(&self, body: &[u8]) -> Result<Json, ApiError> {
-        let asked: TriggerAsked = serde_json::from_slice(body)
-            .map_err(|error| ApiError::invalid(format!("The request cannot be read: {error}.")))?;
+    /// Lets links ship what waits, whatever their timing, here and in other regions.
+    pub async fn trigger_links(&self, asked: &TriggerAsked) -> Result<Json, ApiError> {
+        if let Some(record) = self.distribution(&asked.table) {
+            return self.trigger_links_of_partitions(&record, asked).await;
+        }
+        self.trigger_links_of_one(asked).await
+    }
+
+    async fn trigger_links_of_one(&self, asked: &TriggerAsked) -> Result<Json, ApiError> {
         let (_, record) = self.record_named(&asked.table).ok_or_else(no_global_table)?;
         let links = record.table.links_between(asked.from.as_deref(), asked.to.as_deref());
-        let own = &self.config.region.name;
         let mut triggered = 0;
         for origin in links.iter().map(|(from, _)| from).collect::<BTreeSet<_>>() {
             let trigger = Trigger { table: asked.table.clone(), to: asked.to.clone() };
-            let told = match origin == own {
-                true => self.on_trigger(&trigger)?,
-                false => self.ask(origin, Question::Trigger(trigger)).await?,
-            };
-            triggered += std::str::from_utf8(&told).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+            triggered += self.trigger_from(origin, trigger).await?;
         }
         match triggered {
             0 => Err(ApiError::new(ErrorCode::ObjectNotExist, "There is no such link.")),
             links => Ok(json!({ "triggered": links })),
         }
+    }
+
+    /// The same for the links that leave a region; tells how many.
+    async fn trigger_from(&self, origin: &str, trigger: Trigger) -> Result<u64, ApiError> {
+        let told = match origin == self.config.region.name {
+            true => self.on_trigger(&trigger)?,
+            false => self.ask(origin, Question::Trigger(trigger)).await?,
+        };
+        Ok(std::str::from_utf8(&told).ok().and_then(|n| n.parse().ok()).unwrap_or(0))
     }
 
     /// The same for the links that leave this region; tells how many.
