@@ -67,8 +67,8 @@ def pair(tmp_path_factory):
                     "--serve", "peer-to-peer", "--sync", "column")
         second = running.regions[1].config
         running.run("table", "rules", TABLE, "--column", "count=counter", "--column", "tags=set",
-                    "--column", "high=max", "--column", "low=min", "--column", "boss=priority", "--priority", "r1,r2",
-                    config=second)
+                    "--column", "high=max", "--column", "low=min", "--column", "boss=priority",
+                    "--priority", "r1,r2", config=second)
         for region in running.regions:
             cluster.wait_until(
                 lambda region=region: json.loads(running.run(
@@ -128,8 +128,8 @@ def test_writes_out_of_sight_are_decided_by_rule_and_told(pair):
         for rule in ("set", "max", "min", "priority", "last-writer"):
             assert counted % rule in told, told
         other = next(one.name for one in pair.regions if one is not region)
-        of_link = f'isthmus_link_conflicts_total{{table="{TABLE}",from="{region.name}",to="{other}"}} 5'
-        assert of_link in told, told
+        ends = f'table="{TABLE}",from="{region.name}",to="{other}"'
+        assert f"isthmus_link_conflicts_total{{{ends}}} 5" in told, told
         status = json.loads(pair.run("status", "--json", config=region.config).stdout)
         links = [one for one in status["regions"][0]["status"]["links"] if one["table"] == TABLE]
         assert [one["conflicts"] for one in links] == [5], links
@@ -239,8 +239,7 @@ def test_a_hundred_thousand_overwrites_in_sight_of_each_other_are_no_conflict(th
                 lambda client=client, turn=turn: value_of(client, mark) == turn,
                 "all regions have seen the turn", 60, 0.002)
     for region, client in zip(three.regions, clients, strict=True):
-        told = json.loads(three.run("conflict", "list", TABLE, "--json", config=region.config).stdout)
-        assert told["noticed"] == 0, told
+        assert conflicts(three, region)["noticed"] == 0
         assert {dict(cell[:2] for cell in cells)["v"]
                 for _, cells in client.scan(TABLE, ledger.KEY_NAMES)} == {total // rows - 1}
     # And one that is written out of sight is told as what it is.
@@ -250,9 +249,7 @@ def test_a_hundred_thousand_overwrites_in_sight_of_each_other_are_no_conflict(th
     three.run("link", "resume", "--table", TABLE)
 
     def noticed():
-        told = [json.loads(three.run("conflict", "list", TABLE, "--json", config=one.config).stdout)
-                for one in three.regions]
-        return [one["noticed"] for one in told] == [1, 0, 1]
+        return [conflicts(three, one)["noticed"] for one in three.regions] == [1, 0, 1]
 
     cluster.wait_until(noticed, "the two regions that took part tell one conflict each", 60, 0.5)
     for client in clients:

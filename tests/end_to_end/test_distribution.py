@@ -775,7 +775,8 @@ def test_links_of_all_partitions_are_asked_at_once(four):
 
     assert len(links()) == 4
     four.run("link", "pause", "--table", "linked", config=four.region("r4").config)
-    cluster.wait_until(lambda: {one["state"] for one in links()} == {"paused"}, "all pause", 60, 0.5)
+    cluster.wait_until(
+        lambda: {one["state"] for one in links()} == {"paused"}, "all pause", 60, 0.5)
     ends = {(one["from"], one["to"]) for one in links()}
     origin, replica = sorted(ends)[0]
     four.run("link", "resume", "--table", "linked", "--from", origin, "--to", replica)

@@ -165,7 +165,7 @@ def test_the_progress_of_a_part_is_that_of_the_keys_that_are_looked_at(four):
     away.kill()
     bind(four, "--regions", "r4", "--filter",
          json.dumps({"column": {"name": "v", "is": "<", "value": ROWS // 4}}),
-         "--range-from", '["w0"]', "--range-to", '["w5"]')
+         "--range-from", '["w0"]', "--range-to", '["w5"]', "--no-wait")
     ends = ["--table", TABLE, "--from", "r1", "--to", "r4"]
     # Half a minute or so, however many rows are taken of those that are looked at.
     four.run("link", "set", *ends, "--bytes-per-second", ROWS, "--copy-cpu-percent", 100)
@@ -174,7 +174,8 @@ def test_the_progress_of_a_part_is_that_of_the_keys_that_are_looked_at(four):
     def copy():
         told = json.loads(four.run("link", "list", "--table", TABLE, "--json").stdout)["links"]
         one = next(link for link in told if link["to"] == "r4")
-        return one["state"] == "copying" and (one.get("copy") or {}).get("rows_done") and one["copy"]
+        copying = one["state"] == "copying" and one.get("copy") or {}
+        return copying.get("rows_done") and copying
 
     within = len([found for found in rows(four.regions[0]) if "w0" <= found[0] < "w5"])
     told = cluster.wait_until(copy, "a part of it is copied", 60, 0.1)

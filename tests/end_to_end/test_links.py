@@ -169,7 +169,8 @@ def test_timing_is_switched_live(three):
         lambda: "20480 bytes" in states(three, "timed")["r1", "r2"]["timing"], "bytes trigger it")
     key = rows.put()
     rows.stays_out("r2", key)
-    rows.clients["r1"].put_row("timed", [("w", "large"), ("k", 1)], [("v", random.randbytes(30000))])
+    large = [("v", random.randbytes(30000))]
+    rows.clients["r1"].put_row("timed", [("w", "large"), ("k", 1)], large)
     rows.wait("r2", key)
 
     link(three, "set", *ends, "--timing", "windows", "--window", NEVER)

@@ -162,7 +162,8 @@ def test_a_delayed_replica_that_fell_out_of_the_log_is_copied_when_asked(folder)
         running.run("link", "trigger", *ends)
         cluster.wait_until(lambda: link()["state"] == "following", "it is healed", 60)
         cluster.wait_until(
-            lambda: ("v", "a mistake") in [one[:2] for one in verifying.read(second, TABLE, key)[1]],
+            lambda: ("v", "a mistake") in [
+                one[:2] for one in verifying.read(second, TABLE, key)[1]],
             "the copy brought what is there now", 30)
         client.close()
         reader.close()

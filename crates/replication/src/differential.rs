@@ -108,7 +108,8 @@ pub(crate) fn rows_within(
 ) -> (u64, u64) {
     let Some((lane, _)) = fullest_lane(view) else { return (0, 0) };
     let rows = rows_between(view, lane, start, end);
-    let left = key.filter(|key| *key > start).map_or(rows, |key| rows_between(view, lane, key, end));
+    let left =
+        key.filter(|key| *key > start).map_or(rows, |key| rows_between(view, lane, key, end));
     (rows, left.min(rows))
 }
 

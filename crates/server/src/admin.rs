@@ -2,8 +2,8 @@
 //!
 //! Only the health of the process is told to anybody; all else asks for the signature of a known
 //! access key, made like that of the public API but over method, path and query. The metrics are
-//! also given to who bears their token of the configuration, since Prometheus cannot sign, and links
-//! are triggered by who bears theirs, since a webhook cannot.
+//! also given to who bears their token of the configuration, since Prometheus cannot sign, and
+//! links are triggered by who bears theirs, since a webhook cannot.
 
 mod distributions;
 mod failover;
@@ -68,8 +68,7 @@ impl AdminApi {
         let scraped = Router::new()
             .route("/metrics", get(scrape))
             .layer(from_fn_with_state(self.clone(), check_scraper));
-        let triggered =
-            links::routes().layer(from_fn_with_state(self.clone(), check_trigger));
+        let triggered = links::routes().layer(from_fn_with_state(self.clone(), check_trigger));
         let open = Router::new().route("/v1/health", get(health));
         let router = open.merge(scraped).merge(triggered).merge(signed).with_state(self);
         let stopped = async move {

@@ -475,8 +475,8 @@ pub struct CopyStatus {
     /// Rows that are settled in the other region, about: those that were alike included, and those
     /// that it does not take.
     pub rows_done: u64,
-    /// Rows of the table, or of the keys that the region takes, about; absent where no digest counts
-    /// them.
+    /// Rows of the table, or of the keys that the region takes, about; absent where no digest
+    /// counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_total: Option<u64>,
     /// Bytes of rows that are durable there since the copy began or went on.

@@ -239,8 +239,18 @@ impl View {
         Panel {
             title: "links",
             headings: vec![
-                "TABLE", "LINK", "STATE", "FOR", "LAG", "LAG TIME", "WAITS", "SHIPS", "SENDS",
-                "RETRIES", "CONFLICTS", "REASON",
+                "TABLE",
+                "LINK",
+                "STATE",
+                "FOR",
+                "LAG",
+                "LAG TIME",
+                "WAITS",
+                "SHIPS",
+                "SENDS",
+                "RETRIES",
+                "CONFLICTS",
+                "REASON",
             ],
             rows: rows.collect(),
         }

@@ -508,3 +508,41 @@ fn rows_that_another_feeder_had_begun_to_copy_are_told_of() {
     assert_eq!(told(3), (true, false));
     assert_eq!(told(1), (true, true));
 }
+
+#[test]
+fn nothing_comes_from_a_peer_that_has_not_all_of_the_table_yet() {
+    // The replica has deleted the row and forgotten it; the origin was not there.
+    let stamp = Stamp { hlc: hlc(1), origin: Origin(1) };
+    let origin = Region::new(1, Writers::ManyByColumn, vec![(key(1), row(1, stamp, false))], 100);
+    let replica = Region::new(2, Writers::ManyByColumn, Vec::new(), 50);
+    let mut outbound = Outbound::new(origin.shared(1, FORMAT), Origin(2));
+    outbound.open(PARTITION, origin.table.clone(), &Terms::default());
+    outbound.whole(PARTITION, false);
+    outbound.connected(PUSH);
+    let assigned = Arc::new(Replica(replica.table.clone()));
+    let mut inbound = Inbound::new(replica.shared(2, FORMAT), assigned, PUSH);
+    let mut ship = |outbound: &mut Outbound| {
+        let mut moved = true;
+        while std::mem::take(&mut moved) {
+            while let Some(frame) = outbound.poll(PUSH) {
+                moved = true;
+                inbound.receive(frame).unwrap();
+            }
+            moved |= replica.store.commit_step();
+            while let Poll::Ready(answer) = inbound.poll(&mut Context::from_waker(Waker::noop())) {
+                moved = true;
+                outbound.receive(PUSH, Frame::from(answer.body.unwrap())).unwrap();
+            }
+        }
+    };
+    ship(&mut outbound);
+    let report = outbound.report(PARTITION).unwrap();
+    assert_eq!(report.state, State::Gap, "{report:?}");
+    assert!(report.reason.contains("has not all of the table"), "{report:?}");
+    assert_eq!(replica.rows(), []);
+    // What it has once it is complete, the others lack.
+    outbound.whole(PARTITION, true);
+    ship(&mut outbound);
+    assert_eq!(outbound.report(PARTITION).unwrap().state, State::Following);
+    assert_eq!(replica.rows(), origin.rows());
+}

@@ -93,6 +93,10 @@ impl Outbound {
             true => self.timed.remove(&partition),
             false => self.timed.insert(partition),
         };
+        if shipping.is_cut_off() {
+            // It would find out only when it may ship again.
+            shipping.link.step(Event::Trimmed);
+        }
         let (shipped, table) = (shipping.link.shipped(), &shipping.table);
         let moment = Moment {
             now_millis: self.shared.clock.wall_millis(),
@@ -133,6 +137,13 @@ impl Outbound {
 }
 
 impl Shipping {
+    /// Whether the log does not reach back any more to what is to be shipped next.
+    fn is_cut_off(&self) -> bool {
+        let is_copied = self.carried.extract.as_ref().is_none_or(|extract| !extract.is_incremental);
+        let follows = self.link.state() == State::Following;
+        is_copied && follows && self.link.shipped() < self.table.log_start()
+    }
+
     /// When the throttle lets an action happen; `None`: now.
     pub(super) fn due(&self, action: &Action, now: Duration) -> Option<Duration> {
         match action {

@@ -143,7 +143,7 @@ fn read_token(
     let Some(path) = file.take() else { return Ok(()) };
     let key = format!("{name}_file");
     if token.is_some() {
-        return wrong(key, &format!("is given twice; leave {name} or this one out"));
+        return wrong(key, format!("is given twice; leave {name} or this one out"));
     }
     // From here on the value counts, wherever it came from.
     *token = Some(read_secret(&path).map_err(|message| (key, message))?);

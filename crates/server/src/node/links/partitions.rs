@@ -1,8 +1,8 @@
 //! What is asked of the links of a distributed table: it is asked of those of each partition.
 //!
-//! A link belongs to the global table of a partition, as the regions that hold it do. So a partition
-//! without such a link is passed over, and one that comes to other regions later has the defaults
-//! there.
+//! A link belongs to the global table of a partition, as the regions that hold it do. So a
+//! partition without such a link is passed over, and one that comes to other regions later has the
+//! defaults there.
 
 use bytes::Bytes;
 use isthmus_control::change::Change;
