@@ -207,8 +207,7 @@ impl Watch {
     /// Whether another region that does well would take over a table that this one writes, without
     /// a person's word.
     pub fn would_be_relieved(&self, agreed: &Agreed, now: Duration) -> bool {
-        let mut written =
-            agreed.tables.values().filter(|it| it.writer == self.own && it.automatic);
+        let mut written = agreed.tables.values().filter(|it| it.writer == self.own && it.automatic);
         written.any(|tenure| {
             let mut others = tenure.replicas.iter().filter(|region| **region != self.own);
             others.any(|region| self.is_well(agreed, region, now))

@@ -159,9 +159,8 @@ impl World {
         for row in report.rows.iter().filter(|row| !rotten.contains(&row.key)) {
             let seen = |held: &Option<Held>, register: &Register| {
                 let is_past = |held: &Held| held.value.is_some() && lens.is_past(register);
-                held.clone().filter(|held| {
-                    !is_past(held) && !(register.kills(held) && held.stamp.hlc < floor)
-                })
+                let is_purged = |held: &Held| register.kills(held) && held.stamp.hlc < floor;
+                held.clone().filter(|held| !(is_past(held) || is_purged(held)))
             };
             let told: Vec<Differing> = row
                 .cells

@@ -33,7 +33,8 @@ impl PublicApi {
         let names: BTreeSet<&str> =
             tables_read(operation, AS_OF)?.into_iter().map(|name| name.as_str()).collect();
         let (mut from, mut safe) = (Hlc::MIN.0, Hlc::MAX.0);
-        let mut take = |told: MomentsTold| (from, safe) = (from.max(told.from), safe.min(told.safe));
+        let mut take =
+            |told: MomentsTold| (from, safe) = (from.max(told.from), safe.min(told.safe));
         for name in names {
             let Some(table) = self.node.distribution(name) else {
                 self.node.listen_first(name).await;

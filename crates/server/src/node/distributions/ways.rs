@@ -84,11 +84,7 @@ impl Node {
     }
 
     /// Has a read of a partition done in another region.
-    pub(crate) async fn forward_read(
-        &self,
-        region: &str,
-        read: Read,
-    ) -> Result<Bytes, ApiError> {
+    pub(crate) async fn forward_read(&self, region: &str, read: Read) -> Result<Bytes, ApiError> {
         // Many rows may be a long way, and a moment may have to be waited for.
         let is_short = read.path == GET_ROW && read.cut.is_none();
         let patience = if is_short { ROW_PATIENCE } else { CALL_TIMEOUT };
