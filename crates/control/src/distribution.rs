@@ -10,6 +10,7 @@
 
 pub mod choose;
 pub mod point;
+pub mod reshape;
 pub mod spread;
 pub mod step;
 pub mod wish;
@@ -26,6 +27,7 @@ use crate::write_mode::{SetMode, WriteMode};
 use crate::writer::{Failover, SetFailover};
 
 pub use self::point::Point;
+use self::reshape::{Limits, Reshape};
 
 /// Partitions of one table at most.
 pub const PARTITIONS_MAX: usize = 256;
@@ -155,6 +157,13 @@ pub struct Partition {
     /// It is on its way to where it is wanted.
     #[serde(default)]
     pub moving: bool,
+    /// When it was made of others, in milliseconds since the Unix epoch; 0: it was not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub born_millis: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// What is known of a distributed table.
@@ -201,6 +210,15 @@ pub struct Distribution {
     pub failover: Failover,
     /// In the order of where they begin; the first begins where everything does.
     pub partitions: Vec<Partition>,
+    /// The least number that no partition has had; 0: none was split or merged.
+    #[serde(default)]
+    pub next_number: u32,
+    /// When partitions are split and merged by themselves.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The split or merge that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reshape: Option<Reshape>,
 }
 
 /// The kind of a key column, as the record names it.
@@ -213,6 +231,17 @@ pub enum Key {
     String,
     /// Bytes.
     Binary,
+}
+
+impl Key {
+    /// As the schema names it.
+    pub fn kind(self) -> KeyKind {
+        match self {
+            Key::Integer => KeyKind::Integer,
+            Key::String => KeyKind::String,
+            Key::Binary => KeyKind::Binary,
+        }
+    }
 }
 
 impl From<KeyKind> for Key {
@@ -374,8 +403,10 @@ impl Distribution {
     /// on. Asked of whatever was read from elsewhere.
     pub fn check(&self) -> Result<(), DistributionError> {
         let partitions = &self.partitions;
-        let numbers: BTreeSet<u32> = partitions.iter().map(|partition| partition.number).collect();
-        if numbers.len() != partitions.len() {
+        let targets = self.reshape.iter().flat_map(|reshape| &reshape.targets);
+        let all = partitions.iter().map(|partition| partition.number);
+        let all: Vec<u32> = all.chain(targets.map(|target| target.number)).collect();
+        if all.iter().collect::<BTreeSet<_>>().len() != all.len() {
             return refused("the record names a partition twice");
         }
         let begins = partitions.first().is_some_and(|first| first.from.is_first());
@@ -383,7 +414,10 @@ impl Distribution {
         if !begins || !rises || partitions.len() > PARTITIONS_MAX {
             return refused("the record does not divide all keys in rising order");
         }
-        Ok(())
+        match &self.reshape {
+            Some(reshape) => self.check_reshape(reshape),
+            None => Ok(()),
+        }
     }
 }
 

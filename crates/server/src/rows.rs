@@ -252,7 +252,8 @@ impl Rows {
             if let Some(shown) = page.take(&row, key, resumed)
                 && let Some(resume) = &shown.resume
             {
-                let token = self.tokens(table).seal(self.instance(), table, &encoded, resume);
+                let sealed = sealed_for(table);
+                let token = self.tokens(table).seal(self.instance(), &sealed, &encoded, resume);
                 return Ok(page.finish(Some(&shown.row.key), Some(&token)));
             }
         }
@@ -272,17 +273,17 @@ impl Rows {
     }
 
     /// What tokens of a table are sealed with. Those of a partition open in every region that
-    /// holds it, since any may be asked for the rest of a row: the key is what all of them know of
-    /// the partition. It is no secret, and keeps tokens of other rows and damaged ones out; whoever
-    /// makes one up begins a read elsewhere in a row that may be read anyway.
+    /// holds it, since any may be asked for the rest of a row, and in those that take its place
+    /// when it is split or merged: the key is what all of them know of the table. It is no secret,
+    /// and keeps tokens of other rows and damaged ones out; whoever makes one up begins a read
+    /// elsewhere in a row that may be read anyway.
     fn tokens(&self, table: &Text) -> Cow<'_, PageTokens> {
         let partition = partition_named(table.as_str())
             .and_then(|_| self.node.store().table_by_name(table.as_str()));
         match partition {
             None => Cow::Borrowed(&self.tokens),
             Some(partition) => {
-                let spec = partition.spec();
-                let key = format!("partition {:016x} {}", spec.id.0, spec.created_millis);
+                let key = format!("partition {}", partition.spec().created_millis);
                 Cow::Owned(PageTokens::new(key.as_bytes()))
             }
         }
@@ -294,13 +295,18 @@ impl Rows {
         key: &EncodedKey,
         token: &Bytes,
     ) -> Result<isthmus_model::change::RowResume, ApiError> {
-        Ok(self.tokens(table).open(self.instance(), table, key, token)?)
+        Ok(self.tokens(table).open(self.instance(), &sealed_for(table), key, token)?)
     }
 
     fn seal(&self, table: &Text, key: &EncodedKey, shown: Option<&Shown>) -> Option<Bytes> {
         let resume = shown?.resume.as_ref()?;
-        Some(self.tokens(table).seal(self.instance(), table, key, resume))
+        Some(self.tokens(table).seal(self.instance(), &sealed_for(table), key, resume))
     }
+}
+
+/// The table whose rows the tokens of a table are for: of a partition the one that it is of.
+fn sealed_for(table: &Text) -> Text {
+    partition_named(table.as_str()).map_or_else(|| table.clone(), |(whole, _)| Text::from(whole))
 }
 
 /// The answer to a read that is being made.
@@ -507,10 +513,12 @@ struct BatchUnderWay {
 }
 
 impl BatchUnderWay {
-    /// Whether all was refused because another region writes the table since a moment ago.
+    /// Whether all was refused because another region writes the table since a moment ago, or it
+    /// has ended: if it was a partition, its rows go on in others.
     fn is_elsewhere(&mut self) -> bool {
         let told = self.pending.as_mut().and_then(Pending::try_take);
-        let is_elsewhere = matches!(told, Some(Err(StoreError::NotWritable { .. })));
+        let is_elsewhere =
+            matches!(told, Some(Err(StoreError::NotWritable { .. } | StoreError::NoTable(_))));
         if let Some(told) = told {
             self.pending = Some(Pending::ready(told));
         }

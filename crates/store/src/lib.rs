@@ -89,8 +89,8 @@ pub use snapshot::TableSnapshot;
 pub use spec::{HandedOver, TableSpec, Writers, Writing};
 pub use store::{Store, StoreOptions};
 pub use table::{
-    Beside, ConflictCounts, CopyDone, Healed, LogSlice, Plant, RepairRow, Repaired, Table,
-    WriterWord, Written,
+    Beside, ConflictCounts, CopyDone, Healed, Held, LogSlice, MovedRow, Plant, RepairRow, Repaired,
+    Table, WriterWord, Written,
 };
 
 #[cfg(test)]

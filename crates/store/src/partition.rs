@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) spec: TableSpec,
     pub(crate) schema: Arc<Schema>,
     pub(crate) dropped: bool,
+    /// Nothing is accepted for the moment: its rows go on in another table.
+    pub(crate) is_held: bool,
     /// How rows are hashed; `None`: no digest is kept.
     hasher: Option<Hasher>,
     /// What of rows written lately is in the digest, and this digest's number there.
@@ -161,6 +163,7 @@ impl Partition {
                 spec,
                 schema,
                 dropped: false,
+                is_held: false,
                 hasher,
                 cache,
                 life,

@@ -42,6 +42,7 @@ mod prefetch;
 mod prepare;
 mod repair;
 mod replace;
+mod rewrite;
 mod sweep;
 mod write;
 
@@ -52,6 +53,7 @@ pub use log::LogSlice;
 pub use plant::Plant;
 pub use repair::{Healed, RepairRow, Repaired};
 pub use replace::{Beside, CopyDone};
+pub use rewrite::{Held, MovedRow};
 pub(crate) use sweep::Sweep;
 pub use write::Written;
 

@@ -32,6 +32,7 @@ mod life;
 mod prepared;
 mod put_back;
 mod replicas;
+mod rewrite;
 #[cfg(feature = "rocks")]
 mod rocks;
 mod writes;

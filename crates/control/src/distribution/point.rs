@@ -17,6 +17,8 @@ const ROOT: [u64; 4] =
     [0x6973_7468_6d75_7320, 0x7061_7274_6974_696f, 0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
 /// Bytes of a string or binary end with so many that no prefix has.
 const END_BYTES: usize = 2;
+/// Bytes of a hash.
+const HASH_BYTES: usize = 8;
 
 /// A place in the order of the partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +91,31 @@ impl Point {
     /// In hexadecimal.
     pub fn to_hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// A point of a table that is divided by hash, as a person names it: 16 hexadecimal digits.
+    pub fn of_hash_text(text: &str) -> Option<Point> {
+        Point::from_hex(text).filter(|Point(bytes)| bytes.len() == HASH_BYTES)
+    }
+
+    /// The point in the middle between two of a table that is divided by hash; `None` as the end:
+    /// where everything ends.
+    pub fn middle(&self, end: Option<&Point>) -> Point {
+        let begin = u128::from(self.hash());
+        let end = end.map_or(1 << 64, |end| u128::from(end.hash()));
+        let middle = u64::try_from(u128::midpoint(begin, end)).unwrap_or(u64::MAX);
+        Point(middle.to_be_bytes().to_vec())
+    }
+
+    /// How much of all hashes lies between two points; `None` as the end: where everything ends.
+    pub fn share(&self, end: Option<&Point>) -> f64 {
+        let end = end.map_or(1 << 64, |end| u128::from(end.hash()));
+        end.saturating_sub(u128::from(self.hash())) as f64 / (1u128 << 64) as f64
+    }
+
+    /// The hash that it is; of the first point 0.
+    fn hash(&self) -> u64 {
+        self.0.as_slice().try_into().map_or(0, u64::from_be_bytes)
     }
 
     fn from_hex(text: &str) -> Option<Point> {

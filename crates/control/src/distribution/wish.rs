@@ -6,6 +6,7 @@ use isthmus_model::key::{KeyKind, KeyValue};
 use isthmus_model::value::Text;
 use serde::{Deserialize, Serialize};
 
+use super::reshape::{Limits, UNDER_WAY};
 use super::spread::{Question, Slot, spread};
 use super::{
     By, Distribution, DistributionError, MOVES_DEFAULT, MOVES_MAX, Member, Only, PARTITIONS_MAX,
@@ -127,6 +128,7 @@ impl Wish {
                 primary: String::new(),
                 made: false,
                 moving: false,
+                born_millis: 0,
             });
         let mut distribution = Distribution {
             id: named.id.to_owned(),
@@ -147,6 +149,9 @@ impl Wish {
             mode: WriteMode::default(),
             failover: Failover::default(),
             partitions: partitions.collect(),
+            next_number: 0,
+            limits: Limits::default(),
+            reshape: None,
         };
         distribution.place_all()?;
         for partition in &mut distribution.partitions {
@@ -274,7 +279,7 @@ fn check_rules(
 }
 
 /// A value of the first key column, as a person writes it.
-fn key_value(key: KeyKind, text: &str) -> Result<KeyValue, DistributionError> {
+pub(super) fn key_value(key: KeyKind, text: &str) -> Result<KeyValue, DistributionError> {
     match key {
         KeyKind::Integer => match text.parse() {
             Ok(number) => Ok(KeyValue::Integer(number)),
@@ -307,6 +312,9 @@ impl Distribution {
     ) -> Result<Distribution, DistributionError> {
         if self.state != State::Active {
             return refused("the table is being made or deleted; wait until that has ended");
+        }
+        if self.reshape.is_some() {
+            return refused(UNDER_WAY);
         }
         let mut next = self.clone();
         for name in &asked.add {
@@ -408,10 +416,9 @@ impl Distribution {
 
     /// The rule that a partition is under: of several the one with the longest prefix.
     pub fn rule_at(&self, place: usize) -> Option<&Rule> {
-        let key = match self.key {
-            super::Key::Integer => return None,
-            super::Key::String => KeyKind::String,
-            super::Key::Binary => KeyKind::Binary,
+        let key = match self.key.kind() {
+            KeyKind::Integer => return None,
+            key => key,
         };
         let from = &self.partitions.get(place)?.from;
         let covers = |rule: &&Rule| {

@@ -14,6 +14,7 @@ pub(super) fn routes() -> Router<AdminApi> {
         .route("/v1/distributions", get(list).post(distribute))
         .route("/v1/distributions/{name}", get(one))
         .route("/v1/distributions/{name}/rebalance", post(rebalance))
+        .route("/v1/distributions/{name}/reshape", post(reshape))
 }
 
 async fn list(State(api): State<AdminApi>) -> Response {
@@ -30,4 +31,8 @@ async fn one(State(api): State<AdminApi>, Path(name): Path<String>) -> Response 
 
 async fn rebalance(State(api): State<AdminApi>, Path(name): Path<String>, body: Bytes) -> Response {
     answer(api.node.rebalance(&name, &body).await)
+}
+
+async fn reshape(State(api): State<AdminApi>, Path(name): Path<String>, body: Bytes) -> Response {
+    answer(api.node.reshape(&name, &body).await)
 }

@@ -11,6 +11,7 @@
 mod batch;
 mod moment;
 mod range;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use isthmus_model::value::Text;
 use isthmus_protocol::client::{decode_describe_table, encode_request};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::receipt::Receipt;
-use isthmus_protocol::request::{Operation, WriteRow, decode_passed_on};
+use isthmus_protocol::request::{GetRow, Operation, WriteRow, decode_passed_on};
 use isthmus_protocol::routed::described_as;
 
 use super::forward::{Change, SETTLE_PATIENCE};
@@ -127,12 +128,7 @@ impl PublicApi {
         receipt: Option<&mut Receipt>,
     ) -> Result<Bytes, ApiError> {
         match operation {
-            Operation::GetRow(mut get) => {
-                let table = self.distributed(&get.table)?;
-                let partition = partition_of(&table, &get.key);
-                get.table = Text::from(partition.name());
-                self.read_partition(&partition, Operation::GetRow(get), fresh, 0).await
-            }
+            Operation::GetRow(get) => Box::pin(self.route_get(get, fresh)).await,
             Operation::PutRow(write) => self.route_write(write, Operation::PutRow, receipt).await,
             Operation::UpdateRow(write) => {
                 self.route_write(write, Operation::UpdateRow, receipt).await
@@ -146,13 +142,7 @@ impl PublicApi {
                 self.route_batch_write(&body, receipt).await
             }
             Operation::GetRange(get) => self.route_range(get, fresh).await,
-            Operation::DescribeTable(name) => {
-                let table = self.distributed(&name)?;
-                let first = Partition { table: &table, place: 0 };
-                let describe = Operation::DescribeTable(Text::from(first.name()));
-                let told = self.read_partition(&first, describe, Fresh::Local, 0).await?;
-                Ok(described_as(told, name.as_str())?)
-            }
+            Operation::DescribeTable(name) => Box::pin(self.route_describe(name)).await,
             Operation::DeleteTable(name) => {
                 self.node.drop_distribution(name.as_str()).await?;
                 Ok(Bytes::new())
@@ -175,17 +165,67 @@ impl PublicApi {
         }
     }
 
+    async fn route_get(&self, get: GetRow, fresh: Fresh<'_>) -> Result<Bytes, ApiError> {
+        let mut turns = self.turns();
+        loop {
+            let table = turns.shape_of(&get.table)?;
+            let partition = partition_of(&table, &get.key);
+            self.note_asked(&partition, &get.key);
+            let get = GetRow { table: Text::from(partition.name()), ..get.clone() };
+            let answer = self.read_partition(&partition, Operation::GetRow(get), fresh, 0).await;
+            match answer {
+                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next().await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn route_describe(&self, name: Text) -> Result<Bytes, ApiError> {
+        let mut turns = self.turns();
+        loop {
+            let table = turns.shape_of(&name)?;
+            let first = Partition { table: &table, place: 0 };
+            let describe = Operation::DescribeTable(Text::from(first.name()));
+            match self.read_partition(&first, describe, Fresh::Local, 0).await {
+                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next().await?,
+                Err(error) => return Err(error),
+                Ok(told) => return Ok(described_as(told, name.as_str())?),
+            }
+        }
+    }
+
     async fn route_write(
         &self,
-        mut write: WriteRow,
+        write: WriteRow,
         kind: fn(WriteRow) -> Operation,
-        receipt: Option<&mut Receipt>,
+        mut receipt: Option<&mut Receipt>,
     ) -> Result<Bytes, ApiError> {
-        let table = self.distributed(&write.table)?;
-        let partition = partition_of(&table, &write.change.key);
-        write.table = Text::from(partition.name());
-        let write = kind(write);
-        self.at_writer(&partition, write.path(), &encode_request(&write), receipt).await
+        let name = write.table.clone();
+        let mut turns = self.turns();
+        let mut write = kind(write);
+        loop {
+            let (Operation::PutRow(row) | Operation::UpdateRow(row) | Operation::DeleteRow(row)) =
+                &mut write
+            else {
+                return Err(ApiError::internal());
+            };
+            let table = turns.shape_of(&name)?;
+            let partition = partition_of(&table, &row.change.key);
+            self.note_asked(&partition, &row.change.key);
+            row.table = Text::from(partition.name());
+            let (path, body) = (write.path(), encode_request(&write));
+            match self.at_writer(&partition, path, &body, receipt.as_deref_mut()).await {
+                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next().await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Remembers some of the keys that are asked for.
+    fn note_asked(&self, partition: &Partition<'_>, key: &[NamedKeyPart]) {
+        if let Some(KeyPart::Value(value)) = key.first().map(|named| &named.part) {
+            self.node.note_asked(partition, value);
+        }
     }
 
     /// Changes the schema of all partitions, one after the other. Those that are as wanted already,
@@ -278,6 +318,9 @@ impl PublicApi {
                 Err(error) if error.is_elsewhere || error.code == ErrorCode::ObjectNotExist => {}
                 answer => return answer,
             }
+            if self.node.may_be_reshaped(partition.table) {
+                return Err(ApiError::elsewhere());
+            }
             wait.once(&mut moved).await?;
         }
     }
@@ -366,6 +409,9 @@ impl PublicApi {
             // Where all are late, who writes it is not.
             return Box::pin(self.read_at_writer(partition, operation, read)).await;
         }
+        if self.node.may_be_reshaped(partition.table) {
+            return Err(ApiError::elsewhere());
+        }
         Err(out_of_reach())
     }
 
@@ -405,6 +451,9 @@ impl PublicApi {
             if let Some(error) = likeliest.filter(is_away) {
                 return Err(error);
             }
+            if self.node.may_be_reshaped(partition.table) {
+                return Err(ApiError::elsewhere());
+            }
             wait.once(&mut moved).await?;
         }
     }
@@ -415,6 +464,9 @@ impl PublicApi {
         let names: Vec<Text> = operation.table_names().into_iter().map(Text::from).collect();
         for name in names.iter().map(Text::as_str) {
             self.node.listen_first(name).await;
+            if self.node.is_unread(name) {
+                return Err(ApiError::no_table());
+            }
             let is_elsewhere = match read.is_newest {
                 true => !matches!(self.node.place_of_writes(name)?, Place::Here(_)),
                 false => !read.is_local && read.cut.is_none() && self.node.is_synchronous(name),

@@ -6,18 +6,25 @@
 //! (`http/route.rs`). It has no second way to copy, hand over or repair anything.
 
 mod ask;
+mod filling;
 mod make;
 mod moving;
+mod reshaping;
+mod samples;
 mod take;
 mod tell;
 mod ways;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use isthmus_control::distribution::{Distribution, State, name_of_partition, partition_named};
+use isthmus_control::distribution::{
+    Distribution, Point, State, name_of_partition, partition_named,
+};
+use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_model::key::KeyValue;
 use isthmus_store::{Store, StoreError, Table};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -25,7 +32,10 @@ use tokio::sync::Notify;
 use super::Node;
 use crate::api_error::ApiError;
 
+use self::filling::Fillings;
 use self::moving::Passes;
+use self::reshaping::Reshapings;
+use self::samples::Sizes;
 pub(super) use self::ways::Ways;
 
 const NOTES: &str = "distribution/";
@@ -67,6 +77,10 @@ pub(super) struct Distributions {
     gone: Mutex<BTreeSet<String>>,
     ways: Ways,
     passes: Passes,
+    /// Splits and merges: what is filled here, and what is known of tables whose base is here.
+    fillings: Fillings,
+    reshapings: Reshapings,
+    sizes: Sizes,
     soon: Notify,
 }
 
@@ -76,6 +90,8 @@ struct Load {
     requests: AtomicU64,
     /// Requests at the last look, and the smoothed number in a second.
     rate: Mutex<(u64, f64)>,
+    /// What some of the last ones were for.
+    points: Mutex<VecDeque<Point>>,
 }
 
 /// A partition that a request is for.
@@ -129,6 +145,9 @@ impl Distributions {
             gone: Mutex::new(gone),
             ways: Ways::new(others),
             passes: Passes::default(),
+            fillings: Fillings::default(),
+            reshapings: Reshapings::default(),
+            sizes: Sizes::default(),
             soon: Notify::new(),
         })
     }
@@ -166,6 +185,11 @@ impl Distributions {
             Some(trouble) => drop(all.insert(partition.to_owned(), trouble)),
             None => drop(all.remove(partition)),
         }
+    }
+
+    /// After which entry the log of a partition is needed for a split or merge.
+    pub(super) fn needs_log_after(&self, partition: PartitionId) -> Option<Lsn> {
+        self.fillings.needs_log_after(partition)
     }
 
     fn at_base(&self, id: &str) -> Option<bool> {
@@ -227,6 +251,21 @@ impl Node {
         self.distributions.load_of(partition).requests.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Remembers some of the keys that are asked for, so that a partition can be split among them.
+    pub(crate) fn note_asked(&self, partition: &Partition<'_>, key: &KeyValue) {
+        let load = self.distributions.load_of(&partition.name());
+        let requests = load.requests.load(Ordering::Relaxed);
+        load.note_point(requests, || partition.table.point_of(key));
+    }
+
+    /// Whether what a request was to find in a table as it was may be elsewhere now: its partitions
+    /// are split or merged, or were since.
+    pub(crate) fn may_be_reshaped(&self, table: &Distribution) -> bool {
+        self.distributions.get(&table.name).is_some_and(|known| {
+            known.id == table.id && (known.reshape.is_some() || known.version != table.version)
+        })
+    }
+
     /// Notes that a region writes a partition.
     pub(crate) fn note_writer(&self, partition: &str, region: &str) {
         let mut writers = self.distributions.writers.lock();
@@ -270,9 +309,13 @@ impl Node {
     /// Keeps a record at rest, then obeys it.
     async fn keep_distribution(&self, record: Distribution) -> Result<Arc<Distribution>, ApiError> {
         self.store.put_note(&note_of(&record.name), &record.to_json()).await?;
+        self.carry_given_numbers(&record).await?;
         let record = Arc::new(record);
         self.distributions.known.write().insert(record.name.clone(), record.clone());
+        self.distributions.fillings.forget(&record);
         self.distributions.soon.notify_one();
+        // Requests may wait for it.
+        self.writers.send_modify(|writers| *writers += 1);
         Ok(record)
     }
 
@@ -294,6 +337,7 @@ impl Node {
             self.distributions.trouble.lock().retain(|name, _| !is_of_it(name));
             self.distributions.writers.lock().retain(|name, _| !is_of_it(name));
             self.distributions.loads.write().retain(|name, _| !is_of_it(name));
+            self.distributions.reshapings.forget(&record.name);
         }
         self.distributions.told.lock().remove(&record.id);
         self.distributions.at_base.write().remove(&record.id);

@@ -28,6 +28,9 @@ impl Node {
         mut record: Record,
     ) -> Result<(), ApiError> {
         let before = record.table.clone();
+        if self.is_reshaped_from(&before.name) {
+            return Ok(());
+        }
         match before.drop_step() {
             DropStep::Ask(regions) => {
                 for region in regions.iter().filter(|region| self.is_reached(region)) {

@@ -83,6 +83,16 @@ pub enum EventKind {
     PartitionsMove,
     /// A partition is where it is wanted.
     PartitionMoved,
+    /// Partitions are to be split or merged.
+    PartitionsReshape,
+    /// A partition has ended in its log: its rows go on in others.
+    PartitionEnded,
+    /// Others are in the place of partitions that were split or merged.
+    PartitionsReshaped,
+    /// A split or merge was given up, or not begun.
+    ReshapeFailed,
+    /// A partition is asked for too much, and no split helps.
+    PartitionHot,
     /// What the next epoch of a table does not go on from was set aside here.
     TailSetAside,
     /// Another region seems to be gone, as this one sees it.
@@ -112,6 +122,9 @@ impl EventKind {
                 | EventKind::TableDistributed
                 | EventKind::PartitionsMove
                 | EventKind::PartitionMoved
+                | EventKind::PartitionsReshape
+                | EventKind::PartitionEnded
+                | EventKind::PartitionsReshaped
                 | EventKind::RegionReached
                 | EventKind::CertificatesRenewed
                 | EventKind::ClockRight

@@ -355,7 +355,7 @@ impl Node {
         }
     }
 
-    fn held_by_successor(
+    pub(super) fn held_by_successor(
         &self,
         id: TableId,
         table: &Table,

@@ -369,6 +369,10 @@ impl Node {
         });
         let _locked = sync.locks.lock(keys.collect()).await;
         let _under_way = sync.under_way.clone().read_owned().await;
+        if table.is_dropped() {
+            // It has ended while this waited; if it was a partition, its rows go on in others.
+            return Err(ApiError::elsewhere());
+        }
         let mut results: Vec<Option<Result<Written, ApiError>>> = Vec::new();
         results.resize_with(changes.len(), || None);
         for wave in waves(changes, atomic) {

@@ -154,6 +154,9 @@ impl Node {
     /// Where a write of the table of that name belongs now, or why it is refused.
     pub fn place_of_writes(&self, name: &str) -> Result<Place, ApiError> {
         let table = self.store.table_by_name(name).ok_or_else(ApiError::no_table)?;
+        if self.is_being_filled(name) {
+            return Err(ApiError::no_table());
+        }
         let own = &self.config.region.name;
         let records = self.records.lock();
         let Some(record) = records.get(&table.id()) else {

@@ -328,7 +328,7 @@ fn set_digest(inner: &mut Inner, range: &BadRange, expected: Total, found: Total
 }
 
 /// A row written anew at a stamp; versions keep their timestamps.
-fn made_anew(row: &Row, stamp: Stamp) -> Row {
+pub(crate) fn made_anew(row: &Row, stamp: Stamp) -> Row {
     let mut anew = row.clone();
     anew.tombstone = Some(stamp);
     anew.marker = row.marker.map(|_| stamp);

@@ -250,8 +250,8 @@ pub(crate) fn check_writable(inner: &Inner) -> Result<(), StoreError> {
         return Err(StoreError::NoTable(inner.spec.id));
     }
     match inner.spec.writing {
-        Writing::Accept => Ok(()),
-        Writing::Refuse => Err(StoreError::NotWritable {
+        Writing::Accept if !inner.is_held => Ok(()),
+        Writing::Accept | Writing::Refuse => Err(StoreError::NotWritable {
             partition: inner.spec.partition,
             epoch: inner.state.epoch,
         }),

@@ -10,10 +10,11 @@ use isthmus_model::value::Text;
 use isthmus_protocol::client::encode_request;
 use isthmus_protocol::receipt::Receipt;
 use isthmus_protocol::request::{
-    BatchGetRow, Operation, RowPlace, RowRead, TableReads, batches_by_group,
+    BatchGetRow, BatchGroup, Operation, RowPlace, RowRead, TableReads, batches_by_group,
 };
 use isthmus_protocol::routed::BatchAnswer;
 
+use super::turns::Turns;
 use super::{ASKED_AT_ONCE, Fresh, partition_of};
 use crate::api_error::ApiError;
 use crate::http::forward::Change;
@@ -53,11 +54,33 @@ struct Reads {
     places: Vec<RowPlace>,
 }
 
+/// The places of rows in a batch, what became of them, and the receipt if one is wanted.
+type Written = (Vec<RowPlace>, Result<Bytes, ApiError>, Option<Receipt>);
+
+/// A group of rows of one partition, as one for each partition of a table that has others since.
+fn regrouped(group: &BatchGroup, table: &Distribution) -> Result<Vec<BatchGroup>, ApiError> {
+    let name_of = |_: &Text, key: &[NamedKeyPart]| Text::from(partition_of(table, key).name());
+    let (_, mut groups) = batches_by_group(group.body.clone(), name_of)?;
+    for part in &mut groups {
+        for place in &mut part.places {
+            *place = group.places.get(place.1).copied().ok_or_else(ApiError::internal)?;
+        }
+    }
+    Ok(groups)
+}
+
 impl PublicApi {
-    fn tables_of<'a>(&self, names: impl IntoIterator<Item = &'a Text>) -> Tables {
+    fn tables_of<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a Text>,
+        turns: &mut Turns<'_>,
+    ) -> Tables {
         let names: BTreeSet<&Text> = names.into_iter().collect();
-        let known = |name: &Text| Some((name.clone(), self.node.distribution(name.as_str())?));
-        Tables(names.into_iter().filter_map(known).collect())
+        let mut known = BTreeMap::new();
+        for name in names.into_iter().filter(|name| self.is_routed([name.as_str()])) {
+            known.extend(turns.shape_of(name).ok().map(|table| (name.clone(), table)));
+        }
+        Tables(known)
     }
 
     /// BatchWriteRow. What is written is added to the receipt, if one is wanted.
@@ -69,7 +92,7 @@ impl PublicApi {
         let Change::Batch(checked) = Change::decode(BATCH_WRITE, body)? else {
             return Err(ApiError::internal());
         };
-        let tables = self.tables_of(checked.tables());
+        let tables = self.tables_of(checked.tables(), &mut self.turns());
         // What refuses a batch as a whole does so before any of it is done.
         for table in checked.tables().iter().filter(|table| !tables.0.contains_key(*table)) {
             self.node.place_of_writes(table.as_str())?;
@@ -81,21 +104,22 @@ impl PublicApi {
         let wants_receipt = receipt.is_some();
         let mut writing: Vec<Piece<'_, _>> = Vec::with_capacity(groups.len());
         for group in groups {
-            let partition = tables.named(&group.name);
+            let table = tables.named(&group.name).map(|partition| partition.table);
             writing.push(Box::pin(async move {
+                if let Some(table) = table {
+                    return self.write_group(table, group, wants_receipt).await;
+                }
                 let mut receipt = wants_receipt.then(Receipt::default);
                 let (body, marks) = (&group.body, receipt.as_mut());
-                let answer = match partition {
-                    Some(partition) => self.at_writer(&partition, BATCH_WRITE, body, marks).await,
-                    None => match Change::decode(BATCH_WRITE, body) {
-                        Ok(change) => self.change_table(&group.name, change, body, marks).await,
-                        Err(error) => Err(error),
-                    },
+                let answer = match Change::decode(BATCH_WRITE, body) {
+                    Ok(change) => self.change_table(&group.name, change, body, marks).await,
+                    Err(error) => Err(error),
                 };
-                (group.places, answer, receipt)
+                vec![(group.places, answer, receipt)]
             }));
         }
-        let mut written = together(writing, ASKED_AT_ONCE).await;
+        let written = together(writing, ASKED_AT_ONCE).await;
+        let mut written: Vec<Written> = written.into_iter().flatten().collect();
         if let [(_, only @ Err(_), _)] = &mut written[..] {
             // All of it is refused as it would be of another table.
             return std::mem::replace(only, Ok(Bytes::new()));
@@ -115,13 +139,88 @@ impl PublicApi {
         Ok(whole.finish())
     }
 
+    /// Writes a group of rows of one partition. Where that has been split or merged since, those
+    /// rows of which nothing was done are grouped anew.
+    async fn write_group(
+        &self,
+        table: &Distribution,
+        group: BatchGroup,
+        wants_receipt: bool,
+    ) -> Vec<Written> {
+        let name = Text::from(table.name.as_str());
+        let mut turns = self.turns();
+        let mut shape = Arc::new(table.clone());
+        let (mut waiting, mut done) = (vec![group], Vec::new());
+        loop {
+            let tables = Tables(BTreeMap::from([(name.clone(), shape.clone())]));
+            let mut refused = Vec::new();
+            for group in waiting {
+                let mut receipt = wants_receipt.then(Receipt::default);
+                let answer = match tables.named(&group.name) {
+                    Some(partition) => {
+                        let (body, marks) = (&group.body, receipt.as_mut());
+                        self.at_writer(&partition, BATCH_WRITE, body, marks).await
+                    }
+                    None => Err(ApiError::elsewhere()),
+                };
+                match answer {
+                    Err(error) if turns.may_be_elsewhere(&shape, &error) => {
+                        refused.push((group, error));
+                    }
+                    answer => done.push((group.places, answer, receipt)),
+                }
+            }
+            if refused.is_empty() {
+                return done;
+            }
+            let next = match turns.next().await {
+                Ok(()) => turns.shape_of(&name),
+                Err(error) => Err(error),
+            };
+            let grouped = next.and_then(|next| {
+                shape = next;
+                let groups = refused.iter().map(|(group, _)| regrouped(group, &shape));
+                groups.collect::<Result<Vec<_>, _>>()
+            });
+            match grouped {
+                Ok(groups) => waiting = groups.into_iter().flatten().collect(),
+                Err(_) => {
+                    let refused = refused.into_iter();
+                    done.extend(refused.map(|(group, error)| (group.places, Err(error), None)));
+                    return done;
+                }
+            }
+        }
+    }
+
     /// BatchGetRow.
     pub(super) async fn route_batch_get(
         &self,
         batch: BatchGetRow,
         fresh: Fresh<'_>,
     ) -> Result<Bytes, ApiError> {
-        let tables = self.tables_of(batch.tables.iter().map(|reads| &reads.table));
+        let mut turns = self.turns();
+        loop {
+            let tables = self.tables_of(batch.tables.iter().map(|one| &one.table), &mut turns);
+            let is_elsewhere = |error: &ApiError| {
+                tables.0.values().any(|table| turns.may_be_elsewhere(table, error))
+            };
+            match Box::pin(self.batch_get_of(&tables, batch.clone(), fresh, &is_elsewhere)).await {
+                Err(error) if is_elsewhere(&error) => turns.next().await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Reads rows of partitions as they are known. An error that says that one may be elsewhere is
+    /// that of all.
+    async fn batch_get_of(
+        &self,
+        tables: &Tables,
+        batch: BatchGetRow,
+        fresh: Fresh<'_>,
+        is_elsewhere: &(dyn Fn(&ApiError) -> bool + std::marker::Sync),
+    ) -> Result<Bytes, ApiError> {
         for reads in batch.tables.iter().filter(|reads| !tables.0.contains_key(&reads.table)) {
             if matches!(fresh, Fresh::After(_)) {
                 return Err(ApiError::invalid(format!(
@@ -167,6 +266,7 @@ impl PublicApi {
         for (places, answer) in read {
             match answer {
                 Ok(answer) => whole.put(&places, answer)?,
+                Err(error) if is_elsewhere(&error) => return Err(error),
                 Err(error) => whole.put_failed(&places, error.code, &error.message),
             }
         }

@@ -7,7 +7,7 @@
 //! of what is left does.
 
 use bytes::Bytes;
-use isthmus_control::distribution::By;
+use isthmus_control::distribution::{By, Distribution};
 use isthmus_model::change::{Direction, KeyPart, NamedKeyPart};
 use isthmus_model::key::KeyBound;
 use isthmus_model::limits::{PAGE_BYTES_MAX, RANGE_ROWS_MAX};
@@ -53,7 +53,23 @@ impl PublicApi {
         get: GetRange,
         fresh: Fresh<'_>,
     ) -> Result<Bytes, ApiError> {
-        let table = self.distributed(&get.table)?;
+        let mut turns = self.turns();
+        loop {
+            let table = turns.shape_of(&get.table)?;
+            // Nothing has been answered of it: it is read from its begin again.
+            match Box::pin(self.range_of(&table, get.clone(), fresh)).await {
+                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next().await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn range_of(
+        &self,
+        table: &Distribution,
+        get: GetRange,
+        fresh: Fresh<'_>,
+    ) -> Result<Bytes, ApiError> {
         let places = match (bound(&get.start), bound(&get.end)) {
             (Some(start), Some(end)) => match get.direction {
                 Direction::Forward => table.places_between(&start, &end),
@@ -63,7 +79,7 @@ impl PublicApi {
             _ => 0..1,
         };
         let mut sources: Vec<Source<'_>> = places
-            .map(|place| Source { partition: Partition { table: &table, place }, page: None })
+            .map(|place| Source { partition: Partition { table, place }, page: None })
             .collect();
         if let [only] = &sources[..] {
             let get = GetRange { table: Text::from(only.partition.name()), ..get };

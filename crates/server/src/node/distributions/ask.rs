@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_control::change::Change;
+use isthmus_control::distribution::reshape::{self, Why};
 use isthmus_control::distribution::wish::Rebalance;
 use isthmus_control::distribution::{Distribution, State};
 use isthmus_control::global_table::GlobalTable;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use super::filling::Progress;
 use crate::api_error::ApiError;
 use crate::node::Node;
 use crate::peer::CALL_TIMEOUT;
@@ -42,6 +44,21 @@ pub(super) enum Ask {
     Set { name: String, change: Change },
     /// Delete the table; asked of the base.
     Drop { name: String },
+    /// Split or merge partitions; asked of the base.
+    Reshape { name: String, reshape: reshape::Ask, dry_run: bool },
+    /// Fill the partitions of a split or merge, the first of which has that number, and tell how
+    /// far it is; asked of the region that writes all of them.
+    Fill { name: String, id: String, number: u32 },
+    /// Fill them no more; tells whether what they are filled from has ended.
+    StopFilling { name: String, id: String, number: u32 },
+    /// They are full and take the place of the others; told to the base.
+    Filled { name: String, id: String, number: u32 },
+    /// Drop the partition with that number, of a split or merge that was given up.
+    DropFilled { name: String, id: String, number: u32 },
+    /// Remove the table with the id `which`: the partition with that number was made twice.
+    RemoveFilled { name: String, id: String, number: u32, which: u64 },
+    /// Tell points of a partition, of what it holds or is asked for.
+    Points { name: String, id: String, number: u32, of: Why },
 }
 
 /// Makes the global table of a partition, as the record says that the asked region obeys.
@@ -95,6 +112,12 @@ pub(super) struct Seen {
     /// Copies that leave the region.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) copies: Vec<SeenCopy>,
+    /// It has ended: its rows go on in others.
+    #[serde(default)]
+    pub(super) has_ended: bool,
+    /// About how many bytes its rows are, where that is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) bytes: Option<u64>,
 }
 
 /// A copy of a partition to another region.
@@ -120,6 +143,9 @@ pub(super) struct Look {
     pub(super) partitions: Vec<Seen>,
     /// Requests that came through it, and those of a second, by the number of the partition.
     pub(super) requests: Vec<(u32, u64, f64)>,
+    /// How far the filling of partitions is that are split or merged here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) filling: Option<Progress>,
 }
 
 impl Node {
@@ -130,7 +156,10 @@ impl Node {
             return read(&self.on_distribute(region, &asked).await?);
         }
         let question = Question::Distribute(Distribute { asked: asked.into() });
-        let is_change = matches!(ask, Ask::Rebalance { .. } | Ask::Set { .. } | Ask::Drop { .. });
+        let is_change = matches!(
+            ask,
+            Ask::Rebalance { .. } | Ask::Set { .. } | Ask::Drop { .. } | Ask::Reshape { .. }
+        );
         read(&match is_change {
             true => self.pass_change_on(region, question).await?,
             false => self.ask_within_reach(region, question, CALL_TIMEOUT).await?,
@@ -180,6 +209,26 @@ impl Node {
             }
             Ask::Set { name, change } => self.decide_set(&name, &change).await?,
             Ask::Drop { name } => self.decide_drop(&name).await.map(|()| Json::Null)?,
+            Ask::Reshape { name, reshape, dry_run } => {
+                self.decide_reshape(&name, reshape, dry_run).await?
+            }
+            Ask::Fill { name, id, number } => json!(self.on_fill(from, &name, &(id, number))?),
+            Ask::StopFilling { name, id, number } => {
+                json!(self.on_stop_filling(from, &name, &(id, number)).await?)
+            }
+            Ask::Filled { name, id, number } => {
+                self.on_filled(from, &name, (&id, number)).await.map(|()| Json::Null)?
+            }
+            Ask::DropFilled { name, id, number } => {
+                self.on_drop_filled(from, &name, (&id, number)).await.map(|()| Json::Null)?
+            }
+            Ask::RemoveFilled { name, id, number, which } => {
+                let asked = (&*id, number, which);
+                self.on_remove_filled(from, &name, asked).await.map(|()| Json::Null)?
+            }
+            Ask::Points { name, id, number, of } => {
+                json!(self.on_points(&name, (&id, number), of).await?)
+            }
         };
         Ok(told.to_string().into())
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use isthmus_control::distribution::reshape::Phase;
 use isthmus_control::distribution::wish::{Named, Wish};
 use isthmus_control::distribution::{
     By, Distribution, Member, State, name_of_partition, partition_named,
@@ -26,6 +27,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::ask::{Ask, Known, Make, read};
+use super::is_alive;
 use super::take::spec_of;
 use crate::api_error::ApiError;
 use crate::node::events::EventKind;
@@ -403,7 +405,10 @@ impl Node {
                 format!("Region {own} does not know of such a partition yet. Nothing was done."),
             )
         })?;
-        let spec = spec_of(&record)?;
+        let mut spec = spec_of(&record)?;
+        if let Some(source) = self.source_of(&record, &make.name) {
+            spec.schema = source.schema().as_ref().clone();
+        }
         let held = match self.store.table_by_name(&make.name) {
             Some(held) => held,
             None => {
@@ -440,15 +445,39 @@ impl Node {
     /// first, and the other regions that are to hold it. `None`: it is not known here so.
     fn wanted_of(&self, from: &str, make: &Make) -> Option<(Arc<Distribution>, Vec<String>)> {
         let (table, number) = partition_named(&make.name)?;
-        let record = self.distributions.get(table).filter(|record| {
-            record.id == make.id && record.base == from && record.state == State::Making
-        })?;
+        let record = self
+            .distributions
+            .get(table)
+            .filter(|record| record.id == make.id && record.base == from && is_alive(record))?;
+        if let Some(source) = self.source_of(&record, &make.name) {
+            // Of a split or merge: where the old one is, and first where that is written.
+            let own = &self.config.region.name;
+            let held = self.record(source.id())?.table.replicas;
+            let others = held.into_iter().map(|replica| replica.region);
+            let others = others.filter(|region| region != own).collect();
+            return source.writer_word().accepts.then_some((record, others));
+        }
+        if record.state != State::Making {
+            return None;
+        }
         let partition = record.partitions.iter().find(|partition| partition.number == number)?;
         let (first, others) = partition.wanted.split_first()?;
         let is_it = *first == self.config.region.name
             && name_of_partition(&record.name, number) == make.name;
         let others = others.to_vec();
         is_it.then_some((record, others))
+    }
+}
+
+impl Node {
+    /// The partition here that the one of that name is to take the place of, or one of two.
+    fn source_of(&self, record: &Distribution, name: &str) -> Option<Arc<Table>> {
+        let (_, number) = partition_named(name)?;
+        let reshape = record.reshape.as_ref().filter(|it| it.phase == Phase::Filling)?;
+        let sources = reshape.has_target(number).then_some(&reshape.sources)?;
+        let held =
+            |number: &u32| self.store.table_by_name(&name_of_partition(&record.name, *number));
+        sources.iter().find_map(held)
     }
 }
 

@@ -25,6 +25,7 @@ use tokio::task::{self, JoinSet};
 
 use super::ask::{Ask, Known, Look, Make, read};
 use super::make::ASKED_AT_ONCE;
+use super::samples::MEASURE_EVERY;
 use crate::api_error::ApiError;
 use crate::node::Node;
 use crate::node::events::EventKind;
@@ -63,6 +64,7 @@ impl Node {
     /// Keeps distributed tables as their records say, until `stop` says so.
     pub async fn keep_distributed(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let (mut looks, mut rated_at) = (0u64, self.clock.monotonic());
+        let mut measured_at = rated_at;
         let mut passes = JoinSet::new();
         let mut under_way: BTreeMap<task::Id, String> = BTreeMap::new();
         while !*stop.borrow() {
@@ -78,10 +80,13 @@ impl Node {
             let first = looks.checked_rem(records.len() as u64).unwrap_or(0);
             records.rotate_left(first as usize);
             for record in &records {
-                let is_unsettled = record.state != State::Active || record.is_moving();
+                let is_unsettled =
+                    record.state != State::Active || record.is_moving() || record.reshape.is_some();
                 is_busy |= is_unsettled;
-                let is_due =
-                    is_unsettled || !self.is_told(record) || looks.is_multiple_of(LOOKS_BETWEEN);
+                let is_due = is_unsettled
+                    || record.limits.are_set()
+                    || !self.is_told(record)
+                    || looks.is_multiple_of(LOOKS_BETWEEN);
                 // One that is slow holds up no others.
                 let is_under_way = under_way.values().any(|name| *name == record.name);
                 if !is_due || is_under_way || under_way.len() >= PASSES_MAX {
@@ -95,6 +100,10 @@ impl Node {
                 self.look_at_bases().await;
             }
             looks += 1;
+            if self.clock.monotonic().saturating_sub(measured_at) >= MEASURE_EVERY {
+                measured_at = self.clock.monotonic();
+                self.measure_partitions().await;
+            }
             let since = self.clock.monotonic().saturating_sub(rated_at);
             if since >= LOOK_EVERY {
                 rated_at += since;
@@ -139,7 +148,7 @@ impl Node {
             State::Offered => self.withdraw_left(&record).await,
             State::Dropping => self.finish_drop(&record).await,
             State::Making => self.make_partitions(&record).await,
-            State::Active => self.move_partitions(&record).await,
+            State::Active => self.keep_partitions(&record).await,
         };
         if let Err(error) = done {
             tracing::warn!(table = name, %error, "distributed table not reconciled");
@@ -166,7 +175,7 @@ impl Node {
         self.untold(record).is_empty()
     }
 
-    async fn tell_all(&self, record: &Distribution) {
+    pub(super) async fn tell_all(&self, record: &Distribution) {
         let ask = Ask::Take { record: Box::new(record.clone()) };
         let ask = &ask;
         let mut telling: Vec<Piece<'_, ()>> = Vec::new();
@@ -282,28 +291,52 @@ impl Node {
 
     /// The partitions of a table as they are, by number.
     async fn find_partitions(&self, record: &Distribution) -> BTreeMap<u32, Found> {
+        self.partitions_in(record, &self.looks(record).await)
+    }
+
+    /// The partitions of a table as regions tell, by number.
+    fn partitions_in(
+        &self,
+        record: &Distribution,
+        looks: &[(String, Look)],
+    ) -> BTreeMap<u32, Found> {
         let mut found: BTreeMap<u32, Found> = BTreeMap::new();
-        for (region, look) in self.looks(record).await {
+        for (region, look) in looks {
             // Its disk may be another one than when it was told.
             let is_obeyed = look.known.id == record.id;
-            self.note_told(record, &region, if is_obeyed { look.known.version } else { 0 });
-            for seen in look.partitions {
-                let Some(table) = seen.table else { continue };
-                let by_base = table.base == region;
+            self.note_told(record, region, if is_obeyed { look.known.version } else { 0 });
+            for seen in look.partitions.iter().filter(|seen| !seen.has_ended) {
+                let Some(table) = &seen.table else { continue };
+                let by_base = table.base == *region;
                 let is_better = found.get(&seen.number).is_none_or(|known| {
                     table.is_newer_than(&known.table)
-                        || (by_base && !known.table.is_newer_than(&table))
+                        || (by_base && !known.table.is_newer_than(table))
                 });
                 if is_better {
-                    found.insert(seen.number, Found { table, by_base });
+                    found.insert(seen.number, Found { table: table.clone(), by_base });
                 }
             }
         }
         found
     }
 
-    async fn move_partitions(&self, record: &Distribution) -> Result<(), ApiError> {
-        let found = self.find_partitions(record).await;
+    /// One bounded step of what moves, and one of what is split or merged.
+    async fn keep_partitions(&self, record: &Distribution) -> Result<(), ApiError> {
+        let looks = self.looks(record).await;
+        let moved = self.move_partitions(record, &looks).await;
+        let now = self.distributions.get(&record.name);
+        if let Some(now) = now.filter(|now| now.id == record.id && now.state == State::Active) {
+            self.reshape_pass(&looks, &now).await;
+        }
+        moved
+    }
+
+    async fn move_partitions(
+        &self,
+        record: &Distribution,
+        looks: &[(String, Look)],
+    ) -> Result<(), ApiError> {
+        let found = self.partitions_in(record, looks);
         // What is wanted may have changed meanwhile.
         let now = self.distributions.get(&record.name);
         let now = now.filter(|now| now.id == record.id && now.state == State::Active);
@@ -409,7 +442,7 @@ impl Node {
         self.distributions.note_trouble(&table.name, waits);
     }
 
-    async fn take_step(&self, table: &GlobalTable, step: &Step) -> Result<(), ApiError> {
+    pub(super) async fn take_step(&self, table: &GlobalTable, step: &Step) -> Result<(), ApiError> {
         let (id, name) = (table.id.clone(), table.name.clone());
         let instance =
             |region: &str| self.config.instance_of(region).unwrap_or_default().to_owned();

@@ -281,13 +281,17 @@ impl Node {
     /// name. Partitions bear the time at which their table was planned.
     pub(in crate::node) fn check_held_name(&self, spec: &TableSpec) -> Result<(), ApiError> {
         let name = spec.name.as_str();
-        let Some((table, _)) = partition_named(name) else {
+        let Some((table, number)) = partition_named(name) else {
             return match self.is_distribution_name(name) && self.store.table(spec.id).is_none() {
                 true => Err(ApiError::table_exists()),
                 false => Ok(()),
             };
         };
-        let known = self.distributions.get(table).filter(|known| is_alive(known));
+        let known = self.distributions.get(table).filter(|known| {
+            is_alive(known)
+                && (known.place_numbered(number).is_some()
+                    || known.reshape.as_ref().is_some_and(|reshape| reshape.concerns(number)))
+        });
         let planned = known.as_deref().map(spec_of).transpose()?;
         match planned.is_some_and(|planned| planned.created_millis == spec.created_millis) {
             true => Ok(()),

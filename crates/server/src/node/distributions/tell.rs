@@ -11,6 +11,7 @@ use isthmus_store::{Table, Writing};
 use serde_json::{Value as Json, json};
 
 use super::ask::{Look, Seen, SeenCopy};
+use super::filling::Progress;
 use super::is_alive;
 use crate::api_error::ApiError;
 use crate::node::Node;
@@ -28,6 +29,7 @@ impl Node {
                 "partitions": record.partitions.len(),
                 "replicas": record.replicas,
                 "moving": record.partitions.iter().filter(|partition| partition.moving).count(),
+                "reshaping": record.reshape.is_some(),
             })
         });
         json!({ "distributions": told.collect::<Vec<_>>() })
@@ -78,6 +80,8 @@ impl Node {
             "regions": members.collect::<Vec<_>>(),
             "silent": silent,
             "moving": record.partitions.iter().filter(|partition| partition.moving).count(),
+            "limits": record.limits,
+            "reshape": self.reshape_json(&record, &looks),
             "partitions": partitions,
         }))
     }
@@ -118,7 +122,8 @@ impl Node {
             "from": partition.from,
             "from_text": (record.by == By::Range).then(|| partition.from.to_text()),
             "to": record.partitions.get(place + 1).map(|next| &next.from),
-            "share": (record.by == By::Hash).then(|| 1.0 / record.partitions.len() as f64),
+            "share": (record.by == By::Hash)
+                .then(|| partition.from.share(record.end_of(place))),
             "rule": record.rule_at(place).map(|rule| &rule.prefix),
             "wanted": partition.wanted,
             "held": partition.held,
@@ -126,11 +131,33 @@ impl Node {
             "state": state,
             "waits": self.distributions.trouble.lock().get(&name),
             "rows": writer.and_then(|(_, seen)| seen.rows),
+            "bytes": writer.and_then(|(_, seen)| seen.bytes),
             "entries": writer.map(|(_, seen)| seen.entries),
             "replicas": replicas,
             "copies": copies.collect::<Vec<_>>(),
             "requests": count,
             "requests_per_second": rate,
+        })
+    }
+
+    /// The split or merge that is under way; null: there is none.
+    fn reshape_json(&self, record: &Distribution, looks: &[(String, Look)]) -> Json {
+        let Some(reshape) = &record.reshape else { return Json::Null };
+        let filling = looks.iter().find_map(|(_, look)| look.filling.as_ref());
+        let name = name_of_partition(&record.name, reshape.id());
+        let waits = filling.and_then(|filling| filling.waits.clone());
+        let waits = waits.or_else(|| self.distributions.trouble.lock().get(&name).cloned());
+        json!({
+            "sources": reshape.sources,
+            "targets": reshape.targets,
+            "phase": reshape.phase,
+            "why": reshape.why,
+            "begun_ms": reshape.begun_millis,
+            "doing": filling.map(|filling| filling.doing),
+            "rows_done": filling.map(|filling| filling.rows),
+            "rows_total": filling.and_then(|filling| filling.rows_total),
+            "seconds_left": filling.and_then(Progress::seconds_left),
+            "waits": waits,
         })
     }
 
@@ -148,6 +175,7 @@ impl Node {
             labels: self.config.region.labels.clone(),
             requests: requests.collect(),
             partitions: partitions.iter().filter_map(|table| self.seen(table)).collect(),
+            filling: self.filling_of(id),
         }
     }
 
@@ -172,6 +200,8 @@ impl Node {
             rows,
             entries: table.durable_lsn().0,
             copies: copies.collect(),
+            has_ended: table.is_dropped(),
+            bytes: self.distributions.sizes.of(table.name().as_str()),
         })
     }
 }

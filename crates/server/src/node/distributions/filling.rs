@@ -1,0 +1,389 @@
+//! The writer's part of a split or merge: it fills the new partitions, ends the old ones, and says
+//! so to the base of the record.
+//!
+//! Rows are copied from a snapshot, then what the log names since is made alike, until little is
+//! left. Then writes of the old partitions are held, the rest is moved, and when the other replicas
+//! of the new ones have it too, the old ones end in their logs. Only then clients write the new
+//! ones. So what was acknowledged before is in them, wherever they are read; and a region that
+//! writes an old one after a failover goes on with it only if it has not ended in its log.
+//!
+//! What is under way is forgotten in a crash: then it is begun anew, and rows that are alike are
+//! left.
+
+mod close;
+mod copy;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_control::distribution::reshape::{Phase, Reshape};
+use isthmus_control::distribution::{Distribution, State, name_of_partition, partition_named};
+use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_store::Table;
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+use super::ask::Ask;
+use crate::api_error::ApiError;
+use crate::node::Node;
+
+/// What has failed is not begun anew before.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// The base is told again after this that all is done.
+const TELL_AGAIN: Duration = Duration::from_millis(200);
+
+/// What a filling does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Doing {
+    /// Rows are copied.
+    #[default]
+    Copying,
+    /// What was written meanwhile is followed, and other replicas come after.
+    Following,
+    /// The old partitions have ended; the record is to say so.
+    Ended,
+    /// It has failed, and is begun anew.
+    Failed,
+}
+
+/// How far a filling has come.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Progress {
+    /// What it does.
+    pub(super) doing: Doing,
+    /// Rows that were looked at.
+    pub(super) rows: u64,
+    /// Of about so many, where rows are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rows_total: Option<u64>,
+    /// How long it has copied, in milliseconds.
+    pub(super) took_ms: u64,
+    /// What it waits for, or why it has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) waits: Option<String>,
+}
+
+impl Progress {
+    /// How many seconds the copy will take yet, if it goes on as it did.
+    pub(super) fn seconds_left(&self) -> Option<f64> {
+        let left = self.rows_total?.saturating_sub(self.rows) as f64;
+        (self.doing == Doing::Copying && self.rows > 0)
+            .then(|| left * self.took_ms as f64 / 1000.0 / self.rows as f64)
+    }
+}
+
+/// A filling that is under way, or has failed a moment ago.
+#[derive(Default)]
+pub(super) struct Filling {
+    progress: Mutex<Progress>,
+    /// When it failed, by the monotonic clock.
+    failed_at: Mutex<Option<Duration>>,
+}
+
+impl Filling {
+    fn note(&self, note: impl FnOnce(&mut Progress)) {
+        note(&mut self.progress.lock());
+    }
+
+    fn waits_for(&self, what: impl Into<String>) {
+        self.progress.lock().waits = Some(what.into());
+    }
+}
+
+/// Names a split or merge: the id of the table and the first of the new numbers.
+type Name = (String, u32);
+
+/// The fillings of this region.
+#[derive(Default)]
+pub(in crate::node) struct Fillings {
+    under_way: Mutex<BTreeMap<Name, Arc<Filling>>>,
+    /// Those that must not end what they fill from.
+    stopped: Mutex<BTreeSet<Name>>,
+    /// Ends of old partitions, and words that they must not end, come one after the other.
+    ending: tokio::sync::Mutex<()>,
+    /// New partitions that clients may write before the record says so here.
+    opened: RwLock<BTreeSet<String>>,
+    /// What of logs is needed yet.
+    followed: Mutex<BTreeMap<PartitionId, Lsn>>,
+}
+
+impl Fillings {
+    /// After which entry the log of a partition is needed for what is under way.
+    pub(in crate::node) fn needs_log_after(&self, partition: PartitionId) -> Option<Lsn> {
+        self.followed.lock().get(&partition).copied()
+    }
+
+    fn of(&self, name: &Name) -> Option<Arc<Filling>> {
+        self.under_way.lock().get(name).cloned()
+    }
+
+    /// Forgets what was of one that is over, or will never be.
+    pub(super) fn forget(&self, record: &Distribution) {
+        let keeps =
+            |number: u32| record.reshape.as_ref().is_some_and(|reshape| reshape.has_target(number));
+        self.opened.write().retain(|name| {
+            partition_named(name)
+                .is_none_or(|(table, number)| table != record.name || keeps(number))
+        });
+        self.stopped.lock().retain(|(id, number)| *id != record.id || keeps(*number));
+        self.under_way.lock().retain(|(id, number), _| *id != record.id || keeps(*number));
+    }
+}
+
+/// What one filling is about.
+struct Plan {
+    record: Arc<Distribution>,
+    reshape: Reshape,
+}
+
+impl Plan {
+    fn name(&self) -> Name {
+        (self.record.id.clone(), self.reshape.id())
+    }
+
+    fn partition(&self, number: u32) -> String {
+        name_of_partition(&self.record.name, number)
+    }
+}
+
+impl Node {
+    /// The split or merge of that name, as the record here says, if it is to go on.
+    fn planned(&self, table: &str, name: &Name) -> Option<Plan> {
+        let record = self.distributions.get(table)?;
+        let reshape = record.reshape.clone()?;
+        let is_it = record.id == name.0
+            && reshape.id() == name.1
+            && reshape.phase == Phase::Filling
+            && record.state == State::Active;
+        is_it.then_some(Plan { record, reshape })
+    }
+
+    /// Fills new partitions for the base of the record, and tells how far it is.
+    pub(super) fn on_fill(
+        &self,
+        from: &str,
+        table: &str,
+        name: &Name,
+    ) -> Result<Progress, ApiError> {
+        let plan = self.planned(table, name).filter(|plan| plan.record.base == from);
+        let Some(plan) = plan else {
+            return Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                format!(
+                    "Region {} does not know of such a split or merge yet. Nothing was done.",
+                    self.config.region.name
+                ),
+            ));
+        };
+        let fillings = &self.distributions.fillings;
+        let now = self.clock.monotonic();
+        if let Some(filling) = fillings.of(name) {
+            let failed_at = *filling.failed_at.lock();
+            if failed_at.is_none_or(|at| now < at + TRY_AGAIN) {
+                return Ok(filling.progress.lock().clone());
+            }
+        }
+        let filling = Arc::new(Filling::default());
+        fillings.under_way.lock().insert(name.clone(), filling.clone());
+        let Some(node) = self.this.upgrade() else { return Err(ApiError::internal()) };
+        self.spawn(async move { node.fill(plan, filling).await });
+        Ok(Progress::default())
+    }
+
+    /// What is filled for the base is not ended any more, unless it has ended. Returns whether it
+    /// has.
+    pub(super) async fn on_stop_filling(
+        &self,
+        from: &str,
+        table: &str,
+        name: &Name,
+    ) -> Result<bool, ApiError> {
+        let _alone = self.distributions.fillings.ending.lock().await;
+        let record = self.distributions.get(table).filter(|record| record.base == from);
+        let reshape = record.as_ref().and_then(|record| record.reshape.as_ref());
+        let Some(reshape) = reshape.filter(|reshape| reshape.id() == name.1) else {
+            return Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                "The region does not know of such a split or merge. Nothing was done.",
+            ));
+        };
+        let partition = |number: &u32| name_of_partition(table, *number);
+        let has_ended = reshape.sources.iter().any(|number| self.has_ended(&partition(number)));
+        if !has_ended {
+            self.distributions.fillings.stopped.lock().insert(name.clone());
+        }
+        Ok(has_ended)
+    }
+
+    /// Whether a partition has ended in its log here.
+    pub(super) fn has_ended(&self, partition: &str) -> bool {
+        self.partition_held(partition).is_some_and(|table| table.is_dropped())
+    }
+
+    /// Whether a partition has ended, or is about to, and the record does not say yet what goes on
+    /// in its place: until then it is kept.
+    pub(in crate::node) fn is_reshaped_from(&self, partition: &str) -> bool {
+        let Some((table, number)) = partition_named(partition) else { return false };
+        self.distributions.get(table).is_some_and(|record| {
+            record.reshape.as_ref().is_some_and(|reshape| reshape.sources.contains(&number))
+        })
+    }
+
+    /// The replica of a partition here, also where it has ended.
+    pub(super) fn partition_held(&self, partition: &str) -> Option<Arc<Table>> {
+        self.store.tables().into_iter().find(|table| table.name().as_str() == partition)
+    }
+
+    /// Whether clients may not write a partition here: it is being filled, or of a split or merge
+    /// of which it is not known here that it is done.
+    pub(in crate::node) fn is_being_filled(&self, partition: &str) -> bool {
+        self.planned_partition(partition).is_some()
+            && !self.distributions.fillings.opened.read().contains(partition)
+    }
+
+    /// The record of a partition that is to take the place of others.
+    fn planned_partition(&self, partition: &str) -> Option<Arc<Distribution>> {
+        let (table, number) = partition_named(partition)?;
+        let record = self.distributions.get(table)?;
+        let is_planned = record.reshape.as_ref().is_some_and(|reshape| reshape.has_target(number));
+        is_planned.then_some(record)
+    }
+
+    /// Whether a partition must not be read here: it may lack something yet.
+    pub(crate) fn is_unread(&self, partition: &str) -> bool {
+        let Some(record) = self.planned_partition(partition) else { return false };
+        let mut sources = record.reshape.iter().flat_map(|reshape| &reshape.sources);
+        let has_ended = |number: &u32| self.has_ended(&name_of_partition(&record.name, *number));
+        !self.distributions.fillings.opened.read().contains(partition) && !sources.all(has_ended)
+    }
+
+    async fn fill(self: Arc<Self>, plan: Plan, filling: Arc<Filling>) {
+        let done = self.try_fill(&plan, &filling).await;
+        self.distributions.fillings.followed.lock().retain(|partition, _| {
+            let name = self.table_of(*partition).map(|table| table.name());
+            let number = name.as_ref().and_then(|name| partition_named(name.as_str()));
+            number.is_some_and(|(table, number)| {
+                table != plan.record.name || !plan.reshape.sources.contains(&number)
+            })
+        });
+        match done {
+            Ok(()) => {
+                self.distributions.fillings.under_way.lock().remove(&plan.name());
+            }
+            Err(error) => {
+                tracing::warn!(table = plan.record.name, %error, "partitions not filled");
+                filling.note(|progress| {
+                    progress.doing = Doing::Failed;
+                    progress.waits = Some(error.message);
+                });
+                *filling.failed_at.lock() = Some(self.clock.monotonic());
+            }
+        }
+    }
+
+    async fn try_fill(self: &Arc<Self>, plan: &Plan, filling: &Filling) -> Result<(), ApiError> {
+        let mut targets = BTreeMap::new();
+        for target in &plan.reshape.targets {
+            let table = self.filled_here(&plan.partition(target.number))?;
+            targets.insert(target.number, table);
+        }
+        let mut sources = Vec::new();
+        for number in &plan.reshape.sources {
+            let name = plan.partition(*number);
+            if !self.has_ended(&name) {
+                sources.push(copy::Source::new(plan, *number, self.filled_here(&name)?));
+            }
+        }
+        let began = self.clock.monotonic();
+        let totals: Option<Vec<u64>> = sources.iter().map(copy::Source::rows_counted).collect();
+        filling.note(|progress| progress.rows_total = totals.map(|all| all.iter().sum()));
+        for source in &mut sources {
+            self.copy_rows(plan, source, &targets, filling, began).await?;
+        }
+        if !sources.is_empty() {
+            filling.note(|progress| progress.doing = Doing::Following);
+            self.follow_and_end(plan, &mut sources, &targets, filling).await?;
+        }
+        self.open_filled(plan, &targets).await?;
+        filling.note(|progress| (progress.doing, progress.waits) = (Doing::Ended, None));
+        self.tell_filled(plan).await;
+        Ok(())
+    }
+
+    /// A partition that is written here, of the new or of the old ones.
+    fn filled_here(&self, name: &str) -> Result<Arc<Table>, ApiError> {
+        let table = self.partition_held(name).filter(|table| self.is_recorded(table.id()));
+        let table = table.ok_or_else(ApiError::no_table)?;
+        let is_put_back = self.shared.put_backs.is_put_back(table.partition());
+        match table.writer_word().accepts && !is_put_back && self.is_leased() {
+            true => Ok(table),
+            false => Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                format!("Region {} does not write {name}.", self.config.region.name),
+            )),
+        }
+    }
+
+    /// Clients may write the new partitions here from now on. They all hold everything, and the
+    /// ends of the old ones are held by as many regions as their writes.
+    async fn open_filled(
+        &self,
+        plan: &Plan,
+        targets: &BTreeMap<u32, Arc<Table>>,
+    ) -> Result<(), ApiError> {
+        for number in &plan.reshape.sources {
+            let Some(table) = self.partition_held(&plan.partition(*number)) else { continue };
+            for target in targets.values() {
+                target.skip_numbers(table.numbers_given()).await?;
+            }
+            let epoch = table.writer_word().epoch;
+            self.until_held(&table, (table.durable_lsn(), epoch)).done().await?;
+        }
+        for table in targets.values() {
+            let epoch = table.writer_word().epoch;
+            self.until_held(table, (table.durable_lsn(), epoch)).done().await?;
+        }
+        let names = targets.keys().map(|number| plan.partition(*number));
+        self.distributions.fillings.opened.write().extend(names);
+        self.writers.send_modify(|writers| *writers += 1);
+        Ok(())
+    }
+
+    /// Numbers that this region has given in partitions that another record takes the place of are
+    /// not given again in those that go on, should it come to write them.
+    pub(super) async fn carry_given_numbers(&self, next: &Distribution) -> Result<(), ApiError> {
+        let Some(known) = self.distributions.get(&next.name) else { return Ok(()) };
+        let Some(reshape) = known.reshape.as_ref().filter(|_| next.reshape.is_none()) else {
+            return Ok(());
+        };
+        let partition = |number: &u32| self.partition_held(&name_of_partition(&next.name, *number));
+        let sources = reshape.sources.iter().filter_map(partition);
+        let given = sources.map(|table| table.numbers_given()).max().unwrap_or_default();
+        for target in reshape.targets.iter().filter_map(|target| partition(&target.number)) {
+            target.skip_numbers(given).await?;
+        }
+        Ok(())
+    }
+
+    /// How far the filling is that is under way here for a table.
+    pub(super) fn filling_of(&self, id: &str) -> Option<Progress> {
+        let under_way = self.distributions.fillings.under_way.lock();
+        let mut of_it = under_way.iter().filter(|((of, _), _)| of == id);
+        of_it.next_back().map(|(_, filling)| filling.progress.lock().clone())
+    }
+
+    /// Tells the base until the record here says so.
+    async fn tell_filled(&self, plan: &Plan) {
+        let (id, number) = plan.name();
+        let ask = Ask::Filled { name: plan.record.name.clone(), id, number };
+        while self.planned(&plan.record.name, &plan.name()).is_some() {
+            if let Err(error) = self.ask_about(&plan.record.base, &ask).await {
+                tracing::debug!(table = plan.record.name, %error, "base not told yet");
+            }
+            tokio::time::sleep(TELL_AGAIN).await;
+        }
+    }
+}

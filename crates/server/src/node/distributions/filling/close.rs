@@ -1,0 +1,268 @@
+//! The end of old partitions: their writes are held for a moment, not refused, while the rest of
+//! them is moved and other replicas take it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_control::global_table::Progress as ReplicaProgress;
+use isthmus_model::ids::Lsn;
+use isthmus_model::schema::Schema;
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_store::{Held, Table};
+use serde_json::json;
+
+use super::copy::{Source, Targets};
+use super::{Filling, Plan};
+use crate::api_error::ApiError;
+use crate::node::Node;
+use crate::node::events::EventKind;
+
+/// Writes are held when the last round had so many entries at most, or after so many rounds took so
+/// long at most.
+const ENTRIES_LEFT: u64 = 64;
+const ROUNDS_MAX: u32 = 40;
+const ROUND_MAX: Duration = Duration::from_millis(500);
+/// Writes are held for so long at most before the old partitions end; else they go on for a while.
+const HOLD_MAX: Duration = Duration::from_millis(1500);
+/// How long is waited after that until other regions know of the end.
+const TOLD_PATIENCE: Duration = Duration::from_millis(500);
+/// What was in vain is tried again after this.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+impl Node {
+    /// Follows what is written to the old partitions, and ends them when nothing is left to move.
+    pub(super) async fn follow_and_end(
+        &self,
+        plan: &Plan,
+        sources: &mut [Source],
+        targets: &Targets,
+        filling: &Filling,
+    ) -> Result<(), ApiError> {
+        loop {
+            self.check_planned(plan)?;
+            self.catch_up(plan, sources, targets).await?;
+            if let Err(error) = self.check_may_end(plan, sources, targets) {
+                filling.waits_for(error.message);
+                tokio::time::sleep(TRY_AGAIN).await;
+                continue;
+            }
+            match self.end_sources(plan, sources, targets).await {
+                Ok(()) => return Ok(()),
+                // Nothing has ended, and writes go on.
+                Err(error) if sources.iter().all(|source| !source.table.is_dropped()) => {
+                    filling.waits_for(error.message);
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Follows until little is left.
+    async fn catch_up(
+        &self,
+        plan: &Plan,
+        sources: &mut [Source],
+        targets: &Targets,
+    ) -> Result<(), ApiError> {
+        let mut rounds = 0;
+        loop {
+            self.follow_schemas(sources, targets).await?;
+            let began = self.clock.monotonic();
+            let mut entries = 0;
+            for source in &mut *sources {
+                let through = source.table.durable_lsn();
+                entries += self.follow_log(plan, source, through, targets).await?;
+            }
+            rounds += 1;
+            let took = self.clock.monotonic().saturating_sub(began);
+            if entries <= ENTRIES_LEFT || (rounds > ROUNDS_MAX && took <= ROUND_MAX) {
+                return Ok(());
+            }
+            self.check_planned(plan)?;
+        }
+    }
+
+    /// Gives the new partitions the schema of the old ones.
+    async fn follow_schemas(&self, sources: &[Source], targets: &Targets) -> Result<(), ApiError> {
+        let Some(schema) = schema_of(sources) else { return Ok(()) };
+        for target in targets.values() {
+            if !are_alike(&target.schema(), &schema) {
+                target.change_schema(|_| Ok(schema.clone())).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An error: what is in the way.
+    fn check_may_end(
+        &self,
+        plan: &Plan,
+        sources: &[Source],
+        targets: &Targets,
+    ) -> Result<(), ApiError> {
+        let unavailable = |why: String| Err(ApiError::new(ErrorCode::ServerUnavailable, why));
+        let Some(schema) = schema_of(sources) else {
+            return unavailable("the schemas of the two partitions differ".to_owned());
+        };
+        if targets.values().any(|target| !are_alike(&target.schema(), &schema)) {
+            return unavailable("the schema of the new partitions is behind".to_owned());
+        }
+        let record = self.distributions.get(&plan.record.name).ok_or_else(ApiError::no_table)?;
+        let has_settings = |table: &Arc<Table>| {
+            let known = self.record(table.id());
+            known.is_some_and(|known| record.setting_to_change(&known.table).is_none())
+        };
+        if !targets.values().all(has_settings) {
+            return unavailable("the new partitions have not all the settings yet".to_owned());
+        }
+        let base = &plan.record.base;
+        if *base != self.config.region.name && !self.is_reached(base) {
+            return unavailable(format!("region {base}, which keeps the record, is not reached"));
+        }
+        let tables = sources.iter().map(|source| &source.table).chain(targets.values());
+        for table in tables {
+            for region in self.replicas_of(table) {
+                if !self.is_reached(&region) {
+                    return unavailable(format!("region {region} is not reached"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The other regions that hold a partition.
+    fn replicas_of(&self, table: &Table) -> Vec<String> {
+        let Some(record) = self.record(table.id()) else { return Vec::new() };
+        let is_other = |region: &String| *region != self.config.region.name;
+        let whole = record.table.replicas.iter().filter(|replica| {
+            replica.progress != ReplicaProgress::Unbinding
+                && replica.progress != ReplicaProgress::Dropped
+        });
+        whole.map(|replica| replica.region.clone()).filter(is_other).collect()
+    }
+
+    /// Moves the rest and ends the old partitions. An error after which none has ended: their
+    /// writes go on.
+    async fn end_sources(
+        &self,
+        plan: &Plan,
+        sources: &mut [Source],
+        targets: &Targets,
+    ) -> Result<(), ApiError> {
+        // Before anything is held, replicas must be near.
+        let near = self.clock.monotonic() + 4 * HOLD_MAX;
+        for target in targets.values() {
+            self.await_replicas(target, target.durable_lsn(), near).await?;
+        }
+        let fillings = &self.distributions.fillings;
+        let _alone = fillings.ending.lock().await;
+        self.check_planned(plan)?;
+        if fillings.stopped.lock().contains(&plan.name()) {
+            return Err(ApiError::invalid("It was given up."));
+        }
+        let mut drained = Vec::new();
+        for source in &*sources {
+            drained.extend(self.drain_synced(&source.table).await?);
+        }
+        let began = self.clock.monotonic();
+        let deadline = began + HOLD_MAX;
+        let held: Vec<Held> =
+            sources.iter().map(|source| source.table.hold()).collect::<Result<_, _>>()?;
+        for (source, held) in sources.iter_mut().zip(&held) {
+            let last = held.last();
+            self.await_durable(&source.table, last, deadline).await?;
+            while source.done < last {
+                self.follow_log(plan, source, last, targets).await?;
+            }
+        }
+        self.check_may_end(plan, sources, targets)?;
+        for target in targets.values() {
+            self.await_replicas(target, target.durable_lsn(), deadline).await?;
+        }
+        for held in &held {
+            held.end().await?;
+        }
+        // A region that has not heard of it might write an old one after a failover.
+        let told = self.clock.monotonic() + TOLD_PATIENCE;
+        for held in &held {
+            let table = held.table();
+            if let Err(error) = self.await_replicas(table, table.durable_lsn(), told).await {
+                tracing::warn!(table = %table.name(), %error, "its end is not known everywhere");
+            }
+        }
+        let pause = self.clock.monotonic().saturating_sub(began);
+        for held in &held {
+            let (name, lsn) = (held.table().name(), held.table().durable_lsn());
+            let pause_ms = pause.as_secs_f64() * 1000.0;
+            let text = format!(
+                "it has ended at entry {lsn} and its rows go on in others; writes were held for \
+                 {pause_ms:.0} ms"
+            );
+            let into: Vec<&u32> = targets.keys().collect();
+            let detail = json!({ "lsn": lsn.0, "into": into, "pause_ms": pause_ms });
+            self.notice(EventKind::PartitionEnded, name.as_str(), text, detail);
+        }
+        self.reconcile_soon.notify_one();
+        Ok(())
+    }
+
+    async fn await_durable(
+        &self,
+        table: &Table,
+        lsn: Lsn,
+        deadline: Duration,
+    ) -> Result<(), ApiError> {
+        while table.durable_lsn() < lsn {
+            if self.clock.monotonic() > deadline {
+                return Err(ApiError::new(ErrorCode::Timeout, "The disk is slow."));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until all other replicas hold a partition up to an entry. An error: in vain.
+    async fn await_replicas(
+        &self,
+        table: &Arc<Table>,
+        lsn: Lsn,
+        deadline: Duration,
+    ) -> Result<(), ApiError> {
+        for region in self.replicas_of(table) {
+            loop {
+                let is_direct = self.record(table.id()).is_some_and(|record| {
+                    let own = self.config.region.name.as_str();
+                    record.table.feeder(own, &region) == Some(own)
+                });
+                let held = self.held_by_successor(table.id(), table, &region, is_direct)?;
+                if held >= lsn {
+                    break;
+                }
+                if self.clock.monotonic() > deadline {
+                    return Err(ApiError::new(
+                        ErrorCode::Timeout,
+                        format!("region {region} is behind with {}", table.name()),
+                    ));
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The schema of the old partitions; `None`: theirs differ.
+fn schema_of(sources: &[Source]) -> Option<Schema> {
+    let (first, others) = sources.split_first()?;
+    let schema = first.table.schema();
+    let alike = others.iter().all(|other| are_alike(&other.table.schema(), &schema));
+    alike.then(|| (*schema).clone())
+}
+
+/// Whether two schemas say the same, whatever their numbers.
+fn are_alike(one: &Schema, other: &Schema) -> bool {
+    let one = Schema { number: other.number, ..one.clone() };
+    one == *other
+}

@@ -1,0 +1,584 @@
+//! Splits and merges as the base of the record sees them: they are planned, brought on step by
+//! step, and taken into the record when the writer says that the old partitions have ended.
+//!
+//! What is to be done next is told by what is (`control/distribution/reshape.rs`); what fills the
+//! new partitions is in `filling.rs`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use isthmus_control::distribution::reshape::automatic::{
+    Choice, Measure, POINTS_MIN, Wanted, choose_point,
+};
+use isthmus_control::distribution::reshape::{self, Phase, Reshape, ReshapeStep, Seen, Why};
+use isthmus_control::distribution::{
+    By, Distribution, Partition, Point, name_of_partition, partition_named,
+};
+use isthmus_control::global_table::GlobalTable;
+use isthmus_model::ids::TableId;
+use isthmus_protocol::error_code::ErrorCode;
+use parking_lot::Mutex;
+use serde_json::{Value as Json, json};
+
+use super::ask::{self, Ask, Look, Make, read};
+use crate::api_error::ApiError;
+use crate::node::Node;
+use crate::node::events::EventKind;
+
+/// What was refused or given up is not begun again by itself for so long.
+const REST: Duration = Duration::from_secs(60);
+/// What rates are smoothed over for limits, in seconds: a hot partition is found within few.
+const RATE_SECONDS: f64 = 1.5;
+/// Rates are taken of looks that are so far apart at least.
+const LOOK_MIN: Duration = Duration::from_millis(700);
+
+/// What was asked of a partition through all regions.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    requests: u64,
+    each_second: f64,
+}
+
+/// What the base knows of loads, and of what it has tried.
+#[derive(Default)]
+pub(super) struct Reshapings {
+    /// By the names of partitions.
+    rates: Mutex<BTreeMap<String, Rate>>,
+    /// By the names of tables: when rates were last taken, by the monotonic clock.
+    looked_at: Mutex<BTreeMap<String, Duration>>,
+    /// By the names of tables: before this nothing is begun by itself.
+    rests: Mutex<BTreeMap<String, Duration>>,
+}
+
+impl Reshapings {
+    /// Forgets what was of a table.
+    pub(super) fn forget(&self, table: &str) {
+        let is_of_it = |name: &String| partition_named(name).is_some_and(|(of, _)| of == table);
+        self.rates.lock().retain(|name, _| !is_of_it(name));
+        self.looked_at.lock().remove(table);
+        self.rests.lock().remove(table);
+    }
+}
+
+impl Node {
+    /// Splits or merges partitions, gives that up, or says when it is done by itself: here or where
+    /// the base is. `body` is the JSON of what is asked.
+    pub async fn reshape(&self, name: &str, body: &[u8]) -> Result<Json, ApiError> {
+        /// What is asked, and whether it is only to be told.
+        #[derive(serde::Deserialize)]
+        struct Asked {
+            #[serde(default)]
+            dry_run: bool,
+            reshape: reshape::Ask,
+        }
+        let asked: Asked = serde_json::from_slice(body)
+            .map_err(|error| ApiError::invalid(format!("What is asked is wrong: {error}.")))?;
+        let record = self.distribution(name).ok_or_else(ApiError::no_table)?;
+        let (name, reshape, dry_run) = (name.to_owned(), asked.reshape, asked.dry_run);
+        self.ask_about(&record.base, &Ask::Reshape { name, reshape, dry_run }).await
+    }
+
+    pub(super) async fn decide_reshape(
+        &self,
+        name: &str,
+        ask: reshape::Ask,
+        dry_run: bool,
+    ) -> Result<Json, ApiError> {
+        let record = self.decided_here(name)?;
+        match ask {
+            reshape::Ask::Split { partition, at } => {
+                let place = record.place_numbered(partition).ok_or_else(|| {
+                    ApiError::invalid(format!("The table has no partition {partition}."))
+                })?;
+                let at = match at {
+                    Some(text) => record.point_named(&text)?,
+                    None => self.middle_of(&record, place).await?,
+                };
+                self.begin_split(&record, partition, &at, Why::Asked, dry_run).await
+            }
+            reshape::Ask::Merge { partitions } => {
+                self.begin_merge(&record, partitions, Why::Asked, dry_run).await
+            }
+            reshape::Ask::Cancel {} => self.cancel_reshape(&record, dry_run).await,
+            reshape::Ask::Limits { limits } => {
+                limits.check()?;
+                if !dry_run {
+                    self.change_distribution(&record, |record| {
+                        let is_news = record.limits != limits;
+                        record.limits = limits.clone();
+                        Ok(is_news)
+                    })
+                    .await?;
+                    self.distributions.reshapings.rests.lock().remove(name);
+                }
+                Ok(json!({ "name": name, "limits": limits, "begun": !dry_run }))
+            }
+        }
+    }
+
+    async fn begin_split(
+        &self,
+        record: &Distribution,
+        number: u32,
+        at: &Point,
+        why: Why,
+        dry_run: bool,
+    ) -> Result<Json, ApiError> {
+        let because = (why, self.clock.wall_millis());
+        self.begin_reshape(record, dry_run, |record| Ok(record.with_split(number, at, because)?))
+            .await
+    }
+
+    async fn begin_merge(
+        &self,
+        record: &Distribution,
+        numbers: [u32; 2],
+        why: Why,
+        dry_run: bool,
+    ) -> Result<Json, ApiError> {
+        let because = (why, self.clock.wall_millis());
+        self.begin_reshape(record, dry_run, |record| Ok(record.with_merge(numbers, because)?)).await
+    }
+
+    async fn begin_reshape(
+        &self,
+        record: &Distribution,
+        dry_run: bool,
+        plan: impl Fn(&Distribution) -> Result<Distribution, ApiError>,
+    ) -> Result<Json, ApiError> {
+        if dry_run {
+            return Ok(plan_json(&plan(record)?, false));
+        }
+        let planned = self
+            .change_distribution(record, |record| {
+                *record = plan(record)?;
+                Ok(true)
+            })
+            .await?;
+        let told = plan_json(&planned, true);
+        if let Some(reshape) = &planned.reshape {
+            let (sources, why) = (named(&reshape.sources), reshape.why.as_str());
+            let targets = named(&numbers_of(reshape));
+            let text = format!("{sources} become {targets}, {why}");
+            self.notice(EventKind::PartitionsReshape, &record.name, text, told.clone());
+        }
+        Ok(told)
+    }
+
+    async fn cancel_reshape(&self, record: &Distribution, dry_run: bool) -> Result<Json, ApiError> {
+        if record.reshape.is_none() {
+            return Err(ApiError::invalid("No partition is being split or merged."));
+        }
+        if !dry_run {
+            self.change_distribution(record, |record| {
+                let Some(reshape) = &mut record.reshape else { return Ok(false) };
+                let is_news = reshape.phase == Phase::Filling;
+                if is_news {
+                    reshape.phase = Phase::Cancelling;
+                }
+                Ok(is_news)
+            })
+            .await?;
+        }
+        Ok(plan_json(record, !dry_run))
+    }
+
+    /// Where a partition is to be split by what it holds.
+    async fn middle_of(&self, record: &Distribution, place: usize) -> Result<Point, ApiError> {
+        let partition = &record.partitions[place];
+        let points = self.points_at(record, partition, &partition.primary, Why::Size).await?;
+        match choose_point(&partition.from, points) {
+            Choice::At(point) => Ok(point),
+            Choice::Unknown if record.by == By::Hash => {
+                Ok(partition.from.middle(record.end_of(place)))
+            }
+            Choice::Unknown => {
+                Err(ApiError::invalid("The partition holds nothing: say where it is to be split."))
+            }
+            Choice::OneKey(percent) => Err(ApiError::invalid(format!(
+                "{percent} % of the rows of partition {} have one first key column: no split \
+                 divides them. Say where it is to be split all the same.",
+                partition.number
+            ))),
+        }
+    }
+
+    /// A sample of the points of a partition, as a region tells.
+    async fn points_at(
+        &self,
+        record: &Distribution,
+        partition: &Partition,
+        region: &str,
+        of: Why,
+    ) -> Result<Vec<Point>, ApiError> {
+        let (name, id) = (record.name.clone(), record.id.clone());
+        let ask = Ask::Points { name, id, number: partition.number, of };
+        read(self.ask_about(region, &ask).await?.to_string().as_bytes())
+    }
+
+    /// Brings a split or merge on by a step, or begins one where limits ask for it.
+    pub(super) async fn reshape_pass(&self, looks: &[(String, Look)], record: &Distribution) {
+        let name = record.name.clone();
+        if record.reshape.is_none() {
+            if let Err(error) = self.look_at_limits(looks, record).await {
+                self.rest_from_reshapes(&name);
+                let text = format!("a split or merge by itself was not begun: {error}");
+                self.notice(EventKind::ReshapeFailed, &name, text, Json::Null);
+            }
+            return;
+        }
+        let superfluous = superfluous(record, looks);
+        for (region, number, which) in &superfluous {
+            let (name, id, number, which) = (name.clone(), record.id.clone(), *number, *which);
+            let ask = Ask::RemoveFilled { name, id, number, which };
+            if let Err(error) = self.ask_about(region, &ask).await {
+                tracing::debug!(region, %error, "a partition that was made twice is left");
+            }
+        }
+        let is_superfluous =
+            |table: &GlobalTable| superfluous.iter().any(|(_, _, which)| *which == table.table);
+        let mut tables: BTreeMap<u32, &GlobalTable> = BTreeMap::new();
+        let mut ended: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for (region, look) in looks {
+            for seen in &look.partitions {
+                if seen.has_ended {
+                    ended.entry(seen.number).or_default().push(region.clone());
+                }
+                let table = seen.table.as_ref().filter(|table| !is_superfluous(table));
+                let Some(table) = table else { continue };
+                let known = tables.get(&seen.number);
+                let is_better = known.is_none_or(|known| {
+                    table.is_newer_than(known)
+                        || (table.base == *region && !known.is_newer_than(table))
+                });
+                if is_better {
+                    tables.insert(seen.number, table);
+                }
+            }
+        }
+        let of = |number: u32| {
+            let table = *tables.get(&number)?;
+            Some(Seen { table, ended_in: ended.get(&number).map_or(&[], Vec::as_slice) })
+        };
+        let all_answer = looks.len() == self.others.len() + 1;
+        let Some(step) = record.reshape_step(of, all_answer) else { return };
+        let waits = self.take_reshape_step(record, &tables, step).await.err();
+        let first = record.reshape.as_ref().map_or(0, Reshape::id);
+        let partition = name_of_partition(&name, first);
+        self.distributions.note_trouble(&partition, waits.map(|error| error.message));
+    }
+
+    async fn take_reshape_step(
+        &self,
+        record: &Distribution,
+        tables: &BTreeMap<u32, &GlobalTable>,
+        step: ReshapeStep,
+    ) -> Result<(), ApiError> {
+        let number = record.reshape.as_ref().map_or(0, Reshape::id);
+        let (table, id) = (record.name.clone(), record.id.clone());
+        match step {
+            ReshapeStep::Wait(why) => Err(ApiError::new(ErrorCode::ServerUnavailable, why)),
+            ReshapeStep::Make(target, region) => {
+                let name = name_of_partition(&record.name, target);
+                self.ask_about(&region, &Ask::Make(Make { id, name })).await.map(drop)
+            }
+            ReshapeStep::Bring(target, step) => match tables.get(&target) {
+                Some(table) => self.take_step(table, &step).await,
+                None => Ok(()),
+            },
+            ReshapeStep::Fill(region) => {
+                self.ask_about(&region, &Ask::Fill { name: table, id, number }).await.map(drop)
+            }
+            ReshapeStep::Stop(region) => {
+                let ask = Ask::StopFilling { name: table, id, number };
+                let has_ended = self.ask_about(&region, &ask).await? == Json::Bool(true);
+                // What has ended cannot be taken back: then it is finished.
+                let phase = if has_ended { Phase::Filling } else { Phase::Removing };
+                self.change_distribution(record, |record| {
+                    let Some(reshape) = &mut record.reshape else { return Ok(false) };
+                    let is_it = reshape.id() == number && reshape.phase == Phase::Cancelling;
+                    if is_it {
+                        reshape.phase = phase;
+                    }
+                    Ok(is_it)
+                })
+                .await
+                .map(drop)
+            }
+            ReshapeStep::Drop(target) => {
+                let Some(found) = tables.get(&target) else { return Ok(()) };
+                let ask = Ask::DropFilled { name: table, id, number: target };
+                self.ask_about(found.primary(), &ask).await.map(drop)
+            }
+            ReshapeStep::Forget => {
+                self.change_distribution(record, |record| {
+                    let is_it = record.reshape.as_ref().is_some_and(|reshape| {
+                        reshape.id() == number && reshape.phase == Phase::Removing
+                    });
+                    if is_it {
+                        record.reshape = None;
+                    }
+                    Ok(is_it)
+                })
+                .await?;
+                self.rest_from_reshapes(&record.name);
+                let text = "it was given up; all is as before".to_owned();
+                self.notice(EventKind::ReshapeFailed, &record.name, text, Json::Null);
+                Ok(())
+            }
+        }
+    }
+
+    fn rest_from_reshapes(&self, table: &str) {
+        let until = self.clock.monotonic() + REST;
+        self.distributions.reshapings.rests.lock().insert(table.to_owned(), until);
+    }
+
+    /// The old partitions have ended: the new ones are in their place from here on.
+    pub(super) async fn on_filled(
+        &self,
+        from: &str,
+        name: &str,
+        (id, number): (&str, u32),
+    ) -> Result<(), ApiError> {
+        let record = self.decided_here(name)?;
+        let mut done = None;
+        let record = self
+            .change_distribution(&record, |record| {
+                let is_it = record.reshape.as_ref().is_some_and(|reshape| {
+                    reshape.id() == number && reshape.phase != Phase::Removing
+                });
+                let Some(next) = record.reshaped().filter(|_| is_it && record.id == id) else {
+                    return Ok(false);
+                };
+                done = record.reshape.take();
+                *record = next;
+                Ok(true)
+            })
+            .await?;
+        if let Some(reshape) = done {
+            let took = self.clock.wall_millis().saturating_sub(reshape.begun_millis);
+            let sources = named(&reshape.sources);
+            let targets = named(&numbers_of(&reshape));
+            let text = format!("{targets} are in the place of {sources}, {}", reshape.why.as_str());
+            let detail = json!({ "reshape": reshape, "took_ms": took, "writer": from });
+            self.notice(EventKind::PartitionsReshaped, name, text, detail);
+        }
+        self.tell_all(&record).await;
+        Ok(())
+    }
+
+    /// Drops a new partition that is written here, because its split or merge was given up.
+    pub(super) async fn on_drop_filled(
+        &self,
+        from: &str,
+        table: &str,
+        (id, number): (&str, u32),
+    ) -> Result<(), ApiError> {
+        let record = self.distributions.get(table);
+        let reshape = record.as_ref().filter(|record| record.id == id && record.base == from);
+        let is_given_up = reshape
+            .and_then(|record| record.reshape.as_ref())
+            .is_some_and(|it| it.phase == Phase::Removing && it.has_target(number));
+        if !is_given_up {
+            return Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                "It is not known here that the split or merge was given up. Nothing was done.",
+            ));
+        }
+        let name = name_of_partition(table, number);
+        let change = json!({ "change": "drop" }).to_string();
+        self.decide_schema_change(&name, change.as_bytes()).await.map(drop)
+    }
+
+    /// Removes here what was made of a new partition that was made again elsewhere since, because
+    /// this region was lost before anybody knew. Nothing that was acknowledged is in it.
+    pub(super) async fn on_remove_filled(
+        &self,
+        from: &str,
+        table: &str,
+        (id, number, which): (&str, u32, u64),
+    ) -> Result<(), ApiError> {
+        let _one_at_a_time = self.change_for_another().await?;
+        let name = name_of_partition(table, number);
+        let record = self.distributions.get(table);
+        let record = record.filter(|record| record.id == id && record.base == from);
+        let reshape = record.as_ref().and_then(|record| record.reshape.as_ref());
+        let is_filled = reshape.is_some_and(|reshape| {
+            let source = |number: &u32| name_of_partition(table, *number);
+            reshape.has_target(number)
+                && reshape.phase == Phase::Filling
+                && !reshape.sources.iter().any(|number| self.has_ended(&source(number)))
+        });
+        let is_of_it = self.record(TableId(which)).is_some_and(|known| known.table.name == name);
+        if !is_filled || !is_of_it || !self.is_being_filled(&name) {
+            return Err(ApiError::invalid("There is no such partition that is being filled."));
+        }
+        self.remove_dropped(TableId(which)).await
+    }
+
+    /// Begins what the limits of a table ask for.
+    async fn look_at_limits(
+        &self,
+        looks: &[(String, Look)],
+        record: &Distribution,
+    ) -> Result<(), ApiError> {
+        if !record.limits.are_set() || !self.take_rates(looks, record) {
+            return Ok(());
+        }
+        let now = self.clock.monotonic();
+        let rests = self.distributions.reshapings.rests.lock().get(&record.name).copied();
+        if rests.is_some_and(|until| now < until) {
+            return Ok(());
+        }
+        let wanted = record.wanted_reshape(
+            |number| self.measure_of(looks, record, number),
+            self.clock.wall_millis(),
+        );
+        match wanted {
+            None => Ok(()),
+            Some(Wanted::Merge(numbers, why)) => {
+                self.begin_merge(record, numbers, why, false).await.map(drop)
+            }
+            Some(Wanted::Split(number, Why::Load)) => self.split_hot(record, number).await,
+            Some(Wanted::Split(number, why)) => {
+                let place = record.place_numbered(number).ok_or_else(ApiError::internal)?;
+                let at = self.middle_of(record, place).await?;
+                self.begin_split(record, number, &at, why, false).await.map(drop)
+            }
+        }
+    }
+
+    /// Splits a partition in the middle of what it is asked for.
+    async fn split_hot(&self, record: &Distribution, number: u32) -> Result<(), ApiError> {
+        let place = record.place_numbered(number).ok_or_else(ApiError::internal)?;
+        let partition = &record.partitions[place];
+        let own = self.config.region.name.clone();
+        let mut points = Vec::new();
+        for region in self.others.keys().chain([&own]) {
+            if self.is_reached(region) || *region == own {
+                // One that does not answer leaves a smaller sample.
+                let told = self.points_at(record, partition, region, Why::Load).await;
+                points.extend(told.unwrap_or_default());
+            }
+        }
+        if points.len() < POINTS_MIN {
+            return Ok(());
+        }
+        match choose_point(&partition.from, points) {
+            Choice::At(at) => {
+                self.begin_split(record, number, &at, Why::Load, false).await.map(drop)
+            }
+            Choice::OneKey(percent) => {
+                self.rest_from_reshapes(&record.name);
+                let text = format!(
+                    "{percent} % of its requests are for one first key column: no split helps"
+                );
+                let name = name_of_partition(&record.name, number);
+                let detail = json!({ "percent": percent });
+                self.notice(EventKind::PartitionHot, &name, text, detail);
+                Ok(())
+            }
+            Choice::Unknown => Ok(()),
+        }
+    }
+
+    /// Brings the rates of a table up to date. Returns whether it was time for that.
+    fn take_rates(&self, looks: &[(String, Look)], record: &Distribution) -> bool {
+        let reshapings = &self.distributions.reshapings;
+        let now = self.clock.monotonic();
+        let before = reshapings.looked_at.lock().get(&record.name).copied();
+        let since = before.map(|before| now.saturating_sub(before));
+        if since.is_some_and(|since| since < LOOK_MIN) {
+            return false;
+        }
+        reshapings.looked_at.lock().insert(record.name.clone(), now);
+        let mut rates = reshapings.rates.lock();
+        for partition in &record.partitions {
+            let counts = looks.iter().flat_map(|(_, look)| &look.requests);
+            let of_it = counts.filter(|(number, _, _)| *number == partition.number);
+            let requests = of_it.map(|(_, count, _)| count).sum();
+            let name = name_of_partition(&record.name, partition.number);
+            let rate = rates.entry(name).or_insert(Rate { requests, each_second: 0.0 });
+            if let Some(since) = since {
+                let seconds = since.as_secs_f64();
+                let each_second = requests.saturating_sub(rate.requests) as f64 / seconds;
+                let share = (seconds / RATE_SECONDS).min(1.0);
+                rate.each_second += (each_second - rate.each_second) * share;
+            }
+            rate.requests = requests;
+        }
+        since.is_some()
+    }
+
+    fn measure_of(&self, looks: &[(String, Look)], record: &Distribution, number: u32) -> Measure {
+        let name = name_of_partition(&record.name, number);
+        let rate = self.distributions.reshapings.rates.lock().get(&name).copied();
+        let seen = looks.iter().flat_map(|(_, look)| &look.partitions);
+        let bytes = seen.filter(|seen| seen.number == number).filter_map(|seen| seen.bytes).max();
+        Measure { bytes, rate: rate.unwrap_or_default().each_second }
+    }
+}
+
+/// New partitions that were made twice, since the region that made one was lost before anybody
+/// knew of it: region, number and table. The one stays that is written where the old ones are.
+fn superfluous(record: &Distribution, looks: &[(String, Look)]) -> Vec<(String, u32, u64)> {
+    let Some(reshape) = record.reshape.as_ref().filter(|it| it.phase == Phase::Filling) else {
+        return Vec::new();
+    };
+    let all = looks
+        .iter()
+        .flat_map(|(region, look)| look.partitions.iter().map(move |seen| (region, seen)));
+    let all: Vec<(&String, &ask::Seen)> = all.collect();
+    if all.iter().any(|(_, seen)| seen.has_ended && reshape.sources.contains(&seen.number)) {
+        return Vec::new();
+    }
+    let of = |number: u32| {
+        let of_it = all.iter().filter(move |(_, seen)| seen.number == number);
+        of_it.filter_map(|(region, seen)| Some((*region, seen.table.as_ref()?)))
+    };
+    let writers = reshape.sources.iter().flat_map(|number| of(*number));
+    let newest = writers.max_by_key(|(_, table)| table.epoch);
+    let Some(writer) = newest.map(|(_, table)| table.primary()) else { return Vec::new() };
+    let mut found = Vec::new();
+    for target in &reshape.targets {
+        let stays = of(target.number)
+            .max_by_key(|(_, table)| (table.primary() == writer, table.version, table.table));
+        let Some((_, stays)) = stays else { continue };
+        let others = of(target.number).filter(|(_, table)| table.table != stays.table);
+        found.extend(others.map(|(region, table)| (region.clone(), target.number, table.table)));
+    }
+    found
+}
+
+fn numbers_of(reshape: &Reshape) -> Vec<u32> {
+    reshape.targets.iter().map(|target| target.number).collect()
+}
+
+fn named(numbers: &[u32]) -> String {
+    let all: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    match all.len() {
+        1 => format!("partition {}", all[0]),
+        _ => format!("partitions {}", all.join(" and ")),
+    }
+}
+
+/// What is planned, in words and numbers.
+fn plan_json(record: &Distribution, begun: bool) -> Json {
+    let text = |point: &Point| match record.by {
+        By::Range => point.to_text(),
+        By::Hash => point.to_hex(),
+    };
+    let reshape = record.reshape.as_ref();
+    let targets = reshape.into_iter().flat_map(|reshape| &reshape.targets).map(|target| {
+        json!({ "number": target.number, "from": target.from, "from_text": text(&target.from) })
+    });
+    json!({
+        "name": record.name,
+        "begun": begun,
+        "version": record.version,
+        "sources": reshape.map(|reshape| &reshape.sources),
+        "targets": targets.collect::<Vec<_>>(),
+        "why": reshape.map(|reshape| reshape.why),
+    })
+}

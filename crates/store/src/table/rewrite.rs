@@ -1,0 +1,207 @@
+//! Rows of one table that go on in another one, when partitions are split or merged.
+//!
+//! The writer of both makes each row anew in the table where it goes on, as an entry of that one's
+//! log: what a row shows moves, with the timestamps of its versions, and stamps and kills do not,
+//! since nothing older than the entry can come to the other table. In the end the first table is
+//! held: nothing more is accepted, so that what is left can be moved, and it ends with a drop. A
+//! hold is forgotten in a crash, a drop is not.
+
+use std::sync::Arc;
+
+use isthmus_model::entry::{EntryBody, RowDelta};
+use isthmus_model::expiry::Expiry;
+use isthmus_model::family::Families;
+use isthmus_model::ids::{Lsn, SchemaNumber};
+use isthmus_model::key::EncodedKey;
+use isthmus_model::row::{Cell, Row};
+
+use crate::error::StoreError;
+use crate::limits::WRITE_CHANGES_MAX;
+use crate::partition::At;
+use crate::pending::Pending;
+use crate::snapshot::TableSnapshot;
+use crate::spec::Writers;
+use crate::table::Table;
+use crate::table::prefetch::{Prefetched, Wanted};
+use crate::table::repair::made_anew;
+use crate::table::write::check_writable;
+
+/// A row as it is to go on elsewhere: bare if it does not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MovedRow {
+    /// Its key.
+    pub key: EncodedKey,
+    /// What it shows, from `TableSnapshot::shown_row`.
+    pub row: Row,
+}
+
+/// Nothing is accepted of a table while this is kept, but its end.
+pub struct Held {
+    table: Arc<Table>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.table.partition.inner.lock().is_held = false;
+    }
+}
+
+impl TableSnapshot {
+    /// What a row shows, by what is logged as expired: cells and marker, and nothing that is
+    /// killed or kills. Bare if it does not exist.
+    pub fn shown_row(&self, key: &EncodedKey) -> Result<Row, StoreError> {
+        let row = self.get(key)?;
+        Ok(row.map_or_else(Row::default, |row| self.shown(row)))
+    }
+
+    /// As `shown_row`, of a row that was read from this snapshot.
+    pub fn shown(&self, mut row: Row) -> Row {
+        expire(&mut row, self.expiry(), &self.schema().options.families);
+        stripped(row)
+    }
+}
+
+impl Table {
+    /// Makes rows as they are in another table, at most as many as one write may change, each
+    /// as an entry of its own. Those that show the same already are left. Answers how many were
+    /// made. Refused where clients could not write.
+    pub fn rewrite(&self, rows: Vec<MovedRow>) -> Pending<usize> {
+        Pending::from_result(self.try_rewrite(rows))
+    }
+
+    fn try_rewrite(&self, rows: Vec<MovedRow>) -> Result<Pending<usize>, StoreError> {
+        self.core.admit()?;
+        if rows.len() > WRITE_CHANGES_MAX {
+            return Err(StoreError::TooLarge("rows to rewrite"));
+        }
+        let wanted = rows.iter().map(|row| Wanted { key: row.key.clone(), decoded: true });
+        let read = Prefetched::read(&self.core, &self.partition, wanted.collect())?;
+        let mut inner = self.partition.inner.lock();
+        check_writable(&inner)?;
+        if inner.spec.writers != Writers::One {
+            return Err(StoreError::BadSchema("rows move between tables of one writer".into()));
+        }
+        let bytes_before = inner.part.bytes;
+        let horizon = self.partition.horizon(&inner.spec);
+        let mut made = 0;
+        for MovedRow { key, row } in rows {
+            let current = read.current(&self.core, &self.partition, &inner, &key)?;
+            let mut after = current.row.map(Arc::unwrap_or_clone).unwrap_or_default();
+            let mut here = after.clone();
+            expire(&mut here, &inner.state.expiry, &inner.schema.options.families);
+            if shows_alike(&stripped(here), &row) {
+                continue;
+            }
+            let before = read.parts(&self.core, &self.partition, &inner, &key)?;
+            let stamp = self.core.stamps.begin(self.core.wall_millis());
+            inner.part.begun.push(stamp.hlc);
+            let delta = made_anew(&row, stamp);
+            let lsn = inner.next_lsn();
+            self.keep_before((lsn, stamp), &key, Some(&after), &delta);
+            after.merge(&delta);
+            let at = At { lsn, stamp: Some(stamp) };
+            inner.put_row(key.clone(), before, after, horizon, at);
+            inner.push_own(lsn, stamp, None, EntryBody::Rows(vec![RowDelta { key, delta }]));
+            made += 1;
+        }
+        if made == 0 {
+            return Ok(Pending::ready(Ok(0)));
+        }
+        Ok(self.enqueue_told(&mut inner, bytes_before, made))
+    }
+
+    /// How many numbers this region has given to an auto-increment column, or knows of.
+    pub fn numbers_given(&self) -> u64 {
+        self.partition.inner.lock().state.auto_increment
+    }
+
+    /// No number is given here that another table, whose rows go on here, may have given.
+    pub fn skip_numbers(&self, given: u64) -> Pending<()> {
+        let mut inner = self.partition.inner.lock();
+        if inner.dropped {
+            return Pending::ready(Err(StoreError::NoTable(inner.spec.id)));
+        }
+        if inner.state.auto_increment >= given {
+            return Pending::ready(Ok(()));
+        }
+        let bytes_before = inner.part.bytes;
+        inner.state.auto_increment = given;
+        self.enqueue_told(&mut inner, bytes_before, ())
+    }
+
+    /// Accepts nothing from now on, until what is answered is dropped. Refused where clients could
+    /// not write, or it is held already.
+    pub fn hold(self: &Arc<Self>) -> Result<Held, StoreError> {
+        let mut inner = self.partition.inner.lock();
+        check_writable(&inner)?;
+        inner.is_held = true;
+        Ok(Held { table: self.clone() })
+    }
+}
+
+impl Held {
+    /// The table.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// The last entry that was accepted before.
+    pub fn last(&self) -> Lsn {
+        self.table.accepted_lsn()
+    }
+
+    /// Ends the table with a drop, the last entry that this region makes of it.
+    pub fn end(&self) -> Pending<Lsn> {
+        Pending::from_result(self.try_end())
+    }
+
+    fn try_end(&self) -> Result<Pending<Lsn>, StoreError> {
+        let table = &*self.table;
+        table.core.admit()?;
+        let mut inner = table.partition.inner.lock();
+        if inner.dropped || inner.schema.options.is_dropped {
+            return Err(StoreError::NoTable(inner.spec.id));
+        }
+        let bytes_before = inner.part.bytes;
+        let mut schema = (*inner.schema).clone();
+        schema.number = SchemaNumber(schema.number.0 + 1);
+        schema.options.is_dropped = true;
+        let stamp = table.core.stamps.begin(table.core.wall_millis());
+        inner.part.begun.push(stamp.hlc);
+        let lsn = inner.next_lsn();
+        inner.push_own(lsn, stamp, None, EntryBody::Schema(schema.clone()));
+        inner.spec.schema = schema;
+        inner.put_spec();
+        Ok(table.enqueue_told(&mut inner, bytes_before, lsn))
+    }
+}
+
+fn expire(row: &mut Row, expiry: &[Expiry], families: &Families) {
+    expiry.iter().for_each(|expiry| row.expire(expiry, families));
+}
+
+/// A row without what kills; what is killed has gone already, but for deleted versions.
+fn stripped(mut row: Row) -> Row {
+    row.tombstone = None;
+    for column in &mut row.columns {
+        column.tombstone = None;
+        column.trims.clear();
+        // One writer makes none.
+        column.shares = None;
+        column.cells.retain(|cell| cell.value.is_some());
+    }
+    row.columns.retain(|column| !column.is_bare());
+    row
+}
+
+/// Whether two rows without kills show the same, whenever it was written.
+fn shows_alike(one: &Row, other: &Row) -> bool {
+    let alike = |a: &Cell, b: &Cell| a.timestamp == b.timestamp && a.value == b.value;
+    one.marker.is_some() == other.marker.is_some()
+        && one.columns.len() == other.columns.len()
+        && one.columns.iter().zip(&other.columns).all(|(a, b)| {
+            a.name == b.name
+                && a.cells.len() == b.cells.len()
+                && a.cells.iter().zip(&b.cells).all(|(a, b)| alike(a, b))
+        })
+}

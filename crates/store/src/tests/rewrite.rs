@@ -1,0 +1,127 @@
+//! Rows that go on in another table, and the end of the one they were in.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::MovedRow;
+
+const OTHER: TableId = TableId(258);
+
+/// A second table of the region, with one writer.
+fn other(region: &Region) -> Arc<Table> {
+    let spec = TableSpec {
+        id: OTHER,
+        name: Text::from("others"),
+        partition: PartitionId(514),
+        ..spec(Writers::One, Writing::Accept)
+    };
+    let made = region.store.create_table(spec);
+    region.finish(made).unwrap();
+    region.store.table(OTHER).unwrap()
+}
+
+/// The first rows of the first table as they are to go on; of those that are deleted nothing may
+/// be left.
+fn moved(region: &Region) -> Vec<MovedRow> {
+    let snapshot = region.table().snapshot().unwrap();
+    let keys = (0..4).map(|number| key(number).encode());
+    keys.map(|key| MovedRow { row: snapshot.shown_row(&key).unwrap(), key }).collect()
+}
+
+fn shown(table: &Table) -> Vec<(EncodedKey, Row)> {
+    let snapshot = table.snapshot().unwrap();
+    let rows = rows(table).into_iter().map(|(key, _)| (snapshot.shown_row(&key).unwrap(), key));
+    let mut rows: Vec<_> = rows.filter(|(row, _)| !row.is_bare()).map(|(r, k)| (k, r)).collect();
+    // When they were written differs.
+    for (_, row) in &mut rows {
+        row.marker = row.marker.map(|_| Default::default());
+        let cells = row.columns.iter_mut().flat_map(|column| &mut column.cells);
+        cells.for_each(|cell| cell.stamp = Default::default());
+    }
+    rows
+}
+
+#[test]
+fn what_rows_show_goes_on_and_what_is_alike_is_left() {
+    let region = Region::new(1, Writers::One);
+    let other = other(&region);
+    for number in 0..4 {
+        region.write(put(number, number)).unwrap();
+        region.write(update(number, "w", 7)).unwrap();
+    }
+    region.write(delete(2)).unwrap();
+    let made = other.rewrite(moved(&region));
+    assert_eq!(region.finish(made).unwrap(), 3, "what is deleted was never there");
+    assert_eq!(shown(&other), shown(&region.table()));
+    let again = other.rewrite(moved(&region));
+    assert_eq!(region.finish(again).unwrap(), 0);
+    region.write(delete(1)).unwrap();
+    region.write(put(3, 33)).unwrap();
+    let made = other.rewrite(moved(&region));
+    assert_eq!(region.finish(made).unwrap(), 2);
+    assert_eq!(shown(&other), shown(&region.table()));
+    // Each is an entry of the log, which replicas follow.
+    assert_eq!(other.durable_lsn(), Lsn(5));
+}
+
+#[test]
+fn a_table_that_is_held_accepts_nothing_until_it_is_released() {
+    let mut region = Region::new(1, Writers::One);
+    region.write(put(1, 1)).unwrap();
+    let table = region.table();
+    let held = table.hold().unwrap();
+    let refused = region.write(put(2, 2));
+    assert!(matches!(refused, Err(StoreError::NotWritable { .. })));
+    assert!(table.hold().is_err(), "it is held already");
+    assert_eq!(held.last(), Lsn(1));
+    drop(held);
+    region.write(put(2, 2)).unwrap();
+    std::mem::forget(table.hold().unwrap());
+    drop(table);
+    region.restart();
+    region.write(put(3, 3)).unwrap();
+}
+
+#[test]
+fn a_table_that_has_ended_stays_so() {
+    let mut region = Region::new(1, Writers::One);
+    let mut far = Region::new(2, Writers::One);
+    region.write(put(1, 1)).unwrap();
+    let table = region.table();
+    let held = table.hold().unwrap();
+    let end = held.end();
+    assert_eq!(region.finish(end).unwrap(), Lsn(2));
+    drop(held);
+    drop(table);
+    let is_gone = |region: &Region| {
+        region.table().is_dropped()
+            && matches!(region.write(put(2, 2)), Err(StoreError::NoTable(_)))
+            && region.store.table_by_name("letters").is_none()
+    };
+    assert!(is_gone(&region));
+    region.restart();
+    assert!(is_gone(&region));
+    // And wherever its log comes.
+    let (from, to) = (region.table(), far.table());
+    let entries = entries_after(&from, Lsn(0));
+    let taken = to.apply(region.origin, from.epoch(), Lsn(0), Lsn(2), entries);
+    far.finish(taken).unwrap();
+    drop((from, to));
+    assert!(far.table().is_dropped());
+    far.restart();
+    assert!(far.table().is_dropped());
+}
+
+#[test]
+fn numbers_of_another_table_are_not_given_again() {
+    let mut region = Region::new(1, Writers::One);
+    let table = region.table();
+    let skipped = table.skip_numbers(40);
+    region.finish(skipped).unwrap();
+    let skipped = table.skip_numbers(7);
+    region.finish(skipped).unwrap();
+    assert_eq!(table.numbers_given(), 40);
+    drop(table);
+    region.restart();
+    assert!(region.table().numbers_given() >= 40);
+}
