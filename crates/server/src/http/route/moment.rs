@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use isthmus_control::distribution::Distribution;
 use isthmus_model::hlc::Hlc;
+use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::request::Operation;
 
@@ -36,22 +38,37 @@ impl PublicApi {
         let mut take =
             |told: MomentsTold| (from, safe) = (from.max(told.from), safe.min(told.safe));
         for name in names {
-            let Some(table) = self.node.distribution(name) else {
+            if self.node.distribution(name).is_none() {
                 self.node.listen_first(name).await;
                 take(self.node.moments(&*self.node.readable(name)?));
                 continue;
-            };
-            let mut asked: Vec<Piece<'_, _>> = Vec::with_capacity(table.partitions.len());
-            for place in 0..table.partitions.len() {
-                let partition = Partition { table: &table, place };
-                asked.push(Box::pin(async move { self.moments_of(&partition).await }));
             }
-            for told in together(asked, ASKED_AT_ONCE).await {
-                take(told?);
+            let mut turns = self.turns();
+            loop {
+                let table = turns.shape_of(&Text::from(name))?;
+                match self.moments_of_all(&table).await {
+                    Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next().await?,
+                    told => break take(told?),
+                }
             }
         }
         // Of what was overwritten before it was kept nothing is known.
         Ok(Fresh::Cut(Hlc(safe.max(from))))
+    }
+
+    /// As of which moments all partitions of a table can be read.
+    async fn moments_of_all(&self, table: &Distribution) -> Result<MomentsTold, ApiError> {
+        let mut asked: Vec<Piece<'_, _>> = Vec::with_capacity(table.partitions.len());
+        for place in 0..table.partitions.len() {
+            let partition = Partition { table, place };
+            asked.push(Box::pin(async move { self.moments_of(&partition).await }));
+        }
+        let mut all = MomentsTold { from: Hlc::MIN.0, safe: Hlc::MAX.0 };
+        for told in together(asked, ASKED_AT_ONCE).await {
+            let told = told?;
+            (all.from, all.safe) = (all.from.max(told.from), all.safe.min(told.safe));
+        }
+        Ok(all)
     }
 
     /// As of which moments a partition can be read, at the replica that would be read.
@@ -72,6 +89,9 @@ impl PublicApi {
                 answer => return answer,
             }
         }
+        if self.node.may_be_reshaped(partition.table) {
+            return Err(ApiError::elsewhere());
+        }
         Err(refusal.unwrap_or_else(out_of_reach))
     }
 
@@ -82,7 +102,7 @@ impl PublicApi {
         operation: Operation,
         read: Read,
     ) -> Result<Bytes, ApiError> {
-        let mut refusal = None;
+        let mut refusal: Option<ApiError> = None;
         if self.node.holds_partition(&partition.name()) {
             match self.read_here(operation, &read).await {
                 Err(error) if may_be_kept_elsewhere(&error) => refusal = Some(error),
@@ -95,7 +115,12 @@ impl PublicApi {
                 answer => return answer,
             }
         }
-        Err(refusal.unwrap_or_else(out_of_reach))
+        match refusal {
+            // What it was then is kept where it was, which a new partition was not.
+            Some(error) if error.code == ErrorCode::ParameterInvalid => Err(error),
+            _ if self.node.may_be_reshaped(partition.table) => Err(ApiError::elsewhere()),
+            refusal => Err(refusal.unwrap_or_else(out_of_reach)),
+        }
     }
 }
 
