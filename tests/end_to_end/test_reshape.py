@@ -2,7 +2,9 @@
 twice, ranges show each row once and in order, and replicas are alike afterwards."""
 
 import json
+import os
 import random
+import signal
 import threading
 import time
 
@@ -338,6 +340,56 @@ def test_a_region_that_is_killed_meanwhile_costs_nothing(tmp_path, who):
         load.check()
         told = show(running, table)
         assert len(told["partitions"]) == 2
+        verify_partitions(running, table)
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.3, 1.0])
+def test_what_has_ended_goes_on_without_its_base(tmp_path, delay):
+    """The base stops to answer while a partition is split, and the writer is killed."""
+    with cluster.Cluster(regions=3, folder=tmp_path) as running:
+        table = "alone"
+        made(running, table, "--by", "range", "--split-points", "b,d,f,h,j")
+        told = show(running, table)
+        base = base_of(running, table)
+        places = enumerate(told["partitions"])
+        found = ((place, one) for place, one in places if base.name not in one["held"])
+        place, part = next(found, (None, None))
+        if part is None:
+            pytest.skip("the base holds a replica of each partition")
+        letter = "acegik"[place]
+        users = [f"{letter}{n}" for n in range(10)]
+        writer = running.region(part["primary"])
+        client = sdk(running, writer)
+        anyway = tablestore.Condition("IGNORE")
+        for user in users:
+            client.put_row(table, tablestore.Row(key(user, 1), [("w", 1)]), anyway)
+        reshape(running, table, "split", "--partition", str(part["number"]), "--at", f"{letter}5")
+        time.sleep(delay)
+        # It counts as reached for a while yet, and hears nothing.
+        os.kill(base.pid, signal.SIGSTOP)
+        time.sleep(1)
+        base.kill()
+        writer.kill()
+        writer.start()
+
+        def goes_on():
+            client = sdk(running, writer)
+            try:
+                for user in users:
+                    row = tablestore.Row(key(user, 1), {"PUT": [("w", 2)]})
+                    client.update_row(table, row, anyway)
+                return True
+            except (tablestore.OTSServiceError, tablestore.OTSClientError):
+                return False
+
+        cluster.wait_until(goes_on, "the rows of the partition are written", 120, 0.5)
+        base.start()
+        told = await_reshaped(running, table)
+        assert len(told["partitions"]) == 7
+        client = sdk(running, base)
+        for user in users:
+            _, row, _ = client.get_row(table, key(user, 1), max_version=1)
+            assert [cell[1] for cell in row.attribute_columns] == [2]
         verify_partitions(running, table)
 
 

@@ -10,6 +10,7 @@
 //! where they have not.
 
 pub mod automatic;
+pub mod words;
 
 use serde::{Deserialize, Serialize};
 
@@ -378,7 +379,7 @@ impl Distribution {
     }
 
     /// The region that writes what is left of the old partitions, or where all of them have ended
-    /// the new ones. An error: why it is not known.
+    /// the first new one. An error: why it is not known.
     fn writer_of<'a>(
         &self,
         reshape: &Reshape,
@@ -394,17 +395,16 @@ impl Distribution {
                 writers.push(table.primary());
             }
         }
-        if writers.is_empty() {
-            for target in &reshape.targets {
-                writers
-                    .push(seen(target.number).ok_or_else(silent(target.number))?.table.primary());
-            }
-        }
         match writers.split_first() {
+            // Those of the others are brought there, too.
+            None => {
+                let first = reshape.id();
+                Ok(seen(first).ok_or_else(silent(first))?.table.primary().to_owned())
+            }
             Some((first, others)) if others.iter().all(|other| other == first) => {
                 Ok((*first).to_owned())
             }
-            _ => Err("other regions write the one partition than the other".to_owned()),
+            Some(_) => Err("other regions write the one partition than the other".to_owned()),
         }
     }
 
@@ -418,17 +418,17 @@ impl Distribution {
             return Err(format!("partition {} moves to where its neighbour is", moving.number));
         }
         let writer = self.writer_of(reshape, seen)?;
-        let mut holders = None;
+        let (mut holders, mut has_ended) = (None, false);
         for number in &reshape.sources {
             let Some(Seen { table, ended_in }) = seen(*number) else { continue };
             if !ended_in.is_empty() {
+                has_ended = true;
                 continue;
             }
             if !table.is_active() {
                 return Err(format!("not all replicas of partition {number} are whole"));
             }
-            let held = table.replicas.iter().map(|replica| replica.region.clone());
-            let held = in_order(&writer, &held.collect::<Vec<_>>());
+            let held = in_order(&writer, &regions_of(table));
             if holders.as_ref().is_some_and(|known| *known != held) {
                 return Err(format!("partition {number} is not where its neighbour is"));
             }
@@ -436,20 +436,40 @@ impl Distribution {
         }
         for target in &reshape.targets {
             let Some(Seen { table, .. }) = seen(target.number) else {
+                if has_ended {
+                    // It is there, and holds what nothing else does.
+                    return Err(format!("nobody tells of partition {}", target.number));
+                }
                 return Ok(ReshapeStep::Make(target.number, writer));
             };
-            if let Some(holders) = &holders {
-                match table.step_towards(holders) {
-                    Step::Nothing => {}
-                    Step::Copying(region) => {
-                        return Err(format!("region {region} takes partition {}", target.number));
-                    }
-                    step => return Ok(ReshapeStep::Bring(target.number, step)),
+            let wanted = match &holders {
+                Some(holders) => holders.clone(),
+                // All have ended: only who writes is to be one region.
+                None if table.primary() == writer => continue,
+                None => in_order(&writer, &with(&writer, regions_of(table))),
+            };
+            match table.step_towards(&wanted) {
+                Step::Nothing => {}
+                Step::Copying(region) => {
+                    return Err(format!("region {region} takes partition {}", target.number));
                 }
+                step => return Ok(ReshapeStep::Bring(target.number, step)),
             }
         }
         Ok(ReshapeStep::Fill(writer))
     }
+}
+
+fn regions_of(table: &GlobalTable) -> Vec<String> {
+    table.replicas.iter().map(|replica| replica.region.clone()).collect()
+}
+
+/// The regions and this one.
+fn with(region: &str, mut regions: Vec<String>) -> Vec<String> {
+    if !regions.iter().any(|known| known == region) {
+        regions.push(region.to_owned());
+    }
+    regions
 }
 
 /// The regions, this one first, the others by name.

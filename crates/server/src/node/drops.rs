@@ -84,13 +84,20 @@ impl Node {
         let known = {
             let records = self.records.lock();
             let mut found = records.iter().filter(|(_, record)| record.table.id == asked.id);
-            found.next().map(|(id, record)| (*id, record.table.base.clone()))
+            found
+                .next()
+                .map(|(id, Record { table, .. })| (*id, table.base.clone(), table.name.clone()))
         };
-        let Some((id, base)) = known else { return Ok(()) };
+        let Some((id, base, name)) = known else { return Ok(()) };
         if base != from {
             return Err(ApiError::invalid("The base of the global table is another region."));
         }
         match (asked.remove, self.is_dropped(id)) {
+            // Its end is what lets clients write what goes on in its place.
+            (true, _) if self.is_reshaped_from(&name) => Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                "It is not known here yet what goes on in its place.",
+            )),
             (true, _) => self.remove_dropped(id).await,
             (false, true) => Ok(()),
             (false, false) => Err(ApiError::new(

@@ -154,7 +154,7 @@ impl Node {
     /// Where a write of the table of that name belongs now, or why it is refused.
     pub fn place_of_writes(&self, name: &str) -> Result<Place, ApiError> {
         let table = self.store.table_by_name(name).ok_or_else(ApiError::no_table)?;
-        if self.is_being_filled(name) {
+        if !self.is_served(name) {
             return Err(ApiError::no_table());
         }
         let own = &self.config.region.name;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use isthmus_model::entry::{EntryBody, RowDelta};
 use isthmus_model::expiry::Expiry;
 use isthmus_model::family::Families;
-use isthmus_model::ids::{Lsn, SchemaNumber};
+use isthmus_model::ids::{Epoch, Lsn, SchemaNumber};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::{Cell, Row};
 
@@ -20,7 +20,7 @@ use crate::limits::WRITE_CHANGES_MAX;
 use crate::partition::At;
 use crate::pending::Pending;
 use crate::snapshot::TableSnapshot;
-use crate::spec::Writers;
+use crate::spec::{Writers, Writing};
 use crate::table::Table;
 use crate::table::prefetch::{Prefetched, Wanted};
 use crate::table::repair::made_anew;
@@ -38,6 +38,8 @@ pub struct MovedRow {
 /// Nothing is accepted of a table while this is kept, but its end.
 pub struct Held {
     table: Arc<Table>,
+    /// In which it was written when the hold began.
+    epoch: Epoch,
 }
 
 impl Drop for Held {
@@ -135,7 +137,7 @@ impl Table {
         let mut inner = self.partition.inner.lock();
         check_writable(&inner)?;
         inner.is_held = true;
-        Ok(Held { table: self.clone() })
+        Ok(Held { table: self.clone(), epoch: inner.state.epoch })
     }
 }
 
@@ -150,7 +152,14 @@ impl Held {
         self.table.accepted_lsn()
     }
 
-    /// Ends the table with a drop, the last entry that this region makes of it.
+    /// The epoch in which it was written when the hold began.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Ends the table with a drop, the last entry that this region makes of it. Refused where
+    /// clients could not have written since the hold began: then another region may write, and
+    /// what it accepts would be lost with the end.
     pub fn end(&self) -> Pending<Lsn> {
         Pending::from_result(self.try_end())
     }
@@ -161,6 +170,12 @@ impl Held {
         let mut inner = table.partition.inner.lock();
         if inner.dropped || inner.schema.options.is_dropped {
             return Err(StoreError::NoTable(inner.spec.id));
+        }
+        if inner.spec.writing != Writing::Accept || inner.state.epoch != self.epoch {
+            return Err(StoreError::NotWritable {
+                partition: inner.spec.partition,
+                epoch: inner.state.epoch,
+            });
         }
         let bytes_before = inner.part.bytes;
         let mut schema = (*inner.schema).clone();

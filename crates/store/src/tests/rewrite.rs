@@ -83,6 +83,20 @@ fn a_table_that_is_held_accepts_nothing_until_it_is_released() {
 }
 
 #[test]
+fn a_table_that_others_may_write_since_it_was_held_does_not_end() {
+    let region = Region::new(1, Writers::One);
+    region.write(put(1, 1)).unwrap();
+    let table = region.table();
+    let held = table.hold().unwrap();
+    assert_eq!(held.epoch(), table.epoch());
+    let sealed = table.fence(Epoch(held.epoch().0 + 1));
+    region.finish(sealed).unwrap();
+    let end = held.end();
+    assert!(matches!(region.finish(end), Err(StoreError::NotWritable { .. })));
+    assert!(!table.is_dropped());
+}
+
+#[test]
 fn a_table_that_has_ended_stays_so() {
     let mut region = Region::new(1, Writers::One);
     let mut far = Region::new(2, Writers::One);

@@ -166,7 +166,14 @@ fn steps_follow_what_is() {
     let other = held_by(&other);
     let all = [(0, &source), (2, &other), (3, &other)];
     assert_eq!(step(&planned, &all, true), ReshapeStep::Fill(regions[1].clone()));
+    // Where different regions write that, one comes to write all of it.
+    let all = [(0, &source), (2, &other), (3, &one)];
+    let bring = ReshapeStep::Bring(3, Step::Switchover(regions[1].clone()));
+    assert_eq!(step(&planned, &all, true), bring);
+    // What has ended goes on in one that was made before, whoever is silent now.
+    assert!(matches!(step(&planned, &all[..2], true), ReshapeStep::Wait(_)));
     planned.reshape.as_mut().unwrap().phase = Phase::Cancelling;
+    assert_eq!(step(&planned, &all, true), ReshapeStep::Stop(regions[1].clone()));
     assert_eq!(step(&planned, &[(0, &source)], false), ReshapeStep::Stop(writer));
     planned.reshape.as_mut().unwrap().phase = Phase::Removing;
     assert_eq!(step(&planned, &[(0, &source), (3, &one)], false), ReshapeStep::Drop(3));

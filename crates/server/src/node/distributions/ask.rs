@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_control::change::Change;
+use isthmus_control::distribution::reshape::words::Told;
 use isthmus_control::distribution::reshape::{self, Why};
 use isthmus_control::distribution::wish::Rebalance;
 use isthmus_control::distribution::{Distribution, State};
@@ -49,10 +50,14 @@ pub(super) enum Ask {
     /// Fill the partitions of a split or merge, the first of which has that number, and tell how
     /// far it is; asked of the region that writes all of them.
     Fill { name: String, id: String, number: u32 },
-    /// Fill them no more; tells whether what they are filled from has ended.
+    /// Fill them no more; tells whether what they are filled from has ended, and of which old ones
+    /// the asked region speaks (`Stopped`).
     StopFilling { name: String, id: String, number: u32 },
-    /// They are full and take the place of the others; told to the base.
-    Filled { name: String, id: String, number: u32 },
+    /// They are full and take the place of the others, as of these epochs; told to the base.
+    Filled { name: String, id: String, number: u32, ends: Vec<Told> },
+    /// Tell the epoch in which the partition with that number has ended, when its end is held by
+    /// as many regions as its writes; asked of the region that writes it.
+    Ended { name: String, id: String, number: u32 },
     /// Drop the partition with that number, of a split or merge that was given up.
     DropFilled { name: String, id: String, number: u32 },
     /// Remove the table with the id `which`: the partition with that number was made twice.
@@ -146,6 +151,9 @@ pub(super) struct Look {
     /// How far the filling of partitions is that are split or merged here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) filling: Option<Progress>,
+    /// The region knows what planned partitions are.
+    #[serde(default)]
+    pub(super) knows_plans: bool,
 }
 
 impl Node {
@@ -216,9 +224,10 @@ impl Node {
             Ask::StopFilling { name, id, number } => {
                 json!(self.on_stop_filling(from, &name, &(id, number)).await?)
             }
-            Ask::Filled { name, id, number } => {
-                self.on_filled(from, &name, (&id, number)).await.map(|()| Json::Null)?
+            Ask::Filled { name, id, number, ends } => {
+                self.on_filled(from, &name, (&id, number), &ends).await.map(|()| Json::Null)?
             }
+            Ask::Ended { name, id, number } => json!(self.on_ended(&name, (&id, number)).await?),
             Ask::DropFilled { name, id, number } => {
                 self.on_drop_filled(from, &name, (&id, number)).await.map(|()| Json::Null)?
             }

@@ -12,27 +12,26 @@
 
 mod close;
 mod copy;
+mod finish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_control::distribution::reshape::words::Stopped;
 use isthmus_control::distribution::reshape::{Phase, Reshape};
 use isthmus_control::distribution::{Distribution, State, name_of_partition, partition_named};
-use isthmus_model::ids::{Lsn, PartitionId};
+use isthmus_model::ids::{Epoch, Lsn, PartitionId};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_store::Table;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use super::ask::Ask;
 use crate::api_error::ApiError;
 use crate::node::Node;
 
 /// What has failed is not begun anew before.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// The base is told again after this that all is done.
-const TELL_AGAIN: Duration = Duration::from_millis(200);
 
 /// What a filling does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,8 +103,9 @@ pub(in crate::node) struct Fillings {
     stopped: Mutex<BTreeSet<Name>>,
     /// Ends of old partitions, and words that they must not end, come one after the other.
     ending: tokio::sync::Mutex<()>,
-    /// New partitions that clients may write before the record says so here.
-    opened: RwLock<BTreeSet<String>>,
+    /// New partitions that clients may write before the record says so here, and the epochs in
+    /// which this region has opened them.
+    opened: RwLock<BTreeMap<String, Epoch>>,
     /// What of logs is needed yet.
     followed: Mutex<BTreeMap<PartitionId, Lsn>>,
 }
@@ -116,15 +116,11 @@ impl Fillings {
         self.followed.lock().get(&partition).copied()
     }
 
-    fn of(&self, name: &Name) -> Option<Arc<Filling>> {
-        self.under_way.lock().get(name).cloned()
-    }
-
     /// Forgets what was of one that is over, or will never be.
     pub(super) fn forget(&self, record: &Distribution) {
         let keeps =
             |number: u32| record.reshape.as_ref().is_some_and(|reshape| reshape.has_target(number));
-        self.opened.write().retain(|name| {
+        self.opened.write().retain(|name, _| {
             partition_named(name)
                 .is_none_or(|(table, number)| table != record.name || keeps(number))
         });
@@ -150,15 +146,23 @@ impl Plan {
 }
 
 impl Node {
-    /// The split or merge of that name, as the record here says, if it is to go on.
+    /// The split or merge of that name, as the record here says, if it is not given up: what has
+    /// ended is finished also while it is to be given up.
     fn planned(&self, table: &str, name: &Name) -> Option<Plan> {
         let record = self.distributions.get(table)?;
         let reshape = record.reshape.clone()?;
         let is_it = record.id == name.0
             && reshape.id() == name.1
-            && reshape.phase == Phase::Filling
+            && reshape.phase != Phase::Removing
             && record.state == State::Active;
         is_it.then_some(Plan { record, reshape })
+    }
+
+    /// The same, if old partitions may be ended for it: it is to go on, or one has ended.
+    fn to_be_filled(&self, table: &str, name: &Name) -> Option<Plan> {
+        let plan = self.planned(table, name)?;
+        let goes_on = plan.reshape.phase == Phase::Filling || self.has_any_ended(&plan.record);
+        goes_on.then_some(plan)
     }
 
     /// Fills new partitions for the base of the record, and tells how far it is.
@@ -168,7 +172,7 @@ impl Node {
         table: &str,
         name: &Name,
     ) -> Result<Progress, ApiError> {
-        let plan = self.planned(table, name).filter(|plan| plan.record.base == from);
+        let plan = self.to_be_filled(table, name).filter(|plan| plan.record.base == from);
         let Some(plan) = plan else {
             return Err(ApiError::new(
                 ErrorCode::ServerUnavailable,
@@ -178,31 +182,39 @@ impl Node {
                 ),
             ));
         };
-        let fillings = &self.distributions.fillings;
-        let now = self.clock.monotonic();
-        if let Some(filling) = fillings.of(name) {
-            let failed_at = *filling.failed_at.lock();
-            if failed_at.is_none_or(|at| now < at + TRY_AGAIN) {
-                return Ok(filling.progress.lock().clone());
-            }
-        }
-        let filling = Arc::new(Filling::default());
-        fillings.under_way.lock().insert(name.clone(), filling.clone());
-        let Some(node) = self.this.upgrade() else { return Err(ApiError::internal()) };
-        self.spawn(async move { node.fill(plan, filling).await });
-        Ok(Progress::default())
+        Ok(self.begin_filling(plan))
     }
 
-    /// What is filled for the base is not ended any more, unless it has ended. Returns whether it
-    /// has.
+    /// Begins a filling, unless it is under way or has failed a moment ago; tells how far it is.
+    fn begin_filling(&self, plan: Plan) -> Progress {
+        let now = self.clock.monotonic();
+        let mut under_way = self.distributions.fillings.under_way.lock();
+        if let Some(filling) = under_way.get(&plan.name()) {
+            let failed_at = *filling.failed_at.lock();
+            if failed_at.is_none_or(|at| now < at + TRY_AGAIN) {
+                return filling.progress.lock().clone();
+            }
+        }
+        // It is going down.
+        let Some(node) = self.this.upgrade() else { return Progress::default() };
+        let filling = Arc::new(Filling::default());
+        under_way.insert(plan.name(), filling.clone());
+        drop(under_way);
+        self.spawn(async move { node.fill(plan, filling).await });
+        Progress::default()
+    }
+
+    /// What is filled for the base is not ended any more, unless it has ended. Speaks only for
+    /// the old partitions that this region writes for certain.
     pub(super) async fn on_stop_filling(
         &self,
         from: &str,
         table: &str,
         name: &Name,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<Stopped, ApiError> {
         let _alone = self.distributions.fillings.ending.lock().await;
-        let record = self.distributions.get(table).filter(|record| record.base == from);
+        let record = self.distributions.get(table);
+        let record = record.filter(|record| record.base == from && record.id == name.0);
         let reshape = record.as_ref().and_then(|record| record.reshape.as_ref());
         let Some(reshape) = reshape.filter(|reshape| reshape.id() == name.1) else {
             return Err(ApiError::new(
@@ -211,11 +223,17 @@ impl Node {
             ));
         };
         let partition = |number: &u32| name_of_partition(table, *number);
-        let has_ended = reshape.sources.iter().any(|number| self.has_ended(&partition(number)));
-        if !has_ended {
-            self.distributions.fillings.stopped.lock().insert(name.clone());
+        if reshape.sources.iter().any(|number| self.has_ended(&partition(number))) {
+            return Ok(Stopped { has_ended: true, keeps: Vec::new() });
         }
-        Ok(has_ended)
+        // First, so that what is said below stays so.
+        self.distributions.fillings.stopped.lock().insert(name.clone());
+        let is_written_here = |number: &&u32| {
+            self.filled_here(&partition(number))
+                .is_ok_and(|table| self.check_lease(&table, table.writer_word().epoch).is_ok())
+        };
+        let keeps = reshape.sources.iter().filter(is_written_here).copied().collect();
+        Ok(Stopped { has_ended: false, keeps })
     }
 
     /// Whether a partition has ended in its log here.
@@ -237,13 +255,6 @@ impl Node {
         self.store.tables().into_iter().find(|table| table.name().as_str() == partition)
     }
 
-    /// Whether clients may not write a partition here: it is being filled, or of a split or merge
-    /// of which it is not known here that it is done.
-    pub(in crate::node) fn is_being_filled(&self, partition: &str) -> bool {
-        self.planned_partition(partition).is_some()
-            && !self.distributions.fillings.opened.read().contains(partition)
-    }
-
     /// The record of a partition that is to take the place of others.
     fn planned_partition(&self, partition: &str) -> Option<Arc<Distribution>> {
         let (table, number) = partition_named(partition)?;
@@ -255,9 +266,7 @@ impl Node {
     /// Whether a partition must not be read here: it may lack something yet.
     pub(crate) fn is_unread(&self, partition: &str) -> bool {
         let Some(record) = self.planned_partition(partition) else { return false };
-        let mut sources = record.reshape.iter().flat_map(|reshape| &reshape.sources);
-        let has_ended = |number: &u32| self.has_ended(&name_of_partition(&record.name, *number));
-        !self.distributions.fillings.opened.read().contains(partition) && !sources.all(has_ended)
+        !self.have_all_ended(&record)
     }
 
     async fn fill(self: Arc<Self>, plan: Plan, filling: Arc<Filling>) {
@@ -297,25 +306,24 @@ impl Node {
                 sources.push(copy::Source::new(plan, *number, self.filled_here(&name)?));
             }
         }
-        let began = self.clock.monotonic();
-        let totals: Option<Vec<u64>> = sources.iter().map(copy::Source::rows_counted).collect();
-        filling.note(|progress| progress.rows_total = totals.map(|all| all.iter().sum()));
-        for source in &mut sources {
-            self.copy_rows(plan, source, &targets, filling, began).await?;
+        if !sources.is_empty() {
+            // They were opened here in an earlier turn that came to nothing.
+            let of_it = |name: &String| targets.keys().any(|it| plan.partition(*it) == *name);
+            self.distributions.fillings.opened.write().retain(|name, _| !of_it(name));
         }
+        self.follow_schemas(&sources, &targets).await?;
+        self.copy_all(plan, &mut sources, &targets, filling).await?;
         if !sources.is_empty() {
             filling.note(|progress| progress.doing = Doing::Following);
             self.follow_and_end(plan, &mut sources, &targets, filling).await?;
         }
-        self.open_filled(plan, &targets).await?;
-        filling.note(|progress| (progress.doing, progress.waits) = (Doing::Ended, None));
-        self.tell_filled(plan).await;
-        Ok(())
+        self.finish(plan, &targets, filling).await
     }
 
     /// A partition that is written here, of the new or of the old ones.
     fn filled_here(&self, name: &str) -> Result<Arc<Table>, ApiError> {
-        let table = self.partition_held(name).filter(|table| self.is_recorded(table.id()));
+        let table = self.partition_held(name);
+        let table = table.filter(|table| !table.is_dropped() && self.is_recorded(table.id()));
         let table = table.ok_or_else(ApiError::no_table)?;
         let is_put_back = self.shared.put_backs.is_put_back(table.partition());
         match table.writer_word().accepts && !is_put_back && self.is_leased() {
@@ -325,31 +333,6 @@ impl Node {
                 format!("Region {} does not write {name}.", self.config.region.name),
             )),
         }
-    }
-
-    /// Clients may write the new partitions here from now on. They all hold everything, and the
-    /// ends of the old ones are held by as many regions as their writes.
-    async fn open_filled(
-        &self,
-        plan: &Plan,
-        targets: &BTreeMap<u32, Arc<Table>>,
-    ) -> Result<(), ApiError> {
-        for number in &plan.reshape.sources {
-            let Some(table) = self.partition_held(&plan.partition(*number)) else { continue };
-            for target in targets.values() {
-                target.skip_numbers(table.numbers_given()).await?;
-            }
-            let epoch = table.writer_word().epoch;
-            self.until_held(&table, (table.durable_lsn(), epoch)).done().await?;
-        }
-        for table in targets.values() {
-            let epoch = table.writer_word().epoch;
-            self.until_held(table, (table.durable_lsn(), epoch)).done().await?;
-        }
-        let names = targets.keys().map(|number| plan.partition(*number));
-        self.distributions.fillings.opened.write().extend(names);
-        self.writers.send_modify(|writers| *writers += 1);
-        Ok(())
     }
 
     /// Numbers that this region has given in partitions that another record takes the place of are
@@ -373,17 +356,5 @@ impl Node {
         let under_way = self.distributions.fillings.under_way.lock();
         let mut of_it = under_way.iter().filter(|((of, _), _)| of == id);
         of_it.next_back().map(|(_, filling)| filling.progress.lock().clone())
-    }
-
-    /// Tells the base until the record here says so.
-    async fn tell_filled(&self, plan: &Plan) {
-        let (id, number) = plan.name();
-        let ask = Ask::Filled { name: plan.record.name.clone(), id, number };
-        while self.planned(&plan.record.name, &plan.name()).is_some() {
-            if let Err(error) = self.ask_about(&plan.record.base, &ask).await {
-                tracing::debug!(table = plan.record.name, %error, "base not told yet");
-            }
-            tokio::time::sleep(TELL_AGAIN).await;
-        }
     }
 }

@@ -72,6 +72,7 @@ impl Node {
                 let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
                 under_way.remove(&id);
             }
+            self.go_on_with_ended();
             let own = &self.config.region.name;
             let mut is_busy = false;
             let mut records = self.distributions.all();
@@ -270,6 +271,7 @@ impl Node {
                 Err(error) => tracing::debug!(region, %error, "it is not known what it holds"),
             }
         }
+        self.distributions.reshapings.note_who_knows_plans(&looks);
         looks
     }
 

@@ -4,12 +4,15 @@
 //! What is to be done next is told by what is (`control/distribution/reshape.rs`); what fills the
 //! new partitions is in `filling.rs`.
 
+mod seen;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use isthmus_control::distribution::reshape::automatic::{
     Choice, Measure, POINTS_MIN, Wanted, choose_point,
 };
+use isthmus_control::distribution::reshape::words::{Stopped, Told};
 use isthmus_control::distribution::reshape::{self, Phase, Reshape, ReshapeStep, Seen, Why};
 use isthmus_control::distribution::{
     By, Distribution, Partition, Point, name_of_partition, partition_named,
@@ -48,6 +51,8 @@ pub(super) struct Reshapings {
     looked_at: Mutex<BTreeMap<String, Duration>>,
     /// By the names of tables: before this nothing is begun by itself.
     rests: Mutex<BTreeMap<String, Duration>>,
+    /// By region: whether it knows what planned partitions are, as it said last.
+    know_plans: Mutex<BTreeMap<String, bool>>,
 }
 
 impl Reshapings {
@@ -146,6 +151,7 @@ impl Node {
         dry_run: bool,
         plan: impl Fn(&Distribution) -> Result<Distribution, ApiError>,
     ) -> Result<Json, ApiError> {
+        self.check_plans_are_known(record)?;
         if dry_run {
             return Ok(plan_json(&plan(record)?, false));
         }
@@ -235,29 +241,14 @@ impl Node {
                 tracing::debug!(region, %error, "a partition that was made twice is left");
             }
         }
-        let is_superfluous =
-            |table: &GlobalTable| superfluous.iter().any(|(_, _, which)| *which == table.table);
-        let mut tables: BTreeMap<u32, &GlobalTable> = BTreeMap::new();
-        let mut ended: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-        for (region, look) in looks {
-            for seen in &look.partitions {
-                if seen.has_ended {
-                    ended.entry(seen.number).or_default().push(region.clone());
-                }
-                let table = seen.table.as_ref().filter(|table| !is_superfluous(table));
-                let Some(table) = table else { continue };
-                let known = tables.get(&seen.number);
-                let is_better = known.is_none_or(|known| {
-                    table.is_newer_than(known)
-                        || (table.base == *region && !known.is_newer_than(table))
-                });
-                if is_better {
-                    tables.insert(seen.number, table);
-                }
-            }
+        let superfluous: Vec<u64> = superfluous.iter().map(|(_, _, which)| *which).collect();
+        let seen::Partitions { mut tables, ended } = seen::partitions_of(looks, &superfluous);
+        self.follow_agreed(&mut tables);
+        if self.resume_ended(record, &ended).await {
+            return;
         }
         let of = |number: u32| {
-            let table = *tables.get(&number)?;
+            let table = tables.get(&number)?;
             Some(Seen { table, ended_in: ended.get(&number).map_or(&[], Vec::as_slice) })
         };
         let all_answer = looks.len() == self.others.len() + 1;
@@ -271,7 +262,7 @@ impl Node {
     async fn take_reshape_step(
         &self,
         record: &Distribution,
-        tables: &BTreeMap<u32, &GlobalTable>,
+        tables: &BTreeMap<u32, GlobalTable>,
         step: ReshapeStep,
     ) -> Result<(), ApiError> {
         let number = record.reshape.as_ref().map_or(0, Reshape::id);
@@ -291,9 +282,13 @@ impl Node {
             }
             ReshapeStep::Stop(region) => {
                 let ask = Ask::StopFilling { name: table, id, number };
-                let has_ended = self.ask_about(&region, &ask).await? == Json::Bool(true);
-                // What has ended cannot be taken back: then it is finished.
-                let phase = if has_ended { Phase::Filling } else { Phase::Removing };
+                let told = self.ask_about(&region, &ask).await?;
+                let stopped: Stopped = read(told.to_string().as_bytes())?;
+                let phase = record.reshape.as_ref().map(|it| it.after_stop(&[stopped]));
+                let phase = phase.transpose().map_err(|why| {
+                    ApiError::new(ErrorCode::ServerUnavailable, format!("It waits: {why}."))
+                })?;
+                let Some(phase) = phase else { return Ok(()) };
                 self.change_distribution(record, |record| {
                     let Some(reshape) = &mut record.reshape else { return Ok(false) };
                     let is_it = reshape.id() == number && reshape.phase == Phase::Cancelling;
@@ -329,6 +324,54 @@ impl Node {
         }
     }
 
+    /// Takes into the records of partitions what regions have agreed on since.
+    fn follow_agreed(&self, tables: &mut BTreeMap<u32, GlobalTable>) {
+        let Some(registry) = self.registry() else { return };
+        let known = registry.known();
+        for table in tables.values_mut() {
+            if let Some(tenure) = known.agreed.tenure(table.table) {
+                table.follow_writer(tenure.epoch, &tenure.writer);
+            }
+        }
+    }
+
+    /// Where a partition has ended after all, nothing of what it goes on in is dropped. Returns
+    /// whether it is so; the split or merge goes on.
+    async fn resume_ended(
+        &self,
+        record: &Distribution,
+        ended: &BTreeMap<u32, Vec<String>>,
+    ) -> bool {
+        let Some(reshape) = record.reshape.as_ref().filter(|it| it.phase == Phase::Removing) else {
+            return false;
+        };
+        let Some(number) = reshape.sources.iter().find(|number| ended.contains_key(number)) else {
+            return false;
+        };
+        let id = reshape.id();
+        if reshape.targets.iter().any(|target| ended.contains_key(&target.number)) {
+            let partition = name_of_partition(&record.name, id);
+            let text = format!(
+                "partition {number} has ended, and what was to go on in its place is dropped in \
+                 part: nothing more is"
+            );
+            self.distributions.note_trouble(&partition, Some(text));
+            return true;
+        }
+        let resumed = self
+            .change_distribution(record, |record| {
+                let Some(reshape) = &mut record.reshape else { return Ok(false) };
+                let is_it = reshape.id() == id && reshape.phase == Phase::Removing;
+                if is_it {
+                    reshape.phase = Phase::Filling;
+                }
+                Ok(is_it)
+            })
+            .await;
+        tracing::warn!(table = record.name, number, ?resumed, "it has ended: it is not given up");
+        true
+    }
+
     fn rest_from_reshapes(&self, table: &str) {
         let until = self.clock.monotonic() + REST;
         self.distributions.reshapings.rests.lock().insert(table.to_owned(), until);
@@ -340,15 +383,23 @@ impl Node {
         from: &str,
         name: &str,
         (id, number): (&str, u32),
+        ends: &[Told],
     ) -> Result<(), ApiError> {
         let record = self.decided_here(name)?;
+        let is_it = |record: &Distribution| {
+            let mut reshape = record.reshape.iter();
+            record.id == id && reshape.any(|it| it.id() == number && it.phase != Phase::Removing)
+        };
+        if !is_it(&record) {
+            // It may not have been told.
+            self.tell_all(&record).await;
+            return Ok(());
+        }
+        self.check_filled(&record, from, ends).await?;
         let mut done = None;
         let record = self
             .change_distribution(&record, |record| {
-                let is_it = record.reshape.as_ref().is_some_and(|reshape| {
-                    reshape.id() == number && reshape.phase != Phase::Removing
-                });
-                let Some(next) = record.reshaped().filter(|_| is_it && record.id == id) else {
+                let Some(next) = record.reshaped().filter(|_| is_it(record)) else {
                     return Ok(false);
                 };
                 done = record.reshape.take();
@@ -380,6 +431,9 @@ impl Node {
         let is_given_up = reshape
             .and_then(|record| record.reshape.as_ref())
             .is_some_and(|it| it.phase == Phase::Removing && it.has_target(number));
+        if record.as_ref().is_some_and(|record| self.has_any_ended(record)) {
+            return Err(ApiError::invalid("A partition that it takes the place of has ended."));
+        }
         if !is_given_up {
             return Err(ApiError::new(
                 ErrorCode::ServerUnavailable,
@@ -411,7 +465,7 @@ impl Node {
                 && !reshape.sources.iter().any(|number| self.has_ended(&source(number)))
         });
         let is_of_it = self.record(TableId(which)).is_some_and(|known| known.table.name == name);
-        if !is_filled || !is_of_it || !self.is_being_filled(&name) {
+        if !is_filled || !is_of_it || self.is_served(&name) {
             return Err(ApiError::invalid("There is no such partition that is being filled."));
         }
         self.remove_dropped(TableId(which)).await

@@ -176,6 +176,7 @@ impl Node {
             requests: requests.collect(),
             partitions: partitions.iter().filter_map(|table| self.seen(table)).collect(),
             filling: self.filling_of(id),
+            knows_plans: true,
         }
     }
 

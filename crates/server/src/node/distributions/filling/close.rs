@@ -12,7 +12,7 @@ use isthmus_store::{Held, Table};
 use serde_json::json;
 
 use super::copy::{Source, Targets};
-use super::{Filling, Plan};
+use super::{Doing, Filling, Plan};
 use crate::api_error::ApiError;
 use crate::node::Node;
 use crate::node::events::EventKind;
@@ -41,7 +41,7 @@ impl Node {
     ) -> Result<(), ApiError> {
         loop {
             self.check_planned(plan)?;
-            self.catch_up(plan, sources, targets).await?;
+            self.catch_up(plan, sources, targets, filling).await?;
             if let Err(error) = self.check_may_end(plan, sources, targets) {
                 filling.waits_for(error.message);
                 tokio::time::sleep(TRY_AGAIN).await;
@@ -65,10 +65,14 @@ impl Node {
         plan: &Plan,
         sources: &mut [Source],
         targets: &Targets,
+        filling: &Filling,
     ) -> Result<(), ApiError> {
         let mut rounds = 0;
         loop {
-            self.follow_schemas(sources, targets).await?;
+            if self.follow_schemas(sources, targets).await? {
+                self.copy_all(plan, sources, targets, filling).await?;
+                filling.note(|progress| progress.doing = Doing::Following);
+            }
             let began = self.clock.monotonic();
             let mut entries = 0;
             for source in &mut *sources {
@@ -84,15 +88,24 @@ impl Node {
         }
     }
 
-    /// Gives the new partitions the schema of the old ones.
-    async fn follow_schemas(&self, sources: &[Source], targets: &Targets) -> Result<(), ApiError> {
-        let Some(schema) = schema_of(sources) else { return Ok(()) };
+    /// Gives the new partitions the schema of the old ones. Answers whether rows lived there, or
+    /// were kept, otherwise until now: then they may lack what the old ones show and no later entry
+    /// names, and all rows are to be copied again.
+    pub(super) async fn follow_schemas(
+        &self,
+        sources: &[Source],
+        targets: &Targets,
+    ) -> Result<bool, ApiError> {
+        let Some(schema) = schema_of(sources) else { return Ok(false) };
+        let mut lived_otherwise = false;
         for target in targets.values() {
-            if !are_alike(&target.schema(), &schema) {
+            let known = target.schema();
+            lived_otherwise |= !keep_alike(&known, &schema);
+            if !are_alike(&known, &schema) {
                 target.change_schema(|_| Ok(schema.clone())).await?;
             }
         }
-        Ok(())
+        Ok(lived_otherwise)
     }
 
     /// An error: what is in the way.
@@ -116,6 +129,16 @@ impl Node {
         };
         if !targets.values().all(has_settings) {
             return unavailable("the new partitions have not all the settings yet".to_owned());
+        }
+        for target in targets.values() {
+            self.check_agreed(target)?;
+            for source in sources {
+                self.check_as_safe(target, &source.table)?;
+            }
+        }
+        if self.has_any_ended(&plan.record) {
+            // Then nobody serves a part of the table, and that is no time to wait for others.
+            return Ok(());
         }
         let base = &plan.record.base;
         if *base != self.config.region.name && !self.is_reached(base) {
@@ -154,12 +177,13 @@ impl Node {
         // Before anything is held, replicas must be near.
         let near = self.clock.monotonic() + 4 * HOLD_MAX;
         for target in targets.values() {
-            self.await_replicas(target, target.durable_lsn(), near).await?;
+            self.await_replicas(plan, target, target.durable_lsn(), near).await?;
         }
         let fillings = &self.distributions.fillings;
         let _alone = fillings.ending.lock().await;
         self.check_planned(plan)?;
-        if fillings.stopped.lock().contains(&plan.name()) {
+        let has_begun = self.has_any_ended(&plan.record);
+        if fillings.stopped.lock().contains(&plan.name()) && !has_begun {
             return Err(ApiError::invalid("It was given up."));
         }
         let mut drained = Vec::new();
@@ -179,16 +203,26 @@ impl Node {
         }
         self.check_may_end(plan, sources, targets)?;
         for target in targets.values() {
-            self.await_replicas(target, target.durable_lsn(), deadline).await?;
+            self.await_replicas(plan, target, target.durable_lsn(), deadline).await?;
+        }
+        if self.clock.monotonic() > deadline {
+            return Err(ApiError::new(ErrorCode::Timeout, "Writes were held for too long."));
         }
         for held in &held {
-            held.end().await?;
+            self.check_lease(held.table(), held.epoch())?;
         }
+        // All of them are under way before one is waited for: a crash is not to part them.
+        let ends: Vec<_> = held.iter().map(Held::end).collect();
+        let mut ended = Ok(());
+        for end in ends {
+            ended = ended.and(end.await.map(drop));
+        }
+        ended?;
         // A region that has not heard of it might write an old one after a failover.
         let told = self.clock.monotonic() + TOLD_PATIENCE;
         for held in &held {
             let table = held.table();
-            if let Err(error) = self.await_replicas(table, table.durable_lsn(), told).await {
+            if let Err(error) = self.await_replicas(plan, table, table.durable_lsn(), told).await {
                 tracing::warn!(table = %table.name(), %error, "its end is not known everywhere");
             }
         }
@@ -223,15 +257,17 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until all other replicas hold a partition up to an entry. An error: in vain.
+    /// Waits until all other replicas hold a partition up to an entry; where an old partition has
+    /// ended already, those that are reached. An error: in vain.
     async fn await_replicas(
         &self,
+        plan: &Plan,
         table: &Arc<Table>,
         lsn: Lsn,
         deadline: Duration,
     ) -> Result<(), ApiError> {
         for region in self.replicas_of(table) {
-            loop {
+            while self.is_reached(&region) || !self.has_any_ended(&plan.record) {
                 let is_direct = self.record(table.id()).is_some_and(|record| {
                     let own = self.config.region.name.as_str();
                     record.table.feeder(own, &region) == Some(own)
@@ -265,4 +301,37 @@ fn schema_of(sources: &[Source]) -> Option<Schema> {
 fn are_alike(one: &Schema, other: &Schema) -> bool {
     let one = Schema { number: other.number, ..one.clone() };
     one == *other
+}
+
+/// Whether rows live as long, and as many of their versions are kept, under two schemas.
+fn keep_alike(one: &Schema, other: &Schema) -> bool {
+    let kept = |schema: &Schema| (schema.options.time_to_live_seconds, schema.options.max_versions);
+    kept(one) == kept(other) && one.options.families == other.options.families
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::ids::SchemaNumber;
+    use isthmus_model::schema::TableOptions;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_kept_otherwise_where_times_or_versions_differ() {
+        let schema = Schema {
+            number: SchemaNumber(1),
+            key_columns: Vec::new(),
+            defined_columns: Vec::new(),
+            options: TableOptions::default(),
+        };
+        let mut other = Schema { number: SchemaNumber(7), ..schema.clone() };
+        assert!(are_alike(&schema, &other));
+        other.options.allow_update = false;
+        assert!(!are_alike(&schema, &other) && keep_alike(&schema, &other));
+        other.options.time_to_live_seconds = Some(60);
+        assert!(!keep_alike(&schema, &other));
+        let mut other = schema.clone();
+        other.options.max_versions = 2;
+        assert!(!keep_alike(&schema, &other));
+    }
 }

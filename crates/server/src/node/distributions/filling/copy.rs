@@ -13,7 +13,7 @@ use isthmus_model::row::Row;
 use isthmus_store::keys::log::decode_record;
 use isthmus_store::{MovedRow, Table, TableSnapshot};
 
-use super::{Filling, Plan};
+use super::{Doing, Filling, Plan};
 use crate::api_error::ApiError;
 use crate::node::Node;
 
@@ -45,7 +45,7 @@ impl Source {
     }
 
     /// How many rows it holds, if they are counted.
-    pub(super) fn rows_counted(&self) -> Option<u64> {
+    fn rows_counted(&self) -> Option<u64> {
         self.table.digest_view().ok().map(|view| view.tree().rows())
     }
 
@@ -99,8 +99,28 @@ async fn blocking<T: Send + 'static>(
 pub(super) type Targets = BTreeMap<u32, Arc<Table>>;
 
 impl Node {
+    /// Makes the new partitions hold what the old ones do, each at a moment.
+    pub(super) async fn copy_all(
+        &self,
+        plan: &Plan,
+        sources: &mut [Source],
+        targets: &Targets,
+        filling: &Filling,
+    ) -> Result<(), ApiError> {
+        let began = self.clock.monotonic();
+        let totals: Option<Vec<u64>> = sources.iter().map(Source::rows_counted).collect();
+        filling.note(|progress| {
+            progress.doing = Doing::Copying;
+            (progress.rows, progress.rows_total) = (0, totals.map(|all| all.iter().sum()));
+        });
+        for source in sources {
+            self.copy_rows(plan, source, targets, filling, began).await?;
+        }
+        Ok(())
+    }
+
     /// Makes the new partitions hold what an old one does at a moment.
-    pub(super) async fn copy_rows(
+    async fn copy_rows(
         &self,
         plan: &Plan,
         source: &mut Source,
@@ -245,7 +265,7 @@ impl Node {
 
     /// An error: it is not to go on.
     pub(super) fn check_planned(&self, plan: &Plan) -> Result<(), ApiError> {
-        match self.planned(&plan.record.name, &plan.name()) {
+        match self.to_be_filled(&plan.record.name, &plan.name()) {
             Some(_) => Ok(()),
             None => Err(ApiError::invalid("It was given up.")),
         }
