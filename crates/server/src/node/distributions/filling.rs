@@ -310,10 +310,9 @@ impl Node {
             // They were opened here in an earlier turn that came to nothing.
             let of_it = |name: &String| targets.keys().any(|it| plan.partition(*it) == *name);
             self.distributions.fillings.opened.write().retain(|name, _| !of_it(name));
-        }
-        self.follow_schemas(&sources, &targets).await?;
-        self.copy_all(plan, &mut sources, &targets, filling).await?;
-        if !sources.is_empty() {
+            // First, so that rows are kept there as they are here from the beginning.
+            self.follow_schemas(&sources, &targets).await?;
+            self.copy_all(plan, &mut sources, &targets, filling).await?;
             filling.note(|progress| progress.doing = Doing::Following);
             self.follow_and_end(plan, &mut sources, &targets, filling).await?;
         }

@@ -209,7 +209,10 @@ impl Node {
             return Err(ApiError::new(ErrorCode::Timeout, "Writes were held for too long."));
         }
         for held in &held {
-            self.check_lease(held.table(), held.epoch())?;
+            self.check_lease(held.table(), held.epoch()).map_err(|_| {
+                let why = format!("another region may write {} by now", held.table().name());
+                ApiError::new(ErrorCode::ServerUnavailable, why)
+            })?;
         }
         // All of them are under way before one is waited for: a crash is not to part them.
         let ends: Vec<_> = held.iter().map(Held::end).collect();
