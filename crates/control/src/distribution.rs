@@ -27,7 +27,7 @@ use crate::write_mode::{SetMode, WriteMode};
 use crate::writer::{Failover, SetFailover};
 
 pub use self::point::Point;
-use self::reshape::{Limits, Reshape};
+use self::reshape::{GIVEN_UP_MAX, Limits, Reshape};
 
 /// Partitions of one table at most.
 pub const PARTITIONS_MAX: usize = 256;
@@ -160,6 +160,9 @@ pub struct Partition {
     /// When it was made of others, in milliseconds since the Unix epoch; 0: it was not.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub born_millis: i64,
+    /// The number of the other half of what was split for its load; none: it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sibling: Option<u32>,
 }
 
 fn is_zero(number: &i64) -> bool {
@@ -219,6 +222,10 @@ pub struct Distribution {
     /// The split or merge that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reshape: Option<Reshape>,
+    /// Numbers of new partitions of splits and merges that were given up while some regions were
+    /// silent: what is found of them is removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<u32>,
 }
 
 /// The kind of a key column, as the record names it.
@@ -405,7 +412,8 @@ impl Distribution {
         let partitions = &self.partitions;
         let targets = self.reshape.iter().flat_map(|reshape| &reshape.targets);
         let all = partitions.iter().map(|partition| partition.number);
-        let all: Vec<u32> = all.chain(targets.map(|target| target.number)).collect();
+        let all = all.chain(targets.map(|target| target.number)).chain(self.given_up.clone());
+        let all: Vec<u32> = all.collect();
         if all.iter().collect::<BTreeSet<_>>().len() != all.len() {
             return refused("the record names a partition twice");
         }
@@ -413,6 +421,9 @@ impl Distribution {
         let rises = partitions.is_sorted_by(|a, b| a.from < b.from);
         if !begins || !rises || partitions.len() > PARTITIONS_MAX {
             return refused("the record does not divide all keys in rising order");
+        }
+        if self.given_up.len() > GIVEN_UP_MAX {
+            return refused("the record names too many partitions that were given up");
         }
         match &self.reshape {
             Some(reshape) => self.check_reshape(reshape),

@@ -320,6 +320,15 @@ impl Store {
         self.tables.read().named(name.as_bytes()).cloned()
     }
 
+    /// The table with a name, also one that is dropped, as long as anything of it is kept.
+    pub fn table_held_by_name(&self, name: &str) -> Option<Arc<Table>> {
+        let tables = self.tables.read();
+        let known = tables.by_name.get(name.as_bytes()).and_then(|id| tables.by_id.get(id));
+        // One that was dropped before the start has no name any more.
+        let mut all = tables.by_id.values();
+        known.or_else(|| all.find(|table| table.name().as_str() == name)).cloned()
+    }
+
     /// The table that a partition belongs to.
     pub fn table_of_partition(&self, partition: PartitionId) -> Option<Arc<Table>> {
         let tables = self.tables.read();

@@ -10,7 +10,10 @@
 //! where they have not.
 
 pub mod automatic;
+pub mod rates;
 pub mod words;
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +25,12 @@ use super::{
     By, Distribution, DistributionError, PARTITIONS_MAX, Partition, Point, State, refused,
 };
 use crate::global_table::GlobalTable;
+use crate::write_mode::WriteMode;
 
 pub use self::automatic::Limits;
+
+/// New partitions that were given up and may be left in silent regions, at most.
+pub const GIVEN_UP_MAX: usize = 64;
 
 pub(super) const UNDER_WAY: &str =
     "a partition of the table is being split or merged; wait until that has ended, or cancel it";
@@ -112,6 +119,9 @@ pub struct Reshape {
     pub why: Why,
     /// When it was begun, in milliseconds since the Unix epoch.
     pub begun_millis: i64,
+    /// Where the second of two that merge was wanted before; empty: it moves nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub back: Vec<String>,
 }
 
 impl Reshape {
@@ -158,11 +168,13 @@ pub enum ReshapeStep {
     /// Have this region, which writes all of them, fill the new ones, and end the old ones when
     /// they are full.
     Fill(String),
-    /// Have this region fill them no more.
-    Stop(String),
-    /// Drop this new partition.
-    Drop(u32),
-    /// It is given up, and nothing is left of it.
+    /// Have these regions, which write the old ones, end them no more.
+    Stop(Vec<String>),
+    /// It cannot be given up any more, since something has ended.
+    Finish,
+    /// Remove what is seen of this new partition.
+    Remove(u32),
+    /// It is given up, and nothing is seen of it.
     Forget,
 }
 
@@ -213,7 +225,8 @@ impl Distribution {
         let targets: Vec<Target> = targets.collect();
         let next_number = first + targets.len() as u32;
         let phase = Phase::Filling;
-        let reshape = Some(Reshape { sources, targets, phase, why, begun_millis });
+        let back = Vec::new();
+        let reshape = Some(Reshape { sources, targets, phase, why, begun_millis, back });
         Distribution { next_number, reshape, ..self.clone() }
     }
 
@@ -266,10 +279,43 @@ impl Distribution {
         let mut next = self.planned(sources, vec![one.from.clone()], because);
         let wanted = in_order(&one.primary, &one.held);
         if in_order(&other.primary, &other.held) != wanted {
+            if !self.may_come_together(one, other) {
+                return refused(format!(
+                    "partitions {} and {} are written synchronously and are not in the same \
+                     regions, and no region leaves such a partition: set another mode first",
+                    one.number, other.number
+                ));
+            }
+            if let Some(reshape) = &mut next.reshape {
+                reshape.back.clone_from(&other.wanted);
+            }
             next.partitions[second].wanted.clone_from(&wanted);
             next.partitions[second].moving = true;
         }
         Ok(next)
+    }
+
+    /// Whether one of two partitions can move to where the other is.
+    fn may_come_together(&self, one: &Partition, other: &Partition) -> bool {
+        let is_held_alike = in_order("", &one.held) == in_order("", &other.held);
+        is_held_alike || !matches!(self.mode, WriteMode::Sync(_))
+    }
+
+    /// The same after a split or merge was given up; `None`: none is, or more is left to be
+    /// removed in silent regions than is remembered.
+    pub fn given_up(&self, is_any_silent: bool) -> Option<Distribution> {
+        let reshape = self.reshape.as_ref().filter(|it| it.phase == Phase::Removing)?;
+        let mut next = self.clone();
+        next.reshape = None;
+        if is_any_silent {
+            next.given_up.extend(reshape.targets.iter().map(|target| target.number));
+        }
+        let moved = reshape.sources.last().and_then(|number| self.place_numbered(*number));
+        if let Some(place) = moved.filter(|_| !reshape.back.is_empty()) {
+            next.partitions[place].wanted.clone_from(&reshape.back);
+            next.partitions[place].moving = true;
+        }
+        (next.given_up.len() <= GIVEN_UP_MAX).then_some(next)
     }
 
     /// Where a partition ends; `None`: where everything does.
@@ -312,11 +358,16 @@ impl Distribution {
     }
 
     /// The same with the new partitions in the place of the old ones; `None`: none are planned.
-    pub fn reshaped(&self) -> Option<Distribution> {
+    /// They rest from `now_millis` on, a time since the Unix epoch.
+    pub fn reshaped(&self, now_millis: i64) -> Option<Distribution> {
         let reshape = self.reshape.as_ref()?;
         let first = self.place_numbered(*reshape.sources.first()?)?;
         let old = self.partitions.get(first)?;
         let held = in_order(&old.primary, &old.held);
+        let other_half = |number: u32| {
+            let mut others = reshape.targets.iter().map(|target| target.number);
+            others.find(|other| reshape.why == Why::Load && *other != number)
+        };
         let made = reshape.targets.iter().map(|target| Partition {
             number: target.number,
             from: target.from.clone(),
@@ -325,7 +376,8 @@ impl Distribution {
             primary: old.primary.clone(),
             made: true,
             moving: false,
-            born_millis: reshape.begun_millis,
+            born_millis: now_millis,
+            sibling: other_half(target.number),
         });
         let made: Vec<Partition> = made.collect();
         let mut next = self.clone();
@@ -354,25 +406,27 @@ impl Distribution {
     }
 
     /// What is to be done next about the split or merge that is under way; `None`: there is none.
-    /// `all_answer`: what is not seen is not there.
+    /// What is not seen may be there in a region that is `silent`.
     pub fn reshape_step<'a>(
         &self,
         seen: impl Fn(u32) -> Option<Seen<'a>>,
-        all_answer: bool,
+        silent: &[String],
     ) -> Option<ReshapeStep> {
         let reshape = self.reshape.as_ref()?;
         Some(match reshape.phase {
-            Phase::Filling => self.filling_step(reshape, &seen).unwrap_or_else(ReshapeStep::Wait),
-            Phase::Cancelling => match self.writer_of(reshape, &seen) {
-                Ok(writer) => ReshapeStep::Stop(writer),
-                Err(why) => ReshapeStep::Wait(why),
-            },
+            Phase::Filling => {
+                self.filling_step(reshape, &seen, silent).unwrap_or_else(ReshapeStep::Wait)
+            }
+            Phase::Cancelling => stopping_step(reshape, &seen).unwrap_or_else(ReshapeStep::Wait),
             Phase::Removing => {
-                let left = |number: &u32| seen(*number).is_some_and(|it| it.ended_in.is_empty());
-                match reshape.targets.iter().map(|target| target.number).find(left) {
-                    Some(number) => ReshapeStep::Drop(number),
-                    None if all_answer => ReshapeStep::Forget,
-                    None => ReshapeStep::Wait("not all regions answer".to_owned()),
+                let mut numbers = reshape.targets.iter().map(|target| target.number);
+                match numbers.find(|number| seen(*number).is_some()) {
+                    Some(number) => ReshapeStep::Remove(number),
+                    None if self.given_up(!silent.is_empty()).is_some() => ReshapeStep::Forget,
+                    None => ReshapeStep::Wait(
+                        "too many that were given up may be left in regions that are silent"
+                            .to_owned(),
+                    ),
                 }
             }
         })
@@ -385,12 +439,9 @@ impl Distribution {
         reshape: &Reshape,
         seen: &impl Fn(u32) -> Option<Seen<'a>>,
     ) -> Result<String, String> {
-        let silent = |number| {
-            move || format!("the region that keeps the record of partition {number} is silent")
-        };
         let mut writers: Vec<&str> = Vec::new();
         for number in &reshape.sources {
-            let Seen { table, ended_in } = seen(*number).ok_or_else(silent(*number))?;
+            let Seen { table, ended_in } = seen(*number).ok_or_else(|| unseen(*number))?;
             if ended_in.is_empty() {
                 writers.push(table.primary());
             }
@@ -399,7 +450,7 @@ impl Distribution {
             // Those of the others are brought there, too.
             None => {
                 let first = reshape.id();
-                Ok(seen(first).ok_or_else(silent(first))?.table.primary().to_owned())
+                Ok(seen(first).ok_or_else(|| unseen(first))?.table.primary().to_owned())
             }
             Some((first, others)) if others.iter().all(|other| other == first) => {
                 Ok((*first).to_owned())
@@ -412,6 +463,7 @@ impl Distribution {
         &self,
         reshape: &Reshape,
         seen: &impl Fn(u32) -> Option<Seen<'a>>,
+        silent: &[String],
     ) -> Result<ReshapeStep, String> {
         let of = |number: &u32| self.place_numbered(*number).map(|place| &self.partitions[place]);
         if let Some(moving) = reshape.sources.iter().filter_map(of).find(|one| one.moving) {
@@ -440,7 +492,15 @@ impl Distribution {
                     // It is there, and holds what nothing else does.
                     return Err(format!("nobody tells of partition {}", target.number));
                 }
-                return Ok(ReshapeStep::Make(target.number, writer));
+                // It would be made twice where a region that has made it is silent for a moment.
+                let holders: &[String] = holders.as_ref().ok_or_else(|| unseen(target.number))?;
+                return match holders.iter().find(|region| silent.contains(region)) {
+                    None => Ok(ReshapeStep::Make(target.number, writer)),
+                    Some(region) => Err(format!(
+                        "region {region} is silent, and may hold partition {} already",
+                        target.number
+                    )),
+                };
             };
             let wanted = match &holders {
                 Some(holders) => holders.clone(),
@@ -470,6 +530,27 @@ fn with(region: &str, mut regions: Vec<String>) -> Vec<String> {
         regions.push(region.to_owned());
     }
     regions
+}
+
+/// Whom to ask so that no old partition ends any more.
+fn stopping_step<'a>(
+    reshape: &Reshape,
+    seen: &impl Fn(u32) -> Option<Seen<'a>>,
+) -> Result<ReshapeStep, String> {
+    let mut writers = BTreeSet::new();
+    for number in &reshape.sources {
+        let Seen { table, ended_in } = seen(*number).ok_or_else(|| unseen(*number))?;
+        if !ended_in.is_empty() {
+            return Ok(ReshapeStep::Finish);
+        }
+        // Each stops what it writes: those that are to merge may not be in one region yet.
+        writers.insert(table.primary().to_owned());
+    }
+    Ok(ReshapeStep::Stop(writers.into_iter().collect()))
+}
+
+fn unseen(number: u32) -> String {
+    format!("the region that keeps the record of partition {number} is silent")
 }
 
 /// The regions, this one first, the others by name.

@@ -129,6 +129,7 @@ impl Wish {
                 made: false,
                 moving: false,
                 born_millis: 0,
+                sibling: None,
             });
         let mut distribution = Distribution {
             id: named.id.to_owned(),
@@ -152,6 +153,7 @@ impl Wish {
             next_number: 0,
             limits: Limits::default(),
             reshape: None,
+            given_up: Vec::new(),
         };
         distribution.place_all()?;
         for partition in &mut distribution.partitions {

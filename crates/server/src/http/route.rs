@@ -174,7 +174,7 @@ impl PublicApi {
             let get = GetRow { table: Text::from(partition.name()), ..get.clone() };
             let answer = self.read_partition(&partition, Operation::GetRow(get), fresh, 0).await;
             match answer {
-                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next().await?,
+                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next(error).await?,
                 answer => return answer,
             }
         }
@@ -187,7 +187,7 @@ impl PublicApi {
             let first = Partition { table: &table, place: 0 };
             let describe = Operation::DescribeTable(Text::from(first.name()));
             match self.read_partition(&first, describe, Fresh::Local, 0).await {
-                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next().await?,
+                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next(error).await?,
                 Err(error) => return Err(error),
                 Ok(told) => return Ok(described_as(told, name.as_str())?),
             }
@@ -215,7 +215,7 @@ impl PublicApi {
             row.table = Text::from(partition.name());
             let (path, body) = (write.path(), encode_request(&write));
             match self.at_writer(&partition, path, &body, receipt.as_deref_mut()).await {
-                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next().await?,
+                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next(error).await?,
                 answer => return answer,
             }
         }
@@ -237,10 +237,28 @@ impl PublicApi {
             Operation::DeleteDefinedColumn(delete) => &delete.table,
             _ => return Err(ApiError::internal()),
         };
-        let table = self.distributed(name)?;
-        let (mut told, mut changed, mut refusal) = (Bytes::new(), 0, None);
+        let mut told = None;
+        let mut turns = self.turns();
+        loop {
+            let table = turns.shape_of(name)?;
+            match Box::pin(self.change_schemas_of(&table, &operation, &mut told)).await {
+                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next(error).await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Changes the schema of the partitions that a table is known to have. `told`: what one has
+    /// answered that was changed.
+    async fn change_schemas_of(
+        &self,
+        table: &Distribution,
+        operation: &Operation,
+        told: &mut Option<Bytes>,
+    ) -> Result<Bytes, ApiError> {
+        let mut refusal = None;
         for place in 0..table.partitions.len() {
-            let partition = Partition { table: &table, place };
+            let partition = Partition { table, place };
             let name = Text::from(partition.name());
             let mut change = operation.clone();
             match &mut change {
@@ -251,8 +269,8 @@ impl PublicApi {
             }
             let (path, body) = (change.path(), encode_request(&change));
             match self.at_writer(&partition, path, &body, None).await {
-                Ok(answer) => (told, changed) = (answer, changed + 1),
-                Err(error) if self.has_columns_as_wanted(&partition, &operation).await => {
+                Ok(answer) => *told = Some(answer),
+                Err(error) if self.has_columns_as_wanted(&partition, operation).await => {
                     refusal = refusal.or(Some(error));
                 }
                 Err(error) if place == 0 => return Err(error),
@@ -266,10 +284,10 @@ impl PublicApi {
                 }
             }
         }
-        match refusal {
+        match (told.clone(), refusal) {
             // It is refused as it would be of any table.
-            Some(refusal) if changed == 0 => Err(refusal),
-            _ => Ok(told),
+            (None, Some(refusal)) => Err(refusal),
+            (told, _) => Ok(told.unwrap_or_default()),
         }
     }
 
@@ -313,13 +331,15 @@ impl PublicApi {
                 }
                 false => Box::pin(self.at_far_writer(partition, path, body, receipt)).await,
             };
-            match answer {
+            let refused = match answer {
                 // It may have left here a moment ago.
-                Err(error) if error.is_elsewhere || error.code == ErrorCode::ObjectNotExist => {}
+                Err(error) if error.is_elsewhere || error.code == ErrorCode::ObjectNotExist => {
+                    error
+                }
                 answer => return answer,
-            }
+            };
             if self.node.may_be_reshaped(partition.table) {
-                return Err(ApiError::elsewhere());
+                return Err(Some(refused).filter(is_away).unwrap_or_else(ApiError::elsewhere));
             }
             wait.once(&mut moved).await?;
         }
@@ -349,8 +369,11 @@ impl PublicApi {
                 Err(error) => return Err(error),
             }
         }
-        // Where the one that is known to write is away, that is the reason.
-        Err(likeliest.unwrap_or_else(ApiError::elsewhere))
+        // Where the one that is known to write is away, that is the reason, unless the partition
+        // may have ended there.
+        let refused = likeliest.unwrap_or_else(ApiError::elsewhere);
+        let is_elsewhere = refused.is_elsewhere || self.node.may_be_reshaped(partition.table);
+        Err(ApiError { is_elsewhere, ..refused })
     }
 
     /// Reads a partition here, or at the replica that answers soonest. The operation names it.
@@ -449,7 +472,8 @@ impl PublicApi {
                 }
             }
             if let Some(error) = likeliest.filter(is_away) {
-                return Err(error);
+                let is_elsewhere = self.node.may_be_reshaped(partition.table);
+                return Err(ApiError { is_elsewhere, ..error });
             }
             if self.node.may_be_reshaped(partition.table) {
                 return Err(ApiError::elsewhere());

@@ -17,14 +17,15 @@ mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use isthmus_control::distribution::reshape::Reshape;
 use isthmus_control::distribution::{
-    Distribution, Point, State, name_of_partition, partition_named,
+    By, Distribution, Point, State, name_of_partition, partition_named,
 };
 use isthmus_model::ids::{Lsn, PartitionId};
-use isthmus_model::key::KeyValue;
+use isthmus_model::key::{KeyBound, KeyValue};
 use isthmus_store::{Store, StoreError, Table};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -57,6 +58,8 @@ fn gone_note_of(id: &str) -> Vec<u8> {
 pub(super) struct Distributions {
     /// By the names of the tables.
     known: RwLock<BTreeMap<String, Arc<Distribution>>>,
+    /// Whether any of them has a split or merge under way.
+    is_any_reshaped: AtomicBool,
     /// One change of a record at a time.
     changing: tokio::sync::Mutex<()>,
     /// Names of tables are judged and taken one at a time.
@@ -88,10 +91,12 @@ pub(super) struct Distributions {
 #[derive(Default)]
 struct Load {
     requests: AtomicU64,
+    /// Rows that were asked for, where it is remembered what for.
+    rows: AtomicU64,
     /// Requests at the last look, and the smoothed number in a second.
     rate: Mutex<(u64, f64)>,
-    /// What some of the last ones were for.
-    points: Mutex<VecDeque<Point>>,
+    /// What some of the last ones were for, and when, by the monotonic clock.
+    points: Mutex<VecDeque<(Duration, Point)>>,
 }
 
 /// A partition that a request is for.
@@ -133,6 +138,7 @@ impl Distributions {
             gone.extend(name.strip_prefix(GONE_NOTES).map(str::to_owned));
         }
         Ok(Distributions {
+            is_any_reshaped: AtomicBool::new(known.values().any(|record| record.reshape.is_some())),
             known: RwLock::new(known),
             changing: tokio::sync::Mutex::new(()),
             naming: tokio::sync::Mutex::new(()),
@@ -154,6 +160,22 @@ impl Distributions {
 
     fn get(&self, name: &str) -> Option<Arc<Distribution>> {
         self.known.read().get(name).cloned()
+    }
+
+    /// From now on a record is obeyed, or none of that name.
+    fn put(&self, name: &str, record: Option<Arc<Distribution>>) {
+        let mut known = self.known.write();
+        match record {
+            Some(record) => drop(known.insert(name.to_owned(), record)),
+            None => drop(known.remove(name)),
+        }
+        let is_any_reshaped = known.values().any(|record| record.reshape.is_some());
+        self.is_any_reshaped.store(is_any_reshaped, Ordering::SeqCst);
+    }
+
+    /// Whether any table has a split or merge under way: looked at before anything is looked for.
+    fn is_any_reshaped(&self) -> bool {
+        self.is_any_reshaped.load(Ordering::SeqCst)
     }
 
     fn all(&self) -> Vec<Arc<Distribution>> {
@@ -251,11 +273,26 @@ impl Node {
         self.distributions.load_of(partition).requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Remembers some of the keys that are asked for, so that a partition can be split among them.
+    /// Remembers some of the keys that are asked for, so that a partition can be split among them,
+    /// where it is split for its load.
     pub(crate) fn note_asked(&self, partition: &Partition<'_>, key: &KeyValue) {
-        let load = self.distributions.load_of(&partition.name());
-        let requests = load.requests.load(Ordering::Relaxed);
-        load.note_point(requests, || partition.table.point_of(key));
+        if partition.table.limits.split_rate.is_some() {
+            let load = self.distributions.load_of(&partition.name());
+            load.note_point(self.clock.monotonic(), || partition.table.point_of(key));
+        }
+    }
+
+    /// Remembers where some of the ranges of a partition begin that are asked for, likewise.
+    pub(crate) fn note_asked_from(&self, partition: &Partition<'_>, start: &KeyBound) {
+        // By hash a range is read of all partitions, however they are divided.
+        if partition.table.by == By::Range && partition.table.limits.split_rate.is_some() {
+            let load = self.distributions.load_of(&partition.name());
+            let begin = &partition.table.partitions[partition.place].from;
+            load.note_point(self.clock.monotonic(), || match start {
+                KeyBound::Value(start) => partition.table.point_of(start).max(begin.clone()),
+                KeyBound::Min | KeyBound::Max => begin.clone(),
+            });
+        }
     }
 
     /// Whether what a request was to find in a table as it was may be elsewhere now: its partitions
@@ -311,12 +348,32 @@ impl Node {
         self.store.put_note(&note_of(&record.name), &record.to_json()).await?;
         self.carry_given_numbers(&record).await?;
         let record = Arc::new(record);
-        self.distributions.known.write().insert(record.name.clone(), record.clone());
+        let before = self.distributions.get(&record.name);
+        self.distributions.put(&record.name, Some(record.clone()));
         self.distributions.fillings.forget(&record);
+        let under_way = |record: &Distribution| record.reshape.as_ref().map(Reshape::id);
+        if before.is_some_and(|it| it.reshape.is_some() && under_way(&it) != under_way(&record)) {
+            self.forget_ended(&record);
+        }
         self.distributions.soon.notify_one();
         // Requests may wait for it.
         self.writers.send_modify(|writers| *writers += 1);
         Ok(record)
+    }
+
+    /// Forgets what was known of partitions that a table has no more.
+    fn forget_ended(&self, record: &Distribution) {
+        let numbers = record.partitions.iter().map(|partition| partition.number);
+        let targets = record.reshape.iter().flat_map(|reshape| &reshape.targets);
+        let numbers: BTreeSet<u32> = numbers.chain(targets.map(|target| target.number)).collect();
+        let is_kept = |name: &String| {
+            partition_named(name)
+                .is_none_or(|(of, number)| of != record.name || numbers.contains(&number))
+        };
+        self.distributions.trouble.lock().retain(|name, _| is_kept(name));
+        self.distributions.writers.lock().retain(|name, _| is_kept(name));
+        self.distributions.loads.write().retain(|name, _| is_kept(name));
+        self.distributions.reshapings.keep_of(&record.name, &numbers);
     }
 
     /// Nothing is known here of a distributed table any more, but that it is gone.
@@ -330,7 +387,7 @@ impl Node {
         let known = self.distributions.get(&record.name);
         if known.is_none_or(|known| known.id == record.id) {
             self.store.delete_note(&note_of(&record.name)).await?;
-            self.distributions.known.write().remove(&record.name);
+            self.distributions.put(&record.name, None);
             let is_of_it = |name: &String| {
                 partition_named(name).is_some_and(|(table, _)| table == record.name)
             };

@@ -6,7 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Why;
-use crate::distribution::{By, Distribution, DistributionError, PARTITIONS_MAX, Point, refused};
+use crate::distribution::{
+    By, Distribution, DistributionError, PARTITIONS_MAX, Partition, Point, refused,
+};
 
 /// Bytes at which a partition can be split at least.
 pub const SPLIT_BYTES_MIN: u64 = 1024 * 1024;
@@ -14,9 +16,15 @@ pub const SPLIT_BYTES_MIN: u64 = 1024 * 1024;
 pub const SPLIT_RATE_MIN: u32 = 10;
 /// A partition that was split or merged is not merged for so long, in milliseconds.
 pub const REST_MILLIS: i64 = 5 * 60 * 1000;
-/// Nor split again for its load for so long: rates are smoothed, and those of the old one go on
-/// counting for a while.
+/// Nor split again for its load for so long: rates are smoothed.
 pub const LOAD_REST_MILLIS: i64 = 10 * 1000;
+/// A half that was split for its load is not split again for so long where it has taken all of the
+/// load along: then the load follows keys that rise, and the next split would help as little.
+pub const VAIN_REST_MILLIS: i64 = 60 * 60 * 1000;
+/// It has if the other half is asked for less than one in so many of its requests.
+const IDLE_SHARE: f64 = 8.0;
+/// Partitions up to which they are split for their load: room is left for those that grow.
+pub const LOAD_PARTITIONS_MAX: usize = PARTITIONS_MAX / 4 * 3;
 /// Two are merged only where both together are asked for less than one in so many of the requests
 /// for which one is split.
 const MERGE_RATE_SHARE: f64 = 4.0;
@@ -73,6 +81,8 @@ pub struct Measure {
     pub bytes: Option<u64>,
     /// Requests in a second.
     pub rate: f64,
+    /// What was refused or given up a moment ago is not begun again yet.
+    pub is_resting: bool,
 }
 
 /// What is to be done by itself.
@@ -132,16 +142,23 @@ impl Distribution {
             let too_much =
                 |rate: f64| self.limits.split_rate.filter(|most| rate > f64::from(*most));
             let hot = self.partitions.iter().filter(|one| {
-                rested(one.born_millis, LOAD_REST_MILLIS)
-                    && too_much(measure(one.number).rate).is_some()
+                let Measure { rate, is_resting, .. } = measure(one.number);
+                let rest = match self.has_idle_sibling(one, rate, &measure) {
+                    true => VAIN_REST_MILLIS,
+                    false => LOAD_REST_MILLIS,
+                };
+                !is_resting && rested(one.born_millis, rest) && too_much(rate).is_some()
             });
+            let hot = hot.filter(|_| self.partitions.len() < LOAD_PARTITIONS_MAX);
             let by_rate = |number: u32| measure(number).rate;
             let hottest = hot.max_by(|a, b| by_rate(a.number).total_cmp(&by_rate(b.number)));
             if let Some(hottest) = hottest {
                 return Some(Wanted::Split(hottest.number, Why::Load));
             }
             let too_large = |number: u32| {
-                self.limits.split_bytes.zip(measure(number).bytes).is_some_and(|(m, b)| b > m)
+                let Measure { bytes, is_resting, .. } = measure(number);
+                let most = self.limits.split_bytes;
+                !is_resting && most.zip(bytes).is_some_and(|(most, bytes)| bytes > most)
             };
             let large = self.partitions.iter().filter(|one| too_large(one.number));
             let largest = large.max_by_key(|one| measure(one.number).bytes);
@@ -169,6 +186,8 @@ impl Distribution {
             let (a, b) = (measure(one.number), measure(other.number));
             let bytes = a.bytes?.checked_add(b.bytes?)?;
             let fits = bytes < most
+                && !(a.is_resting || b.is_resting)
+                && self.may_come_together(one, other)
                 && rate_most.is_none_or(|most| a.rate + b.rate < most)
                 && is_rested(one.born_millis)
                 && is_rested(other.born_millis)
@@ -176,6 +195,17 @@ impl Distribution {
             fits.then_some((bytes, [one.number, other.number]))
         });
         pairs.min().map(|(_, pair)| Wanted::Merge(pair, Why::Size))
+    }
+
+    /// Whether what was asked of the whole is asked of this half alone.
+    fn has_idle_sibling(
+        &self,
+        partition: &Partition,
+        rate: f64,
+        measure: &impl Fn(u32) -> Measure,
+    ) -> bool {
+        let sibling = partition.sibling.filter(|other| self.place_numbered(*other).is_some());
+        sibling.is_some_and(|other| measure(other).rate * IDLE_SHARE < rate)
     }
 
     fn by_same_rule(&self, one: usize, other: usize) -> bool {

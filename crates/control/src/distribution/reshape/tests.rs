@@ -2,7 +2,10 @@ use isthmus_model::key::{KeyKind, KeyValue};
 use isthmus_model::value::Text;
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
-use super::automatic::{Choice, Measure, REST_MILLIS, Wanted, choose_point};
+use super::automatic::{
+    Choice, LOAD_PARTITIONS_MAX, LOAD_REST_MILLIS, Measure, REST_MILLIS, VAIN_REST_MILLIS, Wanted,
+    choose_point,
+};
 use super::*;
 use crate::distribution::wish::{Named, Wish};
 use crate::distribution::{Member, Only, Place, Rule};
@@ -59,7 +62,7 @@ fn a_split_takes_the_place_of_its_partition_in_one_version() {
     let planned = before.with_split(0, &point("g"), ASKED).unwrap();
     planned.check().unwrap();
     assert_eq!(planned.partitions, before.partitions, "what is planned serves nobody");
-    let after = planned.reshaped().unwrap();
+    let after = planned.reshaped(9).unwrap();
     after.check().unwrap();
     let numbers: Vec<u32> = after.partitions.iter().map(|partition| partition.number).collect();
     assert_eq!(numbers, [2, 3, 1]);
@@ -67,10 +70,10 @@ fn a_split_takes_the_place_of_its_partition_in_one_version() {
     assert_eq!(after.partitions[1].from, point("g"));
     assert_eq!(after.partitions[0].primary, before.partitions[0].primary);
     // Numbers are never given again.
-    let again = after.with_split(3, &point("h"), ASKED).unwrap().reshaped().unwrap();
+    let again = after.with_split(3, &point("h"), ASKED).unwrap().reshaped(9).unwrap();
     let merged = again.with_merge([4, 5], ASKED).unwrap();
     assert_eq!(merged.reshape.as_ref().unwrap().id(), 6);
-    let merged = merged.reshaped().unwrap();
+    let merged = merged.reshaped(9).unwrap();
     assert_eq!(merged.with_split(1, &point("x"), ASKED).unwrap().reshape.unwrap().id(), 7);
 }
 
@@ -109,9 +112,25 @@ fn a_merge_brings_its_partitions_together_first() {
     let planned = before.with_merge([1, 0], ASKED).unwrap();
     let other = &planned.partitions[1];
     assert_eq!((other.wanted.join(" "), other.moving), ("r2 r1".to_owned(), true));
-    let step = planned.reshape_step(|_| None, true);
+    let step = planned.reshape_step(|_| None, &[]);
     assert!(matches!(step, Some(ReshapeStep::Wait(why)) if why.contains("moves")));
-    let after = planned.reshaped().unwrap();
+    // Given up before it has moved: each writer is asked, and it moves back.
+    let mut cancelled = planned.clone();
+    cancelled.reshape.as_mut().unwrap().phase = Phase::Cancelling;
+    let (one, two) = (held_by(&["r2".to_owned()]), held_by(&["r1".to_owned()]));
+    let of =
+        |number: u32| Some(Seen { table: if number == 0 { &one } else { &two }, ended_in: &[] });
+    let both = ["r1".to_owned(), "r2".to_owned()];
+    assert_eq!(cancelled.reshape_step(of, &[]), Some(ReshapeStep::Stop(both.to_vec())));
+    cancelled.reshape.as_mut().unwrap().phase = Phase::Removing;
+    let back = &cancelled.given_up(false).unwrap().partitions[1];
+    assert_eq!((&back.wanted, back.moving), (&before.partitions[1].wanted, true));
+    // No region leaves one that is written synchronously.
+    let mut sync = before.clone();
+    sync.mode = serde_json::from_str(r#"{"answers":"sync","form":"two-phase"}"#).unwrap();
+    let refused = sync.with_merge([0, 1], ASKED).unwrap_err();
+    assert!(refused.0.contains("another mode"));
+    let after = planned.reshaped(9).unwrap();
     after.check().unwrap();
     assert_eq!(after.partitions.len(), 3);
     assert_eq!(after.end_of(0), before.end_of(1));
@@ -128,8 +147,9 @@ fn a_part_of_what_was_too_much_is_written_elsewhere() {
     let from = before.partitions[1].from.clone();
     let at = from.middle(before.end_of(1));
     assert!((from.share(before.end_of(1)) - 0.25).abs() < 1e-9);
-    let after = before.with_split(1, &at, (Why::Load, 7)).unwrap().reshaped().unwrap();
+    let after = before.with_split(1, &at, (Why::Load, 7)).unwrap().reshaped(9).unwrap();
     let (one, other) = (&after.partitions[1], &after.partitions[2]);
+    assert_eq!((one.sibling, other.sibling), (Some(other.number), Some(one.number)));
     assert!(!one.moving && one.wanted[0] == one.primary);
     assert_eq!(other.moving, other.wanted[0] != other.primary);
     assert!(other.moving, "another region writes fewer");
@@ -150,7 +170,7 @@ fn steps_follow_what_is() {
             let ended_in = if has_ended && number == 0 { &ended[..] } else { &[] };
             Some(Seen { table, ended_in })
         };
-        planned.reshape_step(seen, true).unwrap()
+        planned.reshape_step(seen, &[]).unwrap()
     };
     assert!(matches!(step(&planned, &[], false), ReshapeStep::Wait(_)));
     let made = ReshapeStep::Make(2, writer.clone());
@@ -173,13 +193,35 @@ fn steps_follow_what_is() {
     // What has ended goes on in one that was made before, whoever is silent now.
     assert!(matches!(step(&planned, &all[..2], true), ReshapeStep::Wait(_)));
     planned.reshape.as_mut().unwrap().phase = Phase::Cancelling;
-    assert_eq!(step(&planned, &all, true), ReshapeStep::Stop(regions[1].clone()));
-    assert_eq!(step(&planned, &[(0, &source)], false), ReshapeStep::Stop(writer));
+    assert_eq!(step(&planned, &[(0, &source)], false), ReshapeStep::Stop(vec![writer]));
+    assert_eq!(step(&planned, &[(0, &source)], true), ReshapeStep::Finish);
     planned.reshape.as_mut().unwrap().phase = Phase::Removing;
-    assert_eq!(step(&planned, &[(0, &source), (3, &one)], false), ReshapeStep::Drop(3));
+    assert_eq!(step(&planned, &[(0, &source), (3, &one)], false), ReshapeStep::Remove(3));
     assert_eq!(step(&planned, &[(0, &source)], false), ReshapeStep::Forget);
-    let silent = planned.reshape_step(|_| None, false).unwrap();
-    assert!(matches!(silent, ReshapeStep::Wait(_)));
+}
+
+#[test]
+fn what_is_silent_may_hold_what_is_not_seen() {
+    let before = ranges(&["m"]);
+    let mut planned = before.with_split(0, &point("g"), ASKED).unwrap();
+    let held = &before.partitions[0].held;
+    let source = held_by(&in_order(&before.partitions[0].primary, held));
+    let other = (1..=3).map(|n| format!("r{n}")).find(|region| !held.contains(region)).unwrap();
+    let of = |number: u32| (number == 0).then_some(Seen { table: &source, ended_in: &[] });
+    let step = |planned: &Distribution, silent: &str| {
+        planned.reshape_step(of, &[silent.to_owned()]).unwrap()
+    };
+    assert!(matches!(step(&planned, &held[1]), ReshapeStep::Wait(why) if why.contains("silent")));
+    assert!(matches!(step(&planned, &other), ReshapeStep::Make(2, _)));
+    // A region that is lost for good keeps nothing from being given up.
+    planned.reshape.as_mut().unwrap().phase = Phase::Removing;
+    assert_eq!(step(&planned, &held[1]), ReshapeStep::Forget);
+    let after = planned.given_up(true).unwrap();
+    after.check().unwrap();
+    assert_eq!((after.given_up, after.reshape), (vec![2, 3], None));
+    assert_eq!(planned.given_up(false).unwrap().given_up, Vec::<u32>::new());
+    planned.given_up = (100..100 + GIVEN_UP_MAX as u32).collect();
+    assert!(matches!(step(&planned, &held[1]), ReshapeStep::Wait(_)));
 }
 
 #[test]
@@ -196,7 +238,9 @@ fn a_point_divides_the_sample_and_one_key_cannot_be_divided() {
 #[test]
 fn nothing_flaps() {
     let mut table = ranges(&["g", "m", "t"]);
-    let measure = |bytes: u64, rate: f64| move |_: u32| Measure { bytes: Some(bytes), rate };
+    let measure = |bytes: u64, rate: f64| {
+        move |_: u32| Measure { bytes: Some(bytes), rate, is_resting: false }
+    };
     assert_eq!(table.wanted_reshape(measure(1 << 40, 1e9), 0), None, "nothing is set");
     table.limits = Limits {
         split_bytes: Some(100 << 20),
@@ -218,8 +262,51 @@ fn nothing_flaps() {
     }
     table.partitions.iter_mut().for_each(|one| one.born_millis = now - REST_MILLIS + 1);
     assert_eq!(table.wanted_reshape(measure(1 << 20, 1.0), now), None, "they rest");
+    table.partitions.iter_mut().for_each(|one| one.born_millis = 0);
+    let resting = |_: u32| Measure { bytes: Some(200 << 20), rate: 2000.0, is_resting: true };
+    assert_eq!(table.wanted_reshape(resting, now), None, "it was refused a moment ago");
     let wrong = Limits { merge_bytes: Some(60 << 20), ..table.limits };
     assert!(wrong.check().unwrap_err().0.contains("split again"));
+}
+
+#[test]
+fn what_follows_keys_that_rise_is_not_split_for_its_load_for_ever() {
+    let mut table = ranges(&["a"]);
+    table.limits = Limits { split_rate: Some(1000), ..Limits::default() };
+    let split = |table: &Distribution, number, at: &str, now| {
+        let planned = table.with_split(number, &point(at), (Why::Load, 0)).unwrap();
+        let mut next = planned.reshaped(now).unwrap();
+        next.partitions.iter_mut().for_each(|one| one.moving = false);
+        next
+    };
+    let table = split(&table, 1, "m", 1_000);
+    let now = 1_000 + LOAD_REST_MILLIS;
+    let rates = |one: f64, two: f64| {
+        move |number: u32| {
+            let rate = [(2, one), (3, two)].into_iter().find(|(of, _)| *of == number);
+            Measure { rate: rate.map_or(0.0, |(_, rate)| rate), ..Measure::default() }
+        }
+    };
+    let hot = Some(Wanted::Split(3, Why::Load));
+    assert_eq!(table.wanted_reshape(rates(10.0, 5000.0), now), None, "the other half is idle");
+    assert_eq!(table.wanted_reshape(rates(900.0, 5000.0), now), hot);
+    assert_eq!(table.wanted_reshape(rates(10.0, 5000.0), now + VAIN_REST_MILLIS), hot);
+    // What is asked of both halves may be divided on, and one that is idle hides no other.
+    let table = split(&table, 2, "g", now);
+    let later = now + LOAD_REST_MILLIS;
+    assert_eq!(table.wanted_reshape(rates(0.0, 5000.0), later), hot);
+}
+
+#[test]
+fn room_is_left_for_partitions_that_grow() {
+    let mut table = table(By::Hash, |wish| wish.partitions = Some(LOAD_PARTITIONS_MAX));
+    table.limits =
+        Limits { split_rate: Some(1000), split_bytes: Some(100 << 20), merge_bytes: None };
+    let measure =
+        |bytes| move |_: u32| Measure { bytes: Some(bytes), rate: 2e3, ..Measure::default() };
+    assert_eq!(table.wanted_reshape(measure(1), 0), None);
+    let wanted = table.wanted_reshape(measure(200 << 20), 0);
+    assert!(matches!(wanted, Some(Wanted::Split(_, Why::Size))));
 }
 
 proptest! {
@@ -249,7 +336,7 @@ proptest! {
             let json = planned.to_json();
             prop_assert_eq!(&Distribution::from_json(&json).unwrap(), &planned);
             let reshape = planned.reshape.clone().unwrap();
-            let after = planned.reshaped().unwrap();
+            let after = planned.reshaped(9).unwrap();
             after.check().unwrap();
             for probe in probes {
                 let value = KeyValue::Integer(probe as i64);

@@ -32,12 +32,6 @@ impl Tables {
         self.0.get(table).map(|table| partition_of(table, key))
     }
 
-    /// The name by which the table of a row goes.
-    fn name_of(&self, table: &Text, key: &[NamedKeyPart]) -> Text {
-        let partition = self.partition(table, key);
-        partition.map_or_else(|| table.clone(), |partition| Text::from(partition.name()))
-    }
-
     /// The partition of that name.
     fn named(&self, name: &Text) -> Option<Partition<'_>> {
         let (table, number) = isthmus_control::distribution::partition_named(name.as_str())?;
@@ -83,6 +77,13 @@ impl PublicApi {
         Tables(known)
     }
 
+    /// The name by which the table of a row goes that is asked for.
+    fn name_asked(&self, tables: &Tables, table: &Text, key: &[NamedKeyPart]) -> Text {
+        let Some(partition) = tables.partition(table, key) else { return table.clone() };
+        self.note_asked(&partition, key);
+        Text::from(partition.name())
+    }
+
     /// BatchWriteRow. What is written is added to the receipt, if one is wanted.
     pub(in crate::http) async fn route_batch_write(
         &self,
@@ -98,7 +99,7 @@ impl PublicApi {
             self.node.place_of_writes(table.as_str())?;
         }
         drop(checked);
-        let name_of = |table: &Text, key: &[NamedKeyPart]| tables.name_of(table, key);
+        let name_of = |table: &Text, key: &[NamedKeyPart]| self.name_asked(&tables, table, key);
         let (counts, groups) = batches_by_group(body.clone(), name_of)?;
         let mut whole = BatchAnswer::new(counts);
         let wants_receipt = receipt.is_some();
@@ -173,7 +174,7 @@ impl PublicApi {
             if refused.is_empty() {
                 return done;
             }
-            let next = match turns.next().await {
+            let next = match turns.next(ApiError::elsewhere()).await {
                 Ok(()) => turns.shape_of(&name),
                 Err(error) => Err(error),
             };
@@ -206,7 +207,7 @@ impl PublicApi {
                 tables.0.values().any(|table| turns.may_be_elsewhere(table, error))
             };
             match Box::pin(self.batch_get_of(&tables, batch.clone(), fresh, &is_elsewhere)).await {
-                Err(error) if is_elsewhere(&error) => turns.next().await?,
+                Err(error) if is_elsewhere(&error) => turns.next(error).await?,
                 answer => return answer,
             }
         }
@@ -237,7 +238,8 @@ impl PublicApi {
         for (at, reads) in batch.tables.into_iter().enumerate() {
             let mut parts: BTreeMap<Text, Reads> = BTreeMap::new();
             for (number, row) in reads.rows.into_iter().enumerate() {
-                let part = parts.entry(tables.name_of(&reads.table, &row.key)).or_default();
+                let part =
+                    parts.entry(self.name_asked(tables, &reads.table, &row.key)).or_default();
                 part.rows.push(row);
                 part.places.push((at, number));
             }
@@ -272,6 +274,7 @@ impl PublicApi {
         }
         Ok(whole.finish())
     }
+
     /// Reads rows of a table that is not distributed as if it were asked for alone.
     async fn read_whole(&self, batch: BatchGetRow, fresh: Fresh<'_>) -> Result<Bytes, ApiError> {
         for reads in &batch.tables {

@@ -58,7 +58,7 @@ impl PublicApi {
             let table = turns.shape_of(&get.table)?;
             // Nothing has been answered of it: it is read from its begin again.
             match Box::pin(self.range_of(&table, get.clone(), fresh)).await {
-                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next().await?,
+                Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next(error).await?,
                 answer => return answer,
             }
         }
@@ -81,6 +81,7 @@ impl PublicApi {
         let mut sources: Vec<Source<'_>> = places
             .map(|place| Source { partition: Partition { table, place }, page: None })
             .collect();
+        self.note_asked_from(&sources, &get);
         if let [only] = &sources[..] {
             let get = GetRange { table: Text::from(only.partition.name()), ..get };
             return self.read_partition(&only.partition, Operation::GetRange(get), fresh, 0).await;
@@ -96,6 +97,19 @@ impl PublicApi {
             });
         let asked = Asked { get, fresh, by: table.by, resumed };
         self.merge(&asked, sources).await
+    }
+
+    /// Remembers of some of the partitions from where they are asked for.
+    fn note_asked_from(&self, sources: &[Source<'_>], get: &GetRange) {
+        let lower = match get.direction {
+            Direction::Forward => bound(&get.start),
+            Direction::Backward => bound(&get.end),
+        };
+        if let Some(lower) = lower {
+            for source in sources {
+                self.node.note_asked_from(&source.partition, &lower);
+            }
+        }
     }
 
     async fn merge(

@@ -35,7 +35,7 @@ impl Turns<'_> {
     pub(super) fn shape_of(&mut self, name: &Text) -> Result<Arc<Distribution>, ApiError> {
         self.moved.borrow_and_update();
         let known = self.api.distributed(name)?;
-        let planned = (!self.number.is_multiple_of(2)).then(|| known.reshaped()).flatten();
+        let planned = (!self.number.is_multiple_of(2)).then(|| known.reshaped(0)).flatten();
         Ok(planned.map_or(known, Arc::new))
     }
 
@@ -44,9 +44,9 @@ impl Turns<'_> {
         error.is_elsewhere && self.api.node.may_be_reshaped(table)
     }
 
-    /// Waits for the next turn. An error: for too long.
-    pub(super) async fn next(&mut self) -> Result<(), ApiError> {
+    /// Waits for the next turn, since this one was refused so. That is the error after too long.
+    pub(super) async fn next(&mut self, refused: ApiError) -> Result<(), ApiError> {
         self.number += 1;
-        self.wait.once(&mut self.moved).await
+        self.wait.once(&mut self.moved).await.map_err(|_| refused)
     }
 }

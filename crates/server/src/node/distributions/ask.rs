@@ -58,9 +58,8 @@ pub(super) enum Ask {
     /// Tell the epoch in which the partition with that number has ended, when its end is held by
     /// as many regions as its writes; asked of the region that writes it.
     Ended { name: String, id: String, number: u32 },
-    /// Drop the partition with that number, of a split or merge that was given up.
-    DropFilled { name: String, id: String, number: u32 },
-    /// Remove the table with the id `which`: the partition with that number was made twice.
+    /// Remove the table with the id `which`: the partition with that number was made twice, or of
+    /// a split or merge that was given up.
     RemoveFilled { name: String, id: String, number: u32, which: u64 },
     /// Tell points of a partition, of what it holds or is asked for.
     Points { name: String, id: String, number: u32, of: Why },
@@ -228,9 +227,6 @@ impl Node {
                 self.on_filled(from, &name, (&id, number), &ends).await.map(|()| Json::Null)?
             }
             Ask::Ended { name, id, number } => json!(self.on_ended(&name, (&id, number)).await?),
-            Ask::DropFilled { name, id, number } => {
-                self.on_drop_filled(from, &name, (&id, number)).await.map(|()| Json::Null)?
-            }
             Ask::RemoveFilled { name, id, number, which } => {
                 let asked = (&*id, number, which);
                 self.on_remove_filled(from, &name, asked).await.map(|()| Json::Null)?

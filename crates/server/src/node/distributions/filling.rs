@@ -60,6 +60,9 @@ pub(super) struct Progress {
     pub(super) rows_total: Option<u64>,
     /// How long it has copied, in milliseconds.
     pub(super) took_ms: u64,
+    /// How often writes were held so that the old partitions could end.
+    #[serde(default)]
+    pub(super) holds: u32,
     /// What it waits for, or why it has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) waits: Option<String>,
@@ -85,6 +88,10 @@ pub(super) struct Filling {
 impl Filling {
     fn note(&self, note: impl FnOnce(&mut Progress)) {
         note(&mut self.progress.lock());
+    }
+
+    fn holds(&self) -> u32 {
+        self.progress.lock().holds
     }
 
     fn waits_for(&self, what: impl Into<String>) {
@@ -252,11 +259,14 @@ impl Node {
 
     /// The replica of a partition here, also where it has ended.
     pub(super) fn partition_held(&self, partition: &str) -> Option<Arc<Table>> {
-        self.store.tables().into_iter().find(|table| table.name().as_str() == partition)
+        self.store.table_held_by_name(partition)
     }
 
     /// The record of a partition that is to take the place of others.
     fn planned_partition(&self, partition: &str) -> Option<Arc<Distribution>> {
+        if !self.distributions.is_any_reshaped() {
+            return None;
+        }
         let (table, number) = partition_named(partition)?;
         let record = self.distributions.get(table)?;
         let is_planned = record.reshape.as_ref().is_some_and(|reshape| reshape.has_target(number));
@@ -338,9 +348,11 @@ impl Node {
     /// not given again in those that go on, should it come to write them.
     pub(super) async fn carry_given_numbers(&self, next: &Distribution) -> Result<(), ApiError> {
         let Some(known) = self.distributions.get(&next.name) else { return Ok(()) };
-        let Some(reshape) = known.reshape.as_ref().filter(|_| next.reshape.is_none()) else {
-            return Ok(());
+        // The next record may have another one under way already.
+        let is_over = |reshape: &&Reshape| {
+            known.id == next.id && next.reshape.as_ref().is_none_or(|it| it.id() != reshape.id())
         };
+        let Some(reshape) = known.reshape.as_ref().filter(is_over) else { return Ok(()) };
         let partition = |number: &u32| self.partition_held(&name_of_partition(&next.name, *number));
         let sources = reshape.sources.iter().filter_map(partition);
         let given = sources.map(|table| table.numbers_given()).max().unwrap_or_default();

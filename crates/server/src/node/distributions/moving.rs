@@ -162,7 +162,7 @@ impl Node {
         told.entry(record.id.clone()).or_default().insert(region.to_owned(), version);
     }
 
-    fn untold(&self, record: &Distribution) -> Vec<String> {
+    pub(super) fn untold(&self, record: &Distribution) -> Vec<String> {
         let told = self.distributions.told.lock();
         let by_region = told.get(&record.id);
         let is_untold = |region: &&String| {
@@ -172,7 +172,7 @@ impl Node {
         self.others.keys().filter(is_untold).cloned().collect()
     }
 
-    fn is_told(&self, record: &Distribution) -> bool {
+    pub(super) fn is_told(&self, record: &Distribution) -> bool {
         self.untold(record).is_empty()
     }
 

@@ -4,23 +4,18 @@
 //! What is to be done next is told by what is (`control/distribution/reshape.rs`); what fills the
 //! new partitions is in `filling.rs`.
 
+mod automatic;
 mod seen;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use isthmus_control::distribution::reshape::automatic::{
-    Choice, Measure, POINTS_MIN, Wanted, choose_point,
-};
+use isthmus_control::distribution::reshape::automatic::{Choice, choose_point};
 use isthmus_control::distribution::reshape::words::{Stopped, Told};
 use isthmus_control::distribution::reshape::{self, Phase, Reshape, ReshapeStep, Seen, Why};
-use isthmus_control::distribution::{
-    By, Distribution, Partition, Point, name_of_partition, partition_named,
-};
+use isthmus_control::distribution::{By, Distribution, Partition, Point, name_of_partition};
 use isthmus_control::global_table::GlobalTable;
 use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
-use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
 use super::ask::{self, Ask, Look, Make, read};
@@ -28,42 +23,7 @@ use crate::api_error::ApiError;
 use crate::node::Node;
 use crate::node::events::EventKind;
 
-/// What was refused or given up is not begun again by itself for so long.
-const REST: Duration = Duration::from_secs(60);
-/// What rates are smoothed over for limits, in seconds: a hot partition is found within few.
-const RATE_SECONDS: f64 = 1.5;
-/// Rates are taken of looks that are so far apart at least.
-const LOOK_MIN: Duration = Duration::from_millis(700);
-
-/// What was asked of a partition through all regions.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rate {
-    requests: u64,
-    each_second: f64,
-}
-
-/// What the base knows of loads, and of what it has tried.
-#[derive(Default)]
-pub(super) struct Reshapings {
-    /// By the names of partitions.
-    rates: Mutex<BTreeMap<String, Rate>>,
-    /// By the names of tables: when rates were last taken, by the monotonic clock.
-    looked_at: Mutex<BTreeMap<String, Duration>>,
-    /// By the names of tables: before this nothing is begun by itself.
-    rests: Mutex<BTreeMap<String, Duration>>,
-    /// By region: whether it knows what planned partitions are, as it said last.
-    know_plans: Mutex<BTreeMap<String, bool>>,
-}
-
-impl Reshapings {
-    /// Forgets what was of a table.
-    pub(super) fn forget(&self, table: &str) {
-        let is_of_it = |name: &String| partition_named(name).is_some_and(|(of, _)| of == table);
-        self.rates.lock().retain(|name, _| !is_of_it(name));
-        self.looked_at.lock().remove(table);
-        self.rests.lock().remove(table);
-    }
-}
+pub(super) use self::automatic::Reshapings;
 
 impl Node {
     /// Splits or merges partitions, gives that up, or says when it is done by itself: here or where
@@ -114,7 +74,7 @@ impl Node {
                         Ok(is_news)
                     })
                     .await?;
-                    self.distributions.reshapings.rests.lock().remove(name);
+                    self.distributions.reshapings.end_rests(name);
                 }
                 Ok(json!({ "name": name, "limits": limits, "begun": !dry_run }))
             }
@@ -225,19 +185,20 @@ impl Node {
     /// Brings a split or merge on by a step, or begins one where limits ask for it.
     pub(super) async fn reshape_pass(&self, looks: &[(String, Look)], record: &Distribution) {
         let name = record.name.clone();
+        let silent: Vec<String> = self
+            .others
+            .keys()
+            .filter(|region| !looks.iter().any(|(told, _)| told == *region))
+            .cloned()
+            .collect();
+        self.remove_given_up(looks, record, silent.is_empty()).await;
         if record.reshape.is_none() {
-            if let Err(error) = self.look_at_limits(looks, record).await {
-                self.rest_from_reshapes(&name);
-                let text = format!("a split or merge by itself was not begun: {error}");
-                self.notice(EventKind::ReshapeFailed, &name, text, Json::Null);
-            }
+            self.look_at_limits(looks, record).await;
             return;
         }
         let superfluous = superfluous(record, looks);
         for (region, number, which) in &superfluous {
-            let (name, id, number, which) = (name.clone(), record.id.clone(), *number, *which);
-            let ask = Ask::RemoveFilled { name, id, number, which };
-            if let Err(error) = self.ask_about(region, &ask).await {
+            if let Err(error) = self.remove_filled(record, region, (*number, *which)).await {
                 tracing::debug!(region, %error, "a partition that was made twice is left");
             }
         }
@@ -251,9 +212,14 @@ impl Node {
             let table = tables.get(&number)?;
             Some(Seen { table, ended_in: ended.get(&number).map_or(&[], Vec::as_slice) })
         };
-        let all_answer = looks.len() == self.others.len() + 1;
-        let Some(step) = record.reshape_step(of, all_answer) else { return };
-        let waits = self.take_reshape_step(record, &tables, step).await.err();
+        let Some(step) = record.reshape_step(of, &silent) else { return };
+        let waits = match self.give_up_what_is_vain(looks, record).await {
+            Ok(true) => None,
+            Ok(false) => {
+                self.take_reshape_step(record, (looks, &tables, &silent), step).await.err()
+            }
+            Err(error) => Some(error),
+        };
         let first = record.reshape.as_ref().map_or(0, Reshape::id);
         let partition = name_of_partition(&name, first);
         self.distributions.note_trouble(&partition, waits.map(|error| error.message));
@@ -262,7 +228,7 @@ impl Node {
     async fn take_reshape_step(
         &self,
         record: &Distribution,
-        tables: &BTreeMap<u32, GlobalTable>,
+        (looks, tables, silent): (&[(String, Look)], &BTreeMap<u32, GlobalTable>, &[String]),
         step: ReshapeStep,
     ) -> Result<(), ApiError> {
         let number = record.reshape.as_ref().map_or(0, Reshape::id);
@@ -278,45 +244,54 @@ impl Node {
                 None => Ok(()),
             },
             ReshapeStep::Fill(region) => {
+                // Who does not know the plan would find nothing where the old ones have ended.
+                if let Some(region) = self.untold(record).iter().find(|it| self.is_reached(it)) {
+                    return Err(ApiError::new(
+                        ErrorCode::ServerUnavailable,
+                        format!("region {region} has not taken the record yet"),
+                    ));
+                }
                 self.ask_about(&region, &Ask::Fill { name: table, id, number }).await.map(drop)
             }
-            ReshapeStep::Stop(region) => {
-                let ask = Ask::StopFilling { name: table, id, number };
-                let told = self.ask_about(&region, &ask).await?;
-                let stopped: Stopped = read(told.to_string().as_bytes())?;
-                let phase = record.reshape.as_ref().map(|it| it.after_stop(&[stopped]));
+            ReshapeStep::Stop(writers) => {
+                let mut answers = Vec::with_capacity(writers.len());
+                for region in &writers {
+                    let (name, id) = (table.clone(), id.clone());
+                    let ask = Ask::StopFilling { name, id, number };
+                    let told = self.ask_about(region, &ask).await?;
+                    let stopped: Stopped = read(told.to_string().as_bytes())?;
+                    answers.push(stopped);
+                }
+                let phase = record.reshape.as_ref().map(|it| it.after_stop(&answers));
                 let phase = phase.transpose().map_err(|why| {
                     ApiError::new(ErrorCode::ServerUnavailable, format!("It waits: {why}."))
                 })?;
                 let Some(phase) = phase else { return Ok(()) };
-                self.change_distribution(record, |record| {
-                    let Some(reshape) = &mut record.reshape else { return Ok(false) };
-                    let is_it = reshape.id() == number && reshape.phase == Phase::Cancelling;
-                    if is_it {
-                        reshape.phase = phase;
-                    }
-                    Ok(is_it)
-                })
-                .await
-                .map(drop)
+                self.go_on_from_cancelling(record, phase).await
             }
-            ReshapeStep::Drop(target) => {
-                let Some(found) = tables.get(&target) else { return Ok(()) };
-                let ask = Ask::DropFilled { name: table, id, number: target };
-                self.ask_about(found.primary(), &ask).await.map(drop)
+            ReshapeStep::Finish => self.go_on_from_cancelling(record, Phase::Filling).await,
+            ReshapeStep::Remove(target) => {
+                for (region, seen) in seen_of(looks, target) {
+                    let Some(which) = seen.table.as_ref().map(|table| table.table) else {
+                        continue;
+                    };
+                    self.remove_filled(record, region, (target, which)).await?;
+                }
+                Ok(())
             }
             ReshapeStep::Forget => {
+                let mut over = None;
                 self.change_distribution(record, |record| {
-                    let is_it = record.reshape.as_ref().is_some_and(|reshape| {
-                        reshape.id() == number && reshape.phase == Phase::Removing
-                    });
-                    if is_it {
-                        record.reshape = None;
-                    }
-                    Ok(is_it)
+                    let next = record.given_up(!silent.is_empty());
+                    let is_it = record.reshape.as_ref().is_some_and(|it| it.id() == number);
+                    let Some(next) = next.filter(|_| is_it) else { return Ok(false) };
+                    over = record.reshape.take();
+                    *record = next;
+                    Ok(true)
                 })
                 .await?;
-                self.rest_from_reshapes(&record.name);
+                let Some(over) = over else { return Ok(()) };
+                self.distributions.reshapings.rest_long(&*self.clock, &record.name, &over.sources);
                 let text = "it was given up; all is as before".to_owned();
                 self.notice(EventKind::ReshapeFailed, &record.name, text, Json::Null);
                 Ok(())
@@ -372,9 +347,68 @@ impl Node {
         true
     }
 
-    fn rest_from_reshapes(&self, table: &str) {
-        let until = self.clock.monotonic() + REST;
-        self.distributions.reshapings.rests.lock().insert(table.to_owned(), until);
+    /// It was to be given up; now it is known whether that can be.
+    async fn go_on_from_cancelling(
+        &self,
+        record: &Distribution,
+        phase: Phase,
+    ) -> Result<(), ApiError> {
+        let number = record.reshape.as_ref().map_or(0, Reshape::id);
+        self.change_distribution(record, |record| {
+            let Some(reshape) = &mut record.reshape else { return Ok(false) };
+            let is_it = reshape.id() == number && reshape.phase == Phase::Cancelling;
+            if is_it {
+                reshape.phase = phase;
+            }
+            Ok(is_it)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Has a region remove what it holds of a new partition: its number, and which table it is.
+    async fn remove_filled(
+        &self,
+        record: &Distribution,
+        region: &str,
+        (number, which): (u32, u64),
+    ) -> Result<(), ApiError> {
+        let (name, id) = (record.name.clone(), record.id.clone());
+        let ask = Ask::RemoveFilled { name, id, number, which };
+        self.ask_about(region, &ask).await.map(drop)
+    }
+
+    /// Removes what regions hold that were silent when it was given up, and forgets it when all
+    /// have answered.
+    async fn remove_given_up(
+        &self,
+        looks: &[(String, Look)],
+        record: &Distribution,
+        do_all_answer: bool,
+    ) {
+        let (mut is_any_left, given_up) = (false, &record.given_up);
+        for number in given_up {
+            for (region, seen) in seen_of(looks, *number) {
+                is_any_left = true;
+                let Some(which) = seen.table.as_ref().map(|table| table.table) else { continue };
+                if let Err(error) = self.remove_filled(record, region, (*number, which)).await {
+                    tracing::debug!(region, number, %error, "what was given up is left");
+                }
+            }
+        }
+        if given_up.is_empty() || is_any_left || !do_all_answer || !self.is_told(record) {
+            return;
+        }
+        let forgotten = self.change_distribution(record, |record| {
+            let is_it = record.given_up == *given_up;
+            if is_it {
+                record.given_up.clear();
+            }
+            Ok(is_it)
+        });
+        if let Err(error) = forgotten.await {
+            tracing::debug!(table = record.name, %error, "what was given up is not forgotten");
+        }
     }
 
     /// The old partitions have ended: the new ones are in their place from here on.
@@ -399,7 +433,8 @@ impl Node {
         let mut done = None;
         let record = self
             .change_distribution(&record, |record| {
-                let Some(next) = record.reshaped().filter(|_| is_it(record)) else {
+                let next = record.reshaped(self.clock.wall_millis());
+                let Some(next) = next.filter(|_| is_it(record)) else {
                     return Ok(false);
                 };
                 done = record.reshape.take();
@@ -419,34 +454,9 @@ impl Node {
         Ok(())
     }
 
-    /// Drops a new partition that is written here, because its split or merge was given up.
-    pub(super) async fn on_drop_filled(
-        &self,
-        from: &str,
-        table: &str,
-        (id, number): (&str, u32),
-    ) -> Result<(), ApiError> {
-        let record = self.distributions.get(table);
-        let reshape = record.as_ref().filter(|record| record.id == id && record.base == from);
-        let is_given_up = reshape
-            .and_then(|record| record.reshape.as_ref())
-            .is_some_and(|it| it.phase == Phase::Removing && it.has_target(number));
-        if record.as_ref().is_some_and(|record| self.has_any_ended(record)) {
-            return Err(ApiError::invalid("A partition that it takes the place of has ended."));
-        }
-        if !is_given_up {
-            return Err(ApiError::new(
-                ErrorCode::ServerUnavailable,
-                "It is not known here that the split or merge was given up. Nothing was done.",
-            ));
-        }
-        let name = name_of_partition(table, number);
-        let change = json!({ "change": "drop" }).to_string();
-        self.decide_schema_change(&name, change.as_bytes()).await.map(drop)
-    }
-
-    /// Removes here what was made of a new partition that was made again elsewhere since, because
-    /// this region was lost before anybody knew. Nothing that was acknowledged is in it.
+    /// Removes here what was made of a new partition whose split or merge was given up, or that
+    /// was made again elsewhere since, because this region was lost before anybody knew. Nothing
+    /// that was acknowledged is in it.
     pub(super) async fn on_remove_filled(
         &self,
         from: &str,
@@ -461,116 +471,20 @@ impl Node {
         let is_filled = reshape.is_some_and(|reshape| {
             let source = |number: &u32| name_of_partition(table, *number);
             reshape.has_target(number)
-                && reshape.phase == Phase::Filling
+                && reshape.phase != Phase::Cancelling
                 && !reshape.sources.iter().any(|number| self.has_ended(&source(number)))
+                && self.is_being_filled(&name)
         });
+        let is_given_up = record.as_ref().is_some_and(|record| record.given_up.contains(&number));
         let is_of_it = self.record(TableId(which)).is_some_and(|known| known.table.name == name);
-        if !is_filled || !is_of_it || self.is_served(&name) {
-            return Err(ApiError::invalid("There is no such partition that is being filled."));
+        if !(is_filled || is_given_up) || !is_of_it || self.is_served(&name) {
+            return Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                "It is not known here that the partition is given up or was made twice. Nothing \
+                 was done.",
+            ));
         }
         self.remove_dropped(TableId(which)).await
-    }
-
-    /// Begins what the limits of a table ask for.
-    async fn look_at_limits(
-        &self,
-        looks: &[(String, Look)],
-        record: &Distribution,
-    ) -> Result<(), ApiError> {
-        if !record.limits.are_set() || !self.take_rates(looks, record) {
-            return Ok(());
-        }
-        let now = self.clock.monotonic();
-        let rests = self.distributions.reshapings.rests.lock().get(&record.name).copied();
-        if rests.is_some_and(|until| now < until) {
-            return Ok(());
-        }
-        let wanted = record.wanted_reshape(
-            |number| self.measure_of(looks, record, number),
-            self.clock.wall_millis(),
-        );
-        match wanted {
-            None => Ok(()),
-            Some(Wanted::Merge(numbers, why)) => {
-                self.begin_merge(record, numbers, why, false).await.map(drop)
-            }
-            Some(Wanted::Split(number, Why::Load)) => self.split_hot(record, number).await,
-            Some(Wanted::Split(number, why)) => {
-                let place = record.place_numbered(number).ok_or_else(ApiError::internal)?;
-                let at = self.middle_of(record, place).await?;
-                self.begin_split(record, number, &at, why, false).await.map(drop)
-            }
-        }
-    }
-
-    /// Splits a partition in the middle of what it is asked for.
-    async fn split_hot(&self, record: &Distribution, number: u32) -> Result<(), ApiError> {
-        let place = record.place_numbered(number).ok_or_else(ApiError::internal)?;
-        let partition = &record.partitions[place];
-        let own = self.config.region.name.clone();
-        let mut points = Vec::new();
-        for region in self.others.keys().chain([&own]) {
-            if self.is_reached(region) || *region == own {
-                // One that does not answer leaves a smaller sample.
-                let told = self.points_at(record, partition, region, Why::Load).await;
-                points.extend(told.unwrap_or_default());
-            }
-        }
-        if points.len() < POINTS_MIN {
-            return Ok(());
-        }
-        match choose_point(&partition.from, points) {
-            Choice::At(at) => {
-                self.begin_split(record, number, &at, Why::Load, false).await.map(drop)
-            }
-            Choice::OneKey(percent) => {
-                self.rest_from_reshapes(&record.name);
-                let text = format!(
-                    "{percent} % of its requests are for one first key column: no split helps"
-                );
-                let name = name_of_partition(&record.name, number);
-                let detail = json!({ "percent": percent });
-                self.notice(EventKind::PartitionHot, &name, text, detail);
-                Ok(())
-            }
-            Choice::Unknown => Ok(()),
-        }
-    }
-
-    /// Brings the rates of a table up to date. Returns whether it was time for that.
-    fn take_rates(&self, looks: &[(String, Look)], record: &Distribution) -> bool {
-        let reshapings = &self.distributions.reshapings;
-        let now = self.clock.monotonic();
-        let before = reshapings.looked_at.lock().get(&record.name).copied();
-        let since = before.map(|before| now.saturating_sub(before));
-        if since.is_some_and(|since| since < LOOK_MIN) {
-            return false;
-        }
-        reshapings.looked_at.lock().insert(record.name.clone(), now);
-        let mut rates = reshapings.rates.lock();
-        for partition in &record.partitions {
-            let counts = looks.iter().flat_map(|(_, look)| &look.requests);
-            let of_it = counts.filter(|(number, _, _)| *number == partition.number);
-            let requests = of_it.map(|(_, count, _)| count).sum();
-            let name = name_of_partition(&record.name, partition.number);
-            let rate = rates.entry(name).or_insert(Rate { requests, each_second: 0.0 });
-            if let Some(since) = since {
-                let seconds = since.as_secs_f64();
-                let each_second = requests.saturating_sub(rate.requests) as f64 / seconds;
-                let share = (seconds / RATE_SECONDS).min(1.0);
-                rate.each_second += (each_second - rate.each_second) * share;
-            }
-            rate.requests = requests;
-        }
-        since.is_some()
-    }
-
-    fn measure_of(&self, looks: &[(String, Look)], record: &Distribution, number: u32) -> Measure {
-        let name = name_of_partition(&record.name, number);
-        let rate = self.distributions.reshapings.rates.lock().get(&name).copied();
-        let seen = looks.iter().flat_map(|(_, look)| &look.partitions);
-        let bytes = seen.filter(|seen| seen.number == number).filter_map(|seen| seen.bytes).max();
-        Measure { bytes, rate: rate.unwrap_or_default().each_second }
     }
 }
 
@@ -603,6 +517,14 @@ fn superfluous(record: &Distribution, looks: &[(String, Look)]) -> Vec<(String, 
         found.extend(others.map(|(region, table)| (region.clone(), target.number, table.table)));
     }
     found
+}
+
+/// The regions that hold a partition, and what they tell of it.
+fn seen_of(looks: &[(String, Look)], number: u32) -> impl Iterator<Item = (&str, &ask::Seen)> {
+    let all = looks
+        .iter()
+        .flat_map(|(region, look)| look.partitions.iter().map(move |seen| (region.as_str(), seen)));
+    all.filter(move |(_, seen)| seen.number == number)
 }
 
 fn numbers_of(reshape: &Reshape) -> Vec<u32> {

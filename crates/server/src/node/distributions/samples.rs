@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use isthmus_control::distribution::reshape::Why;
@@ -24,17 +25,22 @@ const ROWS_SAMPLED: usize = 1000;
 /// Rows by which bytes are measured: runs of so many, at so many places.
 const RUN: usize = 16;
 const RUNS: usize = 16;
-/// A partition is measured again when its log has grown by one in so many entries.
+/// A partition is measured again when its log has grown by one in so many entries, or after so
+/// long: rows expire without an entry for each.
 const ENTRIES_SHARE: u64 = 20;
-/// One request in so many is remembered, the last so many of them.
+const MEASURED_FOR: Duration = Duration::from_secs(5 * 60);
+/// One row that is asked for in so many is remembered, the last so many of them, for so long.
 const ASKED_SHARE: u64 = 4;
-pub(super) const ASKED_KEPT: usize = 128;
+const ASKED_KEPT: usize = 128;
+const ASKED_FOR: Duration = Duration::from_secs(30);
 
 /// How large a partition was found.
 #[derive(Clone, Copy, Debug)]
 struct Size {
     entries: u64,
     bytes: u64,
+    /// When, by the monotonic clock.
+    at: Duration,
 }
 
 /// How large partitions are that are written here.
@@ -46,26 +52,26 @@ impl Sizes {
         self.0.lock().get(partition).map(|size| size.bytes)
     }
 
-    fn is_due(&self, partition: &str, entries: u64) -> bool {
+    fn is_due(&self, partition: &str, entries: u64, now: Duration) -> bool {
         let known = self.0.lock().get(partition).copied();
         known.is_none_or(|known| {
             let more = entries.saturating_sub(known.entries);
-            more > known.entries / ENTRIES_SHARE
+            more > known.entries / ENTRIES_SHARE || now.saturating_sub(known.at) >= MEASURED_FOR
         })
     }
 }
 
 impl Load {
     /// Remembers what a request was for, now and then.
-    pub(super) fn note_point(&self, requests: u64, point: impl FnOnce() -> Point) {
-        if !requests.is_multiple_of(ASKED_SHARE) {
+    pub(super) fn note_point(&self, now: Duration, point: impl FnOnce() -> Point) {
+        if !self.rows.fetch_add(1, Ordering::Relaxed).is_multiple_of(ASKED_SHARE) {
             return;
         }
         let mut points = self.points.lock();
         if points.len() >= ASKED_KEPT {
             points.pop_front();
         }
-        points.push_back(point());
+        points.push_back((now, point()));
     }
 }
 
@@ -79,15 +85,15 @@ impl Node {
             for partition in &record.partitions {
                 let name = name_of_partition(&record.name, partition.number);
                 let Some(table) = self.store.table_by_name(&name) else { continue };
-                let entries = table.durable_lsn().0;
-                let is_due =
-                    table.writer_word().accepts && self.distributions.sizes.is_due(&name, entries);
+                let (entries, at) = (table.durable_lsn().0, self.clock.monotonic());
+                let is_due = table.writer_word().accepts
+                    && self.distributions.sizes.is_due(&name, entries, at);
                 if !is_due {
                     continue;
                 }
                 let measured = tokio::task::spawn_blocking(move || bytes_of(&table)).await;
                 if let Ok(Ok(Some(bytes))) = measured {
-                    self.distributions.sizes.0.lock().insert(name, Size { entries, bytes });
+                    self.distributions.sizes.0.lock().insert(name, Size { entries, bytes, at });
                 }
             }
         }
@@ -114,8 +120,10 @@ impl Node {
         let name = name_of_partition(table, number);
         if of == Why::Load {
             let load = self.distributions.load_of(&name);
-            let points = load.points.lock().iter().cloned().collect();
-            return Ok(points);
+            let now = self.clock.monotonic();
+            let points = load.points.lock();
+            let lately = points.iter().filter(|(at, _)| now.saturating_sub(*at) <= ASKED_FOR);
+            return Ok(lately.map(|(_, point)| point.clone()).collect());
         }
         let held = self.store.table_by_name(&name).ok_or_else(ApiError::no_table)?;
         let sampled = tokio::task::spawn_blocking(move || {

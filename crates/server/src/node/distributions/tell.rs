@@ -202,7 +202,12 @@ impl Node {
             entries: table.durable_lsn().0,
             copies: copies.collect(),
             has_ended: table.is_dropped(),
-            bytes: self.distributions.sizes.of(table.name().as_str()),
+            // What it was when this region wrote it last says nothing.
+            bytes: table
+                .writer_word()
+                .accepts
+                .then(|| self.distributions.sizes.of(table.name().as_str()))
+                .flatten(),
         })
     }
 }

@@ -26,8 +26,12 @@ const ROUND_MAX: Duration = Duration::from_millis(500);
 const HOLD_MAX: Duration = Duration::from_millis(1500);
 /// How long is waited after that until other regions know of the end.
 const TOLD_PATIENCE: Duration = Duration::from_millis(500);
+/// So many entries are moved while writes are held before it is looked how long that takes.
+const ENTRIES_AT_ONCE: u64 = 256;
 /// What was in vain is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// Where writes were held in vain, twice as long each time, to this.
+const REST_MAX: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Node {
@@ -39,19 +43,28 @@ impl Node {
         targets: &Targets,
         filling: &Filling,
     ) -> Result<(), ApiError> {
+        let mut rests_until = Duration::ZERO;
         loop {
             self.check_planned(plan)?;
             self.catch_up(plan, sources, targets, filling).await?;
+            if self.clock.monotonic() < rests_until {
+                tokio::time::sleep(TRY_AGAIN).await;
+                continue;
+            }
             if let Err(error) = self.check_may_end(plan, sources, targets) {
                 filling.waits_for(error.message);
                 tokio::time::sleep(TRY_AGAIN).await;
                 continue;
             }
-            match self.end_sources(plan, sources, targets).await {
+            let holds = filling.holds();
+            match self.end_sources(plan, sources, targets, filling).await {
                 Ok(()) => return Ok(()),
                 // Nothing has ended, and writes go on.
                 Err(error) if sources.iter().all(|source| !source.table.is_dropped()) => {
                     filling.waits_for(error.message);
+                    if filling.holds() > holds {
+                        rests_until = self.clock.monotonic() + rest_after(filling.holds());
+                    }
                     tokio::time::sleep(TRY_AGAIN).await;
                 }
                 Err(error) => return Err(error),
@@ -73,19 +86,29 @@ impl Node {
                 self.copy_all(plan, sources, targets, filling).await?;
                 filling.note(|progress| progress.doing = Doing::Following);
             }
-            let began = self.clock.monotonic();
-            let mut entries = 0;
-            for source in &mut *sources {
-                let through = source.table.durable_lsn();
-                entries += self.follow_log(plan, source, through, targets).await?;
-            }
+            let (entries, took) = self.follow_once(plan, sources, targets).await?;
             rounds += 1;
-            let took = self.clock.monotonic().saturating_sub(began);
             if entries <= ENTRIES_LEFT || (rounds > ROUNDS_MAX && took <= ROUND_MAX) {
                 return Ok(());
             }
             self.check_planned(plan)?;
         }
+    }
+
+    /// Follows what was written so far. Returns how many entries that were, and how long it took.
+    async fn follow_once(
+        &self,
+        plan: &Plan,
+        sources: &mut [Source],
+        targets: &Targets,
+    ) -> Result<(u64, Duration), ApiError> {
+        let began = self.clock.monotonic();
+        let mut entries = 0;
+        for source in sources {
+            let through = source.table.durable_lsn();
+            entries += self.follow_log(plan, source, through, targets).await?;
+        }
+        Ok((entries, self.clock.monotonic().saturating_sub(began)))
     }
 
     /// Gives the new partitions the schema of the old ones. Answers whether rows lived there, or
@@ -173,6 +196,7 @@ impl Node {
         plan: &Plan,
         sources: &mut [Source],
         targets: &Targets,
+        filling: &Filling,
     ) -> Result<(), ApiError> {
         // Before anything is held, replicas must be near.
         let near = self.clock.monotonic() + 4 * HOLD_MAX;
@@ -186,19 +210,32 @@ impl Node {
         if fillings.stopped.lock().contains(&plan.name()) && !has_begun {
             return Err(ApiError::invalid("It was given up."));
         }
-        let mut drained = Vec::new();
-        for source in &*sources {
-            drained.extend(self.drain_synced(&source.table).await?);
+        // What was written while that was waited for would be moved while writes are held.
+        let (_, took) = self.follow_once(plan, sources, targets).await?;
+        if took > ROUND_MAX {
+            return Err(late("Much was written meanwhile."));
         }
         let began = self.clock.monotonic();
         let deadline = began + HOLD_MAX;
+        filling.note(|progress| progress.holds += 1);
+        // From here on writes wait: those that are prepared in other regions come to their end.
+        let mut drained = Vec::new();
+        for source in &*sources {
+            let left = deadline.saturating_sub(self.clock.monotonic());
+            let drain = tokio::time::timeout(left, self.drain_synced(&source.table)).await;
+            drained.extend(drain.map_err(|_| late("Writes wait for the votes of others."))??);
+        }
         let held: Vec<Held> =
             sources.iter().map(|source| source.table.hold()).collect::<Result<_, _>>()?;
         for (source, held) in sources.iter_mut().zip(&held) {
             let last = held.last();
             self.await_durable(&source.table, last, deadline).await?;
             while source.done < last {
-                self.follow_log(plan, source, last, targets).await?;
+                if self.clock.monotonic() > deadline {
+                    return Err(late("Much is to be moved yet."));
+                }
+                let through = Lsn(last.0.min(source.done.0 + ENTRIES_AT_ONCE));
+                self.follow_log(plan, source, through, targets).await?;
             }
         }
         self.check_may_end(plan, sources, targets)?;
@@ -253,7 +290,7 @@ impl Node {
     ) -> Result<(), ApiError> {
         while table.durable_lsn() < lsn {
             if self.clock.monotonic() > deadline {
-                return Err(ApiError::new(ErrorCode::Timeout, "The disk is slow."));
+                return Err(late("The disk is slow."));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -280,16 +317,22 @@ impl Node {
                     break;
                 }
                 if self.clock.monotonic() > deadline {
-                    return Err(ApiError::new(
-                        ErrorCode::Timeout,
-                        format!("region {region} is behind with {}", table.name()),
-                    ));
+                    return Err(late(format!("region {region} is behind with {}", table.name())));
                 }
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         }
         Ok(())
     }
+}
+
+/// For how long writes are not held again when they were so often in vain.
+fn rest_after(holds: u32) -> Duration {
+    TRY_AGAIN.saturating_mul(1 << holds.min(16)).min(REST_MAX)
+}
+
+fn late(why: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::Timeout, why)
 }
 
 /// The schema of the old partitions; `None`: theirs differ.
@@ -336,5 +379,13 @@ mod tests {
         let mut other = schema.clone();
         other.options.max_versions = 2;
         assert!(!keep_alike(&schema, &other));
+    }
+
+    #[test]
+    fn writes_that_were_held_in_vain_rest_longer_each_time() {
+        assert_eq!(rest_after(1), Duration::from_secs(1));
+        assert_eq!(rest_after(4), Duration::from_secs(8));
+        assert_eq!(rest_after(7), REST_MAX);
+        assert_eq!(rest_after(u32::MAX), REST_MAX);
     }
 }

@@ -151,8 +151,7 @@ impl Node {
                 progress.rows += count;
                 progress.took_ms = took;
             });
-            self.await_pace(targets, filling).await;
-            self.check_planned(plan)?;
+            self.await_pace(plan, targets, filling).await?;
         }
     }
 
@@ -249,18 +248,25 @@ impl Node {
         Ok(())
     }
 
-    /// Waits as long as replicas of new partitions lack much.
-    async fn await_pace(&self, targets: &Targets, filling: &Filling) {
+    /// Waits as long as replicas of new partitions lack much. An error: it is not to go on.
+    async fn await_pace(
+        &self,
+        plan: &Plan,
+        targets: &Targets,
+        filling: &Filling,
+    ) -> Result<(), ApiError> {
         let lacks_much = |table: &Arc<Table>| {
             let links = self.others.values().filter(|other| other.reached().connected);
             let mut reports = links.filter_map(|other| other.links().report(table.partition()));
             reports.any(|report| report.waiting_bytes > WAITING_BYTES_MAX)
         };
         while targets.values().any(lacks_much) {
+            self.check_planned(plan)?;
             filling.waits_for("other replicas of the new partitions come after");
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         filling.note(|progress| progress.waits = None);
+        self.check_planned(plan)
     }
 
     /// An error: it is not to go on.
