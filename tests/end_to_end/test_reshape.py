@@ -465,6 +465,13 @@ def test_what_waits_for_a_region_can_be_given_up(tmp_path):
         user, n = next(iter(rows))
         assert value(client, table, user, n) == rows[user, n]
         running.run("distribution", "cancel", table)
+
+        def is_given_up():
+            told = show(running, table)
+            return told["reshape"] is None and told["silent"]
+
+        # A region that is lost keeps nobody from giving it up.
+        cluster.wait_until(is_given_up, "it is given up", 120)
         away.start()
         told = await_reshaped(running, table)
         assert numbers(told) == [0]
@@ -472,6 +479,23 @@ def test_what_waits_for_a_region_can_be_given_up(tmp_path):
         reshape(running, table, "split", "--partition", "0")
         assert len(numbers(await_reshaped(running, table))) == 2
         await_everywhere(running, table, rows)
+
+
+def test_a_merge_that_is_given_up_leaves_all_where_it_was(three):
+    table = "apart"
+    made(three, table, "--by", "hash", "--partitions", "4")
+    rows = filled(three, table, 100)
+
+    def places(told):
+        return [(one["number"], one["wanted"], sorted(one["held"])) for one in told["partitions"]]
+
+    before = places(show(three, table))
+    pairs = list(zip(before, before[1:]))
+    one, other = next((pair for pair in pairs if pair[0][1] != pair[1][1]), pairs[0])
+    reshape(three, table, "merge", "--partitions", f"{one[0]},{other[0]}")
+    three.run("distribution", "cancel", table)
+    assert places(await_reshaped(three, table)) == before
+    await_everywhere(three, table, rows)
 
 
 def test_a_hot_partition_is_split_and_a_hot_key_is_not(three):
