@@ -1,5 +1,5 @@
-//! Splits and merges that nobody asks for: what limits ask for is begun, and given up where it is in
-//! vain.
+//! Splits and merges that nobody asks for: what limits ask for is begun, and given up where it is
+//! in vain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
