@@ -124,6 +124,7 @@ mod tests {
             phase: Phase::Filling,
             why: Why::Asked,
             begun_millis: 0,
+            back: Vec::new(),
         }
     }
 

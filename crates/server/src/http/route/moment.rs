@@ -47,7 +47,9 @@ impl PublicApi {
             loop {
                 let table = turns.shape_of(&Text::from(name))?;
                 match self.moments_of_all(&table).await {
-                    Err(error) if turns.may_be_elsewhere(&table, &error) => turns.next().await?,
+                    Err(error) if turns.may_be_elsewhere(&table, &error) => {
+                        turns.next(error).await?
+                    }
                     told => break take(told?),
                 }
             }

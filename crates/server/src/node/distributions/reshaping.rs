@@ -473,7 +473,6 @@ impl Node {
             reshape.has_target(number)
                 && reshape.phase != Phase::Cancelling
                 && !reshape.sources.iter().any(|number| self.has_ended(&source(number)))
-                && self.is_being_filled(&name)
         });
         let is_given_up = record.as_ref().is_some_and(|record| record.given_up.contains(&number));
         let is_of_it = self.record(TableId(which)).is_some_and(|known| known.table.name == name);
