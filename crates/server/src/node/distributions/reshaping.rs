@@ -215,9 +215,7 @@ impl Node {
         let Some(step) = record.reshape_step(of, &silent) else { return };
         let waits = match self.give_up_what_is_vain(looks, record).await {
             Ok(true) => None,
-            Ok(false) => {
-                self.take_reshape_step(record, (looks, &tables, &silent), step).await.err()
-            }
+            Ok(false) => self.take_reshape_step(record, looks, &tables, step).await.err(),
             Err(error) => Some(error),
         };
         let first = record.reshape.as_ref().map_or(0, Reshape::id);
@@ -228,7 +226,8 @@ impl Node {
     async fn take_reshape_step(
         &self,
         record: &Distribution,
-        (looks, tables, silent): (&[(String, Look)], &BTreeMap<u32, GlobalTable>, &[String]),
+        looks: &[(String, Look)],
+        tables: &BTreeMap<u32, GlobalTable>,
         step: ReshapeStep,
     ) -> Result<(), ApiError> {
         let number = record.reshape.as_ref().map_or(0, Reshape::id);
@@ -281,8 +280,9 @@ impl Node {
             }
             ReshapeStep::Forget => {
                 let mut over = None;
+                let is_any_silent = looks.len() <= self.others.len();
                 self.change_distribution(record, |record| {
-                    let next = record.given_up(!silent.is_empty());
+                    let next = record.given_up(is_any_silent);
                     let is_it = record.reshape.as_ref().is_some_and(|it| it.id() == number);
                     let Some(next) = next.filter(|_| is_it) else { return Ok(false) };
                     over = record.reshape.take();
