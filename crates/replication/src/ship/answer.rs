@@ -126,6 +126,9 @@ impl Outbound {
         if kind == FaultKind::Fenced && shipping.told_epoch == table.epoch() {
             self.shared.put_backs.overtaken(table, self.peer);
         }
+        // It fences an epoch that is over here, too: nothing newer would open the link anew.
+        let is_late = kind == FaultKind::Fenced && shipping.told_epoch < shipping.link.epoch;
+        let kind = if is_late { FaultKind::Retry } else { kind };
         if kind == FaultKind::PriorMissing {
             shipping.whole_until = self.shared.clock.monotonic() + WHOLE_FOR;
         }
