@@ -323,6 +323,7 @@ def read_error(body):
     return code, message.get(2, [b""])[0].decode()
 
 
+ATOMIC = "x-isthmus-atomic"
 AS_OF = "x-isthmus-as-of"
 
 # A server closes connections that stay idle; one this old is not used again, because a request
@@ -340,6 +341,8 @@ class Client:
         self.connection, self.used = None, 0.0
         # The moment as of which it reads, and the one that the last answer told.
         self.as_of, self.told_as_of = None, None
+        # Whether batches are made wholly or not at all, and read as of one moment.
+        self.atomic = False
 
     def close(self):
         if self.connection is not None:
@@ -353,6 +356,8 @@ class Client:
             headers = self.credentials.headers(path, body, version=self.version)
         if self.as_of is not None:
             headers = {**headers, AS_OF: self.as_of}
+        if self.atomic:
+            headers = {**headers, ATOMIC: "true"}
         try:
             if time.monotonic() - self.used > IDLE_SECONDS:
                 self.close()
@@ -475,6 +480,49 @@ class Client:
         if len(results) != len(changes):
             raise Unknown("BatchWriteRow: results and changes differ in number")
         return results
+
+    def batch_write_rows(self, changes):
+        """changes is [(table, type, key, cells[, expectation])], of several tables.
+
+        One result per change, in order: None, or (code, message).
+        """
+        tables = {}
+        for place, (table, kind, key, cells, *expectation) in enumerate(changes):
+            data = row(key, cells, delete=kind == 3)
+            condition = field(1, expectation[0] if expectation else 0)
+            item = field(2, fields((1, kind), (2, data), (3, condition)))
+            tables.setdefault(table, []).append((place, item))
+        body = b"".join(
+            field(1, field(1, table) + b"".join(item for _, item in items))
+            for table, items in tables.items()
+        )
+        answer = read_message(self.call("BatchWriteRow", body))
+        results = [None] * len(changes)
+        for told, items in zip(answer[1], tables.values(), strict=True):
+            for one, (place, _) in zip(read_message(told).get(2, []), items, strict=True):
+                message = read_message(one)
+                results[place] = None if message[1][0] else read_error(message[2][0])
+        return results
+
+    def batch_get_rows(self, keys):
+        """The rows of [(table, key)] as `rows` gives them, None where there is none."""
+        tables = {}
+        for place, (table, key) in enumerate(keys):
+            tables.setdefault(table, []).append((place, field(2, row(key))))
+        body = b"".join(
+            field(1, field(1, table) + b"".join(item for _, item in items) + field(6, 1))
+            for table, items in tables.items()
+        )
+        answer = read_message(self.call("BatchGetRow", body))
+        found = [None] * len(keys)
+        for told, items in zip(answer[1], tables.values(), strict=True):
+            for one, (place, _) in zip(read_message(told).get(2, []), items, strict=True):
+                message = read_message(one)
+                if not message[1][0]:
+                    raise Refused(200, *read_error(message[2][0]))
+                shown = rows(message.get(4, [b""])[0])
+                found[place] = shown[0] if shown else None
+        return found
 
     def get_range(self, table, start, end, limit=None, max_versions=1, backward=False):
         """(rows, next key or None): one page."""

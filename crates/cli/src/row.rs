@@ -3,6 +3,8 @@
 //! What must hold: keys are checked against the table's schema before anything is sent; a write
 //! whose outcome is not known is never sent again by itself.
 
+mod batch;
+
 use clap::{Args, Subcommand, ValueEnum};
 use isthmus_connectors::tablestore::{ClientOptions, TableStore};
 use isthmus_model::change::{
@@ -36,6 +38,10 @@ Examples:
   isthmus row range notes --start '{\"id\":\"a\"}' --end '{\"id\":\"m\"}' --limit 20
   isthmus row range events --prefix '{\"user\":\"ada\"}' --backward
   isthmus row range notes --as-of safe --limit 0
+  isthmus row batch '{\"table\":\"cash\",\"key\":{\"id\":\"a\"},\"increment\":{\"n\":-5}}' \\
+      '{\"table\":\"bank\",\"key\":{\"id\":\"b\"},\"increment\":{\"n\":5},\"if\":\"exists\"}'
+
+`batch` writes all of its rows or none, whatever partitions, tables and regions they are in.
 
 `get` and `range` print keys and newest values as one object per row; with --json every version
 with its timestamp: {\"key\":{...},\"cells\":[{\"name\":...,\"value\":...,\"timestamp\":...}]}.
@@ -64,6 +70,8 @@ enum RowCommand {
     Delete(DeleteArgs),
     /// Read rows in the order of their keys
     Range(RangeArgs),
+    /// Write rows of several tables and partitions: all of them, or none
+    Batch(batch::BatchArgs),
 }
 
 #[derive(Args, Debug)]
@@ -235,6 +243,7 @@ pub(crate) async fn run(args: RowArgs) -> Result<(), CliError> {
             done(json, "deleted", None)
         }
         RowCommand::Range(args) => range(&client, args, json).await,
+        RowCommand::Batch(args) => batch::run(&client, args, json).await,
     }
 }
 

@@ -289,7 +289,29 @@ fn tables_text(told: &[Told], is_whole: bool) -> String {
         "DIGEST",
         "DIFFERS",
     ];
-    output::table_text(&headings, &rows) + &put_back_text(told)
+    output::table_text(&headings, &rows) + &put_back_text(told) + &batches_text(told)
+}
+
+/// Batches of several partitions of which it is not known yet whether they are made.
+fn batches_text(told: &[Told]) -> String {
+    let statuses = told.iter().filter_map(|told| told.status.as_ref().ok());
+    let of_status = |status: &Status| {
+        let one = |table: &TableStatus| {
+            let batches = table.batches.as_ref().filter(|batches| batches.in_doubt > 0)?;
+            let oldest = batches.oldest.first()?;
+            Some(format!(
+                "{} in {}: {} batches of several partitions in doubt, the oldest for {}, decided \
+                 in {}\n",
+                output::plain(&table.name),
+                output::plain(&status.region),
+                batches.in_doubt,
+                output::span(oldest.waited_ms),
+                output::plain(&oldest.anchor),
+            ))
+        };
+        status.tables.iter().filter_map(one).collect::<String>()
+    };
+    statuses.map(of_status).collect()
 }
 
 /// Why tables are neither read nor written whose old disks were put back.

@@ -43,6 +43,8 @@ use crate::tablestore::rows::TrafficCount;
 
 /// The header that names the moment as of which is read.
 const AS_OF: &str = "x-isthmus-as-of";
+/// The header of batches that are written wholly or not at all.
+const ATOMIC: &str = "x-isthmus-atomic";
 /// First wait before a request is sent again; it doubles.
 const WAIT_MIN: Duration = Duration::from_millis(10);
 /// Longest such wait.
@@ -96,6 +98,7 @@ impl Default for ClientOptions {
 pub struct TableStore {
     shared: Arc<Shared>,
     as_of: Option<Arc<AsOf>>,
+    all_or_none: bool,
 }
 
 /// The moment as of which a client reads.
@@ -161,6 +164,7 @@ impl TableStore {
                 traffic: TrafficCount::default(),
             }),
             as_of: None,
+            all_or_none: false,
         })
     }
 
@@ -170,7 +174,14 @@ impl TableStore {
         TableStore {
             shared: self.shared.clone(),
             as_of: Some(Arc::new(AsOf { asked: as_of.to_owned(), settled: OnceLock::new() })),
+            all_or_none: false,
         }
+    }
+
+    /// The same, but for batches of rows that are written wholly or not at all, whatever
+    /// partitions, tables and regions they are about. Only Isthmus knows of it.
+    pub fn all_or_none(&self) -> TableStore {
+        TableStore { shared: self.shared.clone(), as_of: None, all_or_none: true }
     }
 
     /// The moment as of which it reads; `None`: that of each read, or no answer has settled it.
@@ -224,6 +235,9 @@ impl TableStore {
         let mut signed = shared.signer.sign(path, &body)?;
         if let Some(AsOf { asked, settled }) = self.as_of.as_deref() {
             signed.headers.push((AS_OF, settled.get().unwrap_or(asked).clone()));
+        }
+        if self.all_or_none {
+            signed.headers.push((ATOMIC, "true".to_owned()));
         }
         shared.traffic.sent(body.len());
         let answer = shared.http.send(Method::POST, path, &signed.headers, body).await?;

@@ -17,7 +17,7 @@ pub mod agreed;
 mod as_text;
 pub mod change;
 pub mod clocks;
-pub use isthmus_model::commit;
+pub use isthmus_model::{atomic, commit};
 pub mod cut_tail;
 pub mod detect;
 pub mod disk;

@@ -1,5 +1,6 @@
 //! What was committed: one entry of a partition's change log.
 
+use crate::atomic::{BatchId, BatchMark, Intent};
 use crate::commit::{Term, TxId};
 use crate::expiry::Expiry;
 use crate::hlc::Stamp;
@@ -26,6 +27,8 @@ pub struct Entry {
     pub seen: Option<Vec<Stamp>>,
     /// With one writer: the change that had been prepared and became this entry.
     pub tx: Option<TxId>,
+    /// With one writer, of rows: what it is to a batch of several partitions.
+    pub batch: Option<BatchMark>,
     /// What changed.
     pub body: EntryBody,
 }
@@ -46,6 +49,12 @@ pub enum EntryBody {
     /// With one writer: what was prepared in earlier terms and is not in the log before this entry
     /// is void.
     Settled(Term),
+    /// With one writer: rows are locked until a batch is made or given up.
+    Intent(Intent),
+    /// With one writer: a batch is given up, and its intent ends.
+    Abandoned(BatchId),
+    /// With one writer: all members have made these batches, which were decided here.
+    Forgotten(Vec<BatchId>),
 }
 
 /// Who writes after the last entry of an epoch.

@@ -19,6 +19,7 @@
 //! ```
 
 pub mod apply;
+pub mod atomic;
 pub mod capacity;
 pub mod change;
 pub mod check;

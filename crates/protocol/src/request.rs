@@ -25,7 +25,7 @@ use crate::error::ProtocolError;
 pub use crate::request::filter::decode_filter;
 pub use crate::request::parts::{
     BatchGroup, BatchPartsAnswer, BatchWritePart, BatchWriteParts, RowPlace, TableCounts,
-    batches_by_group, batches_by_row, batches_by_table,
+    atomic_groups, batches_by_group, batches_by_row, batches_by_table,
 };
 
 /// An operation that a client asks for.

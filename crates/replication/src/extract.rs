@@ -139,6 +139,14 @@ impl Extract {
         let families = &schema.options.families;
         let mut taken = RecordBuilder::new(after.next());
         for mut entry in entries {
+            // It is a replica that never writes, and may not have all rows of a batch.
+            entry.batch = None;
+            if matches!(
+                entry.body,
+                EntryBody::Intent(_) | EntryBody::Abandoned(_) | EntryBody::Forgotten(_)
+            ) {
+                continue;
+            }
             if let EntryBody::Rows(deltas) = &mut entry.body {
                 deltas.retain(|delta| self.takes_key(&delta.key));
                 for delta in deltas.iter_mut() {
@@ -205,6 +213,7 @@ impl Extract {
             schema: schema.number,
             seen: None,
             tx: None,
+            batch: None,
             body: EntryBody::Schema(schema),
         };
         let mut record = RecordBuilder::new(after.next());

@@ -18,13 +18,13 @@ use crate::error::ReplicationError;
 
 pub use self::copy::{
     CopiedRow, CopiedRows, CopyAck, CopyBegin, CopyChunk, CopyOffer, CopyProgress, CopyWant,
-    Counts, Floors, Made, OfferedLane, OfferedLanes, WantedRange, WantedRanges,
+    Counts, DecidedBatch, Floors, Made, OfferedLane, OfferedLanes, WantedRange, WantedRanges,
 };
 pub use self::parcel::{Ack, Dictionary, OriginRange, Packed, Parcel, Prior, Records};
 pub use self::table::{ExpiredBefore, FamilyColumns};
 
 /// The newest format this program speaks.
-pub const FORMAT: u32 = 7;
+pub const FORMAT: u32 = 8;
 /// The first format in which a copy can leave out what is alike.
 pub const FORMAT_OF_OFFERS: u32 = 2;
 /// The first format with LZ4, and with parcels packed against a dictionary or replaced values.
@@ -46,6 +46,8 @@ pub const FORMAT_OF_HANDOVER: u32 = 6;
 pub const FORMAT_OF_ROW_PRIORITY: u32 = 6;
 /// The first format in which writes are prepared before they are made.
 pub const FORMAT_OF_PREPARED: u32 = 7;
+/// The first format with batches that are made in several partitions or in none.
+pub const FORMAT_OF_BATCHES: u32 = 8;
 
 /// One message of either side.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -314,6 +314,7 @@ mod tests {
             schema: SchemaNumber(1),
             seen: None,
             tx: None,
+            batch: None,
             body: EntryBody::Rows(Vec::new()),
         }
     }

@@ -11,6 +11,8 @@ use isthmus_protocol::error::ProtocolError;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_store::StoreError;
 
+const GIVEN_UP: &str = "Another row of the batch was refused.";
+
 /// An answer that is no success, in the words of the public API.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {message}", code.as_str())]
@@ -38,6 +40,16 @@ impl ApiError {
     pub fn elsewhere() -> ApiError {
         let message = "The writing region of the table is changing. Nothing was done.";
         ApiError { is_elsewhere: true, ..ApiError::new(ErrorCode::PartitionUnavailable, message) }
+    }
+
+    /// Another row of the same batch was refused.
+    pub fn given_up() -> ApiError {
+        ApiError::new(ErrorCode::ConditionCheckFail, GIVEN_UP)
+    }
+
+    /// Whether another row is the reason.
+    pub fn is_given_up(&self) -> bool {
+        self.message == GIVEN_UP
     }
 
     /// Something here is broken.

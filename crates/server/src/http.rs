@@ -41,6 +41,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::api_error::ApiError;
 use crate::as_of::{AS_OF, AsOf, tables_read};
+use crate::atomic;
 use crate::caller::{Caller, Callers};
 use crate::fault;
 use crate::metrics::Outcome;
@@ -183,6 +184,19 @@ impl PublicApi {
         let mut receipt = receipts::is_wanted(&head.headers)?.then(Receipt::default);
         let after = receipts::after(&head.headers)?;
         let as_of = AsOf::of(&head.headers)?;
+        if atomic::is_wanted(&head.headers)? {
+            if as_of.is_some() || after.is_some() {
+                return Err(atomic::invalid("It shows and changes what is newest.").into());
+            }
+            let body = match &*path {
+                BATCH_WRITE => Box::pin(self.write_atomic(&body, receipt.as_mut())).await?,
+                _ => {
+                    let operation = decode(&path, body).map_err(ApiError::from)?;
+                    Box::pin(self.read_atomic(&operation)).await?
+                }
+            };
+            return Ok(Success::of(body));
+        }
         if path == BATCH_WRITE && as_of.is_none() && after.is_none() {
             let batch = BatchWriteParts::decode(body.clone()).map_err(ApiError::from)?;
             let body = match self.is_routed(batch.tables().iter().map(Text::as_str)) {
@@ -229,6 +243,9 @@ impl PublicApi {
             Some(AsOf::Safe) => Some(self.cut(&operation, None).await?),
             Some(AsOf::Cut(at)) => Some(self.cut(&operation, Some(at)).await?),
         };
+        if matches!(as_of, None | Some(AsOf::Newest)) {
+            self.rows.await_readable(&operation).await?;
+        }
         let body = self.execute(operation, &body, cut, receipt.as_mut()).await?;
         let mut success = Success::of(body).with_receipt(receipt);
         success.headers.extend(cut.map(|cut| (AS_OF, cut.to_string())));

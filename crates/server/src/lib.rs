@@ -16,6 +16,7 @@
 pub mod admin;
 pub mod api_error;
 mod as_of;
+mod atomic;
 pub mod caller;
 pub mod config;
 mod detection;
@@ -139,6 +140,7 @@ pub async fn serve(
     keep(&node, "keep_swept", node.clone().keep_swept(stopped.clone()));
     keep(&node, "keep_tidy", Node::keep_tidy(engine, stopped.clone()));
     keep(&node, "watch_clocks", node.clone().watch_clocks(stopped.clone()));
+    keep(&node, "keep_batches", node.clone().keep_batches(stopped.clone()));
     keep(&node, "keep_modes", node.clone().keep_modes(stopped.clone()));
     keep(&node, "keep_scrubbed", node.clone().keep_scrubbed(stopped.clone()));
     keep(&node, "keep_gauge", node.clone().keep_gauge(stopped.clone()));

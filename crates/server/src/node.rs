@@ -3,6 +3,7 @@
 //! Control says what this region is to each table (`Record`); the node makes the store and the
 //! links obey it, and obeys again after every start. Nothing here touches a row.
 
+mod atomic;
 mod change;
 mod clocks;
 mod conflicts;
@@ -69,6 +70,7 @@ use crate::peer::dial::OtherRegion;
 use crate::peer::tls::PeerTls;
 use crate::probe::{PROBE_TABLE, Probes};
 
+use self::atomic::Batches;
 use self::distributions::Distributions;
 use self::drills::Drills;
 use self::events::Events;
@@ -80,10 +82,11 @@ use self::synced::Synced;
 use self::verify::Verification;
 use self::verify::scrubs::Scrubs;
 
+pub(crate) use self::atomic::Wanted;
 pub(crate) use self::distributions::Partition;
 pub(crate) use self::failover::lease_clock;
 pub use self::links::TriggerAsked;
-pub use self::synced::{SyncRow, SyncTable, SyncWrite};
+pub use self::synced::{SyncPart, SyncRow, SyncTable, SyncWrite};
 pub use self::writer::Place;
 
 /// What this region knows of a global table that it holds a replica of.
@@ -147,6 +150,7 @@ pub struct Node {
     public: OnceLock<Weak<PublicApi>>,
     failover: Failover,
     synced: Synced,
+    batches: Batches,
     /// Itself.
     this: Weak<Node>,
 }
@@ -244,6 +248,7 @@ impl Node {
             public: OnceLock::new(),
             failover,
             synced: Synced::default(),
+            batches: Batches::default(),
             this: node.clone(),
             serving_since: clock.monotonic(),
             serving_since_millis: clock.wall_millis(),

@@ -4,12 +4,13 @@
 //! ships as an origin, one on which it receives as a replica, and one on which it is asked.
 //! `serve.rs` has the port and `accept.rs` the streams of the others; `renew.rs` takes new
 //! certificates into use. `call.rs` has the single questions of control,
-//! `verify.rs` those of comparing and repairing. What is said on the streams is the replication
-//! room's affair; here frames are only carried, with back-pressure both ways (`carry.rs`). No frame
-//! is read before the other side has shown a certificate of the common authority that bears its
-//! region's name.
+//! `verify.rs` those of comparing and repairing, `batch.rs` those of batches of
+//! several partitions. What is said on the streams is the replication room's affair; here frames
+//! are only carried, with back-pressure both ways (`carry.rs`). No frame is read before the other
+//! side has shown a certificate of the common authority that bears its region's name.
 
 pub mod accept;
+pub mod batch;
 pub mod call;
 pub mod callback;
 mod carry;

@@ -34,8 +34,11 @@ use crate::api_error::ApiError;
 use crate::node::Node;
 use crate::trace::Followed;
 
+mod atomic;
 mod batch_get;
 mod synced;
+
+pub(crate) use self::atomic::encode_written;
 
 /// Rows looked at for one page of a range, also those that a filter hides.
 const PAGE_ROWS_READ_MAX: usize = 50_000;
@@ -68,6 +71,7 @@ impl Rows {
         let returned = write.change.returned.clone();
         let checked = check_change(&schema, write.change, self.now())?;
         let size = checked.size;
+        self.await_writable(&table, std::slice::from_ref(&checked)).await;
         let pending = self.node.write_at_once(&table, vec![checked], false);
         let followed = Followed::write(self.node.traces(), &table);
         let written = pending.await;
@@ -98,6 +102,7 @@ impl Rows {
         let mut under_way = Vec::with_capacity(tables.len());
         for (table, writes) in tables.iter().zip(batch.tables) {
             let part = BatchPart::check(&table.schema(), writes.rows, batch.atomic, self.now());
+            self.await_writable(table, &part.changes).await;
             under_way.push((writes.table, part.submit(&self.node, table)));
         }
         if let [(_, only)] = &mut under_way[..]

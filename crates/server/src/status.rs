@@ -4,6 +4,7 @@
 //! What must hold: names and units stay as they are, because scripts read them; new keys are
 //! optional. Times are milliseconds since the Unix epoch, a span of time ends in `_ms`.
 
+mod batches;
 mod detection;
 mod drill;
 mod figures;
@@ -11,6 +12,7 @@ mod write_mode;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::batches::{BatchStatus, BatchesStatus};
 pub use self::detection::{DetectionStatus, SeenStatus};
 pub use self::drill::{DrillStatus, DrilledTable};
 pub use self::figures::{RpoStatus, RtoStatus};
@@ -239,6 +241,9 @@ pub struct TableStatus {
     /// How writes wait for other regions; absent where they do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_mode: Option<WriteModeStatus>,
+    /// What is open of batches of several partitions; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches: Option<BatchesStatus>,
     /// Whether clients may write here.
     pub writable: bool,
     /// Why it is neither read nor written, where an old disk was put back.

@@ -173,6 +173,13 @@ impl Tables {
                 record.table.id
             )));
         }
+        if !table.decided_batches().is_empty() {
+            return Err(ApiError::new(
+                ErrorCode::ServerBusy,
+                "Server is busy. Other tables have not made all of a batch yet that was decided in \
+                 this one. Try again later.",
+            ));
+        }
         self.node.store().drop_table(id).await?;
         forget_split_points(self.node.store(), id).await?;
         Ok(encode_empty())

@@ -527,7 +527,10 @@ impl Observer {
             EntryBody::Expiry(_)
             | EntryBody::Handover(_)
             | EntryBody::Opening
-            | EntryBody::Settled(_) => {}
+            | EntryBody::Settled(_)
+            | EntryBody::Intent(_)
+            | EntryBody::Abandoned(_)
+            | EntryBody::Forgotten(_) => {}
         }
         let known = Known {
             entry: entry.clone(),
@@ -618,7 +621,10 @@ fn take_entry(view: &mut PartitionView, entry: &Entry) {
         EntryBody::Schema(_)
         | EntryBody::Handover(_)
         | EntryBody::Opening
-        | EntryBody::Settled(_) => {}
+        | EntryBody::Settled(_)
+        | EntryBody::Intent(_)
+        | EntryBody::Abandoned(_)
+        | EntryBody::Forgotten(_) => {}
     }
 }
 
@@ -629,7 +635,10 @@ fn keys_of(entry: &Entry) -> impl Iterator<Item = &EncodedKey> {
         | EntryBody::Expiry(_)
         | EntryBody::Handover(_)
         | EntryBody::Opening
-        | EntryBody::Settled(_) => &[],
+        | EntryBody::Settled(_)
+        | EntryBody::Intent(_)
+        | EntryBody::Abandoned(_)
+        | EntryBody::Forgotten(_) => &[],
     };
     rows.iter().map(|row| &row.key)
 }

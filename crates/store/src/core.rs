@@ -16,6 +16,7 @@ use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, PartitionId};
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::atomic::Total;
 use crate::counters::Counters;
 use crate::digest::PartsCache;
 use crate::engine::{Batch, BatchWrite, Engine, EngineError, Space};
@@ -96,6 +97,7 @@ pub(crate) struct Core {
     pub(crate) past: Past,
     pub(crate) parts: Arc<PartsCache>,
     pub(crate) counters: Counters,
+    pub(crate) locking: Total,
     /// Partitions whose digests may want upkeep.
     pub(crate) digests_due: Mutex<BTreeSet<PartitionId>>,
     /// Partitions of which rows may want to be swept.
@@ -131,6 +133,7 @@ impl Core {
     ) -> Core {
         let stamps = Stamps::new(options.origin, options.skew_max, node.ceiling);
         Core {
+            locking: Total::default(),
             life: Hlc::from_millis(clock.wall_millis()),
             stamps,
             tail: Tail::new(options.log_tail_bytes_max),

@@ -19,6 +19,9 @@ pub enum StoreError {
     /// Another change of the same atomic write was refused.
     #[error("another change of the same atomic write was refused")]
     AbortedTogether,
+    /// The intent of a batch of several partitions has locked the row.
+    #[error("row is locked by batch {0}")]
+    RowLocked(isthmus_model::atomic::BatchId),
     /// Clients do not write this partition here.
     #[error("partition {partition} is not writable here at epoch {epoch}")]
     NotWritable {
@@ -144,7 +147,9 @@ impl StoreError {
             | StoreError::RowTwice
             | StoreError::CutGone { .. }
             | StoreError::BadPlant(_) => Kind::Invalid,
-            StoreError::Gap { .. } | StoreError::BelowHorizon => Kind::Conflict,
+            StoreError::RowLocked(_) | StoreError::Gap { .. } | StoreError::BelowHorizon => {
+                Kind::Conflict
+            }
             StoreError::ClockSkew(_)
             | StoreError::SchemaMissing { .. }
             | StoreError::Unknown
@@ -162,6 +167,7 @@ impl StoreError {
             StoreError::Unknown => Outcome::Unknown,
             StoreError::Refused(_)
             | StoreError::AbortedTogether
+            | StoreError::RowLocked(_)
             | StoreError::NotWritable { .. }
             | StoreError::Fenced { .. }
             | StoreError::Promised(_)

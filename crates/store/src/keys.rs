@@ -4,16 +4,20 @@
 //! in keys are big-endian, so that keys compare as what they name. `docs/formats.md` lists them.
 
 use bytes::Bytes;
-use isthmus_model::ids::PartitionId;
+use isthmus_model::atomic::BatchId;
+use isthmus_model::commit::Term;
+use isthmus_model::ids::{PartitionId, TableId};
 
 use crate::codec::{Corrupt, corrupt};
 use crate::engine::Space;
 
 pub mod conflict;
+pub mod decided;
 pub mod digest_mark;
 pub mod digest_page;
 pub mod digest_redo;
 pub mod dropped;
+pub mod intent;
 pub mod log;
 pub mod node;
 pub mod note;
@@ -34,6 +38,8 @@ const KIND_DIGEST_REDO: u8 = 0x09;
 const KIND_DIGEST_MARK: u8 = 0x0a;
 const KIND_CONFLICT: u8 = 0x0b;
 const KIND_PREPARED: u8 = 0x0c;
+const KIND_INTENT: u8 = 0x0d;
+const KIND_DECIDED: u8 = 0x0e;
 
 /// One of the logs of a partition. Its records are trimmed from the front by their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,7 +80,7 @@ impl LogOf {
 }
 
 /// All keys which belong to a partition and can be many: start inclusive, end exclusive.
-pub fn ranges_of_partition(partition: PartitionId) -> [(Space, Bytes, Bytes); 6] {
+pub fn ranges_of_partition(partition: PartitionId) -> [(Space, Bytes, Bytes); 8] {
     [
         range_of(Space::Rows, KIND_ROW, partition),
         range_of(Space::Log, KIND_LOG, partition),
@@ -82,6 +88,8 @@ pub fn ranges_of_partition(partition: PartitionId) -> [(Space, Bytes, Bytes); 6]
         range_of(Space::Meta, KIND_DIGEST_PAGE, partition),
         range_of(Space::Meta, KIND_CONFLICT, partition),
         range_of(Space::Meta, KIND_PREPARED, partition),
+        range_of(Space::Meta, KIND_INTENT, partition),
+        range_of(Space::Meta, KIND_DECIDED, partition),
     ]
 }
 
@@ -100,6 +108,35 @@ fn number_key(kind: u8, number: u64) -> Bytes {
     let mut key = [kind; 9];
     key[1..].copy_from_slice(&number.to_be_bytes());
     Bytes::copy_from_slice(&key)
+}
+
+/// The key of a batch of a partition.
+fn encode_batch_key(kind: u8, partition: PartitionId, id: BatchId) -> Bytes {
+    let mut key = number_key(kind, partition.0).to_vec();
+    for number in [id.anchor.0, id.term.epoch, id.term.life, id.number] {
+        key.extend_from_slice(&number.to_be_bytes());
+    }
+    key.into()
+}
+
+fn decode_batch_key(kind: u8, key: &[u8]) -> Result<(PartitionId, BatchId), Corrupt> {
+    let Some((head, rest)) = key.split_first_chunk::<9>() else {
+        return corrupt("length of the key of a batch");
+    };
+    let partition = PartitionId(decode_number_key(kind, head)?);
+    let Ok(rest) = <&[u8; 32]>::try_from(rest) else {
+        return corrupt("length of the key of a batch");
+    };
+    let number =
+        |at: usize| rest[at..at + 8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    let term = Term { epoch: number(8), life: number(16) };
+    Ok((partition, BatchId { anchor: TableId(number(0)), term, number: number(24) }))
+}
+
+/// All batches of a partition: start inclusive, end exclusive.
+fn range_of_batches(kind: u8, partition: PartitionId) -> (Bytes, Bytes) {
+    let (_, start, end) = range_of(Space::Meta, kind, partition);
+    (start, end)
 }
 
 fn decode_number_key(kind: u8, key: &[u8]) -> Result<u64, Corrupt> {

@@ -57,6 +57,7 @@ pub mod engine;
 pub mod keys;
 pub mod limits;
 
+mod atomic;
 mod core;
 mod cut;
 mod error;
@@ -77,9 +78,11 @@ mod table;
 mod tail;
 
 pub use crate::core::{DurableHook, FatalHook, SpecHook};
+pub use atomic::AtomicState;
 pub use cut::TableCut;
 pub use error::StoreError;
 pub use keys::conflict::Noticed;
+pub use keys::decided::Decided;
 pub use keys::partition::Watermark;
 pub use lives::{Lives, Run};
 pub use log_size::LogSize;
@@ -89,7 +92,8 @@ pub use snapshot::TableSnapshot;
 pub use spec::{HandedOver, TableSpec, Writers, Writing};
 pub use store::{Store, StoreOptions};
 pub use table::{
-    Beside, ConflictCounts, CopyDone, Healed, Held, LogSlice, MovedRow, Plant, RepairRow, Repaired,
+    Beginning, Beside, ConflictCounts, CopyDone, Healed, Held, LogSlice, MovedRow, Plant, RepairRow,
+    Repaired,
     Table, WriterWord, Written,
 };
 

@@ -44,6 +44,8 @@ pub const NOTE_NAME_BYTES_MAX: usize = 1024;
 pub const NOTE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of prepared changes kept of one table.
 pub const PREPARED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of the intents of one table.
+pub const INTENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Conflicts kept of one table.
 pub const CONFLICTS_MAX: usize = 10_000;
 /// Bytes of the conflicts kept of one table.

@@ -21,6 +21,7 @@ use isthmus_model::key::EncodedKey;
 use isthmus_model::schema::Schema;
 use parking_lot::{Mutex, RwLock};
 
+use crate::atomic::{Atomics, Counts, Total};
 use crate::digest::{
     Checkpointing, LiveDigest, Measure, PartsCache, Rules, Tag, start_of_kills_bucket,
 };
@@ -70,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) conflicts: ConflictLog,
     /// What is prepared here and not applied.
     pub(crate) prepared: PreparedChanges,
+    /// What is kept of batches of several partitions.
+    pub(crate) atomics: Atomics,
     /// Rows that the sweep is to look at one day.
     pub(crate) kills: Kills,
     /// What to tell when a group is durable, in order of groups.
@@ -125,6 +128,8 @@ pub(crate) struct Partition {
     pub(crate) keeps_replaced: AtomicBool,
     /// It is read as of cuts. Changes under the lock only.
     pub(crate) keeps_past: AtomicBool,
+    /// How much is kept of batches of several partitions.
+    pub(crate) atomics: Arc<Counts>,
 }
 
 impl Partition {
@@ -133,13 +138,15 @@ impl Partition {
         state: PartitionState,
         digest: LiveDigest,
         cache: Arc<PartsCache>,
-        (conflicts, prepared): (ConflictLog, PreparedChanges),
+        (conflicts, prepared, mut atomics): (ConflictLog, PreparedChanges, Atomics),
+        locking: Total,
     ) -> Partition {
         let schema = Arc::new(spec.schema.clone());
         let durable =
             Durable { state: state.clone(), spec: Arc::new(spec.clone()), schema: schema.clone() };
         let hasher = (!digest.is_off()).then(|| digest.hasher.clone());
         let life = Arc::new(AtomicU64::new(cache.begin_life()));
+        atomics.count_in(locking);
         Partition {
             id: spec.partition,
             digest,
@@ -158,6 +165,7 @@ impl Partition {
             newest_copied: AtomicU64::new(0),
             keeps_replaced: AtomicBool::new(false),
             keeps_past: AtomicBool::new(false),
+            atomics: atomics.counts(),
             inner: Mutex::new(Inner {
                 state,
                 spec,
@@ -176,6 +184,7 @@ impl Partition {
                 in_flight: Vec::new(),
                 conflicts,
                 prepared,
+                atomics,
                 kills: Kills::default(),
                 finishes: Vec::new(),
             }),
@@ -273,6 +282,7 @@ impl Partition {
         };
         *self.durable.write() = Arc::new(Durable { state: group.state.clone(), spec, schema });
         inner.finished = group.number;
+        inner.atomics.durable_through(group.number);
         inner.in_flight.clear();
         self.groups_finished.store(group.number, Ordering::Release);
         inner.keep(group);

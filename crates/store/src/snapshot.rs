@@ -12,6 +12,7 @@ use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
 
+use crate::atomic::{AtomicState, read_state as read_state_of_batches};
 use crate::codec::row::decode_row;
 use crate::digest::Rules;
 use crate::engine::{EngineError, ScanRange, Snapshot, Space};
@@ -83,6 +84,11 @@ impl TableSnapshot {
     /// What was prepared in terms that are not void and is in it.
     pub fn made(&self) -> &[MadeRange] {
         &self.state.made
+    }
+
+    /// What was kept of batches of several partitions.
+    pub fn atomics(&self) -> Result<AtomicState, StoreError> {
+        read_state_of_batches(&*self.snapshot, self.spec.partition)
     }
 
     /// What had been logged as expired.

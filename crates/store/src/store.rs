@@ -19,6 +19,7 @@ use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId, id_of_region}
 use isthmus_model::value::Text;
 use parking_lot::{Mutex, RwLock};
 
+use crate::atomic::Atomics;
 use crate::core::{Core, DurableHook, FatalHook, SpecHook};
 use crate::counters::Counters;
 use crate::digest::{LiveDigest, Rules};
@@ -207,6 +208,16 @@ impl Store {
         self.core.options.origin
     }
 
+    /// Whether rows of any table may be locked by intents: cheap, and never no where one is.
+    pub fn may_be_locked(&self) -> bool {
+        self.core.locking.load(Ordering::Acquire) > 0
+    }
+
+    /// When this life of the store began, by the wall clock, in milliseconds.
+    pub fn began_millis(&self) -> i64 {
+        self.core.life.millis()
+    }
+
     /// Makes a table, empty. Its numbers must never have been used.
     pub fn create_table(&self, spec: TableSpec) -> Pending<Arc<Table>> {
         Pending::from_result(self.try_create_table(spec))
@@ -243,6 +254,7 @@ impl Store {
             digest,
             self.core.parts.clone(),
             Default::default(),
+            self.core.locking.clone(),
         );
         // It has no rows that could remember anything.
         partition.kills_counted.store(true, Ordering::Release);
@@ -643,8 +655,15 @@ fn read_tables(core: &Core, snapshot: &dyn Snapshot) -> Result<Vec<Partition>, S
         state.lives.begin(core.life, state.lsn);
         let conflicts = ConflictLog::read(snapshot, spec.partition)?;
         let prepared = PreparedChanges::read(snapshot, spec.partition, &state)?;
-        let kept = (conflicts, prepared);
-        partitions.push(Partition::new(spec, state, digest, core.parts.clone(), kept));
+        let kept = (conflicts, prepared, Atomics::read(snapshot, spec.partition)?);
+        partitions.push(Partition::new(
+            spec,
+            state,
+            digest,
+            core.parts.clone(),
+            kept,
+            core.locking.clone(),
+        ));
     }
     Ok(partitions)
 }

@@ -32,6 +32,7 @@ use crate::table::prefetch::{Prefetched, Wanted};
 mod admin;
 mod again;
 mod apply;
+mod atomic;
 mod conflicts;
 mod cuts;
 mod handover;
@@ -46,6 +47,7 @@ mod rewrite;
 mod sweep;
 mod write;
 
+pub use atomic::Beginning;
 pub use conflicts::ConflictCounts;
 pub(crate) use conflicts::ConflictLog;
 pub use handover::WriterWord;

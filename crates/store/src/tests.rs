@@ -22,6 +22,7 @@ use crate::{
     Pending, Store, StoreError, StoreOptions, Table, TableSpec, Writers, Writing, Written,
 };
 
+mod atomic;
 mod conflicts;
 mod crash;
 mod cuts;

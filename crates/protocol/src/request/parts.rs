@@ -211,6 +211,26 @@ pub fn batches_by_group(
     name_of: impl Fn(&Text, &[NamedKeyPart]) -> Text,
 ) -> Result<(TableCounts, Vec<BatchGroup>)> {
     let (wire, atomic) = batch::wire_writes(body)?;
+    group(wire, atomic, atomic, name_of)
+}
+
+/// The same of a batch that is to be made whole or not at all, whatever it is about: its groups are
+/// by the names of the rows, and each is one entry.
+pub fn atomic_groups(
+    body: Bytes,
+    name_of: impl Fn(&Text, &[NamedKeyPart]) -> Text,
+) -> Result<(TableCounts, Vec<BatchGroup>)> {
+    let (wire, _) = batch::wire_writes(body)?;
+    group(wire, true, false, name_of)
+}
+
+/// `atomic`: each group is one entry. `by_first`: the rows of a table go where its first one does.
+fn group(
+    wire: Vec<messages::TableInBatchWriteRowRequest>,
+    atomic: bool,
+    by_first: bool,
+    name_of: impl Fn(&Text, &[NamedKeyPart]) -> Text,
+) -> Result<(TableCounts, Vec<BatchGroup>)> {
     let mut counts = Vec::with_capacity(wire.len());
     let mut groups: BTreeMap<Text, (Vec<RowPlace>, Vec<WireRow>)> = BTreeMap::new();
     for (at, table) in wire.into_iter().enumerate() {
@@ -222,7 +242,7 @@ pub fn batches_by_group(
                 Some(name) => Text::clone(name),
                 None => name_of(&table_name, &batch::row_write(&row)?.key),
             };
-            if atomic {
+            if by_first {
                 together = Some(name.clone());
             }
             let (places, rows) = groups.entry(name).or_default();

@@ -169,6 +169,7 @@ impl Region {
             expiry: Vec::new(),
             made: None,
             settled: None,
+            atomics: Default::default(),
             table: None,
             rules: None,
         };
@@ -393,6 +394,7 @@ fn link_whose_entries_are_trimmed_before_they_are_shipped_goes_on_with_a_copy() 
         schema: SchemaNumber(1),
         seen: None,
         tx: None,
+        batch: None,
         body: EntryBody::Rows(vec![RowDelta { key: key(1), delta: row(1, stamp, false) }]),
     };
     // So much at once that trimming it is made durable without another write.

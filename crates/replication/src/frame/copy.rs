@@ -136,6 +136,23 @@ pub struct CopyBegin {
     /// What the digest of the snapshot counts; none: from a region of format 1.
     #[prost(message, optional, tag = "7")]
     pub counts: Option<Counts>,
+    /// Intents of batches of several partitions, as the store writes them.
+    #[prost(bytes = "bytes", repeated, tag = "8")]
+    pub intents: Vec<Bytes>,
+    /// Batches of several partitions that are decided there.
+    #[prost(message, repeated, tag = "9")]
+    pub decided: Vec<DecidedBatch>,
+}
+
+/// A batch of several partitions that is decided, as the store writes it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DecidedBatch {
+    /// Its key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// Its value.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: Bytes,
 }
 
 /// What of the rows a digest counts.

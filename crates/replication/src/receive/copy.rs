@@ -13,7 +13,7 @@ use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId};
 use isthmus_model::key::EncodedKey;
 use isthmus_store::codec::row::decode_row;
 use isthmus_store::digest::Rules;
-use isthmus_store::{Beside, CopyDone, StoreError, Table, TableSpec, Watermark, keys};
+use isthmus_store::{AtomicState, Beside, CopyDone, StoreError, Table, TableSpec, Watermark, keys};
 use prost::Message;
 
 use super::Inbound;
@@ -37,6 +37,8 @@ pub(super) struct Copying {
     vector: Vec<(Origin, Hlc)>,
     expiry: Vec<Expiry>,
     table: TableSpec,
+    /// What the origin keeps of batches of several partitions.
+    atomics: AtomicState,
     /// What the origin's digest counts; `None`: an older origin, which offers nothing.
     counts: Option<Counts>,
     /// Where the next offer must begin; `None`: all was offered.
@@ -93,6 +95,9 @@ impl Inbound {
         let partition = PartitionId(begin.partition);
         let table = keys::table::decode_value(&begin.table)
             .map_err(|_| ReplicationError::Damaged("the table of a copy is damaged"))?;
+        let decided = begin.decided.into_iter().map(|decided| (decided.key, decided.value));
+        let atomics = AtomicState::decode(&begin.intents, decided)
+            .map_err(|_| ReplicationError::Damaged("the batches of a copy are damaged"))?;
         let vector = begin.vector.iter();
         let vector = vector.map(|mark| (Origin(mark.origin as u8), Hlc(mark.hlc))).collect();
         let expiry: Vec<Expiry> = begin.expiry.iter().filter_map(ExpiredBefore::expiry).collect();
@@ -112,6 +117,7 @@ impl Inbound {
                 vector,
                 expiry,
                 table,
+                atomics,
                 counts: begin.counts,
                 is_settled: false,
                 unanswered: 0,
@@ -308,6 +314,7 @@ fn copy_done(origin: Origin, copy: &Copying) -> CopyDone {
         expiry: copy.expiry.clone(),
         made: copy.first.made.as_ref().map(Made::ranges),
         settled: copy.first.made.as_ref().and_then(Made::settled),
+        atomics: copy.atomics.clone(),
         table: Some(copy.table.clone()),
         rules: copy.counts.as_ref().map(rules),
     }

@@ -19,8 +19,8 @@ use super::{Shared, Shipping};
 use crate::differential::{self, Picked};
 use crate::error::ReplicationError;
 use crate::frame::{
-    Body, CopiedRow, CopiedRows, CopyBegin, CopyChunk, CopyProgress, CopyWant, ExpiredBefore, Made,
-    Watermark,
+    Body, CopiedRow, CopiedRows, CopyBegin, CopyChunk, CopyProgress, CopyWant, DecidedBatch,
+    ExpiredBefore, Made, Watermark,
 };
 use crate::limits::{CHUNK_BYTES_MAX, SNAPSHOT_AGE_MAX};
 use crate::link::Event;
@@ -86,6 +86,12 @@ impl Shipping {
         let table = keys::table::encode_value(snapshot.spec());
         let expiry = snapshot.expiry().iter().map(ExpiredBefore::of).collect();
         let (counts, offers) = (differential::counts(snapshot.rules()), view.is_some());
+        // Of an extract nobody goes on.
+        let (intents, decided) = match &self.carried.extract {
+            Some(_) => Default::default(),
+            None => snapshot.atomics()?.encode(partition),
+        };
+        let decided = decided.into_iter().map(|(key, value)| DecidedBatch { key, value });
         self.under_way.clear();
         self.copy = Some(CopyScan {
             snapshot,
@@ -109,6 +115,8 @@ impl Shipping {
             table,
             expiry,
             counts: Some(counts),
+            intents,
+            decided: decided.collect(),
         }))
     }
 

@@ -53,6 +53,11 @@ impl Change {
         })
     }
 
+    /// A batch of rows, as a client asks for it.
+    pub(super) fn decode_of_client(body: &Bytes) -> Result<Change, ApiError> {
+        Ok(Change::Batch(BatchWriteParts::decode(body.clone())?))
+    }
+
     fn path(&self) -> &'static str {
         match self {
             Change::Batch(_) => BATCH_WRITE,
@@ -172,7 +177,13 @@ impl PublicApi {
             let writing = self.rows.write_synced(synced, change.path(), body, receipt);
             return Box::pin(writing).await;
         }
-        let tables = change.tables()?;
+        if let Change::One(
+            read @ (Operation::GetRow(_) | Operation::GetRange(_) | Operation::BatchGetRow(_)),
+        ) = &change
+        {
+            self.await_settled(&change.tables()?).await?;
+            self.rows.await_readable(read).await?;
+        }
         match change {
             Change::Batch(parts) => self.batch_write(parts, receipt).await,
             Change::One(
@@ -185,16 +196,9 @@ impl PublicApi {
             Change::One(Operation::DeleteDefinedColumn(delete)) => {
                 self.tables.delete_columns(delete).await
             }
-            Change::One(Operation::GetRow(get)) => {
-                self.await_settled(&tables).await?;
-                self.leased(|| self.rows.get(get, None))
-            }
-            Change::One(Operation::GetRange(get)) => {
-                self.await_settled(&tables).await?;
-                self.leased(|| self.rows.range(get, None))
-            }
+            Change::One(Operation::GetRow(get)) => self.leased(|| self.rows.get(get, None)),
+            Change::One(Operation::GetRange(get)) => self.leased(|| self.rows.range(get, None)),
             Change::One(Operation::BatchGetRow(batch)) => {
-                self.await_settled(&tables).await?;
                 self.leased(|| self.rows.batch_get(batch, None))
             }
             Change::One(_) => Err(ApiError::invalid("This operation changes no table.")),

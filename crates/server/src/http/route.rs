@@ -8,6 +8,7 @@
 //!
 //! A key that is wrong goes to the first partition, which refuses it as any table does.
 
+mod atomic;
 mod batch;
 mod moment;
 mod range;
@@ -482,7 +483,7 @@ impl PublicApi {
         }
     }
 
-    /// Reads what is here.
+    /// Reads what is here, when it is known what became of it.
     async fn read_here(&self, operation: Operation, read: &Read) -> Result<Bytes, ApiError> {
         let bytes_max = usize::try_from(read.bytes_max).unwrap_or(usize::MAX);
         let names: Vec<Text> = operation.table_names().into_iter().map(Text::from).collect();
@@ -512,6 +513,8 @@ impl PublicApi {
             let tables: Result<Vec<_>, ApiError> =
                 names.iter().map(|name| self.node.readable(name.as_str())).collect();
             self.node.cut(&tables?, Some(cut)).await?;
+        } else if !read.is_local {
+            self.rows.await_readable(&operation).await?;
         }
         let answer = || match operation {
             Operation::GetRow(get) => self.rows.get(get, cut),

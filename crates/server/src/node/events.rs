@@ -75,6 +75,9 @@ pub enum EventKind {
     FailedOver,
     /// This region has made writes that were prepared in an earlier term.
     PreparedMade,
+    /// Rows have been locked for long by a batch of several partitions of which it is not known
+    /// whether it is made.
+    BatchInDoubt,
     /// This region keeps the record of a table in place of one that is lost.
     BaseMoved,
     /// A table is divided into partitions that regions share.

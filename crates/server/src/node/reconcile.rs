@@ -281,6 +281,10 @@ impl Node {
             Question::Read(read) => Box::pin(self.on_read(read)).await,
             Question::Moments(asked) => self.on_moments(&asked),
             Question::Distribute(asked) => self.on_distribute(from, &asked.asked).await,
+            Question::Batch(batch) => Box::pin(self.on_batch(batch)).await,
+            Question::Intend(asked) => Box::pin(self.on_intend(asked)).await,
+            Question::Settle(asked) => Box::pin(self.on_settle(asked)).await,
+            Question::Verdict(asked) => Box::pin(self.on_verdict(asked)).await,
             about_rows @ (Question::Compare(_)
             | Question::Scrub(_)
             | Question::Repair(_)

@@ -12,6 +12,7 @@
 
 mod cut;
 mod locks;
+mod part;
 mod recover;
 mod send;
 
@@ -30,17 +31,20 @@ use isthmus_model::ids::{Epoch, Origin, TableId};
 use isthmus_model::key::{EncodedKey, KeyValue};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::limits::SYNC_WRITES_MAX;
-use isthmus_store::{Pending, StoreError, Table, Written};
+use isthmus_store::{Beginning, Pending, StoreError, Table, Written};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
-use tokio::sync::{OwnedRwLockWriteGuard, oneshot, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, oneshot, watch};
 
 pub(super) use self::cut::prepare_again;
-use self::locks::RowLocks;
+use self::locks::{Locked, RowLocks};
+use self::part::Making;
 use self::send::{Senders, ToPrepare};
 use super::Node;
 use crate::api_error::ApiError;
 use crate::peer::call::{NumberGiven, PreparedWrite};
+
+pub use self::part::SyncPart;
 
 /// A write that could not be made for the moment is tried again after this.
 const MAKE_AGAIN: Duration = Duration::from_millis(50);
@@ -88,6 +92,12 @@ enum Stage {
 /// Who has voted for what, while a term is open.
 type Undecided = Option<(Votes<Origin>, BTreeMap<TxId, Waiting>)>;
 
+/// Rows that nobody else writes, while a write is under way.
+pub(super) struct RowsLocked {
+    _rows: Locked,
+    _under_way: OwnedRwLockReadGuard<()>,
+}
+
 /// A write that was prepared and is not decided.
 struct Waiting {
     decide: oneshot::Sender<()>,
@@ -104,6 +114,8 @@ pub struct SyncWrite {
     pub changes: Vec<SyncRow>,
     /// They are one entry, or none.
     pub atomic: bool,
+    /// What that entry is to a batch of several partitions. With it `atomic` is set.
+    pub part: Option<SyncPart>,
 }
 
 /// A row of such a write.
@@ -120,11 +132,12 @@ struct Wave {
     path: &'static str,
     judged_millis: i64,
     atomic: bool,
+    part: Option<SyncPart>,
     rows: Vec<(usize, SyncRow)>,
 }
 
 /// One result per change, in order.
-type Results = Vec<Result<Written, ApiError>>;
+type Results<E = ApiError> = Vec<Result<Written, E>>;
 
 /// How a synchronous table stands.
 pub(super) struct SyncReport {
@@ -274,6 +287,22 @@ impl SyncTable {
         waiting.keys().flat_map(missing).collect()
     }
 
+    /// Locks rows that the intent of a batch has locked, as a write of them would: until what is
+    /// given is dropped nothing is judged on what becomes of them.
+    pub(super) async fn lock_for_batch(
+        &self,
+        keys: Vec<EncodedKey>,
+    ) -> Result<RowsLocked, ApiError> {
+        self.opened().await?;
+        let rows = self.locks.lock(keys).await;
+        Ok(RowsLocked { _rows: rows, _under_way: self.under_way.clone().read_owned().await })
+    }
+
+    /// Whether writes are made.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(*self.stage.borrow(), Stage::Open(_))
+    }
+
     /// Since when the oldest one waits, by the monotonic clock.
     fn oldest(&self) -> Option<Duration> {
         let undecided = self.undecided.lock();
@@ -296,6 +325,15 @@ impl Node {
         changes: Vec<CheckedChange>,
         atomic: bool,
     ) -> Pending<Vec<Result<Written, StoreError>>> {
+        self.at_once(table, || table.write(changes, atomic))
+    }
+
+    /// Does a write of a table that is not written synchronously; refused as `write_at_once` does.
+    pub(super) fn at_once<T>(
+        &self,
+        table: &Table,
+        write: impl FnOnce() -> Pending<T>,
+    ) -> Pending<T> {
         // Held until the changes are accepted, so that what is judged after the table has become
         // synchronous sees them.
         let tables = self.synced.tables.read();
@@ -308,7 +346,7 @@ impl Node {
                 partition: table.partition(),
                 epoch: table.epoch(),
             })),
-            false => table.write(changes, atomic),
+            false => write(),
         }
     }
 
@@ -360,7 +398,7 @@ impl Node {
         write: SyncWrite,
         sent: &AtomicU8,
     ) -> Result<Results, ApiError> {
-        let SyncWrite { path, judged_millis, changes, atomic } = write;
+        let SyncWrite { path, judged_millis, changes, atomic, part } = write;
         let term = sync.opened().await?;
         let keys = changes.iter().filter_map(|row| match &row.change.key {
             CheckedKey::Whole(key) => Some(key.encode()),
@@ -376,7 +414,8 @@ impl Node {
         let mut results: Vec<Option<Result<Written, ApiError>>> = Vec::new();
         results.resize_with(changes.len(), || None);
         for wave in waves(changes, atomic) {
-            let wave = Wave { term, path, judged_millis, atomic, rows: wave };
+            let part = part.clone();
+            let wave = Wave { term, path, judged_millis, atomic, part, rows: wave };
             let ended = self.commit_wave(sync, table, wave, sent, &mut results).await;
             let Err(error) = ended else { continue };
             if results.iter().flatten().all(Result::is_err) {
@@ -401,7 +440,7 @@ impl Node {
         sent: &AtomicU8,
         results: &mut [Option<Result<Written, ApiError>>],
     ) -> Result<(), ApiError> {
-        let Wave { term, path, judged_millis, atomic, rows } = wave;
+        let Wave { term, path, judged_millis, atomic, part, rows } = wave;
         let only = rows.iter().map(|(_, row)| row.change.clone()).collect();
         let judged = table.judge(only, atomic).await?;
         let mut passed = Vec::with_capacity(rows.len());
@@ -430,24 +469,32 @@ impl Node {
             self.check_lease(table, Epoch(term.epoch))?;
         }
         for (place, error) in refused {
-            results[place] = Some(Err(error.into()));
+            let is_together = part.is_some() && error == StoreError::AbortedTogether;
+            let error = if is_together { ApiError::given_up() } else { error.into() };
+            results[place] = Some(Err(error));
         }
         if passed.is_empty() {
             return Ok(());
         }
         let write = |body: Bytes, numbers| {
             let path = path.to_owned();
-            let entry = Bytes::new();
-            PreparedWrite { path, body, judged_millis, numbers, entry }.encode_to_vec().into()
+            PreparedWrite { path, body, judged_millis, numbers, ..PreparedWrite::default() }
         };
+        let mut making = Making::Rows { atomic };
         let prepared: Vec<Bytes> = match atomic {
             true => {
                 let body = prepared.first().map(|(body, _)| body.clone()).unwrap_or_default();
-                vec![write(body, prepared.iter().filter_map(|(_, given)| *given).collect())]
+                let write = write(body, prepared.iter().filter_map(|(_, given)| *given).collect());
+                let (write, what) = match part {
+                    Some(part) => part.apply(write),
+                    None => (write, Making::Rows { atomic }),
+                };
+                making = what;
+                vec![write.encode_to_vec().into()]
             }
             false => {
                 let one = |(body, given): (Bytes, Option<NumberGiven>)| {
-                    write(body, given.into_iter().collect())
+                    write(body, given.into_iter().collect()).encode_to_vec().into()
                 };
                 prepared.into_iter().map(one).collect()
             }
@@ -459,7 +506,7 @@ impl Node {
         let (places, passed): (Vec<usize>, Vec<CheckedChange>) = passed.into_iter().unzip();
         let needed = self.count_of(table).needed;
         let txs = self.voted_for(sync, table, term, prepared).await?;
-        let made = self.make(table, txs, passed, atomic).await?;
+        let made = self.make(table, txs, passed, &making).await?;
         let last = made.iter().flatten().map(|written| written.lsn).max();
         // Nobody will ask any more what was prepared, or fewer than it takes to find this one.
         let is_outdated =
@@ -516,10 +563,11 @@ impl Node {
         table: &Table,
         txs: Vec<TxId>,
         changes: Vec<CheckedChange>,
-        atomic: bool,
+        making: &Making,
     ) -> Result<Vec<Result<Written, StoreError>>, ApiError> {
         loop {
-            match table.write_prepared(txs.clone(), changes.clone(), atomic).await {
+            let made = making.write(table, txs.clone(), changes.clone(), Beginning::Fresh);
+            match made.await {
                 Ok(results) => return Ok(results),
                 Err(error) if error.outcome() == Outcome::Unknown => return Err(error.into()),
                 Err(

@@ -105,6 +105,7 @@ impl Node {
                         Serve::PeerToPeer => ServeMode::PeerToPeer,
                     }),
                     write_mode: self.write_mode_status(table, record.as_ref()),
+                    batches: self.batches_status(table),
                     writable: spec.writing == Writing::Accept
                         && record.as_ref().is_none_or(|record| record.ready)
                         && !self.shared.put_backs.is_put_back(spec.partition),

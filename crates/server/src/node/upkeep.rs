@@ -139,7 +139,7 @@ impl Node {
     }
 
     /// Everything through this LSN is at every replica; `None`: one has not said.
-    fn log_needed_after(&self, partition: PartitionId, end: Lsn) -> Option<Lsn> {
+    pub(super) fn log_needed_after(&self, partition: PartitionId, end: Lsn) -> Option<Lsn> {
         let mut needed = self.distributions.needs_log_after(partition).unwrap_or(end).min(end);
         for other in self.others.values() {
             match other.links().needs_after(partition) {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use isthmus_replication::frame::Packed;
 
+use super::batch::{AskVerdict, Batch, BatchName, Intend, MemberTold, Settle};
 use super::verify::{Compare, Heal, Repair, Roots, Rows, Scrub};
 
 /// A question.
@@ -15,7 +16,7 @@ pub struct Call {
     #[prost(
         oneof = "Question",
         tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60, 61, 62, 63, \
-                70, 71, 72"
+                70, 71, 72, 80, 81, 82, 83"
     )]
     pub question: Option<Question>,
 }
@@ -98,6 +99,18 @@ pub enum Question {
     /// Tell which moments a replica of a partition can be read as of.
     #[prost(message, tag = "72")]
     Moments(Moments),
+    /// Make a batch in several partitions or in none; the anchor is written here.
+    #[prost(message, tag = "80")]
+    Batch(Batch),
+    /// Keep the intent of a batch.
+    #[prost(message, tag = "81")]
+    Intend(Intend),
+    /// End the intents of batches.
+    #[prost(message, tag = "82")]
+    Settle(Settle),
+    /// Tell what became of batches.
+    #[prost(message, tag = "83")]
+    Verdict(AskVerdict),
 }
 
 /// Asks whether a region lives and is well. The answer is a `Probed`, and proves both ways.
@@ -286,9 +299,37 @@ pub struct PreparedWrite {
     /// The numbers that the server gave to keys, by the places of the rows.
     #[prost(message, repeated, tag = "4")]
     pub numbers: Vec<NumberGiven>,
+    /// It becomes an intent and changes nothing.
+    #[prost(message, optional, tag = "5")]
+    pub intent: Option<PreparedIntent>,
+    /// Making it decides a batch of several partitions.
+    #[prost(message, optional, tag = "6")]
+    pub decision: Option<PreparedDecision>,
     /// In place of all that: the entry that it was in a log of which the end was cut off.
-    #[prost(bytes = "bytes", tag = "5")]
+    #[prost(bytes = "bytes", tag = "7")]
     pub entry: Bytes,
+}
+
+/// The intent that a prepared write becomes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PreparedIntent {
+    /// The batch.
+    #[prost(message, optional, tag = "1")]
+    pub batch: Option<BatchName>,
+    /// Name of the table that its anchor is.
+    #[prost(string, tag = "2")]
+    pub anchor: String,
+}
+
+/// The batch that a prepared write decides.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PreparedDecision {
+    /// The batch.
+    #[prost(message, optional, tag = "1")]
+    pub batch: Option<BatchName>,
+    /// Its members.
+    #[prost(message, repeated, tag = "2")]
+    pub members: Vec<MemberTold>,
 }
 
 /// The number that the server gave to the key of a row.

@@ -32,8 +32,9 @@ impl Rows {
                 let returned = one.change.returned.clone();
                 let checked = check_change(&schema, one.change, judged_millis)?;
                 let size = checked.size;
+                self.await_writable(&table, std::slice::from_ref(&checked)).await;
                 let changes = vec![SyncRow { body: body.clone(), change: checked }];
-                let write = SyncWrite { path, judged_millis, changes, atomic: false };
+                let write = SyncWrite { path, judged_millis, changes, atomic: false, part: None };
                 let results = self.node.write_synced(sync, &table, write).await?;
                 let written = results
                     .into_iter()
@@ -67,6 +68,7 @@ impl Rows {
             tables.first().map(|table| table.table.clone()).ok_or_else(ApiError::no_table)?;
         let rows = tables.into_iter().flat_map(|table| table.rows).collect();
         let part = BatchPart::check(&table.schema(), rows, atomic, judged_millis);
+        self.await_writable(table, &part.changes).await;
         let bodies = match atomic {
             true => vec![body.clone(); part.places.len()],
             false => batches_by_row(body.clone())?,
@@ -77,7 +79,7 @@ impl Rows {
         let outcome = match changes.is_empty() {
             true => Ok(Vec::new()),
             false => {
-                let write = SyncWrite { path, judged_millis, changes, atomic };
+                let write = SyncWrite { path, judged_millis, changes, atomic, part: None };
                 self.node.write_synced(sync, table, write).await
             }
         };

@@ -22,7 +22,10 @@ pub(crate) fn check(node: usize, view: &PartitionView, moved: &Moved) -> Result<
             | EntryBody::Expiry(_)
             | EntryBody::Handover(_)
             | EntryBody::Opening
-            | EntryBody::Settled(_) => false,
+            | EntryBody::Settled(_)
+            | EntryBody::Intent(_)
+            | EntryBody::Abandoned(_)
+            | EntryBody::Forgotten(_) => false,
         };
     }
     Ok(())

@@ -57,7 +57,10 @@ impl Writers {
             EntryBody::Rows(_)
             | EntryBody::Schema(_)
             | EntryBody::Expiry(_)
-            | EntryBody::Settled(_) => {}
+            | EntryBody::Settled(_)
+            | EntryBody::Intent(_)
+            | EntryBody::Abandoned(_)
+            | EntryBody::Forgotten(_) => {}
         }
         Ok(())
     }

@@ -66,6 +66,7 @@ pub(super) fn next_piece(
         expiry: Vec::new(),
         made,
         settled: Some(snapshot.spec().settled),
+        atomics: snapshot.atomics()?,
         table: Some(snapshot.spec().clone()),
         rules: None,
     };

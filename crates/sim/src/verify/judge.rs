@@ -58,7 +58,12 @@ impl World {
                         lasting.remove(&row.key);
                     }),
                     EntryBody::Schema(_) | EntryBody::Expiry(_) => lasting.clear(),
-                    EntryBody::Handover(_) | EntryBody::Opening | EntryBody::Settled(_) => {}
+                    EntryBody::Handover(_)
+                    | EntryBody::Opening
+                    | EntryBody::Settled(_)
+                    | EntryBody::Intent(_)
+                    | EntryBody::Abandoned(_)
+                    | EntryBody::Forgotten(_) => {}
                 }
             }
             let planted = &self.planted[places[1]];

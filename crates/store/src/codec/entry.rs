@@ -4,11 +4,12 @@
 //! are.
 
 use bytes::Bytes;
+use isthmus_model::atomic::{BatchId, BatchMark, Intent, Member};
 use isthmus_model::commit::{Term, TxId};
 use isthmus_model::entry::{Entry, EntryBody, Handover, RowDelta};
 use isthmus_model::expiry::Expiry;
 use isthmus_model::family::FamilySet;
-use isthmus_model::ids::{Epoch, Lsn, Origin, SchemaNumber, Timestamp};
+use isthmus_model::ids::{Epoch, Lsn, Origin, SchemaNumber, TableId, Timestamp};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::limits::{AUTO_INCREMENT_MAX, COUNT_MAX};
 use isthmus_model::row::Trim;
@@ -24,6 +25,11 @@ const VERSION_PLAIN: u8 = 1;
 const VERSION_SEEN: u8 = 2;
 /// Tells which prepared change it was.
 const VERSION_PREPARED: u8 = 3;
+/// Tells what it is to a batch of several partitions, and which prepared change it was, if any.
+const VERSION_BATCH: u8 = 4;
+
+const MARK_DECIDED: u8 = 1;
+const MARK_SETTLED: u8 = 2;
 
 const BODY_ROWS: u8 = 1;
 const BODY_SCHEMA: u8 = 2;
@@ -33,17 +39,24 @@ const BODY_EXPIRY_SPARING: u8 = 4;
 const BODY_HANDOVER: u8 = 5;
 const BODY_OPENING: u8 = 6;
 const BODY_SETTLED: u8 = 7;
+const BODY_INTENT: u8 = 8;
+const BODY_ABANDONED: u8 = 9;
+const BODY_FORGOTTEN: u8 = 10;
 
 /// Bytes of a row change with an empty key.
 const DELTA_BYTES_MIN: usize = 6;
+/// Bytes of the name of a batch, and of a member.
+const BATCH_BYTES_MIN: usize = 4;
+const MEMBER_BYTES_MIN: usize = 2;
 
 /// Appends the packed form.
 pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
-    out.push(match (&entry.seen, &entry.tx) {
-        (Some(_), _) => VERSION_SEEN,
+    out.push(match (&entry.seen, &entry.tx, &entry.batch) {
+        (Some(_), _, _) => VERSION_SEEN,
         // Of a table with one writer, which tells of nothing seen.
-        (None, Some(_)) => VERSION_PREPARED,
-        (None, None) => VERSION_PLAIN,
+        (None, _, Some(_)) => VERSION_BATCH,
+        (None, Some(_), None) => VERSION_PREPARED,
+        (None, None, None) => VERSION_PLAIN,
     });
     put_varint(out, entry.lsn.0);
     put_varint(out, entry.epoch.0);
@@ -53,9 +66,12 @@ pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
     if let Some(seen) = &entry.seen {
         put_varint(out, seen.len() as u64);
         seen.iter().for_each(|stamp| put_stamp(out, *stamp));
-    } else if let Some(tx) = &entry.tx {
-        put_term(out, tx.term);
-        put_varint(out, tx.number);
+    } else if let Some(mark) = &entry.batch {
+        out.push(u8::from(entry.tx.is_some()));
+        put_tx(out, entry.tx);
+        put_mark(mark, out);
+    } else {
+        put_tx(out, entry.tx);
     }
     match &entry.body {
         EntryBody::Rows(deltas) => {
@@ -92,7 +108,100 @@ pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
             out.push(BODY_SETTLED);
             put_term(out, *term);
         }
+        EntryBody::Intent(intent) => {
+            out.push(BODY_INTENT);
+            put_intent(intent, out);
+        }
+        EntryBody::Abandoned(id) => {
+            out.push(BODY_ABANDONED);
+            put_batch(*id, out);
+        }
+        EntryBody::Forgotten(ids) => {
+            out.push(BODY_FORGOTTEN);
+            put_varint(out, ids.len() as u64);
+            ids.iter().for_each(|id| put_batch(*id, out));
+        }
     }
+}
+
+fn put_tx(out: &mut Vec<u8>, tx: Option<TxId>) {
+    if let Some(tx) = tx {
+        put_term(out, tx.term);
+        put_varint(out, tx.number);
+    }
+}
+
+fn read_tx(reader: &mut Reader<'_>) -> Result<TxId, Corrupt> {
+    Ok(TxId { term: read_term(reader)?, number: reader.varint()? })
+}
+
+fn put_batch(id: BatchId, out: &mut Vec<u8>) {
+    put_varint(out, id.anchor.0);
+    put_term(out, id.term);
+    put_varint(out, id.number);
+}
+
+fn read_batch(reader: &mut Reader<'_>) -> Result<BatchId, Corrupt> {
+    let anchor = TableId(reader.varint()?);
+    Ok(BatchId { anchor, term: read_term(reader)?, number: reader.varint()? })
+}
+
+fn put_mark(mark: &BatchMark, out: &mut Vec<u8>) {
+    match mark {
+        BatchMark::Decided { id, members } => {
+            out.push(MARK_DECIDED);
+            put_batch(*id, out);
+            put_members(members, out);
+        }
+        BatchMark::Settled(id) => {
+            out.push(MARK_SETTLED);
+            put_batch(*id, out);
+        }
+    }
+}
+
+fn read_mark(reader: &mut Reader<'_>) -> Result<BatchMark, Corrupt> {
+    match reader.byte()? {
+        MARK_DECIDED => {
+            let id = read_batch(reader)?;
+            Ok(BatchMark::Decided { id, members: read_members(reader)? })
+        }
+        MARK_SETTLED => Ok(BatchMark::Settled(read_batch(reader)?)),
+        _ => corrupt("unknown mark of a batch"),
+    }
+}
+
+/// Appends the members of a batch.
+pub(crate) fn put_members(members: &[Member], out: &mut Vec<u8>) {
+    put_varint(out, members.len() as u64);
+    for member in members {
+        put_varint(out, member.table.0);
+        put_bytes(out, member.name.as_bytes());
+    }
+}
+
+/// What `put_members` made.
+pub(crate) fn read_members(reader: &mut Reader<'_>) -> Result<Vec<Member>, Corrupt> {
+    let count = reader.count(MEMBER_BYTES_MIN)?;
+    let one = |_| Ok(Member { table: TableId(reader.varint()?), name: reader.text()? });
+    (0..count).map(one).collect()
+}
+
+/// Appends an intent.
+pub(crate) fn put_intent(intent: &Intent, out: &mut Vec<u8>) {
+    put_batch(intent.id, out);
+    put_bytes(out, intent.anchor.as_bytes());
+    put_varint(out, intent.keys.len() as u64);
+    intent.keys.iter().for_each(|key| put_bytes(out, &key.0));
+    put_bytes(out, &intent.request);
+}
+
+/// What `put_intent` made.
+pub(crate) fn read_intent(reader: &mut Reader<'_>) -> Result<Intent, Corrupt> {
+    let (id, anchor) = (read_batch(reader)?, reader.text()?);
+    let count = reader.count(1)?;
+    let keys = (0..count).map(|_| Ok(EncodedKey(reader.bytes()?))).collect::<Result<_, _>>()?;
+    Ok(Intent { id, anchor, keys, request: reader.bytes()? })
 }
 
 fn put_term(out: &mut Vec<u8>, term: Term) {
@@ -119,7 +228,7 @@ pub fn encode_entry(entry: &Entry) -> Bytes {
 pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
     let mut reader = Reader::new(bytes);
     let version = reader.byte()?;
-    if !(VERSION_PLAIN..=VERSION_PREPARED).contains(&version) {
+    if !(VERSION_PLAIN..=VERSION_BATCH).contains(&version) {
         return corrupt("unknown version of an entry");
     }
     let lsn = Lsn(reader.varint()?);
@@ -130,14 +239,22 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
         return corrupt("an entry beyond the end of any log");
     }
     let schema = SchemaNumber(reader.varint()?);
-    let (mut seen, mut tx) = (None, None);
+    let (mut seen, mut tx, mut batch) = (None, None, None);
     match version {
         VERSION_SEEN => {
             let count = reader.count(STAMP_BYTES)?;
             seen = Some((0..count).map(|_| reader.stamp()).collect::<Result<_, _>>()?);
         }
         VERSION_PREPARED => {
-            tx = Some(TxId { term: read_term(&mut reader)?, number: reader.varint()? });
+            tx = Some(read_tx(&mut reader)?);
+        }
+        VERSION_BATCH => {
+            tx = match reader.byte()? {
+                0 => None,
+                1 => Some(read_tx(&mut reader)?),
+                _ => return corrupt("flag of an entry"),
+            };
+            batch = Some(read_mark(&mut reader)?);
         }
         _ => {}
     }
@@ -174,10 +291,17 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, Corrupt> {
         }
         BODY_OPENING => EntryBody::Opening,
         BODY_SETTLED => EntryBody::Settled(read_term(&mut reader)?),
+        BODY_INTENT => EntryBody::Intent(read_intent(&mut reader)?),
+        BODY_ABANDONED => EntryBody::Abandoned(read_batch(&mut reader)?),
+        BODY_FORGOTTEN => {
+            let count = reader.count(BATCH_BYTES_MIN)?;
+            let ids = (0..count).map(|_| read_batch(&mut reader)).collect::<Result<_, _>>()?;
+            EntryBody::Forgotten(ids)
+        }
         _ => return corrupt("unknown kind of entry"),
     };
     reader.end()?;
-    Ok(Entry { lsn, epoch, stamp, origin_lsn, schema, seen, tx, body })
+    Ok(Entry { lsn, epoch, stamp, origin_lsn, schema, seen, tx, batch, body })
 }
 
 #[cfg(test)]
@@ -215,6 +339,9 @@ pub(crate) mod tests {
             }),
             Just(EntryBody::Opening),
             terms().prop_map(EntryBody::Settled),
+            intents().prop_map(EntryBody::Intent),
+            batch_ids().prop_map(EntryBody::Abandoned),
+            proptest::collection::vec(batch_ids(), 0..3).prop_map(EntryBody::Forgotten),
         ]
     }
 
@@ -226,6 +353,42 @@ pub(crate) mod tests {
         (terms(), any::<u64>()).prop_map(|(term, number)| TxId { term, number })
     }
 
+    /// The name of any batch.
+    pub(crate) fn batch_ids() -> impl Strategy<Value = BatchId> {
+        (any::<u64>(), terms(), any::<u64>()).prop_map(|(anchor, term, number)| BatchId {
+            anchor: TableId(anchor),
+            term,
+            number,
+        })
+    }
+
+    /// Any intent.
+    pub(crate) fn intents() -> impl Strategy<Value = Intent> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..12);
+        let keys = proptest::collection::vec(bytes(), 0..3);
+        (batch_ids(), "[a-z]{0,5}", keys, bytes()).prop_map(|(id, anchor, keys, request)| Intent {
+            id,
+            anchor: anchor.into(),
+            keys: keys.into_iter().map(|key| EncodedKey(key.into())).collect(),
+            request: request.into(),
+        })
+    }
+
+    /// Any member of a batch.
+    pub(crate) fn members() -> impl Strategy<Value = Member> {
+        let member =
+            |(table, name): (u64, String)| Member { table: TableId(table), name: name.into() };
+        (any::<u64>(), "[a-z]{0,5}").prop_map(member)
+    }
+
+    fn marks() -> impl Strategy<Value = BatchMark> {
+        let members = proptest::collection::vec(members(), 0..3);
+        prop_oneof![
+            batch_ids().prop_map(BatchMark::Settled),
+            (batch_ids(), members).prop_map(|(id, members)| BatchMark::Decided { id, members }),
+        ]
+    }
+
     /// Any entry that can be stored.
     pub(crate) fn entries() -> impl Strategy<Value = Entry> {
         let count = || 0..COUNT_MAX;
@@ -234,14 +397,16 @@ pub(crate) mod tests {
         let seen = seen.prop_map(|(hlc, origin)| Stamp { hlc: Hlc(hlc), origin: Origin(origin) });
         let seen = proptest::option::of(proptest::collection::vec(seen, 0..3));
         let tx = proptest::option::of(txs());
-        (numbers, any::<u64>(), seen, tx, bodies()).prop_map(
-            |((lsn, epoch, hlc, origin, origin_lsn), schema, seen, tx, body)| Entry {
+        let batch = proptest::option::of(marks());
+        (numbers, any::<u64>(), seen, tx, batch, bodies()).prop_map(
+            |((lsn, epoch, hlc, origin, origin_lsn), schema, seen, tx, batch, body)| Entry {
                 lsn: Lsn(lsn),
                 epoch: Epoch(epoch),
                 stamp: Stamp { hlc: Hlc(hlc), origin: Origin(origin) },
                 origin_lsn: Lsn(origin_lsn),
                 schema: SchemaNumber(schema),
                 tx: tx.filter(|_| seen.is_none()),
+                batch: batch.filter(|_| seen.is_none()),
                 seen,
                 body,
             },
@@ -258,6 +423,7 @@ pub(crate) mod tests {
             schema: SchemaNumber(1),
             seen: None,
             tx: None,
+            batch: None,
             body: EntryBody::Opening,
         };
         assert!(decode_entry(&encode_entry(&entry)).is_ok());

@@ -282,6 +282,7 @@ mod tests {
             schema: isthmus_model::ids::SchemaNumber(1),
             seen: None,
             tx: None,
+            batch: None,
             body: EntryBody::Rows(vec![RowDelta {
                 key: EncodedKey(Bytes::from(vec![7; 100])),
                 delta: isthmus_model::row::Row::default(),

@@ -35,6 +35,12 @@ impl Table {
         check_writable(&inner)?;
         self.check_speaks_for_table(&inner)?;
         let mut schema = change(&inner.schema)?;
+        // What an intent asks for was judged under the schema as it is, and members ask what became
+        // of a batch.
+        let is_asked = schema.options.is_dropped && !inner.atomics.decided().is_empty();
+        if !inner.atomics.locks.is_empty() || is_asked {
+            return Err(StoreError::Busy);
+        }
         if schema.key_columns != inner.schema.key_columns {
             return Err(StoreError::BadSchema("key columns never change".into()));
         }
@@ -117,6 +123,9 @@ impl Table {
             let partition = inner.spec.partition;
             return Err(StoreError::Fenced { partition, epoch: inner.state.epoch });
         }
+        if writers.are_many() && !inner.atomics.locks.is_empty() {
+            return Err(StoreError::Busy);
+        }
         let (were_many, are_many) = (inner.spec.writers.are_many(), writers.are_many());
         if were_many && !are_many {
             return Err(StoreError::BadSchema(NO_WAY_BACK.into()));
@@ -152,6 +161,7 @@ impl Table {
         }
         let bytes_before = inner.part.bytes;
         inner.dropped = true;
+        inner.atomics.leave();
         self.stop_keeping_past(&inner);
         inner.part.dropped = true;
         let write = |key, value| BatchWrite { space: Space::Meta, key, value };

@@ -25,7 +25,7 @@ impl Table {
     /// that had been prepared before they were made. That is for who is about to have this log
     /// replaced by one that does not go on from the tail; until then nobody must be told of them.
     /// Answers whether all of them are there, durably: none is where the log does not reach back
-    /// to that entry or there is no room. Done again it changes nothing. Blocks while it reads.
+    /// to that entry, one is part of a batch of several partitions, or there is no room. Done again it changes nothing. Blocks while it reads.
     ///
     /// Refused where this region writes.
     pub fn prepare_again(&self, after: Lsn, encode: impl Fn(&Entry) -> Bytes) -> Pending<bool> {
@@ -78,6 +78,9 @@ impl Table {
                     decode_record(record).map_err(StoreError::corrupt("log record"))?;
                 for entry in entries.iter().filter(|entry| entry.lsn > at) {
                     let Some(tx) = entry.tx else { continue };
+                    if !is_made_again(entry) {
+                        return Ok(None);
+                    }
                     let change = encode(entry);
                     bytes += change.len();
                     tail.push((tx, change));
@@ -150,4 +153,10 @@ impl Table {
         inner.note_applied(tx);
         Ok(self.enqueue_told(&mut inner, bytes_before, lsn))
     }
+}
+
+/// Whether an entry can be made once more from what it set. One that is part of a batch of several
+/// partitions cannot: what became of that is for others to say.
+fn is_made_again(entry: &Entry) -> bool {
+    matches!(entry.body, EntryBody::Rows(_)) && entry.batch.is_none()
 }

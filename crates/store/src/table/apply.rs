@@ -139,6 +139,9 @@ impl Table {
             if let Some(tx) = entry.tx.filter(|_| !many) {
                 inner.note_applied(tx);
             }
+            if let Some(mark) = entry.batch.as_ref().filter(|_| !many) {
+                inner.take_batch_mark(entry.lsn, stamp, mark);
+            }
             inner.push_entry(&entry);
             inner.note_origin(stamp, origin_lsn);
         }
@@ -159,10 +162,15 @@ impl Table {
                 inner.expire(*expiry, at);
                 Ok(())
             }
-            EntryBody::Handover(_) | EntryBody::Opening | EntryBody::Settled(_)
+            EntryBody::Handover(_)
+            | EntryBody::Opening
+            | EntryBody::Settled(_)
+            | EntryBody::Intent(_)
+            | EntryBody::Abandoned(_)
+            | EntryBody::Forgotten(_)
                 if inner.spec.writers.are_many() =>
             {
-                Err(StoreError::BadRange("it changes the writer of a table with several"))
+                Err(StoreError::BadRange("it is of a table with one writer"))
             }
             EntryBody::Handover(handover) => {
                 inner.take_handover(entry, *handover);
@@ -174,6 +182,10 @@ impl Table {
             }
             EntryBody::Settled(term) => {
                 inner.take_settled(*term);
+                Ok(())
+            }
+            body @ (EntryBody::Intent(_) | EntryBody::Abandoned(_) | EntryBody::Forgotten(_)) => {
+                inner.take_batch_body(body, entry.stamp);
                 Ok(())
             }
         }

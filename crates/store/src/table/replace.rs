@@ -13,6 +13,7 @@ use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
 
+use crate::atomic::AtomicState;
 use crate::digest::Rules;
 use crate::error::StoreError;
 use crate::keys::partition::Watermark;
@@ -52,6 +53,8 @@ pub struct CopyDone {
     /// later, since the copy may have gone on from newer rows: what is prepared here and void by a
     /// later term may not be in what is copied.
     pub settled: Option<Term>,
+    /// What it kept of batches of several partitions; of any later moment, too.
+    pub atomics: AtomicState,
     /// What its digest counted, which is what the digest here must count under that schema.
     pub rules: Option<Rules>,
 }
@@ -374,6 +377,9 @@ impl Table {
             let of_table = done.table.as_ref().map(|table| table.settled);
             let settled = done.settled.or(of_table).unwrap_or(inner.state.settled);
             inner.take_made(settled, done.made.as_deref());
+            let (partition, group) = (inner.spec.partition, inner.open_group());
+            let writes = inner.atomics.replace(partition, done.atomics, group);
+            inner.part.writes.extend(writes);
             if let Some(table) = &done.table {
                 inner.take_writer_of(table);
             }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use isthmus_digest::Parts;
 use isthmus_model::apply::{ApplyContext, apply, needs_row};
+use isthmus_model::atomic::{BatchId, BatchMark};
 use isthmus_model::change::{RowAction, ShownCell};
 use isthmus_model::check::{CheckedChange, CheckedKey};
 use isthmus_model::commit::TxId;
@@ -46,12 +47,12 @@ pub struct Written {
 }
 
 /// One result per change, in order.
-type Results = Vec<Result<Written, StoreError>>;
+pub(crate) type Results = Vec<Result<Written, StoreError>>;
 
 /// A change that passed.
-struct Judged {
-    key: PrimaryKey,
-    encoded: EncodedKey,
+pub(crate) struct Judged {
+    pub(crate) key: PrimaryKey,
+    pub(crate) encoded: EncodedKey,
     /// The row before, if it is to be kept.
     replaced: Option<Arc<Row>>,
     /// What of the row is in the digest.
@@ -59,19 +60,23 @@ struct Judged {
     delta: Row,
     after: Row,
     shown: Vec<ShownCell>,
-    read_bytes: u64,
+    pub(crate) read_bytes: u64,
 }
 
 /// The keys of changes; one that the server makes is not there yet.
-type Keys = Vec<Option<EncodedKey>>;
+pub(crate) type Keys = Vec<Option<EncodedKey>>;
 
 /// One call to `write`, under the lock.
-struct Call<'a> {
+pub(crate) struct Call<'a> {
     table: &'a Table,
-    inner: &'a mut Inner,
+    pub(crate) inner: &'a mut Inner,
     prefetched: Prefetched,
     /// The prepared changes that they were, one for each entry.
     txs: Vec<TxId>,
+    /// What its one entry is to a batch of several partitions.
+    pub(crate) batch: Option<BatchMark>,
+    /// The batch whose locks do not count.
+    pub(crate) own: Option<BatchId>,
     wall_millis: i64,
     /// The first stamp taken.
     begun: Option<Hlc>,
@@ -94,13 +99,12 @@ impl Table {
         txs: Vec<TxId>,
     ) -> Result<Pending<Results>, StoreError> {
         self.call(changes, atomic, txs, |call, changes, keys| {
+            if atomic {
+                return call.write_and_answer(changes, keys);
+            }
             let bytes_before = call.inner.part.bytes;
-            let results = match atomic {
-                true => call.write_together(changes, keys),
-                false => call.write_each(changes, keys),
-            };
-            let (begun, judged_by) = (call.begun, call.judged_by);
-            call.table.answer(call.inner, bytes_before, results, begun, judged_by)
+            let results = call.write_each(changes, keys);
+            call.finish(bytes_before, results)
         })
     }
 
@@ -135,7 +139,7 @@ impl Table {
     }
 
     /// Reads what changes need, then does something with them under the lock.
-    fn call<T>(
+    pub(crate) fn call<T>(
         &self,
         changes: Vec<CheckedChange>,
         atomic: bool,
@@ -168,6 +172,8 @@ impl Table {
             inner: &mut inner,
             prefetched,
             txs,
+            batch: None,
+            own: None,
             wall_millis: self.core.wall_millis(),
             begun: None,
             judged_by: None,
@@ -273,26 +279,46 @@ impl Call<'_> {
         results
     }
 
-    fn write_together(
+    /// Makes all of them by one entry, or none.
+    pub(crate) fn write_and_answer(
         &mut self,
         changes: Vec<CheckedChange>,
-        keys: Vec<Option<EncodedKey>>,
-    ) -> Results {
+        keys: Keys,
+    ) -> Pending<Results> {
+        let bytes_before = self.inner.part.bytes;
         let stamp = self.stamp();
+        let results = match self.judge_all(changes, keys, stamp) {
+            Ok(judged) => {
+                let tx = self.tx(0);
+                self.accept(stamp, tx, judged).into_iter().map(Ok).collect()
+            }
+            Err(refused) => refused.into_iter().map(Err).collect(),
+        };
+        self.finish(bytes_before, results)
+    }
+
+    /// Judges changes that are made together or not at all: why not, for each.
+    pub(crate) fn judge_all(
+        &mut self,
+        changes: Vec<CheckedChange>,
+        keys: Keys,
+        stamp: Stamp,
+    ) -> Result<Vec<Judged>, Vec<StoreError>> {
         let judged: Vec<Result<Judged, StoreError>> = changes
             .into_iter()
             .zip(keys)
             .map(|(change, key)| self.judge(change, key, stamp))
             .collect();
         if judged.iter().any(Result::is_err) {
-            let refused = |one: Result<Judged, StoreError>| match one {
-                Ok(_) => Err(StoreError::AbortedTogether),
-                Err(error) => Err(error),
-            };
-            return judged.into_iter().map(refused).collect();
+            let refused = |one: Result<Judged, _>| one.err().unwrap_or(StoreError::AbortedTogether);
+            return Err(judged.into_iter().map(refused).collect());
         }
-        let (judged, tx) = (judged.into_iter().flatten().collect(), self.tx(0));
-        self.accept(stamp, tx, judged).into_iter().map(Ok).collect()
+        Ok(judged.into_iter().flatten().collect())
+    }
+
+    pub(crate) fn finish(&mut self, bytes_before: usize, results: Results) -> Pending<Results> {
+        let (begun, judged_by) = (self.begun, self.judged_by);
+        self.table.answer(self.inner, bytes_before, results, begun, judged_by)
     }
 
     /// The prepared change that the entry at that place was.
@@ -300,7 +326,7 @@ impl Call<'_> {
         self.txs.get(place).copied()
     }
 
-    fn stamp(&mut self) -> Stamp {
+    pub(crate) fn stamp(&mut self) -> Stamp {
         let stamps = &self.table.core.stamps;
         if self.begun.is_some() {
             return stamps.next(self.wall_millis);
@@ -326,6 +352,9 @@ impl Call<'_> {
         let is_needed = needs_row(&change, granularity);
         let is_kept = self.table.keeps_before(&change);
         let (mut row, mut replaced) = (None, None);
+        if let Some(encoded) = &encoded {
+            self.check_unlocked(encoded)?;
+        }
         // A key with a new number names a row that is not there.
         if let Some(encoded) = encoded.as_ref().filter(|_| is_needed || is_kept) {
             let Table { core, partition, .. } = self.table;
@@ -361,6 +390,19 @@ impl Call<'_> {
         Ok(Judged { key, encoded, replaced, before, delta, after, shown, read_bytes })
     }
 
+    /// Refuses a row that the intent of a batch has locked. What others have prepared was judged
+    /// before it, and is made.
+    fn check_unlocked(&self, key: &EncodedKey) -> Result<(), StoreError> {
+        let locks = &self.inner.atomics.locks;
+        if locks.is_empty() || !self.txs.is_empty() {
+            return Ok(());
+        }
+        match locks.holder(key).filter(|holder| Some(*holder) != self.own) {
+            Some(holder) => Err(StoreError::RowLocked(holder)),
+            None => Ok(()),
+        }
+    }
+
     /// Makes one entry of changes that passed.
     fn accept(&mut self, stamp: Stamp, tx: Option<TxId>, judged: Vec<Judged>) -> Vec<Written> {
         let (lsn, epoch) = (self.inner.next_lsn(), self.inner.spec.epoch);
@@ -375,7 +417,11 @@ impl Call<'_> {
             self.inner.put_row(encoded, before, after, horizon, at);
             written.push(Written { key, shown, read_bytes, stamp, lsn, epoch });
         }
-        self.inner.push_own(lsn, stamp, tx, EntryBody::Rows(deltas));
+        let batch = self.batch.take();
+        if let Some(mark) = &batch {
+            self.inner.take_batch_mark(lsn, stamp, mark);
+        }
+        self.inner.push_marked(lsn, stamp, (tx, batch), EntryBody::Rows(deltas));
         if let Some(tx) = tx {
             self.inner.note_applied(tx);
         }
@@ -386,6 +432,16 @@ impl Call<'_> {
 impl Inner {
     /// Appends an entry made by this region.
     pub(crate) fn push_own(&mut self, lsn: Lsn, stamp: Stamp, tx: Option<TxId>, body: EntryBody) {
+        self.push_marked(lsn, stamp, (tx, None), body);
+    }
+
+    fn push_marked(
+        &mut self,
+        lsn: Lsn,
+        stamp: Stamp,
+        (tx, batch): (Option<TxId>, Option<BatchMark>),
+        body: EntryBody,
+    ) {
         let entry = Entry {
             lsn,
             epoch: self.state.epoch,
@@ -394,6 +450,7 @@ impl Inner {
             schema: self.schema.number,
             seen: self.spec.writers.are_many().then(|| self.state.seen()),
             tx,
+            batch,
             body,
         };
         self.push_entry(&entry);

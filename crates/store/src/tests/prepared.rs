@@ -145,6 +145,7 @@ fn copy_done(from: &Region, first: &TableSnapshot, table: TableSpec) -> CopyDone
         expiry: Vec::new(),
         made: Some(first.made().to_vec()),
         settled: Some(first.spec().settled),
+        atomics: Default::default(),
         table: Some(table),
         rules: None,
     }

@@ -218,6 +218,7 @@ pub(super) fn copy_among_writes(
             expiry: snapshot.expiry().to_vec(),
             made: None,
             settled: None,
+            atomics: snapshot.atomics().unwrap(),
             table: Some(snapshot.spec().clone()),
             rules: Some(snapshot.rules().clone()),
         });
@@ -252,6 +253,7 @@ fn older_entries_do_not_take_back_what_a_copy_brought_from_later() {
         expiry: Vec::new(),
         made: None,
         settled: None,
+        atomics: Default::default(),
         table: None,
         rules: None,
     };

@@ -24,7 +24,7 @@ use crate::receipts::AFTER;
 use crate::together::{Piece, together};
 
 /// The distributed tables of a batch.
-struct Tables(BTreeMap<Text, Arc<Distribution>>);
+pub(super) struct Tables(BTreeMap<Text, Arc<Distribution>>);
 
 impl Tables {
     /// The partition that a row of a table is in; `None`: the table is not distributed.
@@ -32,8 +32,19 @@ impl Tables {
         self.0.get(table).map(|table| partition_of(table, key))
     }
 
+    /// Whether a table is distributed.
+    pub(super) fn has(&self, table: &Text) -> bool {
+        self.0.contains_key(table)
+    }
+
+    /// The name by which the table of a row goes.
+    pub(super) fn name_of(&self, table: &Text, key: &[NamedKeyPart]) -> Text {
+        let partition = self.partition(table, key);
+        partition.map_or_else(|| table.clone(), |partition| Text::from(partition.name()))
+    }
+
     /// The partition of that name.
-    fn named(&self, name: &Text) -> Option<Partition<'_>> {
+    pub(super) fn named(&self, name: &Text) -> Option<Partition<'_>> {
         let (table, number) = isthmus_control::distribution::partition_named(name.as_str())?;
         let table = self.0.get(&Text::from(table))?;
         let place = table.partitions.iter().position(|partition| partition.number == number)?;
@@ -64,7 +75,7 @@ fn regrouped(group: &BatchGroup, table: &Distribution) -> Result<Vec<BatchGroup>
 }
 
 impl PublicApi {
-    fn tables_of<'a>(
+    pub(super) fn tables_of<'a>(
         &self,
         names: impl IntoIterator<Item = &'a Text>,
         turns: &mut Turns<'_>,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_control::agreed::How;
+use isthmus_model::atomic::Intent;
 use isthmus_model::change::Condition;
 use isthmus_model::check::{CheckedChange, CheckedKey, check_change};
 use isthmus_model::commit::{self, Recovery, Term, TxId};
@@ -21,17 +22,19 @@ use isthmus_model::ids::{Epoch, Origin};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_protocol::request::{Operation, decode_passed_on};
 use isthmus_replication::mode::{Answer, Begun};
-use isthmus_store::Table;
 use isthmus_store::codec::entry::decode_entry;
+use isthmus_store::{Beginning, Table};
 use prost::Message;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::{Stage, SyncTable};
+use super::{Making, Stage, SyncTable};
 use crate::api_error::ApiError;
 use crate::node::Node;
 use crate::node::events::EventKind;
-use crate::peer::call::{AfterChange, PreparedWrite, Promise, Promised, Question};
+use crate::peer::call::{
+    AfterChange, PreparedDecision, PreparedIntent, PreparedWrite, Promise, Promised, Question,
+};
 use crate::peer::dial::OtherRegion;
 
 /// What could not be done is tried again after this.
@@ -191,14 +194,14 @@ impl Node {
             let read = read_prepared(table, change).inspect_err(|error| {
                 tracing::error!(%tx, %error, "what was prepared cannot be read");
             })?;
-            let (rows, atomic) = match read {
-                Read::Asked(rows, atomic) => (rows, atomic),
+            let (rows, making) = match read {
+                Read::Asked(rows, making) => (rows, making),
                 Read::Made(entry) => {
                     table.write_again(&entry).await?;
                     continue;
                 }
             };
-            let made = table.write_prepared(vec![tx], rows, atomic).await?;
+            let made = making.write(table, vec![tx], rows, Beginning::Recovered).await?;
             for refused in made.into_iter().filter_map(Result::err) {
                 tracing::warn!(%tx, %refused, "what was prepared does not fit any more");
             }
@@ -212,23 +215,39 @@ impl Node {
         }
         Ok(())
     }
+
+    /// The rows of what was prepared or intended, and what they become.
+    pub(in crate::node) fn read_prepared(
+        &self,
+        table: &Table,
+        change: Bytes,
+    ) -> Result<(Vec<CheckedChange>, Making), ApiError> {
+        match read_prepared(table, change)? {
+            Read::Asked(rows, making) => Ok((rows, making)),
+            Read::Made(_) => Err(damaged()),
+        }
+    }
 }
 
 /// A prepared change.
 enum Read {
-    /// As a client asked for it: its rows, and whether they are one entry.
-    Asked(Vec<CheckedChange>, bool),
+    /// As a client asked for it: its rows, and what they become.
+    Asked(Vec<CheckedChange>, Making),
     /// As it was made in a log that was cut off.
     Made(Box<Entry>),
 }
 
+fn damaged() -> ApiError {
+    ApiError::invalid("A prepared write is damaged.")
+}
+
 fn read_prepared(table: &Table, change: Bytes) -> Result<Read, ApiError> {
-    let damaged = || ApiError::invalid("A prepared write is damaged.");
     let write = PreparedWrite::decode(change).map_err(|_| damaged())?;
     if !write.entry.is_empty() {
         let entry = decode_entry(&write.entry).map_err(|_| damaged())?;
         return Ok(Read::Made(Box::new(entry)));
     }
+    let plain = PreparedWrite { intent: None, decision: None, ..write.clone() };
     let (rows, atomic) = match decode_passed_on(&write.path, write.body)? {
         Operation::PutRow(one) | Operation::UpdateRow(one) | Operation::DeleteRow(one) => {
             (vec![one.change], false)
@@ -250,10 +269,23 @@ fn read_prepared(table: &Table, change: Bytes) -> Result<Read, ApiError> {
         checked.condition = Condition::default();
         read.push(checked);
     }
-    match read.len() == 1 || atomic {
-        true => Ok(Read::Asked(read, atomic)),
-        false => Err(damaged()),
+    if read.len() != 1 && !atomic {
+        return Err(damaged());
     }
+    let making = match (write.intent, write.decision) {
+        (None, None) => Making::Rows { atomic },
+        (Some(PreparedIntent { batch: Some(id), anchor }), None) => Making::Intent(Intent {
+            id: id.into(),
+            anchor: anchor.into(),
+            keys: Vec::new(),
+            request: plain.encode_to_vec().into(),
+        }),
+        (None, Some(PreparedDecision { batch: Some(id), members })) => {
+            Making::Decision(id.into(), members.into_iter().map(Into::into).collect())
+        }
+        _ => return Err(damaged()),
+    };
+    Ok(Read::Asked(read, making))
 }
 
 fn not_begun(why: &str) -> ApiError {

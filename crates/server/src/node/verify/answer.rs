@@ -66,6 +66,10 @@ impl Node {
             | Question::Read(_)
             | Question::Distribute(_)
             | Question::Moments(_)
+            | Question::Batch(_)
+            | Question::Intend(_)
+            | Question::Settle(_)
+            | Question::Verdict(_)
             | Question::Time(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
             }

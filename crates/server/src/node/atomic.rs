@@ -1,0 +1,315 @@
+//! Batches that are made in several partitions or in none. What decides is in
+//! [`isthmus_model::atomic`]; here regions ask each other.
+//!
+//! The region that writes the anchor coordinates (`begin.rs`): it has the others keep intents
+//! (`member.rs`), makes its own rows, which is the decision, and tells the others. What is left
+//! open by a crash, or by a region that is away, is settled later (`keep.rs`): members ask the
+//! anchor, and the anchor tells its members until all have settled what it decided. Nothing is said
+//! of a batch but by a region that may write the anchor, and never while the batch is open.
+
+mod begin;
+mod keep;
+mod locked;
+mod member;
+mod rows;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isthmus_model::atomic::{BatchId, Coordinator, Verdict};
+use isthmus_model::commit::Term;
+use isthmus_model::ids::{Epoch, Lsn, TableId};
+use isthmus_model::value::Text;
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_replication::frame::FORMAT_OF_BATCHES;
+use isthmus_store::Table;
+use parking_lot::Mutex;
+use prost::Message;
+
+use super::reconcile::told;
+use super::writer::Place;
+use super::{Node, Record};
+use crate::api_error::ApiError;
+use crate::peer::batch::{AskVerdict, VerdictTold, verdict_number};
+use crate::peer::call::{Question, Reply};
+use crate::peer::dial::is_unsent;
+use crate::status::{BatchStatus, BatchesStatus};
+
+pub(crate) use self::locked::Wanted;
+
+/// Partitions that are asked at once for one batch.
+const ASKED_AT_ONCE: usize = 16;
+/// Regions are asked again after this, then after twice as long, and so on.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+const ASK_AGAIN_MAX: Duration = Duration::from_millis(200);
+/// Batches that the status tells of by name.
+const TOLD_MAX: usize = 100;
+
+/// What a process remembers of batches.
+#[derive(Default)]
+pub(super) struct Batches {
+    /// Those that were begun here, by their anchors.
+    begun: Mutex<BTreeMap<TableId, Coordinator<Text>>>,
+    /// Those whose decision was sent to others and not found made here, with the term before which
+    /// all was settled then: they stay open until they are made or void.
+    doubtful: Mutex<BTreeMap<BatchId, Term>>,
+    upkeep: keep::Upkeep,
+}
+
+impl Batches {
+    /// Does something with the books of an anchor in an epoch. Those of an earlier one are closed.
+    fn with_books<T>(
+        &self,
+        anchor: TableId,
+        term: Term,
+        work: impl FnOnce(&mut Coordinator<Text>) -> T,
+    ) -> T {
+        let mut begun = self.begun.lock();
+        let books = begun.entry(anchor).or_insert_with(|| Coordinator::new(anchor, term));
+        if books.term() > term {
+            // Nothing is open of a term that is over.
+            return work(&mut Coordinator::new(anchor, term));
+        }
+        if books.term() < term {
+            *books = Coordinator::new(anchor, term);
+        }
+        work(books)
+    }
+}
+
+impl Node {
+    /// The term in which this process begins batches whose anchor is that table.
+    fn batch_term(&self, epoch: Epoch) -> Term {
+        Term { epoch: epoch.0, life: self.store.began_millis().unsigned_abs() }
+    }
+
+    /// Nothing is decided any more of a batch that this process has begun, or it is made.
+    fn close_batch(&self, id: BatchId) {
+        if let Some(books) = self.batches.begun.lock().get_mut(&id.anchor) {
+            books.close(id);
+        }
+        self.batches.doubtful.lock().remove(&id);
+    }
+
+    /// What became of batches whose anchor is written here.
+    pub(super) async fn on_verdict(&self, asked: AskVerdict) -> Result<Bytes, ApiError> {
+        let mut verdicts = Vec::with_capacity(asked.batches.len());
+        for name in asked.batches {
+            verdicts.push(verdict_number(self.verdict(name.into()).await?));
+        }
+        Ok(VerdictTold { verdicts }.encode_to_vec().into())
+    }
+
+    /// What became of a batch whose anchor is written here; elsewhere if it is not.
+    async fn verdict(&self, id: BatchId) -> Result<Verdict, ApiError> {
+        let table = self.store.table(id.anchor).ok_or_else(ApiError::no_table)?;
+        let name = table.name();
+        let Place::Here(table) = self.place_of_writes(name.as_str())? else {
+            return Err(ApiError::elsewhere());
+        };
+        // What the disk lacks, and what was prepared in earlier terms, comes first.
+        if table.id() != id.anchor || self.may_be_put_back(&table) {
+            return Err(ApiError::elsewhere());
+        }
+        self.await_settled(&table).await?;
+        let epoch = table.writer_word().epoch;
+        let verdict = |is_decided| {
+            let term = self.batch_term(epoch);
+            self.batches.with_books(id.anchor, term, |books| books.verdict(id, is_decided))
+        };
+        // First whether it is open: after that no decision comes any more.
+        if verdict(false) == Verdict::Open {
+            return Ok(Verdict::Open);
+        }
+        let decided = table.decided_batch(id);
+        if let Some(decided) = &decided {
+            self.until_held(&table, (decided.lsn, epoch)).done().await?;
+        }
+        self.check_lease(&table, epoch)?;
+        Ok(verdict(decided.is_some()))
+    }
+
+    /// The table of that name, if it is written here; elsewhere if another one was meant.
+    fn writable_as(&self, name: &str, number: u64) -> Result<Arc<Table>, ApiError> {
+        let table = self.writable(name)?;
+        match number == 0 || table.id().0 == number {
+            true => Ok(table),
+            false => Err(ApiError::elsewhere()),
+        }
+    }
+
+    /// Whether a table can be part of a batch of several partitions, as far as its record says.
+    fn check_takes_batches(&self, table: &Table) -> Result<(), ApiError> {
+        let name = table.name();
+        if table.spec().writers.are_many() {
+            return Err(ApiError::invalid(format!(
+                "Table {name} is written by several regions. A batch that is made in several \
+                 partitions or in none is for tables that one region writes."
+            )));
+        }
+        let record = self.record(table.id());
+        let replicas = record.iter().flat_map(|record| &record.table.replicas);
+        let format_of = |region: &str| {
+            let other = self.others.get(region)?;
+            Some(other.links().format()).filter(|format| *format > 0)
+        };
+        let is_old = |region: &&str| format_of(region).is_some_and(|it| it < FORMAT_OF_BATCHES);
+        match replicas.map(|replica| replica.region.as_str()).find(is_old) {
+            None => Ok(()),
+            Some(region) => Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                format!(
+                    "Region {region}, which has a replica of {name}, runs a version that knows no \
+                     batches of several partitions. Nothing was written."
+                ),
+            )),
+        }
+    }
+
+    /// Asks the region that writes a table, wherever that is, until one answers or the patience
+    /// ends. `hint` is asked first. An error that names no table: no region has it.
+    async fn ask_writer(
+        self: &Arc<Self>,
+        hint: &str,
+        question: Question,
+        (within, patience): (Duration, Duration),
+    ) -> Result<(String, Bytes), ApiError> {
+        let deadline = self.clock.monotonic() + patience;
+        let mut pause = ASK_AGAIN;
+        let own = self.config.region.name.as_str();
+        loop {
+            let (mut likeliest, mut are_all_without) = (None, true);
+            let regions = [hint, own].into_iter().chain(self.others.keys().map(String::as_str));
+            let mut asked = BTreeSet::new();
+            for region in regions.filter(|region| !region.is_empty()) {
+                if !asked.insert(region) {
+                    continue;
+                }
+                match Box::pin(self.ask_region(region, question.clone(), within)).await {
+                    Ok(body) => return Ok((region.to_owned(), body)),
+                    Err(error) if error.code == ErrorCode::ObjectNotExist => {}
+                    Err(error) if error.is_elsewhere || is_about_region(&error) => {
+                        are_all_without = false;
+                        likeliest = likeliest.filter(|known: &ApiError| !known.is_elsewhere);
+                        likeliest = likeliest.or(Some(error));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if are_all_without {
+                return Err(ApiError::no_table());
+            }
+            if self.clock.monotonic() >= deadline {
+                return Err(likeliest.unwrap_or_else(ApiError::elsewhere));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(ASK_AGAIN_MAX);
+        }
+    }
+
+    /// Answers a question that this region asks itself.
+    fn answer_here(
+        self: &Arc<Self>,
+        question: Question,
+    ) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+        let (node, own) = (self.clone(), self.config.region.name.clone());
+        Box::pin(async move { node.answer(&own, question).await })
+    }
+
+    async fn ask_region(
+        self: &Arc<Self>,
+        region: &str,
+        question: Question,
+        within: Duration,
+    ) -> Result<Bytes, ApiError> {
+        let unavailable = |why: &str| {
+            let message = format!("Region {region} cannot be reached: {why}. Nothing was done.");
+            ApiError::new(ErrorCode::ServerUnavailable, message)
+        };
+        let reply = if region == self.config.region.name {
+            self.answer_here(question).await
+        } else {
+            let other = self.others.get(region).ok_or_else(ApiError::elsewhere)?;
+            let reached = other.reached();
+            if !reached.connected {
+                return Err(unavailable(&reached.reason));
+            }
+            if (1..FORMAT_OF_BATCHES).contains(&other.links().format()) {
+                return Err(unavailable("its version knows no batches of several partitions"));
+            }
+            let answer = tokio::select! {
+                answer = other.ask_within(question, within) => answer,
+                // Nothing it says counts any more.
+                () = self.until_suspended(region) => {
+                    Err(tonic::Status::unavailable("it is suspended"))
+                }
+            };
+            answer.map_err(|status| match is_unsent(&status) {
+                true => unavailable(status.message()),
+                false => ApiError::new(
+                    ErrorCode::Timeout,
+                    format!(
+                        "Region {region} did not answer ({}). Whether the batch took effect is \
+                         not known.",
+                        status.message()
+                    ),
+                ),
+            })?
+        };
+        match reply.failure {
+            None => Ok(reply.body),
+            Some(failure) => Err(told(failure)),
+        }
+    }
+
+    /// Through which of its entries a table is held by all of its replicas, as far as asked for.
+    fn is_held_by_all(&self, table: &Table, lsn: Lsn) -> bool {
+        let reaches = |held: Option<Lsn>| held.is_some_and(|held| held >= lsn);
+        reaches(self.log_needed_after(table.partition(), lsn))
+            && self.log_held_by_all(table).is_none_or(reaches)
+    }
+
+    /// What a table keeps of batches of several partitions; `None`: nothing.
+    pub(super) fn batches_status(&self, table: &Table) -> Option<BatchesStatus> {
+        if !table.keeps_batches() {
+            return None;
+        }
+        let now = self.clock.wall_millis();
+        let intents = table.intents();
+        let in_doubt = intents.len() as u64;
+        let mut oldest: Vec<BatchStatus> = intents
+            .into_iter()
+            .map(|(id, anchor, rows, since)| BatchStatus {
+                batch: id.to_string(),
+                anchor: anchor.as_str().to_owned(),
+                rows: rows as u64,
+                waited_ms: now.saturating_sub(since.millis()).max(0).unsigned_abs(),
+            })
+            .collect();
+        oldest.sort_by_key(|batch| std::cmp::Reverse(batch.waited_ms));
+        oldest.truncate(TOLD_MAX);
+        let unsettled = table.decided_batches().len() as u64;
+        Some(BatchesStatus { in_doubt, oldest, unsettled })
+    }
+}
+
+/// Whether another region may be able to do it.
+fn is_about_region(error: &ApiError) -> bool {
+    matches!(
+        error.code,
+        ErrorCode::NoPermissionAccess | ErrorCode::TableNotReady | ErrorCode::ServerUnavailable
+    )
+}
+
+/// Whether a write may have taken effect though it failed.
+fn is_unknown(error: &ApiError) -> bool {
+    error.code == ErrorCode::Timeout
+}
+
+/// Which region is likely to write a table, by its record; empty: nobody knows.
+fn primary_of(record: Option<Record>) -> String {
+    record.map_or_else(String::new, |record| record.table.primary().to_owned())
+}

@@ -1,0 +1,335 @@
+//! Settling what batches have left: members ask anchors what became of intents, anchors tell
+//! members what they have decided, until all have settled it and it is forgotten.
+//!
+//! Each round takes a bounded step, and may be repeated at will. What was asked in vain is asked
+//! again after longer and longer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_model::atomic::{BatchId, Verdict};
+use isthmus_model::ids::{Lsn, TableId};
+use isthmus_protocol::error_code::ErrorCode;
+use isthmus_store::Table;
+use parking_lot::Mutex;
+use prost::Message;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::member::may_forget;
+use super::{ASKED_AT_ONCE, primary_of};
+use crate::node::events::EventKind;
+use crate::node::{Node, Place};
+use crate::peer::batch::{AskVerdict, Settle, SettleTold, VerdictTold, verdict_of};
+use crate::peer::call::Question;
+use crate::together::{Piece, together};
+
+/// How often it is looked.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// What is younger is seen to by the region that begins the batch.
+const QUIET_MAX: Duration = Duration::from_secs(1);
+/// What was asked in vain is asked again after this, then after twice as long, and so on.
+const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN_MAX: Duration = Duration::from_secs(10);
+/// Batches of one table that are seen to in one round.
+const ROUND_MAX: usize = 500;
+/// How long one question may take.
+const ASK_WITHIN: Duration = Duration::from_secs(3);
+/// Decisions that are kept until all replicas of all members hold that they are settled; beyond it
+/// is enough that they are settled as durably as the members' modes ask for.
+const KEPT_FOR_REPLICAS: usize = 2_000;
+/// Batches of which it is remembered where they were settled.
+const SETTLED_MAX: usize = 50_000;
+/// Somebody should look at a batch that is in doubt for so long.
+const LONG_IN_DOUBT: Duration = Duration::from_secs(60);
+
+/// What upkeep remembers, in memory only.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    /// When something is to be asked again, and how long after the last time that is.
+    again: Mutex<BTreeMap<(TableId, BatchId), (Duration, Duration)>>,
+    /// Entries of members at or before which they have settled batches.
+    settled: Mutex<BTreeMap<(TableId, BatchId), Lsn>>,
+    /// Batches that were long in doubt when they were last looked at.
+    noticed: Mutex<BTreeSet<(TableId, BatchId)>>,
+    /// Which region was the last one to answer for a table.
+    writers: Mutex<BTreeMap<TableId, String>>,
+}
+
+impl Upkeep {
+    /// The entry at or before which a batch was settled: the first one that was told.
+    pub(super) fn settled_at(&self, table: TableId, batch: BatchId, lsn: Lsn) -> Lsn {
+        let mut settled = self.settled.lock();
+        if settled.len() >= SETTLED_MAX {
+            settled.clear();
+        }
+        *settled.entry((table, batch)).or_insert(lsn)
+    }
+
+    /// Nobody asks any more where it was settled.
+    pub(super) fn is_held(&self, table: TableId, batch: BatchId) {
+        self.settled.lock().remove(&(table, batch));
+    }
+
+    /// Whether something is to be asked now; if so it is not due again for a while.
+    fn is_due(&self, table: TableId, batch: BatchId, now: Duration) -> bool {
+        let mut again = self.again.lock();
+        let (due, pause) = again.entry((table, batch)).or_insert((now, AGAIN));
+        if *due > now {
+            return false;
+        }
+        *due = now + *pause;
+        *pause = (*pause * 2).min(AGAIN_MAX);
+        true
+    }
+
+    fn is_over(&self, table: TableId, batch: BatchId) {
+        self.again.lock().remove(&(table, batch));
+        self.noticed.lock().remove(&(table, batch));
+    }
+
+    fn forget_table(&self, table: TableId) {
+        self.again.lock().retain(|(known, _), _| *known != table);
+        self.noticed.lock().retain(|(known, _)| *known != table);
+    }
+}
+
+impl Node {
+    /// Settles what batches have left, until `stop` says so.
+    pub async fn keep_batches(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            self.look_at_doubtful();
+            let kept: Vec<Arc<Table>> =
+                self.store.tables().into_iter().filter(|table| table.keeps_batches()).collect();
+            let work = kept.iter().filter(|table| self.may_settle(table)).map(|table| {
+                let work: Piece<'_, ()> = Box::pin(self.settle_table(table));
+                work
+            });
+            let work: Vec<_> = work.collect();
+            tokio::select! {
+                _ = together(work, ASKED_AT_ONCE) => {}
+                _ = stop.changed() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = stop.changed() => return,
+            }
+        }
+    }
+
+    fn may_settle(&self, table: &Table) -> bool {
+        let name = table.name();
+        let place = self.place_of_writes(name.as_str());
+        let is_here = matches!(place, Ok(Place::Here(here)) if here.id() == table.id());
+        if !is_here {
+            self.batches.upkeep.forget_table(table.id());
+        }
+        is_here && !self.may_be_put_back(table)
+    }
+
+    /// What was sent to others and not found made here is made, or void, or still open.
+    fn look_at_doubtful(&self) {
+        let doubtful: Vec<_> =
+            self.batches.doubtful.lock().iter().map(|(id, term)| (*id, *term)).collect();
+        for (id, settled_before) in doubtful {
+            let Some(table) = self.store.table(id.anchor) else {
+                self.close_batch(id);
+                continue;
+            };
+            let is_made = table.decided_batch(id).is_some();
+            let is_void =
+                table.terms().1 > settled_before || table.writer_word().epoch.0 != id.term.epoch;
+            if is_made || is_void {
+                self.close_batch(id);
+            }
+        }
+    }
+
+    async fn settle_table(self: &Arc<Self>, table: &Arc<Table>) {
+        self.ask_for_verdicts(table).await;
+        self.tell_decisions(table).await;
+    }
+
+    /// Asks what became of the batches whose intents are here.
+    async fn ask_for_verdicts(self: &Arc<Self>, table: &Arc<Table>) {
+        let (now, wall) = (self.clock.monotonic(), self.clock.wall_millis());
+        let mut by_anchor: BTreeMap<TableId, Vec<BatchId>> = BTreeMap::new();
+        let mut count = 0;
+        for (id, anchor, rows, since) in table.intents() {
+            let age = age(wall, since.millis());
+            if age >= LONG_IN_DOUBT {
+                self.notice_long(table, id, anchor.as_str(), rows);
+            }
+            if age < QUIET_MAX || count >= ROUND_MAX {
+                continue;
+            }
+            if self.batches.upkeep.is_due(table.id(), id, now) {
+                by_anchor.entry(id.anchor).or_default().push(id);
+                count += 1;
+            }
+        }
+        for (anchor, ids) in by_anchor {
+            let batches = ids.iter().map(|id| (*id).into()).collect();
+            let question = Question::Verdict(AskVerdict { batches });
+            let asked = self.ask_for(anchor, question).await;
+            let verdicts: Vec<Verdict> = match asked {
+                Ok(told) => match VerdictTold::decode(told) {
+                    Ok(told) => told.verdicts.into_iter().map(verdict_of).collect(),
+                    Err(_) => continue,
+                },
+                // No region has the anchor any more, and it cannot have been dropped while a
+                // decision was to be told.
+                Err(error) if error.code == ErrorCode::ObjectNotExist => {
+                    vec![Verdict::Abandoned; ids.len()]
+                }
+                Err(error) => {
+                    let name = table.name();
+                    tracing::info!(table = %name, %error, "what became of a batch is not known");
+                    continue;
+                }
+            };
+            for (id, verdict) in ids.into_iter().zip(verdicts) {
+                let made = match verdict {
+                    Verdict::Open => continue,
+                    Verdict::Committed => true,
+                    Verdict::Abandoned => false,
+                };
+                match self.settle(table, id, made).await {
+                    Ok(_) => self.batches.upkeep.is_over(table.id(), id),
+                    Err(error) => {
+                        let name = table.name();
+                        tracing::warn!(table = %name, batch = %id, %error, "not settled yet");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells members of the batches that were decided here, and forgets what all have settled.
+    async fn tell_decisions(self: &Arc<Self>, table: &Arc<Table>) {
+        let (now, wall) = (self.clock.monotonic(), self.clock.wall_millis());
+        let decided = table.decided_batches();
+        let needs_room = decided.len() > KEPT_FOR_REPLICAS;
+        let epoch = table.writer_word().epoch;
+        let mut by_member: BTreeMap<TableId, Vec<BatchId>> = BTreeMap::new();
+        let mut left: BTreeMap<BatchId, usize> = BTreeMap::new();
+        for (id, decided) in decided {
+            let is_young = age(wall, decided.since.millis()) < QUIET_MAX;
+            let is_full = left.len() >= ROUND_MAX;
+            if is_young || is_full || !self.batches.upkeep.is_due(table.id(), id, now) {
+                continue;
+            }
+            // Nobody is told of what may be lost with this region, unless the mode says so.
+            if self.until_held(table, (decided.lsn, epoch)).done().await.is_err() {
+                break;
+            }
+            left.insert(id, decided.members.len());
+            for member in decided.members {
+                by_member.entry(member.table).or_default().push(id);
+            }
+        }
+        for (member, ids) in by_member {
+            let batches = ids.iter().map(|id| (*id).into()).collect();
+            let settle = Settle { batches, table: member.0, made: true };
+            let held = match self.ask_for(member, Question::Settle(settle)).await {
+                Ok(told) => match SettleTold::decode(told) {
+                    Ok(told) => told.held,
+                    Err(_) => continue,
+                },
+                // It is dropped, with its rows.
+                Err(error) if error.code == ErrorCode::ObjectNotExist => {
+                    vec![u32::MAX; ids.len()]
+                }
+                Err(error) => {
+                    let name = table.name();
+                    tracing::info!(table = %name, %error, "a decision is not told yet");
+                    continue;
+                }
+            };
+            for (id, held) in ids.into_iter().zip(held) {
+                if may_forget(held, needs_room)
+                    && let Some(missing) = left.get_mut(&id)
+                {
+                    *missing -= 1;
+                }
+            }
+        }
+        let over: Vec<BatchId> =
+            left.into_iter().filter(|(_, missing)| *missing == 0).map(|(id, _)| id).collect();
+        if over.is_empty() {
+            return;
+        }
+        match table.forget_batches(&over).await {
+            Ok(()) => over.iter().for_each(|id| self.batches.upkeep.is_over(table.id(), *id)),
+            Err(error) => {
+                let name = table.name();
+                tracing::info!(table = %name, %error, "decisions are not forgotten yet");
+            }
+        }
+    }
+
+    /// Asks the region that writes a table, the likeliest one first.
+    async fn ask_for(
+        self: &Arc<Self>,
+        table: TableId,
+        question: Question,
+    ) -> Result<bytes::Bytes, crate::api_error::ApiError> {
+        let known = self.batches.upkeep.writers.lock().get(&table).cloned();
+        let hint = known.unwrap_or_else(|| primary_of(self.record(table)));
+        let (region, told) = self.ask_writer(&hint, question, (ASK_WITHIN, Duration::ZERO)).await?;
+        if region != hint {
+            self.batches.upkeep.writers.lock().insert(table, region);
+        }
+        Ok(told)
+    }
+
+    fn notice_long(&self, table: &Table, id: BatchId, anchor: &str, rows: usize) {
+        if !self.batches.upkeep.noticed.lock().insert((table.id(), id)) {
+            return;
+        }
+        let name = table.name();
+        let text = format!(
+            "{rows} rows are locked by batch {id}, since the region that writes {anchor} has not \
+             said what became of it"
+        );
+        let detail = json!({ "batch": id.to_string(), "anchor": anchor, "rows": rows });
+        self.notice(EventKind::BatchInDoubt, name.as_str(), text, detail);
+    }
+}
+
+fn age(now_millis: i64, since_millis: i64) -> Duration {
+    Duration::from_millis(now_millis.saturating_sub(since_millis).max(0).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::commit::Term;
+
+    use super::*;
+
+    #[test]
+    fn what_is_asked_in_vain_is_asked_less_and_less_often() {
+        let upkeep = Upkeep::default();
+        let (table, id) =
+            (TableId(1), BatchId { anchor: TableId(2), term: Term::default(), number: 3 });
+        let mut now = Duration::ZERO;
+        for pause in [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000] {
+            assert!(upkeep.is_due(table, id, now) && !upkeep.is_due(table, id, now));
+            now += Duration::from_millis(pause);
+        }
+        upkeep.is_over(table, id);
+        assert!(upkeep.is_due(table, id, Duration::ZERO));
+    }
+
+    #[test]
+    fn where_a_batch_was_settled_is_what_was_said_first() {
+        let upkeep = Upkeep::default();
+        let (table, id) =
+            (TableId(1), BatchId { anchor: TableId(2), term: Term::default(), number: 3 });
+        assert_eq!(upkeep.settled_at(table, id, Lsn(5)), Lsn(5));
+        assert_eq!(upkeep.settled_at(table, id, Lsn(9)), Lsn(5));
+        upkeep.is_held(table, id);
+        assert_eq!(upkeep.settled_at(table, id, Lsn(9)), Lsn(9));
+    }
+}

@@ -1,0 +1,204 @@
+//! What a member of a batch does: it keeps an intent, and ends it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isthmus_model::atomic::{BatchId, Intent};
+use isthmus_model::check::CheckedKey;
+use isthmus_model::ids::{Epoch, Lsn, TableId};
+use isthmus_model::key::KeyValue;
+use isthmus_model::value::Text;
+use isthmus_store::{StoreError, Table, Written};
+use prost::Message;
+
+use super::rows::{Group, PATH, Refused, all_or_refused, of_store, refused_told};
+use crate::api_error::ApiError;
+use crate::node::{Node, Place, SyncPart, SyncWrite};
+use crate::peer::batch::{Intend, Intended, Settle, SettleTold};
+use crate::peer::call::{NumberGiven, PreparedWrite};
+
+/// How well it is kept that a batch is settled.
+const NOT_SETTLED: u32 = 0;
+const HELD_AS_ASKED: u32 = 1;
+const HELD_BY_ALL: u32 = 2;
+
+impl Node {
+    /// Keeps the intent of a batch.
+    pub(in crate::node) async fn on_intend(
+        self: &Arc<Self>,
+        asked: Intend,
+    ) -> Result<Bytes, ApiError> {
+        let id: BatchId =
+            asked.batch.ok_or_else(|| ApiError::invalid("A batch has no name."))?.into();
+        self.listen_first(&asked.name).await;
+        let table = self.writable_as(&asked.name, asked.table)?;
+        self.check_takes_batches(&table)?;
+        let judged_millis = self.clock.wall_millis();
+        let group = Group::check(&table.schema(), &asked.body, judged_millis, false)?;
+        let told = |refused: Refused| Intended {
+            table: table.id().0,
+            answer: Bytes::new(),
+            refused: refused_told(refused),
+        };
+        let group = match group {
+            Ok(group) => group,
+            Err(refused) => return Ok(told(refused).encode_to_vec().into()),
+        };
+        self.await_writable(&table, group.keys()).await;
+        let anchor = Text::from(asked.anchor.as_str());
+        let results = self.keep_intent(&table, (id, anchor), &group, judged_millis).await?;
+        let intended = match all_or_refused(results) {
+            Ok(written) => {
+                let answer = group.answer(&table, written);
+                Intended { table: table.id().0, answer, refused: Vec::new() }
+            }
+            Err(refused) => told(refused),
+        };
+        Ok(intended.encode_to_vec().into())
+    }
+
+    async fn keep_intent(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        (id, anchor): (BatchId, Text),
+        group: &Group,
+        judged_millis: i64,
+    ) -> Result<Vec<Result<Written, ApiError>>, ApiError> {
+        if let Some(sync) = self.sync_table(table) {
+            let write = SyncWrite {
+                path: PATH,
+                judged_millis,
+                changes: group.sync_rows(),
+                atomic: true,
+                part: Some(SyncPart::Intent { id, anchor }),
+            };
+            return self.write_synced(sync, table, write).await;
+        }
+        let mut changes = group.changes.clone();
+        let mut numbers = Vec::new();
+        if changes.iter().any(|change| matches!(change.key, CheckedKey::AutoIncrement { .. })) {
+            let judged = table.judge(changes.clone(), true).await?;
+            if judged.iter().any(Result::is_err) {
+                let refused = |one: Result<_, StoreError>| match one {
+                    Ok(_) | Err(StoreError::AbortedTogether) => Err(ApiError::given_up()),
+                    Err(error) => Err(error.into()),
+                };
+                return Ok(judged.into_iter().map(refused).collect());
+            }
+            for ((place, change), key) in (0..).zip(&mut changes).zip(judged) {
+                let CheckedKey::AutoIncrement { column, .. } = &change.key else { continue };
+                let Ok(key) = key else { continue };
+                if let Some(KeyValue::Integer(number)) = key.0.get(*column) {
+                    numbers.push(NumberGiven { place, number: *number });
+                }
+                change.key = CheckedKey::Whole(key);
+            }
+        }
+        let (path, body) = (PATH.to_owned(), group.body().clone());
+        let write = PreparedWrite { path, body, judged_millis, numbers, ..Default::default() };
+        let request = write.encode_to_vec().into();
+        let intent = Intent { id, anchor, keys: Vec::new(), request };
+        let results = self.at_once(table, || table.intend(intent, changes, None)).await?;
+        if let Some(Ok(Written { lsn, epoch, .. })) = results.first() {
+            self.until_held(table, (*lsn, *epoch)).done().await?;
+        }
+        Ok(of_store(results))
+    }
+
+    /// Ends the intents of batches.
+    pub(in crate::node) async fn on_settle(
+        self: &Arc<Self>,
+        asked: Settle,
+    ) -> Result<Bytes, ApiError> {
+        let id = TableId(asked.table);
+        let table = self.store.table(id).ok_or_else(ApiError::no_table)?;
+        let name = table.name();
+        self.listen_first(name.as_str()).await;
+        let table = match self.place_of_writes(name.as_str())? {
+            Place::Here(table) if table.id() == id => table,
+            _ => return Err(ApiError::elsewhere()),
+        };
+        self.await_settled(&table).await?;
+        let mut held = Vec::with_capacity(asked.batches.len());
+        for batch in asked.batches.into_iter().map(BatchId::from) {
+            // What is not settled now is asked for again.
+            let settled = match self.settle(&table, batch, asked.made).await {
+                Ok(lsn) => self.how_held(&table, batch, lsn),
+                Err(error) => {
+                    tracing::warn!(%batch, table = %name, %error, "a batch is not settled yet");
+                    NOT_SETTLED
+                }
+            };
+            held.push(settled);
+        }
+        Ok(SettleTold { held }.encode_to_vec().into())
+    }
+
+    fn how_held(&self, table: &Table, batch: BatchId, lsn: Lsn) -> u32 {
+        let lsn = self.batches.upkeep.settled_at(table.id(), batch, lsn);
+        match self.is_held_by_all(table, lsn) {
+            true => {
+                self.batches.upkeep.is_held(table.id(), batch);
+                HELD_BY_ALL
+            }
+            false => HELD_AS_ASKED,
+        }
+    }
+
+    /// Ends an intent, if there is one. Gives an entry at or before which it has ended, which is as
+    /// durable as the table's mode asks for.
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        id: BatchId,
+        made: bool,
+    ) -> Result<Lsn, ApiError> {
+        let epoch = table.writer_word().epoch;
+        let Some((intent, _)) = table.intent(id) else {
+            // It may have ended a moment ago.
+            table.settled().await?;
+            return self.held_through(table, table.durable_lsn(), epoch).await;
+        };
+        if !made {
+            table.abandon_batch(id).await?;
+            return Ok(table.durable_lsn());
+        }
+        let (rows, _) = self.read_prepared(table, intent.request)?;
+        let Some(sync) = self.sync_table(table) else {
+            let settled = self.at_once(table, || table.settle_batch(id, rows)).await?;
+            return self.settled_through(table, settled, epoch).await;
+        };
+        // Nothing is judged on it before enough others have it.
+        let _under_way = sync.lock_for_batch(intent.keys).await?;
+        let settled = table.settle_batch(id, rows).await?;
+        loop {
+            match self.settled_through(table, settled.clone(), epoch).await {
+                Err(error) if super::is_unknown(&error) && sync.is_open() => {}
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn settled_through(
+        &self,
+        table: &Table,
+        results: Vec<Result<Written, StoreError>>,
+        epoch: Epoch,
+    ) -> Result<Lsn, ApiError> {
+        let mut through = table.durable_lsn();
+        for result in results {
+            through = result?.lsn;
+        }
+        self.held_through(table, through, epoch).await
+    }
+
+    async fn held_through(&self, table: &Table, lsn: Lsn, epoch: Epoch) -> Result<Lsn, ApiError> {
+        self.until_held(table, (lsn, epoch)).done().await?;
+        Ok(lsn)
+    }
+}
+
+/// Whether that is enough for the anchor to forget a batch, where it has to make room or not.
+pub(super) fn may_forget(held: u32, needs_room: bool) -> bool {
+    held >= if needs_room { HELD_AS_ASKED } else { HELD_BY_ALL }
+}
