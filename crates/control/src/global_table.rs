@@ -137,6 +137,10 @@ pub struct GlobalTable {
     /// record of a greater reign counts, whatever the versions.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reign: u64,
+    /// The number by which batches of several partitions know the log, where that is not the
+    /// table's: it was made of a table that had gone its own way when it was unbound before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -272,6 +276,7 @@ impl GlobalTable {
             at_secondary: None,
             failover: Failover::default(),
             reign: 0,
+            line: None,
         }
     }
 

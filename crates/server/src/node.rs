@@ -223,6 +223,7 @@ impl Node {
         let copies = Copies::read(&store)?;
         let drills = Drills::read(&store)?;
         let distributions = Distributions::read(&store, others.keys())?;
+        let batches = Batches::read(&store)?;
         let failover = Failover::new(&config, clock.wall_millis());
         let node = Arc::new_cyclic(|node| Node {
             verification: Verification::new(
@@ -248,7 +249,7 @@ impl Node {
             public: OnceLock::new(),
             failover,
             synced: Synced::default(),
-            batches: Batches::default(),
+            batches,
             this: node.clone(),
             serving_since: clock.monotonic(),
             serving_since_millis: clock.wall_millis(),

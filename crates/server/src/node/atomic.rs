@@ -9,6 +9,7 @@
 
 mod begin;
 mod keep;
+mod lines;
 mod locked;
 mod member;
 mod rows;
@@ -19,19 +20,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_control::distribution::partition_named;
 use isthmus_model::atomic::{BatchId, Coordinator, Verdict};
 use isthmus_model::commit::Term;
 use isthmus_model::ids::{Epoch, Lsn, TableId};
 use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::frame::FORMAT_OF_BATCHES;
-use isthmus_store::Table;
+use isthmus_store::keys::decided::Decided;
+use isthmus_store::{Store, Table};
 use parking_lot::Mutex;
 use prost::Message;
 
 use super::reconcile::told;
 use super::writer::Place;
-use super::{Node, Record};
+use super::{Node, NodeError, Record};
 use crate::api_error::ApiError;
 use crate::peer::batch::{AskVerdict, VerdictTold, verdict_number};
 use crate::peer::call::{Question, Reply};
@@ -48,7 +51,7 @@ const ASK_AGAIN_MAX: Duration = Duration::from_millis(200);
 /// Batches that the status tells of by name.
 const TOLD_MAX: usize = 100;
 
-/// What a process remembers of batches.
+/// What a process remembers of batches. Tables are named by their lines (`lines.rs`).
 #[derive(Default)]
 pub(super) struct Batches {
     /// Those that were begun here, by their anchors.
@@ -57,9 +60,17 @@ pub(super) struct Batches {
     /// all was settled then: they stay open until they are made or void.
     doubtful: Mutex<BTreeMap<BatchId, Term>>,
     upkeep: keep::Upkeep,
+    /// What members are settling.
+    settling: Mutex<BTreeSet<(TableId, BatchId)>>,
+    lines: lines::Lines,
 }
 
 impl Batches {
+    /// Nothing is open, and what is kept of lines.
+    pub(super) fn read(store: &Store) -> Result<Batches, NodeError> {
+        Ok(Batches { lines: lines::Lines::read(store)?, ..Batches::default() })
+    }
+
     /// Does something with the books of an anchor in an epoch. Those of an earlier one are closed.
     fn with_books<T>(
         &self,
@@ -105,17 +116,7 @@ impl Node {
 
     /// What became of a batch whose anchor is written here; elsewhere if it is not.
     async fn verdict(&self, id: BatchId) -> Result<Verdict, ApiError> {
-        let table = self.store.table(id.anchor).ok_or_else(ApiError::no_table)?;
-        let name = table.name();
-        let Place::Here(table) = self.place_of_writes(name.as_str())? else {
-            return Err(ApiError::elsewhere());
-        };
-        // What the disk lacks, and what was prepared in earlier terms, comes first.
-        if table.id() != id.anchor || self.may_be_put_back(&table) {
-            return Err(ApiError::elsewhere());
-        }
-        self.await_settled(&table).await?;
-        let epoch = table.writer_word().epoch;
+        let (table, epoch) = self.written_line(id.anchor).await?;
         let verdict = |is_decided| {
             let term = self.batch_term(epoch);
             self.batches.with_books(id.anchor, term, |books| books.verdict(id, is_decided))
@@ -125,20 +126,62 @@ impl Node {
             return Ok(Verdict::Open);
         }
         let decided = table.decided_batch(id);
-        if let Some(decided) = &decided {
-            self.until_held(&table, (decided.lsn, epoch)).done().await?;
+        // What may be lost with this region is not said, and the others are not made to wait.
+        if decided.as_ref().is_some_and(|decided| !self.may_be_told(&table, decided, epoch)) {
+            return Ok(Verdict::Open);
         }
-        self.check_lease(&table, epoch)?;
+        self.check_written_line(&table, id.anchor, epoch)?;
         Ok(verdict(decided.is_some()))
     }
 
-    /// The table of that name, if it is written here; elsewhere if another one was meant.
-    fn writable_as(&self, name: &str, number: u64) -> Result<Arc<Table>, ApiError> {
-        let table = self.writable(name)?;
-        match number == 0 || table.id().0 == number {
-            true => Ok(table),
+    /// Whether a decision is durable here and held by as many as the table's mode asks for.
+    fn may_be_told(&self, table: &Table, decided: &Decided, epoch: Epoch) -> bool {
+        decided.lsn <= table.durable_lsn() && self.is_held(table, (decided.lsn, epoch))
+    }
+
+    /// The table of a line and its epoch, if this region may say what is in its log: it writes it,
+    /// and has what its disk lacked and what was prepared in earlier terms. Elsewhere if it is not
+    /// so; what is said is to be checked again after whatever was waited for.
+    async fn written_line(&self, line: TableId) -> Result<(Arc<Table>, Epoch), ApiError> {
+        let table = self.table_of_line(line).filter(|table| !table.is_dropped());
+        let table = table.ok_or_else(ApiError::no_table)?;
+        let name = table.name();
+        match self.place_of_writes(name.as_str()) {
+            Ok(Place::Here(here)) if here.id() == table.id() && !self.may_be_put_back(&table) => {}
+            // It is there, whatever else is the matter.
+            Ok(_) | Err(_) => return Err(ApiError::elsewhere()),
+        }
+        self.await_settled(&table).await?;
+        let epoch = table.writer_word().epoch;
+        self.check_written_line(&table, line, epoch)?;
+        Ok((table, epoch))
+    }
+
+    /// Looks whether this region still may say it.
+    fn check_written_line(
+        &self,
+        table: &Table,
+        line: TableId,
+        epoch: Epoch,
+    ) -> Result<(), ApiError> {
+        self.check_lease(table, epoch)?;
+        let word = table.writer_word();
+        let is_written = word.accepts && word.epoch == epoch && !self.may_be_put_back(table);
+        match is_written && self.line_of(table) == Some(line) {
+            true => Ok(()),
             false => Err(ApiError::elsewhere()),
         }
+    }
+
+    /// The table of that name, if it is written here; elsewhere if another one was meant. `line`
+    /// is 0 where who asks has no replica of a partition.
+    fn writable_as(&self, name: &str, line: u64) -> Result<Arc<Table>, ApiError> {
+        let table = self.writable(name)?;
+        let is_meant = match line {
+            0 => partition_named(name).is_some(),
+            line => self.line_of(&table) == Some(TableId(line)),
+        };
+        if is_meant { Ok(table) } else { Err(ApiError::elsewhere()) }
     }
 
     /// Whether a table can be part of a batch of several partitions, as far as its record says.
@@ -170,7 +213,8 @@ impl Node {
     }
 
     /// Asks the region that writes a table, wherever that is, until one answers or the patience
-    /// ends. `hint` is asked first. An error that names no table: no region has it.
+    /// ends. `hint` is asked first. An error that names no table: no region has it. What may be
+    /// repeated is asked of the next region, too, where one does not answer.
     async fn ask_writer(
         self: &Arc<Self>,
         hint: &str,
@@ -180,6 +224,7 @@ impl Node {
         let deadline = self.clock.monotonic() + patience;
         let mut pause = ASK_AGAIN;
         let own = self.config.region.name.as_str();
+        let may_repeat = matches!(question, Question::Verdict(_) | Question::Settle(_));
         loop {
             let (mut likeliest, mut are_all_without) = (None, true);
             let regions = [hint, own].into_iter().chain(self.others.keys().map(String::as_str));
@@ -191,7 +236,11 @@ impl Node {
                 match Box::pin(self.ask_region(region, question.clone(), within)).await {
                     Ok(body) => return Ok((region.to_owned(), body)),
                     Err(error) if error.code == ErrorCode::ObjectNotExist => {}
-                    Err(error) if error.is_elsewhere || is_about_region(&error) => {
+                    Err(error)
+                        if error.is_elsewhere
+                            || is_about_region(&error)
+                            || (may_repeat && is_unknown(&error)) =>
+                    {
                         are_all_without = false;
                         likeliest = likeliest.filter(|known: &ApiError| !known.is_elsewhere);
                         likeliest = likeliest.or(Some(error));
@@ -265,11 +314,20 @@ impl Node {
         }
     }
 
-    /// Through which of its entries a table is held by all of its replicas, as far as asked for.
+    /// Whether all replicas of a table are known to hold an entry.
     fn is_held_by_all(&self, table: &Table, lsn: Lsn) -> bool {
         let reaches = |held: Option<Lsn>| held.is_some_and(|held| held >= lsn);
-        reaches(self.log_needed_after(table.partition(), lsn))
-            && self.log_held_by_all(table).is_none_or(reaches)
+        if !reaches(self.log_needed_after(table.partition(), lsn)) {
+            return false;
+        }
+        match self.log_held_by_all(table) {
+            Some(held) => reaches(held),
+            // All are fed from here. A link that is not there yet says nothing of its replica.
+            None => self.replicas_to_hold(table).iter().all(|region| {
+                let links = self.others.get(region).map(|other| other.links());
+                links.is_some_and(|links| links.needs_after(table.partition()).is_some_and(reaches))
+            }),
+        }
     }
 
     /// What a table keeps of batches of several partitions; `None`: nothing.

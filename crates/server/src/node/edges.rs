@@ -87,20 +87,28 @@ impl Node {
         if !has_edges && (record.table.primary() == own || self.is_any_too_old(&record)) {
             return None;
         }
-        let is_out_of_use = |region: &str| {
-            let rule = record.table.link_rule(record.table.primary(), region);
-            !has_edges && rule.wanted == Wanted::Stopped
-        };
-        let replicas = record.table.replicas.iter().filter(|replica| {
-            replica.region != *own
-                && replica.progress != Progress::Unbinding
-                && !record.table.has_enough(&replica.region)
-                && !is_out_of_use(&replica.region)
-        });
+        let replicas = self.replicas_to_hold(table);
         let replicas: Vec<Origin> =
-            replicas.filter_map(|replica| self.number_of(&replica.region)).collect();
+            replicas.iter().filter_map(|region| self.number_of(region)).collect();
         let own = Origin(self.config.region.number);
         Some(self.shared.standings.held_by(own, table, &replicas))
+    }
+
+    /// The other regions whose replicas are to have all entries, by the record.
+    pub(super) fn replicas_to_hold(&self, table: &Table) -> Vec<String> {
+        let Some(Record { table, .. }) = self.record(table.id()) else { return Vec::new() };
+        let own = &self.config.region.name;
+        let is_out_of_use = |region: &str| {
+            let rule = table.link_rule(table.primary(), region);
+            !table.has_edges() && rule.wanted == Wanted::Stopped
+        };
+        let replicas = table.replicas.iter().filter(|replica| {
+            replica.region != *own
+                && replica.progress != Progress::Unbinding
+                && !table.has_enough(&replica.region)
+                && !is_out_of_use(&replica.region)
+        });
+        replicas.map(|replica| replica.region.clone()).collect()
     }
 
     /// Whether a region that holds the table cannot be told of another writer, and tells nothing.

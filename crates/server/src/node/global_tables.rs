@@ -173,6 +173,7 @@ impl Node {
         let mut table = GlobalTable::new(&create.base.table, id.0, own, sync, serve);
         // Its log goes on where an earlier global table of it has ended.
         table.epoch = held.epoch().0;
+        table.line = self.line_of(&held).map(|line| line.0).filter(|line| *line != id.0);
         let placements: Vec<&Placement> =
             create.placements.iter().filter(|place| place.region != *own).collect();
         if placements.is_empty() {
@@ -186,6 +187,8 @@ impl Node {
             Some(serve_mode(table.serve)),
         );
         self.save(id, Record { table, ready: true }).await?;
+        self.follow_line_of_record(id);
+        self.forget_line(id).await?;
         Ok(answer)
     }
 

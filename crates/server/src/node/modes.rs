@@ -106,6 +106,12 @@ impl Node {
         Hold { node: self, table, epoch, held }
     }
 
+    /// Whether such a write could be answered at once.
+    pub(super) fn is_held(&self, table: &Table, (lsn, epoch): (Lsn, Epoch)) -> bool {
+        let Hold { held, .. } = self.until_held(table, (lsn, epoch));
+        matches!(held, Held::Over) && self.check_lease(table, epoch).is_ok()
+    }
+
     /// Whether writes of a table are to wait, and this region, which wrote it a moment ago, waits
     /// for nothing any more.
     fn has_left(&self, table: &Table) -> bool {

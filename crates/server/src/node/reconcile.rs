@@ -87,7 +87,7 @@ impl Node {
         }
         let is_left_alone = record.table.replicas.len() == 1 && !is_partition(&record.table);
         if !is_dropped && is_left_alone {
-            return self.dissolve(id).await;
+            return self.dissolve(id, true).await;
         }
         self.save(id, record).await
     }
@@ -357,8 +357,16 @@ impl Node {
                 false => left.begin_log_anew().await?,
             }
         }
+        let is_new = known.is_none();
+        if is_new {
+            self.forget_line(id).await?;
+        }
         let ready = known.is_some_and(|known| known.ready) || table.has_enough(own);
-        self.save(id, Record { table, ready }).await
+        self.save(id, Record { table, ready }).await?;
+        if is_new {
+            self.follow_line_of_record(id);
+        }
+        Ok(())
     }
 
     /// Whether the base makes this region the base.
@@ -439,7 +447,7 @@ impl Node {
             return Err(ApiError::invalid("The record of the global table is an older one."));
         }
         self.check_no_tail(id, &record)?;
-        self.dissolve(id).await
+        self.dissolve(id, false).await
     }
 
     /// A partition is not removed while its log may hold what no other region has: it ends its
@@ -462,14 +470,17 @@ impl Node {
     }
 
     /// The table is a table of this region alone from now on, with the rows it has. A partition is
-    /// nothing without the others.
-    async fn dissolve(&self, id: TableId) -> Result<(), ApiError> {
+    /// nothing without the others. `goes_on`: there are no others any more, and the log goes on
+    /// here.
+    async fn dissolve(&self, id: TableId, goes_on: bool) -> Result<(), ApiError> {
         if let Some(held) = self.store.table(id) {
             let is_partition = partition_named(held.name().as_str()).is_some();
             if held.is_dropped() || is_partition {
                 self.store.drop_table(id).await?;
                 return self.forget(id).await;
             }
+            // First, so that it is not taken for the log that others go on with.
+            self.begin_line(&held, goes_on).await?;
             // What several have written stays merged by stamps: there is no way back to one.
             let writers = held.spec().writers;
             self.store.set_writing(id, Writing::Accept, writers, held.epoch()).await?;

@@ -90,6 +90,10 @@ impl Table {
         if inner.spec.writers.are_many() {
             return Err(StoreError::BadSchema(NO_WAY_BACK.into()));
         }
+        // Nobody else could tell that these batches are made.
+        if !inner.atomics.decided().is_empty() {
+            return Err(StoreError::Busy);
+        }
         let bytes_before = inner.part.bytes;
         inner.spec.writing = Writing::Refuse;
         inner.spec.writer = writer;

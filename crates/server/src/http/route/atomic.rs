@@ -67,7 +67,7 @@ impl PublicApi {
                 (None, Some(Place::There(region))) => region.clone(),
                 (None, _) => String::new(),
             },
-            table: self.node.store().table_by_name(name.as_str()).map_or(0, |table| table.id().0),
+            table: self.node.line_named(name.as_str()),
         };
         let groups: Vec<_> =
             groups.into_iter().map(|one| (group(&one.name, &one.body), one.places)).collect();

@@ -162,7 +162,8 @@ impl Node {
         let term = self.batch_term(table.writer_word().epoch);
         let names: BTreeSet<Text> =
             groups.iter().map(|group| Text::from(group.name.as_str())).collect();
-        let id = self.batches.with_books(table.id(), term, |books| books.begin(names));
+        let line = self.line_of(table).ok_or_else(ApiError::elsewhere)?;
+        let id = self.batches.with_books(line, term, |books| books.begin(names));
         let id = id.ok_or_else(|| {
             ApiError::new(ErrorCode::ServerBusy, "Server is busy. Too many batches are open.")
         })?;
@@ -172,14 +173,14 @@ impl Node {
         let mut answers = Vec::with_capacity(groups.len());
         for said in &said {
             if let Said::Intended { member, answer } = said {
-                self.batches.with_books(table.id(), term, |books| {
+                self.batches.with_books(line, term, |books| {
                     books.intended(id, &member.name);
                 });
                 members.push(member.clone());
                 answers.push(answer.clone());
             }
         }
-        if !self.batches.with_books(table.id(), term, |books| books.may_decide(id)) {
+        if !self.batches.with_books(line, term, |books| books.may_decide(id)) {
             drop(begun);
             self.give_up(id, &groups, &said);
             // The epoch in which it was begun is over.

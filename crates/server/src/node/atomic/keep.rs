@@ -8,22 +8,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_model::atomic::{BatchId, Verdict};
-use isthmus_model::ids::{Lsn, TableId};
+use bytes::Bytes;
+use isthmus_control::distribution::partition_named;
+use isthmus_model::atomic::{BatchId, Member, Verdict};
+use isthmus_model::ids::{Epoch, Lsn, TableId};
+use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_store::Table;
 use parking_lot::Mutex;
 use prost::Message;
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use super::member::may_forget;
+use super::member::{SETTLE_WITHIN, may_forget};
 use super::{ASKED_AT_ONCE, primary_of};
+use crate::api_error::ApiError;
 use crate::node::events::EventKind;
 use crate::node::{Node, Place};
 use crate::peer::batch::{AskVerdict, Settle, SettleTold, VerdictTold, verdict_of};
 use crate::peer::call::Question;
-use crate::together::{Piece, together};
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -41,6 +45,13 @@ const ASK_WITHIN: Duration = Duration::from_secs(3);
 const KEPT_FOR_REPLICAS: usize = 2_000;
 /// Batches of which it is remembered where they were settled.
 const SETTLED_MAX: usize = 50_000;
+/// One round takes so long at most; what is left is for a later one.
+const ROUND_WITHIN: Duration = Duration::from_secs(10);
+/// A table is gone that no region has had for so long: one that moves from region to region between
+/// two questions is missing only for a moment.
+const GONE_AFTER: Duration = Duration::from_secs(10);
+/// Tables of which it is remembered since when they are missing.
+const MISSING_MAX: usize = 10_000;
 /// Somebody should look at a batch that is in doubt for so long.
 const LONG_IN_DOUBT: Duration = Duration::from_secs(60);
 
@@ -49,22 +60,50 @@ const LONG_IN_DOUBT: Duration = Duration::from_secs(60);
 pub(super) struct Upkeep {
     /// When something is to be asked again, and how long after the last time that is.
     again: Mutex<BTreeMap<(TableId, BatchId), (Duration, Duration)>>,
-    /// Entries of members at or before which they have settled batches.
-    settled: Mutex<BTreeMap<(TableId, BatchId), Lsn>>,
+    /// Entries of members at or before which they have settled batches, and the epochs in which
+    /// that was said.
+    settled: Mutex<BTreeMap<(TableId, BatchId), (Lsn, Epoch)>>,
     /// Batches that were long in doubt when they were last looked at.
     noticed: Mutex<BTreeSet<(TableId, BatchId)>>,
     /// Which region was the last one to answer for a table.
     writers: Mutex<BTreeMap<TableId, String>>,
+    /// Since when all regions have said that they do not have a table.
+    missing: Mutex<BTreeMap<TableId, Duration>>,
 }
 
 impl Upkeep {
-    /// The entry at or before which a batch was settled: the first one that was told.
-    pub(super) fn settled_at(&self, table: TableId, batch: BatchId, lsn: Lsn) -> Lsn {
+    /// The entry at or before which a batch was settled: the first one that was told in that
+    /// epoch. What was said in an earlier one may be of entries that are not in the log any more.
+    pub(super) fn settled_at(
+        &self,
+        table: TableId,
+        batch: BatchId,
+        (lsn, epoch): (Lsn, Epoch),
+    ) -> Lsn {
         let mut settled = self.settled.lock();
         if settled.len() >= SETTLED_MAX {
             settled.clear();
         }
-        *settled.entry((table, batch)).or_insert(lsn)
+        let known = settled.entry((table, batch)).or_insert((lsn, epoch));
+        if known.1 != epoch {
+            *known = (lsn, epoch);
+        }
+        known.0
+    }
+
+    /// Whether no region has had a table for long, after all have said so once more.
+    fn is_gone(&self, table: TableId, now: Duration) -> bool {
+        let mut missing = self.missing.lock();
+        if missing.len() >= MISSING_MAX {
+            missing.clear();
+        }
+        let since = *missing.entry(table).or_insert(now);
+        now.saturating_sub(since) >= GONE_AFTER
+    }
+
+    /// A region may have it.
+    fn is_there(&self, table: TableId) {
+        self.missing.lock().remove(&table);
     }
 
     /// Nobody asks any more where it was settled.
@@ -92,25 +131,68 @@ impl Upkeep {
     fn forget_table(&self, table: TableId) {
         self.again.lock().retain(|(known, _), _| *known != table);
         self.noticed.lock().retain(|(known, _)| *known != table);
+        self.settled.lock().retain(|(known, _), _| *known != table);
+    }
+}
+
+/// The tables that are seen to at the moment, each by a task of its own: one that waits for other
+/// regions holds up no other.
+#[derive(Default)]
+struct AtWork {
+    tasks: JoinSet<TableId>,
+    tables: BTreeSet<TableId>,
+    /// The last one that was begun with; those after it are next.
+    last: TableId,
+}
+
+impl AtWork {
+    fn take_ended(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            match ended {
+                Ok(table) => drop(self.tables.remove(&table)),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn begin(&mut self, node: &Arc<Node>, tables: Vec<Arc<Table>>) {
+        let (before, after): (Vec<_>, Vec<_>) =
+            tables.into_iter().partition(|table| table.id() <= self.last);
+        for table in after.into_iter().chain(before) {
+            if self.tables.len() >= ASKED_AT_ONCE {
+                return;
+            }
+            let id = table.id();
+            if self.tables.insert(id) {
+                self.last = id;
+                let node = node.clone();
+                self.tasks.spawn(async move {
+                    node.settle_table(&table).await;
+                    id
+                });
+            }
+        }
     }
 }
 
 impl Node {
     /// Settles what batches have left, until `stop` says so.
     pub async fn keep_batches(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let mut have_lines = false;
+        let mut at_work = AtWork::default();
         while !*stop.borrow() {
-            self.look_at_doubtful();
-            let kept: Vec<Arc<Table>> =
-                self.store.tables().into_iter().filter(|table| table.keeps_batches()).collect();
-            let work = kept.iter().filter(|table| self.may_settle(table)).map(|table| {
-                let work: Piece<'_, ()> = Box::pin(self.settle_table(table));
-                work
-            });
-            let work: Vec<_> = work.collect();
-            tokio::select! {
-                _ = together(work, ASKED_AT_ONCE) => {}
-                _ = stop.changed() => return,
+            if !have_lines {
+                match self.give_lines().await {
+                    Ok(()) => have_lines = true,
+                    Err(error) => tracing::info!(%error, "tables have no lines for batches yet"),
+                }
             }
+            self.look_at_doubtful();
+            at_work.take_ended();
+            let mut kept = self.store.tables();
+            kept.retain(|table| table.keeps_batches() && self.may_settle(table));
+            at_work.begin(&self, kept);
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 _ = stop.changed() => return,
@@ -133,11 +215,13 @@ impl Node {
         let doubtful: Vec<_> =
             self.batches.doubtful.lock().iter().map(|(id, term)| (*id, *term)).collect();
         for (id, settled_before) in doubtful {
-            let Some(table) = self.store.table(id.anchor) else {
+            let Some(table) = self.table_of_line(id.anchor) else {
                 self.close_batch(id);
                 continue;
             };
-            let is_made = table.decided_batch(id).is_some();
+            let is_made = table
+                .decided_batch(id)
+                .is_some_and(|decided| decided.lsn <= table.durable_lsn());
             let is_void =
                 table.terms().1 > settled_before || table.writer_word().epoch.0 != id.term.epoch;
             if is_made || is_void {
@@ -154,7 +238,7 @@ impl Node {
     /// Asks what became of the batches whose intents are here.
     async fn ask_for_verdicts(self: &Arc<Self>, table: &Arc<Table>) {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall_millis());
-        let mut by_anchor: BTreeMap<TableId, Vec<BatchId>> = BTreeMap::new();
+        let mut by_anchor: BTreeMap<TableId, (Text, Vec<BatchId>)> = BTreeMap::new();
         let mut count = 0;
         for (id, anchor, rows, since) in table.intents() {
             let age = age(wall, since.millis());
@@ -165,14 +249,18 @@ impl Node {
                 continue;
             }
             if self.batches.upkeep.is_due(table.id(), id, now) {
-                by_anchor.entry(id.anchor).or_default().push(id);
+                let of_anchor = by_anchor.entry(id.anchor).or_insert_with(|| (anchor, Vec::new()));
+                of_anchor.1.push(id);
                 count += 1;
             }
         }
-        for (anchor, ids) in by_anchor {
+        for (anchor, (name, ids)) in by_anchor {
+            if self.clock.monotonic() >= now + ROUND_WITHIN {
+                return;
+            }
             let batches = ids.iter().map(|id| (*id).into()).collect();
             let question = Question::Verdict(AskVerdict { batches });
-            let asked = self.ask_for(anchor, question).await;
+            let asked = self.ask_for(anchor, name.as_str(), question).await;
             let verdicts: Vec<Verdict> = match asked {
                 Ok(told) => match VerdictTold::decode(told) {
                     Ok(told) => told.verdicts.into_iter().map(verdict_of).collect(),
@@ -195,7 +283,11 @@ impl Node {
                     Verdict::Committed => true,
                     Verdict::Abandoned => false,
                 };
-                match self.settle(table, id, made).await {
+                let until = self.clock.monotonic() + SETTLE_WITHIN;
+                if until >= now + ROUND_WITHIN + SETTLE_WITHIN {
+                    return;
+                }
+                match self.settle(table, id, made, until).await {
                     Ok(_) => self.batches.upkeep.is_over(table.id(), id),
                     Err(error) => {
                         let name = table.name();
@@ -212,27 +304,39 @@ impl Node {
         let decided = table.decided_batches();
         let needs_room = decided.len() > KEPT_FOR_REPLICAS;
         let epoch = table.writer_word().epoch;
-        let mut by_member: BTreeMap<TableId, Vec<BatchId>> = BTreeMap::new();
+        let Some(line) = self.line_of(table) else { return };
+        let mut by_member: BTreeMap<TableId, (Text, Vec<BatchId>)> = BTreeMap::new();
         let mut left: BTreeMap<BatchId, usize> = BTreeMap::new();
         for (id, decided) in decided {
             let is_young = age(wall, decided.since.millis()) < QUIET_MAX;
+            // Nobody is told of what may be lost with this region, unless the mode says so.
+            let is_told = !is_young && self.may_be_told(table, &decided, epoch);
             let is_full = left.len() >= ROUND_MAX;
-            if is_young || is_full || !self.batches.upkeep.is_due(table.id(), id, now) {
+            if !is_told || is_full || !self.batches.upkeep.is_due(table.id(), id, now) {
                 continue;
             }
-            // Nobody is told of what may be lost with this region, unless the mode says so.
-            if self.until_held(table, (decided.lsn, epoch)).done().await.is_err() {
-                break;
+            if id.anchor != line {
+                // It came with the log of which this replica was unbound; others tell of it.
+                left.insert(id, 0);
+                continue;
             }
             left.insert(id, decided.members.len());
-            for member in decided.members {
-                by_member.entry(member.table).or_default().push(id);
+            for Member { table, name } in decided.members {
+                let of_member = by_member.entry(table).or_insert_with(|| (name, Vec::new()));
+                of_member.1.push(id);
             }
         }
-        for (member, ids) in by_member {
+        // Another region may write the anchor by now.
+        if self.check_written_line(table, line, epoch).is_err() {
+            return;
+        }
+        for (member, (name, ids)) in by_member {
+            if self.clock.monotonic() >= now + ROUND_WITHIN {
+                break;
+            }
             let batches = ids.iter().map(|id| (*id).into()).collect();
             let settle = Settle { batches, table: member.0, made: true };
-            let held = match self.ask_for(member, Question::Settle(settle)).await {
+            let held = match self.ask_for(member, name.as_str(), Question::Settle(settle)).await {
                 Ok(told) => match SettleTold::decode(told) {
                     Ok(told) => told.held,
                     Err(_) => continue,
@@ -269,19 +373,43 @@ impl Node {
         }
     }
 
-    /// Asks the region that writes a table, the likeliest one first.
+    /// Asks the region that writes the table of a line, the likeliest one first. An error that
+    /// names no table: it is gone for good.
     async fn ask_for(
         self: &Arc<Self>,
-        table: TableId,
+        line: TableId,
+        name: &str,
         question: Question,
-    ) -> Result<bytes::Bytes, crate::api_error::ApiError> {
-        let known = self.batches.upkeep.writers.lock().get(&table).cloned();
-        let hint = known.unwrap_or_else(|| primary_of(self.record(table)));
-        let (region, told) = self.ask_writer(&hint, question, (ASK_WITHIN, Duration::ZERO)).await?;
-        if region != hint {
-            self.batches.upkeep.writers.lock().insert(table, region);
+    ) -> Result<Bytes, ApiError> {
+        let upkeep = &self.batches.upkeep;
+        let known = upkeep.writers.lock().get(&line).cloned();
+        let hint = known.unwrap_or_else(|| {
+            let held = self.table_of_line(line);
+            primary_of(held.and_then(|table| self.record(table.id())))
+        });
+        let asked = self.ask_writer(&hint, question, (ASK_WITHIN, Duration::ZERO)).await;
+        match asked {
+            Ok((region, told)) => {
+                upkeep.is_there(line);
+                if region != hint {
+                    upkeep.writers.lock().insert(line, region);
+                }
+                Ok(told)
+            }
+            Err(error) if error.code == ErrorCode::ObjectNotExist => {
+                let is_distributed = |(table, _)| self.distribution(table).is_some();
+                let may_be = !self.knows_maker_of(line)
+                    || partition_named(name).is_some_and(is_distributed);
+                match !may_be && upkeep.is_gone(line, self.clock.monotonic()) {
+                    true => Err(error),
+                    false => Err(ApiError::elsewhere()),
+                }
+            }
+            Err(error) => {
+                upkeep.is_there(line);
+                Err(error)
+            }
         }
-        Ok(told)
     }
 
     fn notice_long(&self, table: &Table, id: BatchId, anchor: &str, rows: usize) {
@@ -327,9 +455,20 @@ mod tests {
         let upkeep = Upkeep::default();
         let (table, id) =
             (TableId(1), BatchId { anchor: TableId(2), term: Term::default(), number: 3 });
-        assert_eq!(upkeep.settled_at(table, id, Lsn(5)), Lsn(5));
-        assert_eq!(upkeep.settled_at(table, id, Lsn(9)), Lsn(5));
+        let settled = |lsn, epoch| upkeep.settled_at(table, id, (Lsn(lsn), Epoch(epoch)));
+        assert_eq!((settled(5, 1), settled(9, 1)), (Lsn(5), Lsn(5)));
+        assert_eq!((settled(7, 2), settled(9, 2)), (Lsn(7), Lsn(7)), "that log may have ended");
         upkeep.is_held(table, id);
-        assert_eq!(upkeep.settled_at(table, id, Lsn(9)), Lsn(9));
+        assert_eq!(settled(9, 2), Lsn(9));
+    }
+
+    #[test]
+    fn a_table_is_gone_when_it_was_missing_for_long() {
+        let (upkeep, table) = (Upkeep::default(), TableId(1));
+        let at = Duration::from_secs;
+        assert!(!upkeep.is_gone(table, at(5)) && !upkeep.is_gone(table, at(14)));
+        upkeep.is_there(table);
+        assert!(!upkeep.is_gone(table, at(16)), "a region had it");
+        assert!(!upkeep.is_gone(table, at(25)) && upkeep.is_gone(table, at(26)));
     }
 }

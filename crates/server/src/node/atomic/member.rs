@@ -1,6 +1,7 @@
 //! What a member of a batch does: it keeps an intent, and ends it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::atomic::{BatchId, Intent};
@@ -8,12 +9,14 @@ use isthmus_model::check::CheckedKey;
 use isthmus_model::ids::{Epoch, Lsn, TableId};
 use isthmus_model::key::KeyValue;
 use isthmus_model::value::Text;
+use isthmus_protocol::error_code::ErrorCode;
 use isthmus_store::{StoreError, Table, Written};
 use prost::Message;
 
+use super::is_unknown;
 use super::rows::{Group, PATH, Refused, all_or_refused, of_store, refused_told};
 use crate::api_error::ApiError;
-use crate::node::{Node, Place, SyncPart, SyncWrite};
+use crate::node::{Node, SyncPart, SyncWrite};
 use crate::peer::batch::{Intend, Intended, Settle, SettleTold};
 use crate::peer::call::{NumberGiven, PreparedWrite};
 
@@ -21,6 +24,31 @@ use crate::peer::call::{NumberGiven, PreparedWrite};
 const NOT_SETTLED: u32 = 0;
 const HELD_AS_ASKED: u32 = 1;
 const HELD_BY_ALL: u32 = 2;
+
+/// So long a question waits for what it settles; it goes on after that.
+pub(super) const SETTLE_WITHIN: Duration = Duration::from_secs(2);
+/// So long after others were found not to hold what was settled it is looked again.
+const HELD_AGAIN: Duration = Duration::from_millis(50);
+
+/// A member is settling a batch; at most once at a time.
+struct Settling {
+    node: Arc<Node>,
+    what: (TableId, BatchId),
+}
+
+impl Settling {
+    fn begin(node: &Arc<Node>, table: TableId, id: BatchId) -> Option<Settling> {
+        let what = (table, id);
+        let is_new = node.batches.settling.lock().insert(what);
+        is_new.then(|| Settling { node: node.clone(), what })
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.node.batches.settling.lock().remove(&self.what);
+    }
+}
 
 impl Node {
     /// Keeps the intent of a batch.
@@ -35,8 +63,9 @@ impl Node {
         self.check_takes_batches(&table)?;
         let judged_millis = self.clock.wall_millis();
         let group = Group::check(&table.schema(), &asked.body, judged_millis, false)?;
+        let line = self.line_of(&table).ok_or_else(ApiError::elsewhere)?.0;
         let told = |refused: Refused| Intended {
-            table: table.id().0,
+            table: line,
             answer: Bytes::new(),
             refused: refused_told(refused),
         };
@@ -50,7 +79,7 @@ impl Node {
         let intended = match all_or_refused(results) {
             Ok(written) => {
                 let answer = group.answer(&table, written);
-                Intended { table: table.id().0, answer, refused: Vec::new() }
+                Intended { table: line, answer, refused: Vec::new() }
             }
             Err(refused) => told(refused),
         };
@@ -110,32 +139,32 @@ impl Node {
         self: &Arc<Self>,
         asked: Settle,
     ) -> Result<Bytes, ApiError> {
-        let id = TableId(asked.table);
-        let table = self.store.table(id).ok_or_else(ApiError::no_table)?;
-        let name = table.name();
-        self.listen_first(name.as_str()).await;
-        let table = match self.place_of_writes(name.as_str())? {
-            Place::Here(table) if table.id() == id => table,
-            _ => return Err(ApiError::elsewhere()),
-        };
-        self.await_settled(&table).await?;
+        let line = TableId(asked.table);
+        if let Some(table) = self.table_of_line(line) {
+            self.listen_first(table.name().as_str()).await;
+        }
+        let (table, epoch) = self.written_line(line).await?;
+        let until = self.clock.monotonic() + SETTLE_WITHIN;
         let mut held = Vec::with_capacity(asked.batches.len());
         for batch in asked.batches.into_iter().map(BatchId::from) {
             // What is not settled now is asked for again.
-            let settled = match self.settle(&table, batch, asked.made).await {
-                Ok(lsn) => self.how_held(&table, batch, lsn),
+            let settled = match self.settle(&table, batch, asked.made, until).await {
+                Ok(lsn) => self.how_held(&table, batch, (lsn, epoch)),
                 Err(error) => {
-                    tracing::warn!(%batch, table = %name, %error, "a batch is not settled yet");
+                    let name = table.name();
+                    tracing::info!(%batch, table = %name, %error, "a batch is not settled yet");
                     NOT_SETTLED
                 }
             };
             held.push(settled);
         }
+        // Whoever writes now says what is settled.
+        self.check_written_line(&table, line, epoch)?;
         Ok(SettleTold { held }.encode_to_vec().into())
     }
 
-    fn how_held(&self, table: &Table, batch: BatchId, lsn: Lsn) -> u32 {
-        let lsn = self.batches.upkeep.settled_at(table.id(), batch, lsn);
+    fn how_held(&self, table: &Table, batch: BatchId, (lsn, epoch): (Lsn, Epoch)) -> u32 {
+        let lsn = self.batches.upkeep.settled_at(table.id(), batch, (lsn, epoch));
         match self.is_held_by_all(table, lsn) {
             true => {
                 self.batches.upkeep.is_held(table.id(), batch);
@@ -146,8 +175,38 @@ impl Node {
     }
 
     /// Ends an intent, if there is one. Gives an entry at or before which it has ended, which is as
-    /// durable as the table's mode asks for.
+    /// durable as the table's mode asks for. It goes on after `until`, by the monotonic clock, and
+    /// where nobody waits any more.
     pub(super) async fn settle(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        id: BatchId,
+        made: bool,
+        until: Duration,
+    ) -> Result<Lsn, ApiError> {
+        let under_way = Settling::begin(self, table.id(), id).ok_or_else(|| {
+            ApiError::new(ErrorCode::ServerBusy, "Server is busy. The batch is being settled.")
+        })?;
+        let (node, table) = (self.clone(), table.clone());
+        // What protects rows until others have them must not fall with whoever asks.
+        let mut work = tokio::spawn(async move {
+            let settled = node.settle_now(&table, id, made).await;
+            drop(under_way);
+            settled
+        });
+        let patience = until.saturating_sub(self.clock.monotonic());
+        match tokio::time::timeout(patience, &mut work).await {
+            Ok(Ok(settled)) => settled,
+            Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Ok(Err(_)) => Err(ApiError::new(ErrorCode::Timeout, "This region stops.")),
+            Err(_) => Err(ApiError::new(
+                ErrorCode::Timeout,
+                "Other regions do not hold what a batch has become here yet.",
+            )),
+        }
+    }
+
+    async fn settle_now(
         self: &Arc<Self>,
         table: &Arc<Table>,
         id: BatchId,
@@ -173,7 +232,9 @@ impl Node {
         let settled = table.settle_batch(id, rows).await?;
         loop {
             match self.settled_through(table, settled.clone(), epoch).await {
-                Err(error) if super::is_unknown(&error) && sync.is_open() => {}
+                Err(error) if is_unknown(&error) && sync.is_open() => {
+                    tokio::time::sleep(HELD_AGAIN).await;
+                }
                 ended => return ended,
             }
         }
