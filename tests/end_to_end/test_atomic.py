@@ -204,8 +204,8 @@ class Transfers:
     """Moves amounts between accounts of tables through all regions, and reads all of them as of one
     moment again and again: their sum is always the same."""
 
-    def __init__(self, running, tables, make_key=key):
-        self.running, self.make_key = running, make_key
+    def __init__(self, running, tables, make_key=key, regions=None):
+        self.regions, self.make_key = regions or running.regions, make_key
         self.accounts = [(table, account) for table in tables for account in range(ACCOUNTS)]
         self.ending = threading.Event()
         self.made, self.refused, self.unknown, self.reads = 0, 0, 0, 0
@@ -216,11 +216,11 @@ class Transfers:
         return [(table, self.make_key(account)) for table, account in self.accounts]
 
     def __enter__(self):
-        client = atomic(self.running.regions[0])
+        client = atomic(self.regions[0])
         rows = [(table, PUT, one, [("v", START)]) for table, one in self.keys()]
         assert client.batch_write_rows(rows) == [None] * len(rows)
         client.close()
-        for region in self.running.regions:
+        for region in self.regions:
             self.threads += [threading.Thread(target=self.transfer, args=(region,), daemon=True)
                              for _ in range(2)]
             self.threads.append(threading.Thread(target=self.read, args=(region,), daemon=True))
@@ -274,7 +274,7 @@ class Transfers:
         print(f"{self.made} made, {self.refused} refused, {self.unknown} unknown, "
               f"{self.reads} reads")
         assert self.wrong == [] and self.made > 0
-        for region in self.running.regions:
+        for region in self.regions:
             client = atomic(region)
 
             def shows(client=client):
@@ -287,10 +287,10 @@ class Transfers:
         assert self.wrong == []
 
 
-def alike(running, load, tables):
+def alike(load, tables):
     """In the end each region's own replica has the sum, too."""
     keys = load.keys()
-    for region in running.regions:
+    for region in load.regions:
         client = region.client(timeout=30)
         client.as_of = "local"
 
@@ -326,7 +326,7 @@ def test_transfers_keep_the_sum_while_regions_are_killed(regions, mode):
     load.check()
     assert load.reads > 0
     await_nothing_left(regions, tables)
-    alike(regions, load, tables)
+    alike(load, tables)
 
 
 def test_transfers_keep_the_sum_while_writers_change(regions):
@@ -340,7 +340,7 @@ def test_transfers_keep_the_sum_while_writers_change(regions):
                 await_writer(regions, table, to)
     load.check()
     await_nothing_left(regions, tables)
-    alike(regions, load, tables)
+    alike(load, tables)
 
 
 def test_a_region_that_stays_away_leaves_no_row_locked_when_others_take_over(regions):
@@ -359,7 +359,7 @@ def test_a_region_that_stays_away_leaves_no_row_locked_when_others_take_over(reg
     first.start()
     load.check()
     await_nothing_left(regions, tables)
-    alike(regions, load, tables)
+    alike(load, tables)
 
 
 def test_intents_outlive_restarts_and_end_when_the_anchor_is_back(regions):
@@ -404,7 +404,7 @@ def test_intents_outlive_restarts_and_end_when_the_anchor_is_back(regions):
     first.start()
     await_nothing_left(regions, tables)
     load.check()
-    alike(regions, load, tables)
+    alike(load, tables)
 
 
 def test_a_replica_that_is_copied_among_batches_can_write(regions):
@@ -489,3 +489,52 @@ def test_regions_that_know_no_such_batches_are_told_apart(tmp_path):
 
         cluster.wait_until(made, "the batch is made", 60, 0.5)
         client.close()
+
+
+def test_a_replica_that_was_unbound_says_nothing_of_the_batches_of_others(regions):
+    tables = pair(regions, "own_way", *MODES["semi-sync"])
+    writers, alone = regions.regions[:2], regions.regions[2]
+    client = atomic(writers[0])
+    assert client.batch_write_rows(
+        [(table, PUT, key(1000), [("v", 1)]) for table in tables]) == [None, None]
+    own, plain, near = atomic(alone), alone.client(timeout=60), writers[0].client(timeout=60)
+    plain.as_of = "local"
+    for table in tables:
+        cluster.wait_until(lambda table=table: value(plain.get_row(table, key(1000))) == 1,
+                           f"{alone.name} has {table}", 60)
+        regions.run("global-table", "unbind", table, "--regions", alone.name)
+
+        def is_unbound(table=table):
+            replicas = near.describe_global_table(table)["tables"]
+            return alone.name not in [one["region"] for one in replicas]
+
+        cluster.wait_until(is_unbound, f"{alone.name} is unbound from {table}", 60)
+
+    def makes_its_own():
+        with contextlib.suppress(wire.Refused, wire.Unknown):
+            rows = [(table, PUT, key(1001), [("v", 2)]) for table in tables]
+            return own.batch_write_rows(rows) == [None, None]
+
+    cluster.wait_until(makes_its_own, f"{alone.name} has tables of its own", 120, 0.5)
+    with Transfers(regions, tables, regions=writers) as load:
+        for count in range(KILLS):
+            time.sleep(SECONDS / 2)
+            region = writers[count % 2]
+            region.kill()
+            cluster.wait_until(makes_its_own, "its batches need nobody else", 60)
+            region.start()
+        time.sleep(SECONDS / 2)
+    load.check()
+    await_nothing_left(regions, tables)
+    alike(load, tables)
+    for table in tables:
+        assert value(plain.get_row(table, key(1001))) == 2
+        assert plain.get_row(table, key(0)) is None, "it has no rows of theirs"
+        # What it has made alone goes when it is a replica again.
+        regions.run("global-table", "bind", table, "--regions", alone.name)
+        cluster.wait_until(lambda table=table: plain.get_row(table, key(1001)) is None,
+                           f"{alone.name} has what the others have of {table}", 120)
+    there = newest(writers[0])
+    assert [there.get_row(table, key(1001)) for table in tables] == [None, None]
+    for one in (client, own, plain, near, there):
+        one.close()

@@ -226,3 +226,14 @@ fn the_schema_stays_while_rows_are_locked() {
     let change = a.table().change_schema(|schema| Ok(schema.clone()));
     a.finish(change).unwrap();
 }
+
+#[test]
+fn a_table_with_decisions_is_not_given_to_another_log() {
+    let a = Region::new(1, Writers::One);
+    decide(&a, 1, 1, vec![put(1, 5)]).unwrap();
+    let refused = a.finish(a.store.forget_writer(TABLE, Origin(3), Epoch(1)));
+    assert!(matches!(refused, Err(StoreError::Busy)), "nobody else knows what was decided");
+    let forgotten = a.table().forget_batches(&[batch(1)]);
+    a.finish(forgotten).unwrap();
+    a.finish(a.store.forget_writer(TABLE, Origin(3), Epoch(1))).unwrap();
+}

@@ -183,7 +183,11 @@ impl Node {
         let mut at_work = AtWork::default();
         while !*stop.borrow() {
             if !have_lines {
-                match self.give_lines().await {
+                let given = tokio::select! {
+                    given = self.give_lines() => given,
+                    _ = stop.changed() => return,
+                };
+                match given {
                     Ok(()) => have_lines = true,
                     Err(error) => tracing::info!(%error, "tables have no lines for batches yet"),
                 }
@@ -283,11 +287,11 @@ impl Node {
                     Verdict::Committed => true,
                     Verdict::Abandoned => false,
                 };
-                let until = self.clock.monotonic() + SETTLE_WITHIN;
-                if until >= now + ROUND_WITHIN + SETTLE_WITHIN {
+                let begun = self.clock.monotonic();
+                if begun >= now + ROUND_WITHIN {
                     return;
                 }
-                match self.settle(table, id, made, until).await {
+                match self.settle(table, id, made, begun + SETTLE_WITHIN).await {
                     Ok(_) => self.batches.upkeep.is_over(table.id(), id),
                     Err(error) => {
                         let name = table.name();

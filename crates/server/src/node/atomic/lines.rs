@@ -137,7 +137,29 @@ impl Node {
     }
 }
 
-/// Whether a region has given that number.
+/// Whether a region has given that number, as `id_of_region` makes it.
 fn is_made_in(id: TableId, region: Origin) -> bool {
     id.0 & 0xff == u64::from(region.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::ids::id_of_region;
+
+    use super::*;
+
+    #[test]
+    fn a_number_tells_which_region_has_given_it() {
+        let id = TableId(id_of_region(Origin(3), 770));
+        assert!(is_made_in(id, Origin(3)) && !is_made_in(id, Origin(2)));
+    }
+
+    #[test]
+    fn a_line_is_found_by_the_table_that_has_it() {
+        let lines = Lines::default();
+        lines.0.lock().extend([(TableId(1), TableId(9)), (TableId(2), TableId(2))]);
+        assert_eq!(lines.of(TableId(1)), Some(TableId(9)));
+        assert_eq!(lines.tables_of(TableId(9)), [TableId(1)]);
+        assert_eq!((lines.of(TableId(3)), lines.tables_of(TableId(1))), (None, Vec::new()));
+    }
 }
