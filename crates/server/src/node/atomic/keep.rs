@@ -223,9 +223,8 @@ impl Node {
                 self.close_batch(id);
                 continue;
             };
-            let is_made = table
-                .decided_batch(id)
-                .is_some_and(|decided| decided.lsn <= table.durable_lsn());
+            let is_made =
+                table.decided_batch(id).is_some_and(|decided| decided.lsn <= table.durable_lsn());
             let is_void =
                 table.terms().1 > settled_before || table.writer_word().epoch.0 != id.term.epoch;
             if is_made || is_void {
@@ -402,8 +401,8 @@ impl Node {
             }
             Err(error) if error.code == ErrorCode::ObjectNotExist => {
                 let is_distributed = |(table, _)| self.distribution(table).is_some();
-                let may_be = !self.knows_maker_of(line)
-                    || partition_named(name).is_some_and(is_distributed);
+                let may_be =
+                    !self.knows_maker_of(line) || partition_named(name).is_some_and(is_distributed);
                 match !may_be && upkeep.is_gone(line, self.clock.monotonic()) {
                     true => Err(error),
                     false => Err(ApiError::elsewhere()),

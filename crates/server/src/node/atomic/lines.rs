@@ -1,9 +1,9 @@
 //! Which log a batch means. A region whose replica is unbound goes on with a table that has the
 //! same number, name and rows, and a log of its own, in which nothing is found of what was decided
-//! elsewhere. So batches name a table by its *line*: all who have the same log, one after the other,
-//! have the same line. It is the number of the table where that was made, and goes on through global
-//! tables that are made of it and end; a region that goes its own way begins a new one, of a number
-//! that nothing else has.
+//! elsewhere. So batches name a table by its *line*: all who have the same log, one after the
+//! other, have the same line. It is the number of the table where that was made, and goes on
+//! through global tables that are made of it and end; a region that goes its own way begins a new
+//! one, of a number that nothing else has.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

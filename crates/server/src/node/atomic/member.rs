@@ -184,6 +184,10 @@ impl Node {
         made: bool,
         until: Duration,
     ) -> Result<Lsn, ApiError> {
+        let patience = until.saturating_sub(self.clock.monotonic());
+        if patience.is_zero() {
+            return Err(ApiError::new(ErrorCode::ServerBusy, "Server is busy. It was not begun."));
+        }
         let under_way = Settling::begin(self, table.id(), id).ok_or_else(|| {
             ApiError::new(ErrorCode::ServerBusy, "Server is busy. The batch is being settled.")
         })?;
@@ -194,7 +198,6 @@ impl Node {
             drop(under_way);
             settled
         });
-        let patience = until.saturating_sub(self.clock.monotonic());
         match tokio::time::timeout(patience, &mut work).await {
             Ok(Ok(settled)) => settled,
             Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
