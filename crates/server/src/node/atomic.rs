@@ -56,8 +56,8 @@ const TOLD_MAX: usize = 100;
 pub(super) struct Batches {
     /// Those that were begun here, by their anchors.
     begun: Mutex<BTreeMap<TableId, Coordinator<Text>>>,
-    /// Those whose decision was sent to others and not found made here, with the term before which
-    /// all was settled then: they stay open until they are made or void.
+    /// Those whose decision was sent to others and not found made here, with the term in which it
+    /// was sent: they stay open until they are made, or what was sent in that term is void.
     doubtful: Mutex<BTreeMap<BatchId, Term>>,
     upkeep: keep::Upkeep,
     /// What members are settling.

@@ -476,6 +476,15 @@ impl Node {
         if passed.is_empty() {
             return Ok(());
         }
+        if let Some(SyncPart::Decision { id, sent_in, .. }) = &part {
+            // In another epoch it may have been said that the batch is given up, and whoever finds
+            // the decision prepared would make it.
+            if id.term.epoch != term.epoch {
+                return Err(ApiError::elsewhere());
+            }
+            // Nothing else sends it.
+            let _ = sent_in.set(term);
+        }
         let write = |body: Bytes, numbers| {
             let path = path.to_owned();
             PreparedWrite { path, body, judged_millis, numbers, ..PreparedWrite::default() }

@@ -2,11 +2,12 @@
 //! by making its own rows, and tells the members.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_model::atomic::{BatchId, MEMBERS_MAX, Member};
+use isthmus_model::commit::Term;
 use isthmus_model::ids::TableId;
 use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
@@ -30,6 +31,9 @@ const FIND_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the client waits until members have been told of the decision. Those that have not are
 /// told later; nobody reads their rows before.
 const TELL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Settled by no entry: what is sent in it stays open until its epoch is over.
+const NO_TERM: Term = Term { epoch: u64::MAX, life: u64::MAX };
 
 /// What a member has said.
 enum Said {
@@ -131,7 +135,7 @@ impl Node {
         judged_millis: i64,
     ) -> Result<BatchDone, ApiError> {
         self.await_writable(table, rows.keys()).await;
-        let results = self.make_anchor(table, &rows, judged_millis, None).await?;
+        let results = self.make_anchor(table, &rows, judged_millis, SyncPart::Alone).await?;
         let written = match all_or_refused(results) {
             Ok(written) => written,
             Err(refused) => return Ok(refused_at_anchor(refused, 0)),
@@ -192,18 +196,22 @@ impl Node {
         }
         // From here on its end is what the store says.
         begun.is_left = true;
-        let (_, settled_before) = table.terms();
         self.await_writable(table, rows.keys()).await;
-        let decision = Some((id, members.clone()));
+        let sent_in = Arc::new(OnceLock::new());
+        let decision =
+            SyncPart::Decision { id, members: members.clone(), sent_in: sent_in.clone() };
         let results = self.make_anchor(table, &rows, judged_millis, decision).await;
-        let is_made = table.decided_batch(id).is_some();
+        let is_made = is_decided_durably(table, id);
         let is_open = is_made
             || match &results {
                 Ok(results) => results.iter().any(|one| one.as_ref().is_err_and(is_unknown)),
                 Err(error) => is_unknown(error),
             };
         match is_open && !is_made {
-            true => drop(self.batches.doubtful.lock().insert(id, settled_before)),
+            true => {
+                let sent_in = sent_in.get().copied().unwrap_or(NO_TERM);
+                self.batches.doubtful.lock().insert(id, sent_in);
+            }
             false => self.close_batch(id),
         }
         let written = match results.map(all_or_refused) {
@@ -230,13 +238,14 @@ impl Node {
         Ok(BatchDone { groups: done.collect() })
     }
 
-    /// Makes the rows of the anchor, which decides the batch.
+    /// Makes the rows of the anchor, which decides the batch. `part`: `Decision`, or `Alone` where
+    /// there is nothing to decide.
     async fn make_anchor(
         self: &Arc<Self>,
         table: &Arc<Table>,
         rows: &Group,
         judged_millis: i64,
-        decision: Option<(BatchId, Vec<Member>)>,
+        part: SyncPart,
     ) -> Result<Vec<Result<Written, ApiError>>, ApiError> {
         if let Some(sync) = self.sync_table(table) {
             let write = SyncWrite {
@@ -244,14 +253,16 @@ impl Node {
                 judged_millis,
                 changes: rows.sync_rows(),
                 atomic: true,
-                part: decision.map(|(id, members)| SyncPart::Decision { id, members }),
+                part: Some(part),
             };
             return self.write_synced(sync, table, write).await;
         }
         let changes = rows.changes.clone();
-        let made = self.at_once(table, || match decision {
-            Some(decision) => table.decide(decision, changes, None, Beginning::Fresh),
-            None => table.write(changes, true),
+        let made = self.at_once(table, || match part {
+            SyncPart::Decision { id, members, .. } => {
+                table.decide((id, members), changes, None, Beginning::Fresh)
+            }
+            SyncPart::Intent { .. } | SyncPart::Alone => table.write(changes, true),
         });
         Ok(of_store(made.await?))
     }
@@ -345,6 +356,11 @@ impl Node {
         // Late or not, it is decided.
         let _ = tokio::time::timeout(TELL_PATIENCE, all).await;
     }
+}
+
+/// Whether a decision is in the log for good: what is not durable may be lost with this region.
+fn is_decided_durably(table: &Table, id: BatchId) -> bool {
+    table.decided_batch(id).is_some_and(|decided| decided.lsn <= table.durable_lsn())
 }
 
 /// Rows of the anchor are why nothing is made.

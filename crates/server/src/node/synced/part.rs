@@ -1,8 +1,10 @@
 //! What a synchronous write is to a batch of several partitions, and what it becomes.
 
+use std::sync::{Arc, OnceLock};
+
 use isthmus_model::atomic::{BatchId, Intent, Member};
 use isthmus_model::check::CheckedChange;
-use isthmus_model::commit::TxId;
+use isthmus_model::commit::{Term, TxId};
 use isthmus_model::value::Text;
 use isthmus_store::{Beginning, Pending, StoreError, Table};
 use prost::Message;
@@ -26,7 +28,11 @@ pub enum SyncPart {
         id: BatchId,
         /// Its members.
         members: Vec<Member>,
+        /// Is given the term in which it is sent to others, before it is.
+        sent_in: Arc<OnceLock<Term>>,
     },
+    /// It is all of the batch: rows that are not made since another one was refused are told so.
+    Alone,
 }
 
 /// What a write that is decided becomes.
@@ -47,12 +53,13 @@ impl SyncPart {
                 let request = plain.encode_to_vec().into();
                 Making::Intent(Intent { id, anchor, keys: Vec::new(), request })
             }
-            SyncPart::Decision { id, members } => {
+            SyncPart::Decision { id, members, .. } => {
                 let told = members.iter().map(Into::into).collect();
                 let decision = PreparedDecision { batch: Some(id.into()), members: told };
                 prepared.decision = Some(decision);
                 Making::Decision(id, members)
             }
+            SyncPart::Alone => Making::Rows { atomic: true },
         };
         (prepared, making)
     }
