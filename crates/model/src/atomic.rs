@@ -106,10 +106,14 @@ impl Locks {
         self.rows.get(key).copied()
     }
 
-    /// Whether a row from `start` (inclusive) to `end` (exclusive; `None`: the last) is locked.
-    pub fn any_between(&self, start: &EncodedKey, end: Option<&EncodedKey>) -> bool {
-        let first = self.rows.range(start..).next();
-        first.is_some_and(|(key, _)| end.is_none_or(|end| key < end))
+    /// The batches that lock rows from `start` (inclusive) to `end` (exclusive; `None`: the last).
+    pub fn holders_between(
+        &self,
+        start: &EncodedKey,
+        end: Option<&EncodedKey>,
+    ) -> BTreeSet<BatchId> {
+        let rows = self.rows.range(start..);
+        rows.take_while(|(key, _)| end.is_none_or(|end| *key < end)).map(|(_, id)| *id).collect()
     }
 
     /// Whether there is an intent of the batch.
@@ -244,8 +248,10 @@ mod tests {
         assert_eq!(locks.holder(&keys(&[5])[0]), Some(id(1)));
         assert_eq!(locks.holder(&keys(&[4])[0]), None);
         let [one, four, six] = [1, 4, 6].map(|name| keys(&[name]).remove(0));
-        assert!(locks.any_between(&one, None) && locks.any_between(&four, Some(&six)));
-        assert!(!locks.any_between(&six, None));
+        assert_eq!(locks.holders_between(&one, None), [id(1)].into());
+        assert_eq!(locks.holders_between(&four, Some(&six)), [id(1)].into());
+        assert!(locks.holders_between(&six, None).is_empty());
+        assert!(locks.holders_between(&one, Some(&keys(&[3])[0])).is_empty());
         assert_eq!(locks.end(id(1)), Some(keys(&[3, 5])));
         assert_eq!((locks.end(id(1)), locks.is_empty()), (None, true));
         assert_eq!(locks, Locks::default());

@@ -103,15 +103,14 @@ impl Tables {
             let now = table.spec().schema.options.clone();
             // Judged before it is queued, so that a wrong one costs nothing.
             change.merged(&now, TIME_TO_LIVE_SECONDS_MIN)?;
-            table
-                .change_schema(move |schema| {
-                    let options = change.merged(&schema.options, TIME_TO_LIVE_SECONDS_MIN);
-                    Ok(match options {
-                        Ok(options) => Schema { options, ..schema.clone() },
-                        Err(_) => schema.clone(),
-                    })
+            let merged = move |schema: &Schema| {
+                let options = change.merged(&schema.options, TIME_TO_LIVE_SECONDS_MIN);
+                Ok(match options {
+                    Ok(options) => Schema { options, ..schema.clone() },
+                    Err(_) => schema.clone(),
                 })
-                .await?;
+            };
+            self.node.change_schema_in_turn(&table, merged).await?;
             self.node.until_schema_held(&table, epoch).await?;
         }
         let spec = table.spec();
@@ -156,7 +155,8 @@ impl Tables {
         // Judged before it is queued, so that a wrong one costs nothing, and again in its turn.
         change(&table.schema())?;
         let refused = |error: ApiError| StoreError::BadSchema(error.message);
-        table.change_schema(|schema| change(schema).map_err(refused)).await?;
+        let changed = |schema: &Schema| change(schema).map_err(refused);
+        self.node.change_schema_in_turn(&table, changed).await?;
         self.node.until_schema_held(&table, epoch).await?;
         Ok(encode_empty())
     }
@@ -173,14 +173,16 @@ impl Tables {
                 record.table.id
             )));
         }
-        if !table.decided_batches().is_empty() {
-            return Err(ApiError::new(
-                ErrorCode::ServerBusy,
-                "Server is busy. Other tables have not made all of a batch yet that was decided in \
-                 this one. Try again later.",
-            ));
+        match self.node.store().drop_table_if_settled(id).await {
+            Err(StoreError::Busy) => {
+                return Err(ApiError::new(
+                    ErrorCode::ServerBusy,
+                    "Server is busy. Other tables have not made all of a batch yet that was \
+                     decided in this one. Try again later.",
+                ));
+            }
+            dropped => dropped?,
         }
-        self.node.store().drop_table(id).await?;
         forget_split_points(self.node.store(), id).await?;
         Ok(encode_empty())
     }

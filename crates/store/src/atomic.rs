@@ -4,12 +4,12 @@
 //! Intents lock rows for writers until the entry that ends them is accepted, since what comes next
 //! is judged on it; for readers until it is durable, since they see nothing before that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use isthmus_model::atomic::{BatchId, Intent, Locks};
+use isthmus_model::atomic::{BatchId, DECIDED_MAX, INTENTS_MAX, Intent, Locks, Member};
 use isthmus_model::change::Direction;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::PartitionId;
@@ -20,6 +20,8 @@ use crate::engine::{BatchWrite, Snapshot, Space};
 use crate::error::StoreError;
 use crate::keys::decided::Decided;
 use crate::keys::{decided, intent};
+use crate::limits::{DECIDED_BYTES_MAX, INTENT_BYTES_MAX};
+use crate::partition::Partition;
 
 /// All of it, as a copy brings it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +31,10 @@ pub struct AtomicState {
     /// Batches that are decided.
     pub decided: Vec<(BatchId, Decided)>,
 }
+
+/// Charged for a decision, and for each of its members beside the name.
+const DECISION_BYTES: usize = 64;
+const MEMBER_BYTES: usize = 16;
 
 /// How much there is of it, to be looked at without a lock.
 #[derive(Debug, Default)]
@@ -51,16 +57,115 @@ impl Counts {
     }
 }
 
+/// How much of what is bounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Amount {
+    intents: usize,
+    /// Bytes of what is asked for in them.
+    intent_bytes: usize,
+    decided: usize,
+    decided_bytes: usize,
+}
+
+impl Amount {
+    /// One intent.
+    pub(crate) fn of_intent(request_bytes: usize) -> Amount {
+        Amount { intents: 1, intent_bytes: request_bytes, ..Amount::default() }
+    }
+
+    /// One decision.
+    pub(crate) fn of_decision(members: &[Member]) -> Amount {
+        let names = members.iter().map(|member| member.name.len() + MEMBER_BYTES);
+        let decided_bytes = DECISION_BYTES + names.sum::<usize>();
+        Amount { decided: 1, decided_bytes, ..Amount::default() }
+    }
+
+    fn add(&mut self, more: Amount) {
+        self.intents += more.intents;
+        self.intent_bytes += more.intent_bytes;
+        self.decided += more.decided;
+        self.decided_bytes += more.decided_bytes;
+    }
+
+    /// What is gone with the partition is not there to be taken off.
+    fn take_off(&mut self, less: Amount) {
+        self.intents = self.intents.saturating_sub(less.intents);
+        self.intent_bytes = self.intent_bytes.saturating_sub(less.intent_bytes);
+        self.decided = self.decided.saturating_sub(less.decided);
+        self.decided_bytes = self.decided_bytes.saturating_sub(less.decided_bytes);
+    }
+
+    fn is_too_much(&self) -> bool {
+        self.intents > INTENTS_MAX
+            || self.intent_bytes > INTENT_BYTES_MAX
+            || self.decided > DECIDED_MAX
+            || self.decided_bytes > DECIDED_BYTES_MAX
+    }
+}
+
+/// Room that is kept for what was sent to other regions and is not made yet, until this is dropped.
+pub struct Room {
+    partition: Arc<Partition>,
+    amount: Amount,
+}
+
+impl Room {
+    /// Of a partition whose lock is held.
+    pub(crate) fn new(
+        partition: &Arc<Partition>,
+        atomics: &mut Atomics,
+        amount: Amount,
+    ) -> Result<Room, StoreError> {
+        atomics.check_room(amount)?;
+        atomics.reserved.add(amount);
+        Ok(Room { partition: partition.clone(), amount })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.partition.inner.lock().atomics.reserved.take_off(self.amount);
+    }
+}
+
+/// Nothing new of batches is taken by a partition until this is dropped.
+pub struct BatchesHeld(Arc<Partition>);
+
+impl BatchesHeld {
+    pub(crate) fn new(partition: &Arc<Partition>) -> BatchesHeld {
+        partition.inner.lock().atomics.held += 1;
+        BatchesHeld(partition.clone())
+    }
+}
+
+impl Drop for BatchesHeld {
+    fn drop(&mut self) {
+        let mut inner = self.0.inner.lock();
+        inner.atomics.held = inner.atomics.held.saturating_sub(1);
+    }
+}
+
+/// Rows whose intent has ended in a group that is not durable.
+#[derive(Debug)]
+struct Ending {
+    group: u64,
+    id: BatchId,
+    keys: Vec<EncodedKey>,
+}
+
 /// What a partition keeps of batches, as of the last accepted change.
 #[derive(Debug, Default)]
 pub(crate) struct Atomics {
     pub(crate) locks: Locks,
     intents: BTreeMap<BatchId, (Intent, Hlc)>,
-    /// Bytes of what is asked for in them.
-    bytes: usize,
     decided: BTreeMap<BatchId, Decided>,
-    /// Rows whose intents ended in groups that are not durable.
-    ending: Vec<(u64, Vec<EncodedKey>)>,
+    ending: Vec<Ending>,
+    /// How much there is.
+    amount: Amount,
+    /// How much more may come of what was sent to others.
+    reserved: Amount,
+    /// How many hold back what is new.
+    held: usize,
     counts: Arc<Counts>,
     total: Total,
 }
@@ -76,7 +181,9 @@ impl Atomics {
         for (intent, since) in intents {
             atomics.hold(intent, since);
         }
-        atomics.decided.extend(decided);
+        for (id, decided) in decided {
+            atomics.keep(id, decided);
+        }
         atomics.count();
         Ok(atomics)
     }
@@ -113,13 +220,26 @@ impl Atomics {
 
     fn hold(&mut self, intent: Intent, since: Hlc) {
         self.locks.take(intent.id, &intent.keys);
-        self.bytes += intent.request.len();
+        self.amount.add(Amount::of_intent(intent.request.len()));
         self.intents.insert(intent.id, (intent, since));
     }
 
-    /// Bytes of what is asked for in intents.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+    fn keep(&mut self, id: BatchId, decided: Decided) {
+        self.amount.add(Amount::of_decision(&decided.members));
+        if let Some(known) = self.decided.insert(id, decided) {
+            self.amount.take_off(Amount::of_decision(&known.members));
+        }
+    }
+
+    /// Whether so much more may be taken now.
+    pub(crate) fn check_room(&self, more: Amount) -> Result<(), StoreError> {
+        let mut all = self.amount;
+        all.add(self.reserved);
+        all.add(more);
+        match self.held > 0 || all.is_too_much() {
+            true => Err(StoreError::Busy),
+            false => Ok(()),
+        }
     }
 
     pub(crate) fn intent(&self, id: BatchId) -> Option<&(Intent, Hlc)> {
@@ -134,17 +254,27 @@ impl Atomics {
         &self.decided
     }
 
-    /// Whether a row is locked for readers.
-    pub(crate) fn hides(&self, key: &EncodedKey) -> bool {
-        let ends = |(_, keys): &(u64, Vec<EncodedKey>)| keys.contains(key);
-        self.locks.holder(key).is_some() || self.ending.iter().any(ends)
+    /// The batches that lock rows for readers.
+    pub(crate) fn holders(&self, keys: &[EncodedKey]) -> BTreeSet<BatchId> {
+        let mut holders = self.ending_of(|key| keys.contains(key));
+        holders.extend(keys.iter().filter_map(|key| self.locks.holder(key)));
+        holders
     }
 
-    /// Whether a row between those is locked for readers.
-    pub(crate) fn hides_between(&self, start: &EncodedKey, end: Option<&EncodedKey>) -> bool {
-        let is_inside = |key: &EncodedKey| key >= start && end.is_none_or(|end| key < end);
-        let ends = |(_, keys): &(u64, Vec<EncodedKey>)| keys.iter().any(is_inside);
-        self.locks.any_between(start, end) || self.ending.iter().any(ends)
+    /// The batches that lock rows between those for readers.
+    pub(crate) fn holders_between(
+        &self,
+        start: &EncodedKey,
+        end: Option<&EncodedKey>,
+    ) -> BTreeSet<BatchId> {
+        let mut holders = self.ending_of(|key| key >= start && end.is_none_or(|end| key < end));
+        holders.extend(self.locks.holders_between(start, end));
+        holders
+    }
+
+    fn ending_of(&self, is_wanted: impl Fn(&EncodedKey) -> bool) -> BTreeSet<BatchId> {
+        let of = self.ending.iter().filter(|ending| ending.keys.iter().any(&is_wanted));
+        of.map(|ending| ending.id).collect()
     }
 
     /// Takes an intent; gives what is to be written.
@@ -173,8 +303,8 @@ impl Atomics {
     ) -> Option<BatchWrite> {
         let keys = self.locks.end(id)?;
         let (intent, _) = self.intents.remove(&id)?;
-        self.bytes -= intent.request.len();
-        self.ending.push((group, keys));
+        self.amount.take_off(Amount::of_intent(intent.request.len()));
+        self.ending.push(Ending { group, id, keys });
         self.count();
         let key = intent::encode_key(partition, id);
         Some(BatchWrite { space: Space::Meta, key, value: None })
@@ -183,7 +313,7 @@ impl Atomics {
     /// Groups through this one are durable.
     pub(crate) fn durable_through(&mut self, group: u64) {
         if !self.ending.is_empty() {
-            self.ending.retain(|(ended, _)| *ended > group);
+            self.ending.retain(|ending| ending.group > group);
             self.count();
         }
     }
@@ -197,14 +327,15 @@ impl Atomics {
     ) -> BatchWrite {
         let key = decided::encode_key(partition, id);
         let value = Some(decided::encode_value(&decided));
-        self.decided.insert(id, decided);
+        self.keep(id, decided);
         self.count();
         BatchWrite { space: Space::Meta, key, value }
     }
 
     /// All members have settled a batch; gives what is to be written.
     pub(crate) fn forget(&mut self, partition: PartitionId, id: BatchId) -> Option<BatchWrite> {
-        self.decided.remove(&id)?;
+        let known = self.decided.remove(&id)?;
+        self.amount.take_off(Amount::of_decision(&known.members));
         self.count();
         let key = decided::encode_key(partition, id);
         Some(BatchWrite { space: Space::Meta, key, value: None })

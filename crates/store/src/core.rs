@@ -92,6 +92,9 @@ pub(crate) struct Core {
     /// When this life of the store began, by the wall clock: the hybrid one may run ahead of it,
     /// and an older disk would know nothing of that.
     pub(crate) life: Hlc,
+    /// The first stamp of this life, which is below the ceiling that is durable before anything
+    /// else happens: no other life has it.
+    pub(crate) life_number: u64,
     pub(crate) tail: Tail,
     pub(crate) replaced: Replaced,
     pub(crate) past: Past,
@@ -132,9 +135,11 @@ impl Core {
         node: NodeState,
     ) -> Core {
         let stamps = Stamps::new(options.origin, options.skew_max, node.ceiling);
+        let life_number = stamps.next(clock.wall_millis()).hlc.0;
         Core {
             locking: Total::default(),
             life: Hlc::from_millis(clock.wall_millis()),
+            life_number,
             stamps,
             tail: Tail::new(options.log_tail_bytes_max),
             replaced: Replaced::new(REPLACED_BYTES_MAX),

@@ -78,7 +78,7 @@ mod table;
 mod tail;
 
 pub use crate::core::{DurableHook, FatalHook, SpecHook};
-pub use atomic::AtomicState;
+pub use atomic::{AtomicState, BatchesHeld, Room};
 pub use cut::TableCut;
 pub use error::StoreError;
 pub use keys::conflict::Noticed;

@@ -46,6 +46,9 @@ pub const NOTE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const PREPARED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of the intents of one table.
 pub const INTENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of the decisions of one table that are not forgotten. With the intents, whose rows are in
+/// their requests and once more as keys, they go in one frame of a copy.
+pub const DECIDED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Conflicts kept of one table.
 pub const CONFLICTS_MAX: usize = 10_000;
 /// Bytes of the conflicts kept of one table.

@@ -213,9 +213,10 @@ impl Store {
         self.core.locking.load(Ordering::Acquire) > 0
     }
 
-    /// When this life of the store began, by the wall clock, in milliseconds.
-    pub fn began_millis(&self) -> i64 {
-        self.core.life.millis()
+    /// The number of this life of the store: greater than that of every earlier one on this disk,
+    /// whatever the wall clock says.
+    pub fn life(&self) -> u64 {
+        self.core.life_number
     }
 
     /// Makes a table, empty. Its numbers must never have been used.
@@ -276,21 +277,28 @@ impl Store {
 
     /// Removes a table and, soon after, all its bytes.
     pub fn drop_table(&self, id: TableId) -> Pending<()> {
-        Pending::from_result(self.try_drop_table(id))
+        Pending::from_result(self.try_drop_table(id, false))
     }
 
-    fn try_drop_table(&self, id: TableId) -> Result<Pending<()>, StoreError> {
+    /// The same, but refused as busy while the table has decided batches that members have not all
+    /// made: nobody else could tell them.
+    pub fn drop_table_if_settled(&self, id: TableId) -> Pending<()> {
+        Pending::from_result(self.try_drop_table(id, true))
+    }
+
+    fn try_drop_table(&self, id: TableId, is_asked: bool) -> Result<Pending<()>, StoreError> {
         self.core.check_alive()?;
         let table = self.table(id).ok_or(StoreError::NoTable(id))?;
         let (answer, pending) = Pending::new();
         let tables = self.tables.clone();
         let spec = table.spec();
-        table.drop_all(Box::new(move |done| {
+        let finish = move |done: Result<(), StoreError>| {
             if done.is_ok() {
                 tables.write().remove(&spec);
             }
             answer.give(done);
-        }))?;
+        };
+        table.drop_all(is_asked, Box::new(finish))?;
         Ok(pending)
     }
 

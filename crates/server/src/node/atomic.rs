@@ -94,7 +94,7 @@ impl Batches {
 impl Node {
     /// The term in which this process begins batches whose anchor is that table.
     fn batch_term(&self, epoch: Epoch) -> Term {
-        Term { epoch: epoch.0, life: self.store.began_millis().unsigned_abs() }
+        Term { epoch: epoch.0, life: self.store.life() }
     }
 
     /// Nothing is decided any more of a batch that this process has begun, or it is made.

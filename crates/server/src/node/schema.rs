@@ -1,6 +1,8 @@
 //! Changes of a table's schema over the administration port: asked for anywhere, made in the base
 //! region, whose log carries them to the others.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use isthmus_control::global_table::{Replica, Sync};
 use isthmus_control::schema_change::SchemaChange;
@@ -20,6 +22,10 @@ use super::events::EventKind;
 use super::{Node, Record};
 use crate::api_error::ApiError;
 use crate::peer::call::{self, Question};
+
+/// How long a change waits for batches that have locked rows, and how often it is tried.
+const BATCHES_PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Node {
     /// What of a table's schema the public API does not tell.
@@ -69,7 +75,8 @@ impl Node {
         let refused = |error: isthmus_control::global_table::ControlError| {
             StoreError::BadSchema(error.to_string())
         };
-        let schema = table.change_schema(|schema| apply(schema).map_err(refused)).await?;
+        let changed = |schema: &Schema| apply(schema).map_err(refused);
+        let schema = self.change_schema_in_turn(&table, changed).await?;
         self.until_schema_held(&table, epoch).await?;
         if schema.options.is_dropped {
             let text = "the table is dropped; each region obeys where its log comes to that";
@@ -78,6 +85,27 @@ impl Node {
             self.reconcile_soon.notify_one();
         }
         Ok(json!({ "schema": schema.number.0, "changed": true }))
+    }
+
+    /// Changes the schema of a table, as `Table::change_schema` does, between batches of several
+    /// partitions: while it waits for those that have locked rows, no new ones are taken. Busy: not
+    /// all came to an end in time.
+    pub(crate) async fn change_schema_in_turn(
+        &self,
+        table: &Table,
+        change: impl Fn(&Schema) -> Result<Schema, StoreError>,
+    ) -> Result<Schema, StoreError> {
+        let deadline = self.clock.monotonic() + BATCHES_PATIENCE;
+        let mut held = None;
+        loop {
+            let changed = table.change_schema(&change).await;
+            let is_late = self.clock.monotonic() >= deadline;
+            if changed != Err(StoreError::Busy) || !table.keeps_batches() || is_late {
+                return changed;
+            }
+            held.get_or_insert_with(|| table.hold_batches());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Waits until a change of a schema, which is durable here, may be answered: it is held by as

@@ -127,7 +127,9 @@ impl Table {
             let partition = inner.spec.partition;
             return Err(StoreError::Fenced { partition, epoch: inner.state.epoch });
         }
-        if writers.are_many() && !inner.atomics.locks.is_empty() {
+        // What ends them is of a table with one writer.
+        let keeps_batches = !inner.atomics.locks.is_empty() || !inner.atomics.decided().is_empty();
+        if writers.are_many() && keeps_batches {
             return Err(StoreError::Busy);
         }
         let (were_many, are_many) = (inner.spec.writers.are_many(), writers.are_many());
@@ -157,11 +159,15 @@ impl Table {
         Ok(pending)
     }
 
-    /// Drops the table; nothing is accepted from here on.
-    pub(crate) fn drop_all(&self, finish: Finish) -> Result<(), StoreError> {
+    /// Drops the table; nothing is accepted from here on. `is_asked`: not while it has decided
+    /// batches that members have not all made, which is said to be busy.
+    pub(crate) fn drop_all(&self, is_asked: bool, finish: Finish) -> Result<(), StoreError> {
         let mut inner = self.partition.inner.lock();
         if inner.dropped {
             return Err(StoreError::NoTable(inner.spec.id));
+        }
+        if is_asked && !inner.atomics.decided().is_empty() {
+            return Err(StoreError::Busy);
         }
         let bytes_before = inner.part.bytes;
         inner.dropped = true;

@@ -1,7 +1,9 @@
 //! Batches that are made in several partitions or in none: intents, decisions and their ends. Each
 //! is one batch of the engine with its entry, as every change is.
 
-use isthmus_model::atomic::{BatchId, BatchMark, DECIDED_MAX, INTENTS_MAX, Intent, Member};
+use std::collections::BTreeSet;
+
+use isthmus_model::atomic::{BatchId, BatchMark, Intent, Member};
 use isthmus_model::check::CheckedChange;
 use isthmus_model::commit::TxId;
 use isthmus_model::entry::EntryBody;
@@ -9,9 +11,9 @@ use isthmus_model::hlc::{Hlc, Stamp};
 use isthmus_model::ids::Lsn;
 use isthmus_model::key::EncodedKey;
 
+use crate::atomic::{Amount, BatchesHeld, Room};
 use crate::error::StoreError;
 use crate::keys::decided::Decided;
-use crate::limits::INTENT_BYTES_MAX;
 use crate::partition::Inner;
 use crate::pending::Pending;
 use crate::table::Table;
@@ -29,7 +31,8 @@ pub enum Beginning {
 impl Table {
     /// Judges changes as `write` does with `atomic`, and keeps an intent of them if all pass: their
     /// rows are locked, and nothing is changed. `tx`: the prepared change that it was. Numbers that
-    /// the server gives to keys must have been given.
+    /// the server gives to keys must have been given. Busy: there is no room, which is not asked
+    /// for of what was prepared (`room_for_intent`).
     pub fn intend(
         &self,
         intent: Intent,
@@ -38,9 +41,8 @@ impl Table {
     ) -> Pending<Vec<Result<Written, StoreError>>> {
         let txs = tx.into_iter().collect();
         Pending::from_result(self.call(changes, true, txs, |call, changes, keys| {
-            // What was prepared is made.
-            let room = if tx.is_some() { Ok(()) } else { call.room_for(&intent) };
-            match room {
+            let amount = Amount::of_intent(intent.request.len());
+            match call.check_takes(amount, tx) {
                 Ok(()) => call.intend(intent, changes, keys, tx),
                 Err(error) => Pending::ready(Err(error)),
             }
@@ -48,7 +50,7 @@ impl Table {
     }
 
     /// Makes changes as `write` does with `atomic`, by an entry that decides a batch: its members
-    /// are to make their part.
+    /// are to make their part. Room as for `intend`.
     pub fn decide(
         &self,
         (id, members): (BatchId, Vec<Member>),
@@ -64,8 +66,8 @@ impl Table {
                 let (partition, epoch) = (call.inner.spec.partition, call.inner.state.epoch);
                 return Pending::ready(Err(StoreError::NotWritable { partition, epoch }));
             }
-            if tx.is_none() && call.inner.atomics.decided().len() >= DECIDED_MAX {
-                return Pending::ready(Err(StoreError::Busy));
+            if let Err(error) = call.check_takes(Amount::of_decision(&members), tx) {
+                return Pending::ready(Err(error));
             }
             call.batch = Some(BatchMark::Decided { id, members });
             call.write_and_answer(changes, keys)
@@ -114,6 +116,7 @@ impl Table {
         self.core.admit()?;
         let mut inner = self.partition.inner.lock();
         check_writable(&inner)?;
+        check_one_writer(&inner)?;
         let Some(body) = body(&inner) else { return Ok(Pending::ready(Ok(()))) };
         let bytes_before = inner.part.bytes;
         let stamp = self.core.stamps.begin(self.core.wall_millis());
@@ -122,6 +125,27 @@ impl Table {
         inner.take_batch_body(&body, stamp);
         inner.push_own(lsn, stamp, None, body);
         Ok(self.enqueue_told(&mut inner, bytes_before, ()))
+    }
+
+    /// Keeps room for an intent whose request has so many bytes, before it is sent to others. Busy:
+    /// there is none, or what is new is held back.
+    pub fn room_for_intent(&self, request_bytes: usize) -> Result<Room, StoreError> {
+        self.room_for(Amount::of_intent(request_bytes))
+    }
+
+    /// The same for a decision with these members.
+    pub fn room_for_decision(&self, members: &[Member]) -> Result<Room, StoreError> {
+        self.room_for(Amount::of_decision(members))
+    }
+
+    fn room_for(&self, amount: Amount) -> Result<Room, StoreError> {
+        Room::new(&self.partition, &mut self.partition.inner.lock().atomics, amount)
+    }
+
+    /// Takes no new intents and decisions until what is given is dropped, so that those that are
+    /// there come to an end. What was prepared is made.
+    pub fn hold_batches(&self) -> BatchesHeld {
+        BatchesHeld::new(&self.partition)
     }
 
     /// Whether any row may be locked by an intent: cheap, and never no where one is.
@@ -134,14 +158,24 @@ impl Table {
         self.partition.atomics.all() > 0
     }
 
-    /// Whether a row is locked by an intent, or by one whose end is not durable.
-    pub fn hides(&self, key: &EncodedKey) -> bool {
-        self.may_be_locked() && self.partition.inner.lock().atomics.hides(key)
+    /// The batches that lock one of these rows, by an intent or by one whose end is not durable.
+    pub fn holders(&self, keys: &[EncodedKey]) -> BTreeSet<BatchId> {
+        match self.may_be_locked() {
+            true => self.partition.inner.lock().atomics.holders(keys),
+            false => BTreeSet::new(),
+        }
     }
 
     /// The same of rows from `start` (inclusive) to `end` (exclusive; `None`: the last).
-    pub fn hides_between(&self, start: &EncodedKey, end: Option<&EncodedKey>) -> bool {
-        self.may_be_locked() && self.partition.inner.lock().atomics.hides_between(start, end)
+    pub fn holders_between(
+        &self,
+        start: &EncodedKey,
+        end: Option<&EncodedKey>,
+    ) -> BTreeSet<BatchId> {
+        match self.may_be_locked() {
+            true => self.partition.inner.lock().atomics.holders_between(start, end),
+            false => BTreeSet::new(),
+        }
     }
 
     /// The intent of a batch, if there is one, and the moment of its entry.
@@ -161,28 +195,43 @@ impl Table {
         inner.atomics.intents().map(one).collect()
     }
 
-    /// What is kept of a batch that was decided here and is not forgotten. Some of it may not be
-    /// durable yet.
+    /// What is kept of a batch that was decided here and is not forgotten. Others must not be told
+    /// before the log is durable through its entry.
     pub fn decided_batch(&self, id: BatchId) -> Option<Decided> {
         self.partition.inner.lock().atomics.decided().get(&id).cloned()
     }
 
-    /// The batches that were decided here and are not forgotten.
+    /// The batches that were decided here durably and are not forgotten.
     pub fn decided_batches(&self) -> Vec<(BatchId, Decided)> {
         if !self.keeps_batches() {
             return Vec::new();
         }
+        let durable = self.durable_lsn();
         let inner = self.partition.inner.lock();
-        inner.atomics.decided().iter().map(|(id, decided)| (*id, decided.clone())).collect()
+        let decided = inner.atomics.decided().iter().filter(|(_, one)| one.lsn <= durable);
+        decided.map(|(id, decided)| (*id, decided.clone())).collect()
+    }
+}
+
+/// Whether a partition has one writer, as all have that take part in batches.
+fn check_one_writer(inner: &Inner) -> Result<(), StoreError> {
+    match inner.spec.writers.are_many() {
+        false => Ok(()),
+        true => Err(StoreError::NotWritable {
+            partition: inner.spec.partition,
+            epoch: inner.state.epoch,
+        }),
     }
 }
 
 impl Call<'_> {
-    fn room_for(&self, intent: &Intent) -> Result<(), StoreError> {
-        let atomics = &self.inner.atomics;
-        let is_full = atomics.locks.len() >= INTENTS_MAX
-            || atomics.bytes() + intent.request.len() > INTENT_BYTES_MAX;
-        if is_full { Err(StoreError::Busy) } else { Ok(()) }
+    /// Whether so much may be taken; what was prepared has its room.
+    fn check_takes(&self, amount: Amount, tx: Option<TxId>) -> Result<(), StoreError> {
+        check_one_writer(self.inner)?;
+        match tx {
+            None => self.inner.atomics.check_room(amount),
+            Some(_) => Ok(()),
+        }
     }
 
     fn intend(

@@ -56,6 +56,10 @@ fn pair() -> (Region, Region) {
     (Region::new(1, Writers::One), Region::new(2, Writers::One))
 }
 
+fn hides(region: &Region, row: i64) -> bool {
+    !region.table().holders(&[key(row).encode()]).is_empty()
+}
+
 fn is_locked<T: std::fmt::Debug>(result: Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::RowLocked(_)))
 }
@@ -70,9 +74,9 @@ fn an_intent_locks_its_rows_until_it_ends_and_over_restarts() {
     for _ in 0..2 {
         assert!(is_locked(a.write(put(1, 2))) && is_locked(a.write(delete(2))));
         a.write(put(3, 3)).unwrap();
-        assert!(a.table().hides(&key(1).encode()) && !a.table().hides(&key(3).encode()));
-        assert!(a.table().hides_between(&key(2).encode(), None));
-        assert!(!a.table().hides_between(&key(3).encode(), None));
+        assert!(hides(&a, 1) && !hides(&a, 3));
+        assert_eq!(a.table().holders_between(&key(2).encode(), None), [batch(1)].into());
+        assert!(a.table().holders_between(&key(3).encode(), None).is_empty());
         let stored = a.table().get(&key(1).encode()).unwrap();
         assert_eq!(integer(stored.as_ref(), "v"), Some(1), "nothing is changed yet");
         a.restart();
@@ -120,10 +124,11 @@ fn readers_see_locks_until_the_end_of_an_intent_is_durable() {
     let pending = a.table().settle_batch(batch(1), vec![put(1, 5)]);
     // The next change is judged on it, and readers do not see it yet.
     let next = a.table().write(vec![put(1, 6)], false);
-    assert!(a.table().hides(&key(1).encode()) && a.table().may_be_locked());
+    assert!(hides(&a, 1) && a.table().may_be_locked());
+    assert_eq!(a.table().holders_between(&key(1).encode(), None), [batch(1)].into());
     a.finish(pending).unwrap();
     assert!(a.finish(next).unwrap()[0].is_ok());
-    assert!(!a.table().hides(&key(1).encode()) && !a.table().may_be_locked());
+    assert!(!hides(&a, 1) && !a.table().may_be_locked());
 }
 
 #[test]
@@ -236,4 +241,92 @@ fn a_table_with_decisions_is_not_given_to_another_log() {
     let forgotten = a.table().forget_batches(&[batch(1)]);
     a.finish(forgotten).unwrap();
     a.finish(a.store.forget_writer(TABLE, Origin(3), Epoch(1))).unwrap();
+}
+
+#[test]
+fn a_decision_is_told_when_it_is_durable() {
+    let a = Region::new(1, Writers::One);
+    let pending = a.table().decide((batch(1), members()), vec![put(1, 1)], None, Beginning::Fresh);
+    let accepted = a.table().decided_batch(batch(1)).unwrap();
+    assert!(accepted.lsn > a.table().durable_lsn() && a.table().decided_batches().is_empty());
+    a.finish(pending).unwrap();
+    assert_eq!(a.table().decided_batches(), [(batch(1), accepted)]);
+}
+
+#[test]
+fn a_table_that_keeps_batches_gets_no_more_writers_and_one_of_many_takes_none() {
+    let a = Region::new(1, Writers::One);
+    let open_to_many = || {
+        let many = Writers::ManyByColumn;
+        a.finish(a.store.set_writing(TABLE, Writing::Accept, many, Epoch(1)))
+    };
+    intend(&a, 1, vec![put(1, 5)]).unwrap();
+    assert_eq!(open_to_many(), Err(StoreError::Busy));
+    abandon(&a, 1);
+    decide(&a, 2, 1, vec![put(1, 1)]).unwrap();
+    assert_eq!(open_to_many(), Err(StoreError::Busy), "its end would be an entry of one writer");
+    a.finish(a.table().forget_batches(&[batch(2)])).unwrap();
+    open_to_many().unwrap();
+    let refused = |result: Results| matches!(result, Err(StoreError::NotWritable { .. }));
+    assert!(refused(intend(&a, 3, vec![put(1, 5)])));
+    assert!(refused(decide(&a, 4, 1, vec![put(1, 5)])));
+    assert!(!a.table().keeps_batches());
+}
+
+#[test]
+fn nothing_new_is_taken_while_a_change_of_the_table_waits() {
+    let a = Region::new(1, Writers::One);
+    intend(&a, 1, vec![put(1, 5)]).unwrap();
+    let held = a.table().hold_batches();
+    assert_eq!(intend(&a, 2, vec![put(2, 5)]), Err(StoreError::Busy));
+    assert_eq!(decide(&a, 3, 1, vec![put(3, 5)]), Err(StoreError::Busy));
+    assert!(a.table().room_for_intent(10).is_err() && a.table().room_for_decision(&[]).is_err());
+    // What is there comes to an end, and other writes are made.
+    settle(&a, 1, vec![put(1, 5)]).unwrap();
+    a.write(put(2, 1)).unwrap();
+    a.finish(a.table().change_schema(|schema| Ok(schema.clone()))).unwrap();
+    drop(held);
+    intend(&a, 2, vec![put(2, 5)]).unwrap();
+}
+
+#[test]
+fn room_is_kept_for_what_was_sent_to_others() {
+    let a = Region::new(1, Writers::One);
+    let all = crate::limits::INTENT_BYTES_MAX;
+    let room = a.table().room_for_intent(all).unwrap();
+    assert_eq!(intend(&a, 1, vec![put(1, 5)]), Err(StoreError::Busy));
+    // It has its room.
+    let tx = TxId { term: Term { epoch: 1, life: 5 }, number: 1 };
+    a.finish(a.table().intend(intent(1), vec![put(1, 5)], Some(tx))).unwrap();
+    drop(room);
+    assert!(a.table().room_for_intent(all).is_err(), "there is an intent");
+    abandon(&a, 1);
+    drop(a.table().room_for_intent(all).unwrap());
+    let names = |length: usize| {
+        vec![Member { table: TableId(1), name: Text::from("n".repeat(length).as_str()) }]
+    };
+    assert!(a.table().room_for_decision(&names(crate::limits::DECIDED_BYTES_MAX)).is_err());
+    drop(a.table().room_for_decision(&names(100)).unwrap());
+}
+
+#[test]
+fn a_table_with_decisions_that_are_not_settled_is_not_dropped_if_that_is_asked() {
+    let a = Region::new(1, Writers::One);
+    decide(&a, 1, 1, vec![put(1, 1)]).unwrap();
+    assert_eq!(a.finish(a.store.drop_table_if_settled(TABLE)), Err(StoreError::Busy));
+    a.write(put(2, 1)).unwrap();
+    a.finish(a.table().forget_batches(&[batch(1)])).unwrap();
+    a.finish(a.store.drop_table_if_settled(TABLE)).unwrap();
+}
+
+#[test]
+fn no_two_lives_have_the_same_number() {
+    let mut a = Region::new(1, Writers::One);
+    let mut lives = vec![a.store.life()];
+    for _ in 0..3 {
+        // No time passes.
+        a.restart();
+        lives.push(a.store.life());
+    }
+    assert!(lives.is_sorted_by(|one, next| one < next), "{lives:?}");
 }

@@ -1,8 +1,10 @@
 //! Rows that the intent of a batch has locked: who reads or writes them waits for its end, for a
 //! bounded time.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use isthmus_model::atomic::BatchId;
 use isthmus_model::key::EncodedKey;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_store::Table;
@@ -26,23 +28,27 @@ pub(crate) enum Wanted {
 }
 
 impl Wanted {
-    fn is_hidden(&self, table: &Table) -> bool {
+    /// The batches that lock any of them.
+    fn holders(&self, table: &Table) -> BTreeSet<BatchId> {
         match self {
-            Wanted::Rows(keys) => keys.iter().any(|key| table.hides(key)),
-            Wanted::Range(start, end) => table.hides_between(start, Some(end)),
+            Wanted::Rows(keys) => table.holders(keys),
+            Wanted::Range(start, end) => table.holders_between(start, Some(end)),
         }
     }
 }
 
 impl Node {
     /// Waits until it is known what became of rows that are about to be read where their table is
-    /// written. An error: not in time.
+    /// written. What locks them from now on is of batches that were not decided before the read, so
+    /// it need not be waited for. An error: not in time.
     pub(crate) async fn await_readable(
         &self,
         table: &Table,
         wanted: &Wanted,
     ) -> Result<(), ApiError> {
-        match self.await_unlocked(table, wanted, READ_PATIENCE).await {
+        let first = wanted.holders(table);
+        let waits_for = |holder: &BatchId| first.contains(holder);
+        match self.await_unlocked(table, wanted, waits_for, READ_PATIENCE).await {
             true => Ok(()),
             false => Err(ApiError::new(
                 ErrorCode::PartitionUnavailable,
@@ -59,17 +65,24 @@ impl Node {
     /// Waits until rows that are about to be written are not locked, or for too long: then the
     /// write is refused.
     pub(crate) async fn await_writable(&self, table: &Table, keys: Vec<EncodedKey>) {
-        self.await_unlocked(table, &Wanted::Rows(keys), WRITE_PATIENCE).await;
+        self.await_unlocked(table, &Wanted::Rows(keys), |_| true, WRITE_PATIENCE).await;
     }
 
-    async fn await_unlocked(&self, table: &Table, wanted: &Wanted, patience: Duration) -> bool {
+    /// Waits until none of the batches that count locks any of these rows. Whether in time.
+    async fn await_unlocked(
+        &self,
+        table: &Table,
+        wanted: &Wanted,
+        counts: impl Fn(&BatchId) -> bool,
+        patience: Duration,
+    ) -> bool {
         if !table.may_be_locked() {
             return true;
         }
         let deadline = self.clock.monotonic() + patience;
         loop {
             let committed = self.committed.notified();
-            if !wanted.is_hidden(table) {
+            if !wanted.holders(table).iter().any(&counts) {
                 return true;
             }
             if self.clock.monotonic() >= deadline {
