@@ -85,6 +85,13 @@ impl Schema {
         self.key_columns.iter().position(|column| column.auto_increment)
     }
 
+    /// As it is for changes that were taken before under this or an earlier number: of a table only
+    /// the key never changes, so that nothing else refuses them now.
+    pub fn for_taken(&self) -> Schema {
+        let options = TableOptions { deviation_seconds: i64::MAX, ..TableOptions::default() };
+        Schema { defined_columns: Vec::new(), options, ..self.clone() }
+    }
+
     /// Merges two schemas of one table: the greater number holds. Only the base region makes
     /// schemas, so equal numbers are equal schemas, and merging is commutative, associative and
     /// idempotent.

@@ -45,6 +45,20 @@ fn auto_schema() -> Schema {
 }
 
 #[test]
+fn what_was_taken_is_refused_by_nothing_that_the_schema_says_later() {
+    let old = write("a", 1, Some(1_000));
+    let change = row_change(RowAction::Put(vec![old]));
+    let refused = check_change(&schema(), change.clone(), NOW);
+    assert!(matches!(refused, Err(CheckError::TimestampDeviation { .. })));
+    let mut later = schema();
+    later.options.time_to_live_seconds = Some(86_400);
+    let taken = check_change(&later.for_taken(), change.clone(), NOW).unwrap();
+    assert_eq!((&taken.action, &taken.condition), (&change.action, &change.condition));
+    let other = RowChange { key: Vec::new(), ..change };
+    assert!(check_change(&later.for_taken(), other, NOW).is_err(), "the key counts");
+}
+
+#[test]
 fn a_key_that_does_not_fit_is_named_as_the_public_service_names_it() {
     let long = "x".repeat(1025);
     let double = || KeyPart::NotAKeyType(Value::Double(1.5));

@@ -102,6 +102,8 @@ pub(super) struct RowsLocked {
 struct Waiting {
     decide: oneshot::Sender<()>,
     change: Bytes,
+    /// Regions of an older format would take it for another write.
+    for_format: u32,
 }
 
 /// A client's write of one table.
@@ -217,7 +219,7 @@ impl SyncTable {
     fn begin(
         &self,
         term: Term,
-        changes: Vec<Bytes>,
+        (changes, for_format): (Vec<Bytes>, u32),
         now: u64,
     ) -> Result<(Vec<TxId>, Vec<oneshot::Receiver<()>>), ApiError> {
         let mut undecided = self.undecided.lock();
@@ -238,7 +240,7 @@ impl SyncTable {
             let (decide, decided) = oneshot::channel();
             match is_decided {
                 true => drop(decide.send(())),
-                false => drop(waiting.insert(tx, Waiting { decide, change })),
+                false => drop(waiting.insert(tx, Waiting { decide, change, for_format })),
             }
             txs.push(tx);
             ends.push(decided);
@@ -247,12 +249,12 @@ impl SyncTable {
     }
 
     /// What is to be sent to a region of a write, if that is not decided and the region's vote is
-    /// wanted.
-    fn wanted(&self, region: Origin, tx: TxId) -> Option<Bytes> {
+    /// wanted, and the format that it must know.
+    fn wanted(&self, region: Origin, tx: TxId) -> Option<(Bytes, u32)> {
         let undecided = self.undecided.lock();
         let (votes, waiting) = undecided.as_ref()?;
         votes.missing(tx).any(|missing| *missing == region).then_some(())?;
-        waiting.get(&tx).map(|waiting| waiting.change.clone())
+        waiting.get(&tx).map(|waiting| (waiting.change.clone(), waiting.for_format))
     }
 
     /// A region has voted for these.
@@ -508,13 +510,16 @@ impl Node {
                 prepared.into_iter().map(one).collect()
             }
         };
+        // What others have prepared is made, room or not, so that it is kept before.
+        let _room = making.room(table)?;
         let began = sent.compare_exchange(WAITING, SENT, Ordering::AcqRel, Ordering::Acquire);
         if began == Err(GIVEN_UP) {
             return Err(ApiError::elsewhere());
         }
         let (places, passed): (Vec<usize>, Vec<CheckedChange>) = passed.into_iter().unzip();
         let needed = self.count_of(table).needed;
-        let txs = self.voted_for(sync, table, term, prepared).await?;
+        let for_format = making.for_format();
+        let txs = self.voted_for(sync, table, term, (prepared, for_format)).await?;
         let made = self.make(table, txs, passed, &making).await?;
         let last = made.iter().flatten().map(|written| written.lsn).max();
         // Nobody will ask any more what was prepared, or fewer than it takes to find this one.
@@ -537,7 +542,7 @@ impl Node {
         sync: &Arc<SyncTable>,
         table: &Table,
         term: Term,
-        changes: Vec<Bytes>,
+        changes: (Vec<Bytes>, u32),
     ) -> Result<Vec<TxId>, ApiError> {
         let now = self.clock.monotonic().as_millis();
         let (txs, ends) = sync.begin(term, changes, u64::try_from(now).unwrap_or(u64::MAX))?;

@@ -6,7 +6,8 @@ use isthmus_model::atomic::{BatchId, Intent, Member};
 use isthmus_model::check::CheckedChange;
 use isthmus_model::commit::{Term, TxId};
 use isthmus_model::value::Text;
-use isthmus_store::{Beginning, Pending, StoreError, Table};
+use isthmus_replication::frame::FORMAT_OF_BATCHES;
+use isthmus_store::{Beginning, Pending, Room, StoreError, Table};
 use prost::Message;
 
 use super::Results;
@@ -66,6 +67,23 @@ impl SyncPart {
 }
 
 impl Making {
+    /// Keeps room for it in what a table keeps of batches.
+    pub(super) fn room(&self, table: &Table) -> Result<Option<Room>, StoreError> {
+        match self {
+            Making::Rows { .. } => Ok(None),
+            Making::Intent(intent) => table.room_for_intent(intent.request.len()).map(Some),
+            Making::Decision(_, members) => table.room_for_decision(members).map(Some),
+        }
+    }
+
+    /// The first format of which a region knows what it is; 0: whoever is asked to prepare it does.
+    pub(super) fn for_format(&self) -> u32 {
+        match self {
+            Making::Rows { .. } => 0,
+            Making::Intent(_) | Making::Decision(..) => FORMAT_OF_BATCHES,
+        }
+    }
+
     /// Makes it: `txs` names what was prepared.
     pub(super) fn write(
         &self,

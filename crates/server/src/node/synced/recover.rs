@@ -258,7 +258,8 @@ fn read_prepared(table: &Table, change: Bytes) -> Result<Read, ApiError> {
         }
         _ => return Err(damaged()),
     };
-    let schema = table.schema();
+    // It passed when it was taken, whatever the schema has become since.
+    let schema = table.schema().for_taken();
     let mut read = Vec::with_capacity(rows.len());
     for (place, row) in (0..).zip(rows) {
         let mut checked = check_change(&schema, row, write.judged_millis)?;

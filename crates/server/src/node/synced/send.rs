@@ -15,6 +15,7 @@ use isthmus_model::commit::{Term, TxId};
 use isthmus_model::ids::{Origin, TableId};
 use isthmus_model::limits::COUNT_MAX;
 use isthmus_protocol::error_code::ErrorCode;
+use isthmus_replication::frame::FORMAT_OF_BATCHES;
 use isthmus_store::{StoreError, Table};
 use parking_lot::RwLock;
 use prost::Message;
@@ -23,7 +24,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use super::SyncTable;
 use crate::api_error::ApiError;
 use crate::node::Node;
-use crate::peer::call::{AfterChange, Prepare, PreparedChange, Promise, Promised, Question};
+use crate::peer::call::{
+    AfterChange, Prepare, PreparedChange, PreparedWrite, Promise, Promised, Question,
+};
 use crate::peer::dial::OtherRegion;
 
 /// Changes, and bytes of them, that are sent together.
@@ -42,6 +45,13 @@ const TOLD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 fn not_yet(why: &str) -> ApiError {
     ApiError::new(ErrorCode::ServerUnavailable, format!("Nothing is prepared or told: {why}."))
+}
+
+/// Whether a prepared write is part of a batch of several partitions. What cannot be read is for
+/// whoever is told it to refuse.
+fn is_of_batch(change: &Bytes) -> bool {
+    PreparedWrite::decode(change.clone())
+        .is_ok_and(|write| write.intent.is_some() || write.decision.is_some())
 }
 
 /// A prepared write for one region.
@@ -83,12 +93,17 @@ async fn next_together(jobs: &mut mpsc::UnboundedReceiver<ToPrepare>) -> Option<
 /// Changes of one table and term.
 type Parcel = (Arc<SyncTable>, Vec<(TxId, Bytes)>);
 
-/// Changes of one table and term each, of those that the region's vote is wanted for.
-fn in_parcels(region: Origin, jobs: Vec<ToPrepare>) -> Vec<Parcel> {
-    let mut parcels: Vec<Parcel> = Vec::new();
+/// Changes of one table and term each, of those that the region's vote is wanted for; and what it
+/// does not know yet, by the format that was settled with it.
+fn in_parcels(region: Origin, format: u32, jobs: Vec<ToPrepare>) -> (Vec<Parcel>, Vec<ToPrepare>) {
+    let (mut parcels, mut later) = (Vec::<Parcel>::new(), Vec::new());
     let mut bytes = 0;
     for ToPrepare { sync, tx } in jobs {
-        let Some(change) = sync.wanted(region, tx) else { continue };
+        let Some((change, for_format)) = sync.wanted(region, tx) else { continue };
+        if format < for_format {
+            later.push(ToPrepare { sync, tx });
+            continue;
+        }
         let fits = parcels.last().is_some_and(|(last, _)| Arc::ptr_eq(last, &sync));
         if !fits || bytes >= TOGETHER_BYTES {
             bytes = 0;
@@ -99,7 +114,7 @@ fn in_parcels(region: Origin, jobs: Vec<ToPrepare>) -> Vec<Parcel> {
             changes.push((tx, change));
         }
     }
-    parcels
+    (parcels, later)
 }
 
 impl Node {
@@ -118,7 +133,16 @@ impl Node {
                 _ = stop.changed() => return,
             };
             let Some(together) = together else { return };
-            for (sync, changes) in in_parcels(region, together) {
+            let format = other.links().format();
+            let (parcels, later) = in_parcels(region, format, together);
+            if !later.is_empty() {
+                let node = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(SEND_AGAIN).await;
+                    later.into_iter().for_each(|job| node.synced.senders.send(region, job));
+                });
+            }
+            for (sync, changes) in parcels {
                 let Ok(place) = places.clone().acquire_owned().await else { return };
                 let (node, other) = (self.clone(), other.clone());
                 tokio::spawn(async move {
@@ -213,10 +237,17 @@ impl Node {
             .after
             .map(|AfterChange { epoch, life, number }| TxId { term: Term { epoch, life }, number });
         let earlier = table.prepared().into_iter().filter(|(tx, _)| tx.term < term);
+        let format = self.others.get(from).map_or(0, |other| other.links().format());
         for (tx, change) in earlier.filter(|(tx, _)| after.is_none_or(|after| *tx > after)) {
             if bytes > TOLD_BYTES_MAX {
                 told.more = true;
                 break;
+            }
+            if (1..FORMAT_OF_BATCHES).contains(&format) && is_of_batch(&change) {
+                return Err(not_yet(
+                    "it has prepared parts of batches, which the version of the asking region does \
+                     not know",
+                ));
             }
             bytes += change.len() + 32;
             let TxId { term: Term { epoch, life }, number } = tx;
@@ -296,5 +327,45 @@ impl Node {
             .agreed
             .tenure(table.id().0)
             .is_some_and(|tenure| log_epoch < tenure.epoch && !has_no_tail(tenure, log_epoch, end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::commit::Count;
+
+    use super::*;
+    use crate::peer::call::PreparedIntent;
+
+    #[test]
+    fn parts_of_batches_are_told_from_other_writes() {
+        let plain = PreparedWrite { judged_millis: 7, ..PreparedWrite::default() };
+        let part = PreparedWrite { intent: Some(PreparedIntent::default()), ..plain.clone() };
+        assert!(!is_of_batch(&plain.encode_to_vec().into()));
+        assert!(is_of_batch(&part.encode_to_vec().into()));
+    }
+
+    #[test]
+    fn what_a_region_does_not_know_is_kept_for_later() {
+        let term = Term { epoch: 1, life: 5 };
+        let count = Count { others: [Origin(2)].into_iter().collect(), needed: 1 };
+        let sync = Arc::new(SyncTable::new(TableId(1), 1, None));
+        sync.open(term, count);
+        let begin = |for_format| {
+            let change = (vec![Bytes::from_static(b"change")], for_format);
+            sync.begin(term, change, 0).unwrap().0.remove(0)
+        };
+        let (plain, part) = (begin(0), begin(FORMAT_OF_BATCHES));
+        let jobs = || [plain, part].map(|tx| ToPrepare { sync: sync.clone(), tx }).to_vec();
+        let names = |parcels: &[Parcel]| -> Vec<TxId> {
+            parcels.iter().flat_map(|(_, changes)| changes.iter().map(|(tx, _)| *tx)).collect()
+        };
+        for format in [0, FORMAT_OF_BATCHES - 1] {
+            let (parcels, later) = in_parcels(Origin(2), format, jobs());
+            assert_eq!(names(&parcels), [plain]);
+            assert_eq!(later.iter().map(|job| job.tx).collect::<Vec<_>>(), [part]);
+        }
+        let (parcels, later) = in_parcels(Origin(2), FORMAT_OF_BATCHES, jobs());
+        assert_eq!((names(&parcels), later.len()), (vec![plain, part], 0));
     }
 }
