@@ -32,6 +32,7 @@ use isthmus_store::{Pending, StoreError, Table, Written};
 
 use crate::api_error::ApiError;
 use crate::node::Node;
+use crate::together::{Piece, together};
 use crate::trace::Followed;
 
 mod atomic;
@@ -98,13 +99,21 @@ impl Rows {
             self.node.listen_first(writes.table.as_str()).await;
             tables.push(self.node.writable(writes.table.as_str())?);
         }
-        // Every table's part is handed over before the first is waited for: they share a sync.
-        let mut under_way = Vec::with_capacity(tables.len());
+        let mut parts = Vec::with_capacity(tables.len());
         for (table, writes) in tables.iter().zip(batch.tables) {
             let part = BatchPart::check(&table.schema(), writes.rows, batch.atomic, self.now());
-            self.await_writable(table, &part.changes).await;
-            under_way.push((writes.table, part.submit(&self.node, table)));
+            parts.push((writes.table, part));
         }
+        // All at once, so that none waits for rows of another one that are locked.
+        let waits = tables.iter().zip(&parts);
+        let waits = waits.map(|(table, (_, part))| -> Piece<'_, ()> {
+            Box::pin(self.await_writable(table, &part.changes))
+        });
+        together(waits.collect(), tables.len()).await;
+        // Every table's part is handed over before the first is waited for: they share a sync.
+        let submitted = tables.iter().zip(parts);
+        let mut under_way: Vec<_> =
+            submitted.map(|(table, (name, part))| (name, part.submit(&self.node, table))).collect();
         if let [(_, only)] = &mut under_way[..]
             && only.is_elsewhere()
         {

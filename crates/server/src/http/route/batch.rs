@@ -296,6 +296,9 @@ impl PublicApi {
             let body = encode_request(&read);
             return self.read_newest(read, &body).await;
         }
+        if fresh == Fresh::AsWritten {
+            self.rows.await_readable(&read).await?;
+        }
         let cut = match fresh {
             Fresh::Cut(cut) => Some(self.cut(&read, Some(cut)).await?),
             _ => None,

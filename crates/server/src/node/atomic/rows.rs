@@ -1,5 +1,7 @@
 //! The rows of a batch in one partition: checked, and answered.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use isthmus_model::capacity::WriteSize;
 use isthmus_model::change::Returned;
@@ -58,23 +60,17 @@ impl Group {
                 Err(error) => refused.push((place, error.into())),
             }
         }
-        let mut keys = std::collections::BTreeSet::new();
-        for (place, key) in group.keys().into_iter().enumerate() {
-            if refused.is_empty() && !keys.insert(key) {
-                refused.push((place, StoreError::RowTwice.into()));
-                break;
-            }
+        if refused.is_empty()
+            && let Some(place) = first_twice(&group.changes)
+        {
+            refused.push((place, StoreError::RowTwice.into()));
         }
         Ok(if refused.is_empty() { Ok(group) } else { Err(refused) })
     }
 
     /// The keys of its rows, but for those that the server makes.
     pub(super) fn keys(&self) -> Vec<EncodedKey> {
-        let whole = |change: &CheckedChange| match &change.key {
-            CheckedKey::Whole(key) => Some(key.encode()),
-            CheckedKey::AutoIncrement { .. } => None,
-        };
-        self.changes.iter().filter_map(whole).collect()
+        self.changes.iter().filter_map(key_of).collect()
     }
 
     /// What it asks for.
@@ -92,6 +88,20 @@ impl Group {
     pub(super) fn answer(self, table: &Table, written: Vec<Written>) -> Bytes {
         crate::rows::encode_written(table, self.shown.into_iter().zip(written))
     }
+}
+
+/// The key of a row, but for one that the server makes.
+fn key_of(change: &CheckedChange) -> Option<EncodedKey> {
+    match &change.key {
+        CheckedKey::Whole(key) => Some(key.encode()),
+        CheckedKey::AutoIncrement { .. } => None,
+    }
+}
+
+/// The place of the first row that was there before.
+fn first_twice(changes: &[CheckedChange]) -> Option<usize> {
+    let mut keys = BTreeSet::new();
+    changes.iter().position(|change| key_of(change).is_some_and(|key| !keys.insert(key)))
 }
 
 /// What came of the rows of a group: all were written, or why not.
@@ -137,5 +147,30 @@ pub(super) fn failure(error: ApiError) -> Failure {
         code: error.code.as_str().to_owned(),
         message: error.message,
         is_elsewhere: error.is_elsewhere,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::capacity::WriteSize;
+    use isthmus_model::change::{Condition, RowAction};
+    use isthmus_model::key::{KeyValue, PrimaryKey};
+
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_there_twice_is_named_by_its_place() {
+        let change = |key| CheckedChange {
+            key,
+            action: RowAction::Delete,
+            condition: Condition::default(),
+            returned: Returned::Nothing,
+            size: WriteSize { key: 8, attributes: 0 },
+        };
+        let given = |number| change(CheckedKey::Whole(PrimaryKey(vec![KeyValue::Integer(number)])));
+        let made =
+            || change(CheckedKey::AutoIncrement { values: vec![KeyValue::Integer(0)], column: 0 });
+        assert_eq!(first_twice(&[made(), given(1), made(), given(2), given(1)]), Some(4));
+        assert_eq!(first_twice(&[made(), made(), given(1)]), None);
     }
 }
