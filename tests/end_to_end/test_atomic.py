@@ -164,6 +164,11 @@ def test_tables_of_one_region_alone(tmp_path):
         found = plain.batch_get_rows([("left", key(1)), ("right", key(1)), ("right", key(2))])
         assert [value(one) for one in found] == [1, 1, None]
         with Transfers(running, ["left", "right"]) as load:
+            # Schemas change, and whole tables are read, while rows are locked again and again.
+            for count in range(3):
+                for table in ("left", "right"):
+                    plain.add_defined_column(table, [(f"column_{count}", 2)])
+                    assert len(list(plain.scan(table, ["w", "k"]))) >= ACCOUNTS
             for _ in range(KILLS):
                 time.sleep(1)
                 running.regions[0].kill()
