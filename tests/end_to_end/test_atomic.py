@@ -14,6 +14,7 @@ from sizes import number
 from test_distribution import await_routed, await_settled, distribute
 from test_failover import await_enrolled, put_until_taken
 from test_modes import set_mode
+from test_reshape import await_reshaped, numbers, reshape
 from test_switchover import await_forwarding, await_writer, make, switch
 from test_sync import PATIENT, await_open
 from test_upgrade import restart
@@ -202,6 +203,27 @@ def test_rows_of_several_partitions_of_a_distributed_table(regions):
         client.close()
     with Transfers(regions, [table], distributed_key) as load:
         time.sleep(SECONDS)
+    load.check()
+
+
+def test_partitions_are_split_and_merged_among_batches(regions):
+    table, other = "reshaped", "beside_reshaped"
+    distribute(regions, table, "--key", "u:string,n:integer", "--partitions", "2",
+               "--by", "hash", "--replicas", "2")
+    distribute(regions, other, "--key", "u:string,n:integer", "--partitions", "2",
+               "--by", "hash", "--replicas", "2")
+    for one in (table, other):
+        await_settled(regions, one)
+        await_routed(regions, one)
+    with Transfers(regions, [table, other], distributed_key) as load:
+        time.sleep(1)
+        reshape(regions, table, "split", "--partition", "0")
+        assert numbers(await_reshaped(regions, table, 90)) == [2, 3, 1]
+        reshape(regions, table, "merge", "--partitions", "3,1")
+        assert numbers(await_reshaped(regions, table, 90)) == [2, 4]
+        made = load.made
+        time.sleep(2)
+        assert load.made > made
     load.check()
 
 

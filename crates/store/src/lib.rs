@@ -92,9 +92,8 @@ pub use snapshot::TableSnapshot;
 pub use spec::{HandedOver, TableSpec, Writers, Writing};
 pub use store::{Store, StoreOptions};
 pub use table::{
-    Beginning, Beside, ConflictCounts, CopyDone, Healed, Held, LogSlice, MovedRow, Plant, RepairRow,
-    Repaired,
-    Table, WriterWord, Written,
+    Beginning, Beside, ConflictCounts, CopyDone, Healed, Held, LogSlice, MovedRow, Plant,
+    RepairRow, Repaired, Table, WriterWord, Written,
 };
 
 #[cfg(test)]

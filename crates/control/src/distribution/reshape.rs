@@ -190,6 +190,14 @@ impl Distribution {
         self.partitions.iter().position(|partition| partition.number == number)
     }
 
+    /// Whether a partition of that number was there, or planned, and will never be again.
+    pub fn has_replaced(&self, number: u32) -> bool {
+        self.state == State::Active
+            && number < self.next_number
+            && self.place_numbered(number).is_none()
+            && !self.reshape.as_ref().is_some_and(|reshape| reshape.concerns(number))
+    }
+
     fn place_to_reshape(&self, number: u32) -> Result<usize, DistributionError> {
         if self.state != State::Active {
             return refused("the table is being made or deleted; wait until that has ended");

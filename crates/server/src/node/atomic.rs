@@ -143,9 +143,15 @@ impl Node {
     /// and has what its disk lacked and what was prepared in earlier terms. Elsewhere if it is not
     /// so; what is said is to be checked again after whatever was waited for.
     async fn written_line(&self, line: TableId) -> Result<(Arc<Table>, Epoch), ApiError> {
-        let table = self.table_of_line(line).filter(|table| !table.is_dropped());
-        let table = table.ok_or_else(ApiError::no_table)?;
+        let table = self.table_of_line(line).ok_or_else(ApiError::no_table)?;
         let name = table.name();
+        if table.is_dropped() {
+            // A partition that has ended goes on in others. Only its record says that it has.
+            return Err(match partition_named(name.as_str()) {
+                Some(_) => ApiError::elsewhere(),
+                None => ApiError::no_table(),
+            });
+        }
         match self.place_of_writes(name.as_str()) {
             Ok(Place::Here(here)) if here.id() == table.id() && !self.may_be_put_back(&table) => {}
             // It is there, whatever else is the matter.

@@ -41,23 +41,48 @@ impl PublicApi {
         if receipt.is_some() {
             return Err(invalid("There is no receipt for such a batch."));
         }
-        let Change::Batch(checked) = Change::decode_of_client(body)? else {
-            return Err(ApiError::internal());
+        let names = match Change::decode_of_client(body)? {
+            Change::Batch(checked) => checked.tables().to_vec(),
+            _ => return Err(ApiError::internal()),
         };
-        let tables = self.tables_of(checked.tables(), &mut self.turns());
-        let whole = checked.tables().iter().filter(|table| !tables.has(table));
+        let mut turns = self.turns();
+        loop {
+            let tables = self.tables_of(&names, &mut turns);
+            // No error of these, and no cause, comes of a batch that is made.
+            let is_elsewhere = |error: &ApiError| {
+                let is_elsewhere = error.is_elsewhere || error.code == ErrorCode::ObjectNotExist;
+                is_elsewhere && tables.any(|table| self.node.may_be_reshaped(table))
+            };
+            match Box::pin(self.write_atomic_to(&names, &tables, body)).await {
+                Err(error) if is_elsewhere(&error) => turns.next().await?,
+                Err(error) => return Err(error),
+                Ok((counts, places, done)) => match cause_of(&places, &done) {
+                    Some(cause) if is_elsewhere(&cause.error) => turns.next().await?,
+                    _ => return answer(counts, &places, done),
+                },
+            }
+        }
+    }
+
+    /// Has a batch made in partitions as they are known.
+    async fn write_atomic_to(
+        &self,
+        names: &[Text],
+        tables: &Tables,
+        body: &Bytes,
+    ) -> Result<(Vec<(Text, usize)>, Vec<Vec<RowPlace>>, BatchDone), ApiError> {
+        let whole = names.iter().filter(|table| !tables.has(table));
         let mut places = BTreeMap::new();
         for table in whole {
             self.node.listen_first(table.as_str()).await;
             places.insert(table.clone(), self.node.place_of_writes(table.as_str())?);
         }
-        drop(checked);
         let name_of = |table: &Text, key: &[NamedKeyPart]| tables.name_of(table, key);
         let (counts, mut groups) = atomic_groups(body.clone(), name_of)?;
         // Whoever makes batches of the same partitions has the same anchor, so that no two wait for
         // each other. A decision is as durable as the anchor's mode says.
         groups.sort_by_cached_key(|group| {
-            (!self.is_synchronous(&tables, &group.name), group.name.clone())
+            (!self.is_synchronous(tables, &group.name), group.name.clone())
         });
         let group = |name: &Text, body: &Bytes| BatchGroup {
             name: name.as_str().to_owned(),
@@ -73,7 +98,7 @@ impl PublicApi {
             groups.into_iter().map(|one| (group(&one.name, &one.body), one.places)).collect();
         let (groups, places): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
         let done = self.node.have_batch_made(Batch { groups }).await?;
-        answer(counts, &places, done)
+        Ok((counts, places, done))
     }
 
     /// The region that is likely to write a partition.
@@ -177,7 +202,7 @@ fn cause_of(places: &[Vec<RowPlace>], done: &BatchDone) -> Option<Cause> {
 
 fn error_of(failure: Failure) -> ApiError {
     let code = ErrorCode::from_name(&failure.code).unwrap_or(ErrorCode::InternalServerError);
-    ApiError::new(code, failure.message)
+    ApiError { is_elsewhere: failure.is_elsewhere, ..ApiError::new(code, failure.message) }
 }
 
 #[cfg(test)]

@@ -37,6 +37,11 @@ impl Tables {
         self.0.contains_key(table)
     }
 
+    /// Whether any of the distributed ones is such.
+    pub(super) fn any(&self, is_such: impl Fn(&Distribution) -> bool) -> bool {
+        self.0.values().any(|table| is_such(table))
+    }
+
     /// The name by which the table of a row goes.
     pub(super) fn name_of(&self, table: &Text, key: &[NamedKeyPart]) -> Text {
         let partition = self.partition(table, key);

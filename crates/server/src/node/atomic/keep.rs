@@ -385,6 +385,10 @@ impl Node {
         question: Question,
     ) -> Result<Bytes, ApiError> {
         let upkeep = &self.batches.upkeep;
+        if self.is_replaced(name) {
+            // When it ended it kept no intent, and no decision that was not settled everywhere.
+            return Err(ApiError::no_table());
+        }
         let known = upkeep.writers.lock().get(&line).cloned();
         let hint = known.unwrap_or_else(|| {
             let held = self.table_of_line(line);

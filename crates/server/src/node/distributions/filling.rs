@@ -257,6 +257,12 @@ impl Node {
         })
     }
 
+    /// Whether others have taken the place of a partition for good, as the record here says.
+    pub(in crate::node) fn is_replaced(&self, partition: &str) -> bool {
+        let Some((table, number)) = partition_named(partition) else { return false };
+        self.distributions.get(table).is_some_and(|record| record.has_replaced(number))
+    }
+
     /// The replica of a partition here, also where it has ended.
     pub(super) fn partition_held(&self, partition: &str) -> Option<Arc<Table>> {
         self.store.table_held_by_name(partition)

@@ -8,7 +8,7 @@ use isthmus_control::global_table::Progress as ReplicaProgress;
 use isthmus_model::ids::Lsn;
 use isthmus_model::schema::Schema;
 use isthmus_protocol::error_code::ErrorCode;
-use isthmus_store::{Held, Table};
+use isthmus_store::{BatchesHeld, Held, Table};
 use serde_json::json;
 
 use super::copy::{Source, Targets};
@@ -33,6 +33,11 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// Where writes were held in vain, twice as long each time, to this.
 const REST_MAX: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// So long new batches are held back until old partitions keep no parts of any, and after that was
+/// in vain they are taken for so long.
+const BATCHES_PATIENCE: Duration = Duration::from_secs(5);
+const BATCHES_AGAIN: Duration = Duration::from_secs(10);
+const LOOK_FOR_BATCHES: Duration = Duration::from_millis(20);
 
 impl Node {
     /// Follows what is written to the old partitions, and ends them when nothing is left to move.
@@ -56,8 +61,20 @@ impl Node {
                 tokio::time::sleep(TRY_AGAIN).await;
                 continue;
             }
+            // Batches know a partition by its log, so none may be left in one that ends.
+            let held_back = match self.await_no_batches(sources).await {
+                Ok(held_back) => held_back,
+                Err(error) => {
+                    filling.waits_for(error.message);
+                    tokio::time::sleep(BATCHES_AGAIN).await;
+                    continue;
+                }
+            };
+            self.catch_up(plan, sources, targets, filling).await?;
             let holds = filling.holds();
-            match self.end_sources(plan, sources, targets, filling).await {
+            let ended = self.end_sources(plan, sources, targets, filling).await;
+            drop(held_back);
+            match ended {
                 Ok(()) => return Ok(()),
                 // Nothing has ended, and writes go on.
                 Err(error) if sources.iter().all(|source| !source.table.is_dropped()) => {
@@ -70,6 +87,20 @@ impl Node {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Waits until the old partitions keep no parts of batches. New ones are held back meanwhile,
+    /// and until what is given is dropped.
+    async fn await_no_batches(&self, sources: &[Source]) -> Result<Vec<BatchesHeld>, ApiError> {
+        let held_back = sources.iter().map(|source| source.table.hold_batches()).collect();
+        let deadline = self.clock.monotonic() + BATCHES_PATIENCE;
+        while let Err(error) = check_batches(sources) {
+            if self.clock.monotonic() > deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(LOOK_FOR_BATCHES).await;
+        }
+        Ok(held_back)
     }
 
     /// Follows until little is left.
@@ -239,6 +270,7 @@ impl Node {
             }
         }
         self.check_may_end(plan, sources, targets)?;
+        check_batches(sources)?;
         for target in targets.values() {
             self.await_replicas(plan, target, target.durable_lsn(), deadline).await?;
         }
@@ -333,6 +365,18 @@ fn rest_after(holds: u32) -> Duration {
 
 fn late(why: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::Timeout, why)
+}
+
+/// An error: batches have left something in an old partition.
+fn check_batches(sources: &[Source]) -> Result<(), ApiError> {
+    match sources.iter().find(|source| source.table.keeps_batches()) {
+        None => Ok(()),
+        Some(source) => {
+            let name = source.table.name();
+            let why = format!("partition {name} keeps parts of batches");
+            Err(ApiError::new(ErrorCode::ServerUnavailable, why))
+        }
+    }
 }
 
 /// The schema of the old partitions; `None`: theirs differ.
