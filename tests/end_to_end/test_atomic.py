@@ -217,7 +217,7 @@ def test_partitions_are_split_and_merged_among_batches(regions):
         await_routed(regions, one)
     with Transfers(regions, [table, other], distributed_key) as load:
         time.sleep(1)
-        reshape(regions, table, "split", "--partition", "0")
+        reshape(regions, table, "split", "--partition", "0", "--at", "4" + "0" * 15)
         assert numbers(await_reshaped(regions, table, 90)) == [2, 3, 1]
         reshape(regions, table, "merge", "--partitions", "3,1")
         assert numbers(await_reshaped(regions, table, 90)) == [2, 4]

@@ -25,7 +25,8 @@ impl Table {
     /// that had been prepared before they were made. That is for who is about to have this log
     /// replaced by one that does not go on from the tail; until then nobody must be told of them.
     /// Answers whether all of them are there, durably: none is where the log does not reach back
-    /// to that entry, one is part of a batch of several partitions, or there is no room. Done again it changes nothing. Blocks while it reads.
+    /// to that entry, one is part of a batch of several partitions, or there is no room.
+    /// Done again it changes nothing. Blocks while it reads.
     ///
     /// Refused where this region writes.
     pub fn prepare_again(&self, after: Lsn, encode: impl Fn(&Entry) -> Bytes) -> Pending<bool> {
