@@ -414,8 +414,16 @@ impl Node {
             return Ok(self.store.set_writing(spec.id, writing, writers, epoch).await?);
         }
         if let Some(other) = self.store.table_by_name(spec.name.as_str()) {
-            tracing::warn!(table = %spec.name, id = other.id().0, "name is taken");
-            return Err(ApiError::table_exists());
+            // A partition that this region began to make, and was lost before it had a record of
+            // it: nobody was told, so it holds nothing, and others have made it since.
+            let is_left =
+                partition_named(spec.name.as_str()).is_some() && self.record(other.id()).is_none();
+            if !is_left {
+                tracing::warn!(table = %spec.name, id = other.id().0, "name is taken");
+                return Err(ApiError::table_exists());
+            }
+            tracing::info!(table = %spec.name, id = other.id().0, "what was begun is removed");
+            self.remove_dropped(other.id()).await?;
         }
         self.store.create_table(TableSpec { writing, writers, ..spec }).await?;
         Ok(())

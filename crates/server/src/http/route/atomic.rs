@@ -54,10 +54,10 @@ impl PublicApi {
                 is_elsewhere && tables.any(|table| self.node.may_be_reshaped(table))
             };
             match Box::pin(self.write_atomic_to(&names, &tables, body)).await {
-                Err(error) if is_elsewhere(&error) => turns.next().await?,
+                Err(error) if is_elsewhere(&error) => turns.next(error).await?,
                 Err(error) => return Err(error),
                 Ok((counts, places, done)) => match cause_of(&places, &done) {
-                    Some(cause) if is_elsewhere(&cause.error) => turns.next().await?,
+                    Some(cause) if is_elsewhere(&cause.error) => turns.next(cause.error).await?,
                     _ => return answer(counts, &places, done),
                 },
             }
