@@ -64,7 +64,15 @@ fn run_suite(suite: &str, totals: &mut Totals) -> Outcome {
 }
 
 /// End-to-end tests that load the whole machine, or are disturbed by what else does.
-const ALONE: [&str; 4] = ["test_crashes.py", "test_power_cuts.py", "test_size.py", "test_wire.py"];
+const ALONE: [&str; 7] = [
+    "test_atomic.py",
+    "test_crashes.py",
+    "test_power_cuts.py",
+    "test_reshape.py",
+    "test_size.py",
+    "test_ten_regions.py",
+    "test_wire.py",
+];
 
 /// File by file: one at a time what needs the machine, then two at once what mostly waits.
 fn end_to_end(python: &Path, totals: &mut Totals) -> Outcome {
