@@ -345,8 +345,8 @@ fn under_way_text(reshape: &Json) -> String {
     let numbers: Vec<String> =
         items(&reshape["targets"]).iter().map(|target| text(&target["number"])).collect();
     let mut what = format!(
-        "partitions {} become {}, {} ({})",
-        names(&reshape["sources"]),
+        "{} {}, {} ({})",
+        becoming(&reshape["sources"]),
         numbers.join(", "),
         reshape["doing"].as_str().unwrap_or("beginning"),
         text(&reshape["phase"]),
@@ -363,14 +363,22 @@ fn under_way_text(reshape: &Json) -> String {
     what
 }
 
+/// The old partitions, up to the new ones.
+fn becoming(sources: &Json) -> String {
+    match items(sources) {
+        [one] => format!("partition {} becomes", text(one)),
+        _ => format!("partitions {} become", names(sources)),
+    }
+}
+
 fn reshape_text(told: &Json) -> String {
     let target = |target: &Json| match target["from_text"].as_str() {
-        Some("") | None => format!("{} from the begin", target["number"]),
+        Some("") | None => format!("{} from the start", target["number"]),
         Some(from) => format!("{} from {}", target["number"], output::plain(from)),
     };
     let targets: Vec<String> = items(&told["targets"]).iter().map(target).collect();
     let begun = if told["begun"] == true { "begun" } else { "not begun" };
-    format!("partitions {} become {}; {begun}", names(&told["sources"]), targets.join(", "))
+    format!("{} {}; {begun}", becoming(&told["sources"]), targets.join(", "))
 }
 
 fn limits_text(told: &Json) -> String {
@@ -455,7 +463,7 @@ mod tests {
         let told = json!({ "begun": true, "sources": [3], "targets": [
             { "number": 4, "from_text": "" }, { "number": 5, "from_text": "m" },
         ]});
-        assert_eq!(reshape_text(&told), "partitions 3 become 4 from the begin, 5 from m; begun");
+        assert_eq!(reshape_text(&told), "partition 3 becomes 4 from the start, 5 from m; begun");
     }
 
     #[test]
