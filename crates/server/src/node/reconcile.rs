@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_control::distribution::partition_named;
 use isthmus_control::global_table::{GlobalTable, Progress, Replica, Serve};
-use isthmus_model::ids::{Epoch, TableId};
+use isthmus_model::ids::{Epoch, Lsn, TableId};
 use isthmus_model::limits::COUNT_MAX;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::link::State;
@@ -416,8 +416,9 @@ impl Node {
         if let Some(other) = self.store.table_by_name(spec.name.as_str()) {
             // A partition that this region began to make, and was lost before it had a record of
             // it: nobody was told, so it holds nothing, and others have made it since.
-            let is_left =
-                partition_named(spec.name.as_str()).is_some() && self.record(other.id()).is_none();
+            let is_left = partition_named(spec.name.as_str()).is_some()
+                && self.record(other.id()).is_none()
+                && other.durable_lsn() == Lsn(0);
             if !is_left {
                 tracing::warn!(table = %spec.name, id = other.id().0, "name is taken");
                 return Err(ApiError::table_exists());
