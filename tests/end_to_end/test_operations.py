@@ -243,10 +243,9 @@ def test_a_gateway_that_is_stopped_answers_what_is_in_work(regions, tmp_path):
     gateway = Gateway(regions, tmp_path)
     counter = Counter(regions, gateway, table)
     counter.start()
-    time.sleep(0.5)
+    cluster.wait_until(lambda: sum(counter.done) > 10, "there is work", 30)
     assert gateway.stop() == 0
     counter.stop()
-    assert sum(counter.done) > 10
     client = regions.region("r1").client(timeout=20)
     assert counter.wrong(client) == []
     client.close()

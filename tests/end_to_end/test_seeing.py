@@ -357,6 +357,15 @@ def test_a_write_is_one_trace_through_all_regions(folder):
 PLAN_ROWS = int(os.environ.get("PLAN_ROWS", "20000"))
 
 
+def await_trimmed(running, region):
+    """Else the log would be shipped, and nothing copied."""
+    def is_trimmed():
+        tables = {one["name"]: one for one in status(running, region)["tables"]}
+        return tables[TABLE]["log_entries"] < tables[TABLE]["entries"]
+
+    cluster.wait_until(is_trimmed, "the log reaches back no more", 60)
+
+
 def test_a_throttle_is_in_the_forecast_of_a_copy(three):
     r1 = three.regions[0]
     client = r1.client()
@@ -380,6 +389,7 @@ def test_a_throttle_is_in_the_forecast_of_a_copy(three):
         three.run("link", "set", "--table", TABLE, "--from", "r1", "--to", "r2",
                   "--bytes-per-second", rates[0], "--entries-per-second", rates[1])
         forecast = cluster.wait_until(lambda limit=limit: forecast_is_of(limit), limit, 30, 1)
+    await_trimmed(three, r1)
     three.run("link", "start", "--table", TABLE, "--from", "r1", "--to", "r2")
     took = cluster.wait_until(lambda: link(status(three, r1), "r2").get("last_copy"),
                               "the copy has ended", 120)
@@ -402,12 +412,7 @@ def test_a_copy_is_forecast_and_the_forecast_shown_beside_what_it_took(three):
     cluster.wait_until(lambda: link(status(three, r1), "r2")["state"] == "following",
                        "r2 has the table", 60)
 
-    def is_trimmed():
-        tables = {one["name"]: one for one in status(three, r1)["tables"]}
-        return tables[TABLE]["log_entries"] < tables[TABLE]["entries"]
-
-    # Else r3 would be shipped the log and nothing copied.
-    cluster.wait_until(is_trimmed, "the log reaches back no more", 60)
+    await_trimmed(three, r1)
     before = status(three, r1)["now_ms"]
     told = json.loads(three.run("plan", TABLE, "--to", "r3", "--json").stdout)
     measures, forecast = told["measures"], told["forecast"]

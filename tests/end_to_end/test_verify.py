@@ -155,6 +155,7 @@ def plant_all(running, kind, tables):
     keys = {table: choose(table, kind, list(KINDS).index(kind) * 10 + place)
             for place, table in enumerate(tables)}
     if kind == "tombstone":
+        verifying.await_lasting_tombstones(30)
         for table in tables:
             verifying.delete(running.regions[0], table, keys[table])
             verifying.level(running, table, running.regions[:1])

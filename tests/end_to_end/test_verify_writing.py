@@ -69,6 +69,7 @@ def test_faults_in_random_places_are_named_and_mended_while_clients_write(writte
             keys, partner, rotten = pick(chance, table, used)
             print(f"{table}, {writing} write: {keys}, swapped with {partner}, rotten {rotten}")
             if "tombstone" in keys:
+                verifying.await_lasting_tombstones(90)
                 verifying.delete(first, table, keys["tombstone"])
                 verifying.level(written, table, [first])
             with verifying.stopped(second):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import time
 
 import cluster
 import flights
@@ -199,6 +200,18 @@ def delete(region, table, key):
         client.delete_row(table, key)
     finally:
         client.close()
+
+
+# Tombstones of the same 2^20 milliseconds are forgotten together, when these are over everywhere.
+FORGOTTEN_TOGETHER = (1 << 20) / 1000
+
+
+def await_lasting_tombstones(seconds):
+    """Waits, where need be, so that what is deleted now is not forgotten for so long: a tombstone
+    that was lost and that all others have forgotten is no difference."""
+    left = FORGOTTEN_TOGETHER - time.time() % FORGOTTEN_TOGETHER
+    if left < seconds:
+        time.sleep(left + 1)
 
 
 def digest_of(region, running, table):
