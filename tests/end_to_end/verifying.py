@@ -74,6 +74,11 @@ def verify(running, table, *arguments, regions="r1,r2", expect=None, asked=None)
     return report, done.returncode
 
 
+def as_of(report):
+    """Up to when all that was written was compared, in milliseconds."""
+    return min(int(one["hlc"]) >> 16 for one in report["watermarks"].values())
+
+
 def damaged(report):
     return bool(report["bad_on_disk"] or report["tree_wrong"])
 
