@@ -19,6 +19,7 @@ use isthmus_model::value::Text;
 
 use crate::codec::row::decode_row;
 use crate::core::Core;
+use crate::counters::Counters;
 use crate::engine::Space;
 use crate::error::StoreError;
 use crate::keys;
@@ -88,6 +89,11 @@ impl Table {
     /// Its partition.
     pub fn partition(&self) -> PartitionId {
         self.partition.id
+    }
+
+    /// What the store that holds it has done.
+    pub fn counters(&self) -> &Counters {
+        &self.core.counters
     }
 
     /// Its name.
