@@ -264,7 +264,8 @@ fn pair_with_an_old_safe_time(chance: &mut Chance) -> Pair {
             let deltas = if is_lost { Vec::new() } else { vec![(key(seconds as usize), row)] };
             replica.apply(Entry { stamp, deltas, expiry: None });
         }
-        replica.vector = vec![Watermark { origin: 1, lsn: 3, hlc: Hlc::from_millis(100_000).0 }];
+        replica.vector =
+            vec![Watermark { origin: 1, lsn: 3, hlc: Hlc::from_millis(100_000).0, life: 0 }];
         replica.safe = Hlc::from_millis(if side == 0 { 101_000 } else { 95_000 });
         replica
     });
