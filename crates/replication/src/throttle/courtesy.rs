@@ -1,6 +1,6 @@
 //! Copies give way to writes: where commits take longer because of a copy, it goes more slowly.
 //!
-//! Every two seconds the copies to a region rest for a moment, and how long commits take on
+//! Every half second the copies to a region rest for a moment, and how long commits take on
 //! average then is held against what they took while rows were copied. The average feels the few
 //! that take very long, which a median would not. Rests too are disturbed by what a copy has set
 //! going, such as files that are merged, so the quickest of the last ones counts. Where hardly
@@ -12,23 +12,25 @@ use std::time::Duration;
 use isthmus_store::counters::Counters;
 
 /// How long rows are copied between two rests.
-const COPIES_FOR: Duration = Duration::from_secs(2);
+const COPIES_FOR: Duration = Duration::from_millis(500);
 /// How long copies rest then.
-const RESTS_FOR: Duration = Duration::from_millis(200);
+const RESTS_FOR: Duration = Duration::from_millis(100);
 /// Copies that have sent nothing for so long begin anew.
 const FORGETS_AFTER: Duration = Duration::from_secs(10);
 /// Fewer commits in a while tell nothing.
 const COMMITS_MIN: u64 = 10;
 /// Rests of which the quickest counts.
-const RESTS: usize = 8;
+const RESTS: usize = 20;
 /// Commits may take so many times as long while rows are copied, and a little more.
 const MUCH: f64 = 1.5;
+/// Where they take longer still, copies slow down at once.
+const FAR_TOO_MUCH: f64 = 3.0;
 /// Below it copies go faster again.
 const LITTLE: f64 = 1.25;
 /// The little more: what does not matter however quick the disk is, in seconds.
 const SLACK_SECONDS: f64 = 0.000_2;
 /// Copies rest at most so many times as long as they would where nobody writes.
-pub const SLOWER_MAX: f64 = 4.0;
+pub const SLOWER_MAX: f64 = 6.0;
 
 /// Commits of a region since it was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,7 +135,9 @@ impl Courtesy {
         }
         self.resting.push_back(resting);
         let quickest = self.resting.iter().copied().fold(f64::INFINITY, f64::min);
-        if self.copying > quickest * MUCH + SLACK_SECONDS {
+        if self.copying > quickest * FAR_TOO_MUCH + SLACK_SECONDS {
+            self.slower = (self.slower * 2.5).min(SLOWER_MAX);
+        } else if self.copying > quickest * MUCH + SLACK_SECONDS {
             self.slower = (self.slower * 1.5).min(SLOWER_MAX);
         } else if self.copying < quickest * LITTLE + SLACK_SECONDS {
             self.slower = (self.slower / 1.25).max(1.0);
@@ -175,7 +179,7 @@ mod tests {
     #[test]
     fn copies_go_more_slowly_while_they_hold_up_commits() {
         let (mut courtesy, mut now) = (Courtesy::default(), STEP);
-        run(&mut courtesy, &mut now, (1000, 5_000, 500), 20);
+        run(&mut courtesy, &mut now, (1000, 5_000, 500), 2);
         assert_eq!(courtesy.slower(), SLOWER_MAX);
         run(&mut courtesy, &mut now, (1000, 600, 500), 60);
         assert_eq!(courtesy.slower(), 1.0, "and faster again");
@@ -200,10 +204,10 @@ mod tests {
     }
 
     #[test]
-    fn rests_take_a_tenth_of_the_time() {
+    fn rests_take_a_sixth_of_the_time() {
         let (mut courtesy, mut now) = (Courtesy::default(), STEP);
-        let pieces = run(&mut courtesy, &mut now, (1000, 500, 500), 22);
-        assert!((1900..=2050).contains(&pieces), "{pieces} of 2200");
+        let pieces = run(&mut courtesy, &mut now, (1000, 500, 500), 24);
+        assert!((1900..=2050).contains(&pieces), "{pieces} of 2400");
     }
 
     #[test]
