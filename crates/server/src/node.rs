@@ -83,7 +83,7 @@ use self::verify::Verification;
 use self::verify::scrubs::Scrubs;
 
 pub(crate) use self::atomic::Wanted;
-pub(crate) use self::distributions::Partition;
+pub(crate) use self::distributions::{Partition, RESHAPE_KINDS, ReshapeFigures};
 pub(crate) use self::failover::lease_clock;
 pub use self::links::TriggerAsked;
 pub use self::synced::{SyncPart, SyncRow, SyncTable, SyncWrite};

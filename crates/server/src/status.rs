@@ -8,14 +8,16 @@ mod batches;
 mod detection;
 mod drill;
 mod figures;
+mod reshapes;
 mod write_mode;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::batches::{BatchStatus, BatchesStatus};
+pub use self::batches::{BatchCounts, BatchStatus, BatchesStatus};
 pub use self::detection::{DetectionStatus, SeenStatus};
 pub use self::drill::{DrillStatus, DrilledTable};
 pub use self::figures::{RpoStatus, RtoStatus};
+pub use self::reshapes::{ReshapeCounts, ReshapeStatus};
 pub use self::write_mode::{HolderStatus, InDoubtStatus, SyncState, WriteModeStatus};
 
 /// How a region does, as it sees itself and the others.
@@ -55,6 +57,15 @@ pub struct Status {
     /// The last drill; absent where none is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_drill: Option<DrillStatus>,
+    /// What became of batches of several partitions since it serves; absent: there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches: Option<BatchCounts>,
+    /// Splits and merges of partitions that are under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reshapes: Vec<ReshapeStatus>,
+    /// What became of those that were begun since it serves; absent: there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reshaped: Option<ReshapeCounts>,
     /// Memory the process holds, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,

@@ -8,6 +8,7 @@
 //! of a batch but by a region that may write the anchor, and never while the batch is open.
 
 mod begin;
+mod counts;
 mod keep;
 mod lines;
 mod locked;
@@ -39,7 +40,7 @@ use crate::api_error::ApiError;
 use crate::peer::batch::{AskVerdict, VerdictTold, verdict_number};
 use crate::peer::call::{Question, Reply};
 use crate::peer::dial::is_unsent;
-use crate::status::{BatchStatus, BatchesStatus};
+use crate::status::{BatchCounts, BatchStatus, BatchesStatus};
 
 pub(crate) use self::locked::Wanted;
 
@@ -63,6 +64,7 @@ pub(super) struct Batches {
     /// What members are settling.
     settling: Mutex<BTreeSet<(TableId, BatchId)>>,
     lines: lines::Lines,
+    counts: counts::Counts,
 }
 
 impl Batches {
@@ -337,7 +339,7 @@ impl Node {
     }
 
     /// What a table keeps of batches of several partitions; `None`: nothing.
-    pub(super) fn batches_status(&self, table: &Table) -> Option<BatchesStatus> {
+    pub(crate) fn batches_status(&self, table: &Table) -> Option<BatchesStatus> {
         if !table.keeps_batches() {
             return None;
         }
@@ -357,6 +359,11 @@ impl Node {
         oldest.truncate(TOLD_MAX);
         let unsettled = table.decided_batches().len() as u64;
         Some(BatchesStatus { in_doubt, oldest, unsettled })
+    }
+
+    /// What was counted of batches of several partitions.
+    pub(crate) fn batch_counts(&self) -> BatchCounts {
+        self.batches.counts.told()
     }
 }
 

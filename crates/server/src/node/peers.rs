@@ -31,6 +31,9 @@ impl Assignments for Node {
         partition: PartitionId,
     ) -> Result<Arc<Table>, Unfed> {
         let table = self.table_of(partition).ok_or(Unfed::Unassigned)?;
+        if self.is_seeded_now(partition) {
+            return Err(Unfed::NotYet);
+        }
         let records = self.records.lock();
         let record = records.get(&table.id()).ok_or(Unfed::Unassigned)?;
         let own = &self.config.region.name;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_control::distribution::partition_named;
 use isthmus_control::global_table::{GlobalTable, Progress, Replica, Serve};
-use isthmus_model::ids::{Epoch, Lsn, TableId};
+use isthmus_model::ids::{Epoch, TableId};
 use isthmus_model::limits::COUNT_MAX;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::link::State;
@@ -361,6 +361,9 @@ impl Node {
         if is_new {
             self.forget_line(id).await?;
         }
+        if let Some(held) = self.store.table(id).filter(|_| is_new && is_of_one) {
+            self.seed_replica(&held).await;
+        }
         let ready = known.is_some_and(|known| known.ready) || table.has_enough(own);
         self.save(id, Record { table, ready }).await?;
         if is_new {
@@ -415,10 +418,10 @@ impl Node {
         }
         if let Some(other) = self.store.table_by_name(spec.name.as_str()) {
             // A partition that this region began to make, and was lost before it had a record of
-            // it: nobody was told, so it holds nothing, and others have made it since.
+            // it: nobody was told, so it holds no entry, and others have made it since.
             let is_left = partition_named(spec.name.as_str()).is_some()
                 && self.record(other.id()).is_none()
-                && other.durable_lsn() == Lsn(0);
+                && other.log_start() == other.durable_lsn();
             if !is_left {
                 tracing::warn!(table = %spec.name, id = other.id().0, "name is taken");
                 return Err(ApiError::table_exists());

@@ -14,8 +14,8 @@ use isthmus_store::{Table, Writing};
 use super::links::timing_text;
 use super::{Node, Record};
 use crate::status::{
-    CopyStatus, DifferingStatus, DigestStatus, DigestWord, LinkState, LinkStatus, RegionState,
-    RegionStatus, ServeMode, Status, TableStatus,
+    BatchCounts, CopyStatus, DifferingStatus, DigestStatus, DigestWord, LinkState, LinkStatus,
+    RegionState, RegionStatus, ServeMode, Status, TableStatus,
 };
 
 impl Node {
@@ -43,6 +43,9 @@ impl Node {
             log: Some(self.log_status()),
             quorum: self.quorum_status(),
             last_drill: self.last_drill(),
+            batches: Some(self.batch_counts()).filter(|counts| *counts != BatchCounts::default()),
+            reshapes: self.reshape_statuses(),
+            reshaped: self.reshape_counts(),
             memory_bytes: memory_bytes(),
             disk_bytes: Some(disk_bytes(&self.config.storage.data)),
             disk_free_bytes: self.store.space_left().ok(),

@@ -21,6 +21,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::counts::SettledBy;
 use super::member::{SETTLE_WITHIN, may_forget};
 use super::{ASKED_AT_ONCE, primary_of};
 use crate::api_error::ApiError;
@@ -290,7 +291,8 @@ impl Node {
                 if begun >= now + ROUND_WITHIN {
                     return;
                 }
-                match self.settle(table, id, made, begun + SETTLE_WITHIN).await {
+                let became = (made, SettledBy::Upkeep);
+                match self.settle(table, id, became, begun + SETTLE_WITHIN).await {
                     Ok(_) => self.batches.upkeep.is_over(table.id(), id),
                     Err(error) => {
                         let name = table.name();
