@@ -492,6 +492,7 @@ pub(crate) mod tests {
                 from: "r1".into(),
                 to: "r2".into(),
                 state: LinkState::Following,
+                held: false,
                 reason: String::new(),
                 since_ms: 0,
                 lag_entries: lag,

@@ -279,6 +279,10 @@ pub struct TableStatus {
     /// How it stands to the replicas of other regions, as far as that is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differing: Vec<DifferingStatus>,
+    /// Of a table of several writers: what was deleted before this moment is known everywhere, and
+    /// is forgotten by quarters of an hour. It stands while a replica is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub horizon_ms: Option<i64>,
     /// As of which moments it can be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<ViewStatus>,
@@ -403,6 +407,9 @@ pub struct LinkStatus {
     /// Why.
     #[serde(default)]
     pub reason: String,
+    /// A person has paused or throttled it where it begins, since the base of its table is away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// Since when it is in this state.
     pub since_ms: i64,
     /// Entries that are durable at the origin and not known to be in the other region.

@@ -191,6 +191,11 @@ impl Table {
         }
     }
 
+    /// Nothing older than this can come any more, as far as was said.
+    pub fn horizon(&self) -> Hlc {
+        self.partition.exact_horizon()
+    }
+
     /// One row as it is durable, with its tombstones; what expired may still be in it.
     pub fn get(&self, key: &EncodedKey) -> Result<Option<Row>, StoreError> {
         let value = self.get_packed(key)?;

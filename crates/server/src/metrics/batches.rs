@@ -41,7 +41,11 @@ impl BatchFigures {
             [("made", counts.made), ("refused", counts.refused), ("unknown", counts.unknown)];
         let ended = ended.map(|(outcome, count)| (label("outcome", outcome), count));
         to.counter("batches", "The same by how they were answered", ended)?;
-        let settled = [("anchor", counts.settled_by_anchor), ("upkeep", counts.settled_by_upkeep)];
+        let settled = [
+            ("anchor", counts.settled_by_anchor),
+            ("upkeep", counts.settled_by_upkeep),
+            ("hand", counts.settled_by_hand),
+        ];
         let settled = settled.map(|(by, count)| (label("by", by), count));
         let help = "Parts of batches kept here that ended, by who saw to that";
         to.counter("batch_parts_settled", help, settled)?;

@@ -31,6 +31,7 @@ impl Node {
     pub async fn keep_reconciled(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             self.reconcile().await;
+            self.look_at_holds();
             tokio::select! {
                 () = self.reconcile_soon.notified() => {}
                 () = tokio::time::sleep(RECONCILE_EVERY) => {}
@@ -274,6 +275,7 @@ impl Node {
             Question::Promise(asked) => self.on_promise(from, asked).await,
             Question::Probe(probe) => Ok(self.on_probe(from, probe)),
             Question::Trigger(trigger) => self.on_trigger(&trigger),
+            Question::HoldLinks(asked) => self.on_hold_links(&asked).await,
             Question::Drop(asked) => self.on_drop(from, &asked).await.map(|()| Bytes::new()),
             Question::Holds(holds) => self.on_holds(&holds).await.map(|()| Bytes::new()),
             Question::Measure(measure) => self.on_measure(measure).await,
@@ -285,6 +287,7 @@ impl Node {
             Question::Intend(asked) => Box::pin(self.on_intend(asked)).await,
             Question::Settle(asked) => Box::pin(self.on_settle(asked)).await,
             Question::Verdict(asked) => Box::pin(self.on_verdict(asked)).await,
+            Question::ByHand(asked) => Box::pin(self.on_by_hand(asked)).await,
             about_rows @ (Question::Compare(_)
             | Question::Scrub(_)
             | Question::Repair(_)
@@ -495,6 +498,7 @@ impl Node {
             self.begin_line(&held, goes_on).await?;
             // What several have written stays merged by stamps: there is no way back to one.
             let writers = held.spec().writers;
+            self.note_last_replica(id, goes_on && writers.are_many()).await?;
             self.store.set_writing(id, Writing::Accept, writers, held.epoch()).await?;
         }
         self.forget(id).await

@@ -42,4 +42,7 @@ pub struct BatchCounts {
     pub settled_by_anchor: u64,
     /// The same since this region has asked for it.
     pub settled_by_upkeep: u64,
+    /// The same since a person said so.
+    #[serde(default)]
+    pub settled_by_hand: u64,
 }

@@ -15,6 +15,8 @@ pub(in crate::node) enum SettledBy {
     Anchor,
     /// The upkeep of the member, which asked for it: what told it was lost, or late.
     Upkeep,
+    /// A person, as no region could tell what became of it.
+    Hand,
 }
 
 /// What became of a batch, as the region that writes its anchor answers.
@@ -50,6 +52,7 @@ pub(in crate::node) struct Counts {
     unknown: Counter,
     settled_by_anchor: Counter,
     settled_by_upkeep: Counter,
+    settled_by_hand: Counter,
 }
 
 impl Counts {
@@ -72,6 +75,7 @@ impl Counts {
         match by {
             SettledBy::Anchor => self.settled_by_anchor.one(),
             SettledBy::Upkeep => self.settled_by_upkeep.one(),
+            SettledBy::Hand => self.settled_by_hand.one(),
         }
     }
 
@@ -84,6 +88,7 @@ impl Counts {
             unknown: self.unknown.get(),
             settled_by_anchor: self.settled_by_anchor.get(),
             settled_by_upkeep: self.settled_by_upkeep.get(),
+            settled_by_hand: self.settled_by_hand.get(),
         }
     }
 }

@@ -149,7 +149,8 @@ impl Node {
         let mut held = Vec::with_capacity(asked.batches.len());
         for batch in asked.batches.into_iter().map(BatchId::from) {
             // What is not settled now is asked for again.
-            let became = (asked.made, SettledBy::Anchor);
+            let made = self.outcome_of(&table, batch, asked.made);
+            let became = (made, SettledBy::Anchor);
             let settled = match self.settle(&table, batch, became, until).await {
                 Ok(lsn) => self.how_held(&table, batch, (lsn, epoch)),
                 Err(error) => {
