@@ -40,7 +40,7 @@ class Puts(threading.Thread):
 def named(running, table, region):
     """The batches in doubt of a table."""
     kept = batches(running, table, region)
-    return {one["batch"] for one in kept["oldest"]} if kept else set()
+    return {one["batch"] for one in kept.get("oldest", [])} if kept else set()
 
 
 def caught_in_doubt(running, tables, members, lost):
