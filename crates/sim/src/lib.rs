@@ -46,5 +46,7 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
         Scenario::Verify => verify::run_trial(options),
         Scenario::Crashes => verify::run_crashes(options),
         Scenario::Sync => sync::run(options),
+        Scenario::Batches => sync::run_batches(options),
+        Scenario::Reshapes => sync::run_reshapes(options),
     }
 }

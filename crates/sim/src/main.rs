@@ -19,7 +19,7 @@ struct Arguments {
 
 const USAGE: &str = "usage: isthmus-sim [--seeds N] [--from S] [--seed S] [--twice] [--until N] \
                      [--dump] [--plant NAME] [--scenario links|edges|verify|crashes|schemas|\
-                     restores|writers|sync]";
+                     restores|writers|sync|batches|reshapes]";
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments {
@@ -55,6 +55,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     .chain(Plant::OF_RESTORES)
                     .chain(Plant::OF_WRITERS)
                     .chain(Plant::OF_SYNC)
+                    .chain(Plant::OF_BATCHES)
+                    .chain(Plant::OF_RESHAPES)
                     .chain(Plant::OF_DIGESTS);
                 let found = all.find(|plant| format!("{plant:?}") == name);
                 let plant = found.ok_or(format!("no bug is called {name}"))?;
@@ -71,6 +73,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     Some("restores") => Scenario::Restores,
                     Some("writers") => Scenario::Writers,
                     Some("sync") => Scenario::Sync,
+                    Some("batches") => Scenario::Batches,
+                    Some("reshapes") => Scenario::Reshapes,
                     other => return Err(format!("there is no scenario {other:?}; {USAGE}")),
                 };
             }
@@ -95,6 +99,8 @@ fn tell(options: &Options, failure: &Failure) {
         Scenario::Restores => format!("--scenario restores --until {until}"),
         Scenario::Writers => format!("--scenario writers --until {until}"),
         Scenario::Sync => "--scenario sync".to_owned(),
+        Scenario::Batches => "--scenario batches".to_owned(),
+        Scenario::Reshapes => "--scenario reshapes".to_owned(),
     };
     println!("again: cargo xtask sim --seed {} {scenario} --dump", options.seed);
 }
@@ -158,7 +164,14 @@ fn main() -> ExitCode {
     if tally.held > 0 {
         println!("{} requests answered when other regions held them", tally.held);
     }
-    let tallied = [Scenario::Verify, Scenario::Schemas, Scenario::Restores, Scenario::Writers];
+    let tallied = [
+        Scenario::Verify,
+        Scenario::Schemas,
+        Scenario::Restores,
+        Scenario::Writers,
+        Scenario::Batches,
+        Scenario::Reshapes,
+    ];
     if tallied.contains(&arguments.scenario) {
         println!("{tally:?}");
     }

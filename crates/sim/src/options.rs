@@ -45,6 +45,10 @@ pub enum Scenario {
     Writers,
     /// A table that is written synchronously, whose writer is lost again and again.
     Sync,
+    /// Batches of several tables, each written in a mode of its own, while regions are lost.
+    Batches,
+    /// A partition is split, or two are merged, while regions are lost.
+    Reshapes,
 }
 
 /// What to run.
@@ -263,7 +267,9 @@ impl Nature {
             | Scenario::Verify
             | Scenario::Crashes
             | Scenario::Restores
-            | Scenario::Sync => {}
+            | Scenario::Sync
+            | Scenario::Batches
+            | Scenario::Reshapes => {}
         }
         nature.mode_every = half(rng, |rng| rng.random_range(100..3000) * MILLI);
         if options.scenario == Scenario::Restores {

@@ -84,6 +84,24 @@ pub enum Plant {
     MadeBeforeVotes,
     /// What was prepared and lies in a tail is forgotten when that is cut off.
     TailForgotten,
+    /// A table forgets the intents of batches when its region starts anew.
+    IntentForgotten,
+    /// Members are told of a decision before it is durable.
+    ToldBeforeDurable,
+    /// Members are told of a decision that is durable in its region alone.
+    ToldBeforeHeld,
+    /// An anchor that does not answer is taken for one that has given everything up.
+    SilenceGivesUp,
+    /// A batch that is open is said to be given up.
+    OpenGivenUp,
+    /// A decision is forgotten before all regions hold what its members have settled.
+    ForgottenEarly,
+    /// What is written between the last round and the end of an old partition is not moved.
+    HoldIgnored,
+    /// A partition ends before all of its rows were copied.
+    CopyUnfinished,
+    /// New partitions are opened before the ends of the old ones are held by others.
+    OpenedBeforeHeld,
 }
 
 impl Plant {
@@ -126,6 +144,20 @@ impl Plant {
         Plant::TailForgotten,
     ];
 
+    /// Those of batches of several tables.
+    pub const OF_BATCHES: [Plant; 6] = [
+        Plant::IntentForgotten,
+        Plant::ToldBeforeDurable,
+        Plant::ToldBeforeHeld,
+        Plant::SilenceGivesUp,
+        Plant::OpenGivenUp,
+        Plant::ForgottenEarly,
+    ];
+
+    /// Those of splits and merges.
+    pub const OF_RESHAPES: [Plant; 3] =
+        [Plant::HoldIgnored, Plant::CopyUnfinished, Plant::OpenedBeforeHeld];
+
     /// Those that spoil digests and what is made of them.
     pub const OF_DIGESTS: [Plant; 9] = [
         Plant::RedoLeftOut,
@@ -151,6 +183,15 @@ impl Plant {
             | Plant::LeaseForgotten
             | Plant::MadeBeforeVotes
             | Plant::TailForgotten => Scenario::Sync,
+            Plant::IntentForgotten
+            | Plant::ToldBeforeDurable
+            | Plant::ToldBeforeHeld
+            | Plant::SilenceGivesUp
+            | Plant::OpenGivenUp
+            | Plant::ForgottenEarly => Scenario::Batches,
+            Plant::HoldIgnored | Plant::CopyUnfinished | Plant::OpenedBeforeHeld => {
+                Scenario::Reshapes
+            }
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes
             }

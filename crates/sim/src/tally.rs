@@ -27,6 +27,14 @@ pub struct Tally {
     pub put_backs: u64,
     /// Epochs that a successor has opened.
     pub switches: u64,
+    /// Batches of several tables that were refused.
+    pub batches_refused: u64,
+    /// Batches of which a part was lost with a region, in tables that are written asynchronously.
+    pub batches_torn: u64,
+    /// Moments at which the rows of all tables were summed up.
+    pub sums: u64,
+    /// Changes that were acknowledged by partitions that took the place of others.
+    pub made_in_new: u64,
 }
 
 impl Tally {
@@ -44,5 +52,9 @@ impl Tally {
         self.held += other.held;
         self.put_backs += other.put_backs;
         self.switches += other.switches;
+        self.batches_refused += other.batches_refused;
+        self.batches_torn += other.batches_torn;
+        self.sums += other.sums;
+        self.made_in_new += other.made_in_new;
     }
 }

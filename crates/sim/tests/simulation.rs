@@ -2,7 +2,7 @@
 //! seed that has failed before, and planted bugs that the checkers must see. The same for trials
 //! of digests.
 
-use isthmus_sim::{Options, Plant, Report, Scenario, run};
+use isthmus_sim::{Options, Plant, Report, Scenario, Tally, run};
 
 /// Seeds in one test run; `cargo xtask sim` runs more.
 const SEEDS: u64 = 40;
@@ -22,6 +22,14 @@ const WRITERS_SEEDS: u64 = 30;
 const SYNC_SEEDS: u64 = 400;
 /// A planted bug of synchronous writes must be seen within so many of them.
 const SYNC_PLANT_SEEDS: u64 = 3000;
+/// Worlds with batches of several tables, in one test run.
+const BATCHES_SEEDS: u64 = 40;
+/// A planted bug of batches must be seen within so many of them.
+const BATCHES_PLANT_SEEDS: u64 = 300;
+/// Worlds in which partitions are split and merged, in one test run.
+const RESHAPES_SEEDS: u64 = 60;
+/// A planted bug of splits and merges must be seen within so many of them.
+const RESHAPES_PLANT_SEEDS: u64 = 300;
 /// Trials of comparing and mending in one test run.
 const TRIALS: u64 = 2000;
 /// Worlds in which power fails about forty times each.
@@ -146,6 +154,34 @@ fn synchronous_writes_are_linearizable_whatever_breaks() {
     for plant in Plant::OF_SYNC {
         let found = seen(plant, SYNC_PLANT_SEEDS);
         assert!(found.is_some(), "{plant:?} was not seen within {SYNC_PLANT_SEEDS} seeds");
+    }
+}
+
+#[test]
+fn batches_of_several_tables_are_whole_whatever_breaks() {
+    let mut all = Tally::default();
+    for seed in 1..=BATCHES_SEEDS {
+        all.add(&report_of(Scenario::Batches, seed).tally);
+    }
+    assert!(all.held > 0 && all.batches_refused > 0 && all.sums > 0, "it shows nothing: {all:?}");
+    assert_eq!(hold_in(Scenario::Batches, 1), hold_in(Scenario::Batches, 1));
+    for plant in Plant::OF_BATCHES {
+        let found = seen(plant, BATCHES_PLANT_SEEDS);
+        assert!(found.is_some(), "{plant:?} was not seen within {BATCHES_PLANT_SEEDS} seeds");
+    }
+}
+
+#[test]
+fn partitions_are_split_and_merged_whatever_breaks() {
+    let mut all = Tally::default();
+    for seed in 1..=RESHAPES_SEEDS {
+        all.add(&report_of(Scenario::Reshapes, seed).tally);
+    }
+    assert!(all.held > all.made_in_new && all.made_in_new > 0, "it shows nothing: {all:?}");
+    assert_eq!(hold_in(Scenario::Reshapes, 1), hold_in(Scenario::Reshapes, 1));
+    for plant in Plant::OF_RESHAPES {
+        let found = seen(plant, RESHAPES_PLANT_SEEDS);
+        assert!(found.is_some(), "{plant:?} was not seen within {RESHAPES_PLANT_SEEDS} seeds");
     }
 }
 
