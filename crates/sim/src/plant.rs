@@ -94,8 +94,6 @@ pub enum Plant {
     SilenceGivesUp,
     /// A batch that is open is said to be given up.
     OpenGivenUp,
-    /// A decision is forgotten before all regions hold what its members have settled.
-    ForgottenEarly,
     /// What is written between the last round and the end of an old partition is not moved.
     HoldIgnored,
     /// A partition ends before all of its rows were copied.
@@ -145,13 +143,12 @@ impl Plant {
     ];
 
     /// Those of batches of several tables.
-    pub const OF_BATCHES: [Plant; 6] = [
+    pub const OF_BATCHES: [Plant; 5] = [
         Plant::IntentForgotten,
         Plant::ToldBeforeDurable,
         Plant::ToldBeforeHeld,
         Plant::SilenceGivesUp,
         Plant::OpenGivenUp,
-        Plant::ForgottenEarly,
     ];
 
     /// Those of splits and merges.
@@ -187,8 +184,7 @@ impl Plant {
             | Plant::ToldBeforeDurable
             | Plant::ToldBeforeHeld
             | Plant::SilenceGivesUp
-            | Plant::OpenGivenUp
-            | Plant::ForgottenEarly => Scenario::Batches,
+            | Plant::OpenGivenUp => Scenario::Batches,
             Plant::HoldIgnored | Plant::CopyUnfinished | Plant::OpenedBeforeHeld => {
                 Scenario::Reshapes
             }

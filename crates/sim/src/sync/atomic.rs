@@ -240,7 +240,7 @@ impl Batches {
             }
             Told::Settled { ask, at, settled } => {
                 if let Some(round) = self.rounds.get_mut(&ask) {
-                    round.told(at, settled, self.plant);
+                    round.told(at, settled);
                 }
             }
             Told::Ask { at, anchor, ids } => {

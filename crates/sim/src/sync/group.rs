@@ -18,8 +18,8 @@ use isthmus_store::{Beginning, Pending, StoreError, Table, Written};
 
 use super::plan::{MARKS, encoded, key, table_id, table_name, table_of};
 
-/// What a row never comes below.
-pub(super) const FLOOR: i64 = -100;
+/// What a row never comes below. No single move is as large.
+pub(super) const FLOOR: i64 = -150;
 
 /// Changes of numbers, all or none, and a mark that they were made.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -45,13 +45,8 @@ pub(super) struct Round {
 }
 
 impl Round {
-    pub(super) fn told(&mut self, member: usize, settled: Vec<Settled>, plant: Option<Plant>) {
-        let lies = plant == Some(Plant::ForgottenEarly);
-        let said = settled.into_iter().map(|settled| match settled {
-            Settled::AsAsked if lies => Settled::ByAll,
-            settled => settled,
-        });
-        self.telling.told(line(member), said);
+    pub(super) fn told(&mut self, member: usize, settled: Vec<Settled>) {
+        self.telling.told(line(member), settled);
     }
 }
 
