@@ -176,4 +176,7 @@ fn somebody_looks_once_at_what_is_long_in_doubt() {
     let minute = Duration::from_secs(60);
     assert!(!upkeep.is_long(TABLE, id(1), minute / 2));
     assert!(upkeep.is_long(TABLE, id(1), minute) && !upkeep.is_long(TABLE, id(1), minute));
+    assert!(!upkeep.is_first_notice(TABLE, id(1)) && upkeep.is_first_notice(TABLE, id(2)));
+    upkeep.is_over(TABLE, id(1));
+    assert!(upkeep.is_long(TABLE, id(1), minute), "what was settled is noticed anew");
 }

@@ -37,13 +37,19 @@ pub struct Upkeep {
     /// Entries of members at or before which they have settled batches, and the epochs in which
     /// that was said.
     settled: BTreeMap<(TableId, BatchId), (Lsn, Epoch)>,
-    /// Batches that were long in doubt when they were last looked at.
+    /// Batches that were long in doubt when they were last looked at, or that an anchor spoke of
+    /// otherwise than a person had.
     noticed: BTreeSet<(TableId, BatchId)>,
     /// Since when all regions have said that they do not have a table.
     missing: BTreeMap<TableId, Duration>,
 }
 
 impl Upkeep {
+    /// Whether a batch of that age is seen to here; before, whoever begins it does so.
+    pub fn sees_to(age: Duration) -> bool {
+        age >= QUIET_MAX
+    }
+
     /// The batches whose anchors are to be asked now what became of them, by the lines of the
     /// anchors, with their names. `intents`: those of a table that is written here, with the names
     /// of their anchors and their ages.
@@ -56,7 +62,7 @@ impl Upkeep {
         let mut by_anchor: BTreeMap<TableId, (Text, Vec<BatchId>)> = BTreeMap::new();
         let mut count = 0;
         for (id, anchor, age) in intents {
-            if age >= QUIET_MAX && count < ROUND_MAX && self.is_due(table, id, now) {
+            if Upkeep::sees_to(age) && count < ROUND_MAX && self.is_due(table, id, now) {
                 by_anchor.entry(id.anchor).or_insert_with(|| (anchor, Vec::new())).1.push(id);
                 count += 1;
             }
@@ -76,7 +82,7 @@ impl Upkeep {
     ) -> Telling {
         let mut telling = Telling::new(decided.len() > KEPT_FOR_REPLICAS);
         for (id, members, age) in decided {
-            let is_told = age >= QUIET_MAX && may_be_told(id) && telling.len() < ROUND_MAX;
+            let is_told = Upkeep::sees_to(age) && may_be_told(id) && telling.len() < ROUND_MAX;
             if !is_told || !self.is_due(table, id, now) {
                 continue;
             }
@@ -127,7 +133,12 @@ impl Upkeep {
 
     /// Whether a batch has come to be in doubt for long since this was last asked.
     pub fn is_long(&mut self, table: TableId, id: BatchId, age: Duration) -> bool {
-        age >= LONG_IN_DOUBT && self.noticed.insert((table, id))
+        age >= LONG_IN_DOUBT && self.is_first_notice(table, id)
+    }
+
+    /// Whether nothing was noticed of a batch yet; from now on something was.
+    pub fn is_first_notice(&mut self, table: TableId, id: BatchId) -> bool {
+        self.noticed.insert((table, id))
     }
 
     /// Whether something is to be asked now; if so it is not due again for a while.

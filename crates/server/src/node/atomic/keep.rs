@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isthmus_control::batches::{AnchorLog, Settled, is_made};
+use isthmus_control::batches::{AnchorLog, Settled, Upkeep, is_made};
 use isthmus_control::distribution::partition_named;
 use isthmus_model::atomic::{BatchId, Verdict};
 use isthmus_model::ids::TableId;
@@ -22,20 +22,24 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::begin::is_decided_durably;
+use super::counts::SettledBy;
 use super::member::SETTLE_WITHIN;
 use super::{ASKED_AT_ONCE, primary_of};
 use crate::api_error::ApiError;
+use crate::node::Node;
 use crate::node::events::EventKind;
-use crate::node::{Node, Place};
 use crate::peer::batch::{AskVerdict, Settle, SettleTold, VerdictTold, verdict_of};
 use crate::peer::call::Question;
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often regions that were away are told what people have said of batches.
+const TELL_WORDS_EVERY: Duration = Duration::from_secs(2);
 /// How long one question may take.
 const ASK_WITHIN: Duration = Duration::from_secs(3);
 /// One round takes so long at most; what is left is for a later one.
 const ROUND_WITHIN: Duration = Duration::from_secs(10);
+
 /// The tables that are seen to at the moment, each by a task of its own: one that waits for other
 /// regions holds up no other.
 #[derive(Default)]
@@ -82,6 +86,8 @@ impl Node {
     pub async fn keep_batches(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut have_lines = false;
         let mut at_work = AtWork::default();
+        let mut telling = JoinSet::new();
+        let mut tell_at = Duration::ZERO;
         while !*stop.borrow() {
             if !have_lines {
                 let given = tokio::select! {
@@ -94,6 +100,13 @@ impl Node {
                 }
             }
             self.look_at_doubtful();
+            while telling.try_join_next().is_some() {}
+            let now = self.clock.monotonic();
+            if telling.is_empty() && now >= tell_at {
+                tell_at = now + TELL_WORDS_EVERY;
+                let node = self.clone();
+                telling.spawn(async move { node.tell_words().await });
+            }
             at_work.take_ended();
             let mut kept = self.store.tables();
             kept.retain(|table| table.keeps_batches() && self.may_settle(table));
@@ -106,13 +119,11 @@ impl Node {
     }
 
     fn may_settle(&self, table: &Table) -> bool {
-        let name = table.name();
-        let place = self.place_of_writes(name.as_str());
-        let is_here = matches!(place, Ok(Place::Here(here)) if here.id() == table.id());
+        let is_here = self.is_written_here(table);
         if !is_here {
             self.batches.upkeep.lock().forget_table(table.id());
         }
-        is_here && !self.may_be_put_back(table)
+        is_here
     }
 
     /// What was sent to others and not found made here is made, or void, or still open.
@@ -142,7 +153,10 @@ impl Node {
             if self.batches.upkeep.lock().is_long(table.id(), id, age) {
                 self.notice_long(table, id, anchor.as_str(), rows);
             }
-            intents.push((id, anchor, age));
+            match self.batches.words.outcome(id).filter(|_| Upkeep::sees_to(age)) {
+                Some(made) => self.settle_told(table, id, made, now).await,
+                None => intents.push((id, anchor, age)),
+            }
         }
         let by_anchor = self.batches.upkeep.lock().to_ask(table.id(), intents, now);
         for (anchor, (name, ids)) in by_anchor {
@@ -170,17 +184,28 @@ impl Node {
             };
             for (id, verdict) in ids.into_iter().zip(verdicts) {
                 let Some(made) = is_made(verdict) else { continue };
-                let begun = self.clock.monotonic();
-                if begun >= now + ROUND_WITHIN {
-                    return;
-                }
-                match self.settle(table, id, made, begun + SETTLE_WITHIN).await {
-                    Ok(_) => self.batches.upkeep.lock().is_over(table.id(), id),
-                    Err(error) => {
-                        let name = table.name();
-                        tracing::warn!(table = %name, batch = %id, %error, "not settled yet");
-                    }
-                }
+                self.settle_told(table, id, made, now).await;
+            }
+        }
+    }
+
+    /// Settles a batch of which it is known what became, in a round that began at that time.
+    async fn settle_told(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        id: BatchId,
+        made: bool,
+        round_began: Duration,
+    ) {
+        let begun = self.clock.monotonic();
+        if begun >= round_began + ROUND_WITHIN {
+            return;
+        }
+        match self.settle(table, id, (made, SettledBy::Upkeep), begun + SETTLE_WITHIN).await {
+            Ok(_) => self.batches.upkeep.lock().is_over(table.id(), id),
+            Err(error) => {
+                let name = table.name();
+                tracing::warn!(table = %name, batch = %id, %error, "not settled yet");
             }
         }
     }
