@@ -428,11 +428,13 @@ def test_intents_outlive_restarts_and_end_when_the_anchor_is_back(regions):
             kept = batches(regions, tables[1], second)
             if kept and kept["in_doubt"]:
                 return kept
+            made = load.made
             first.start()
-            time.sleep(0.5)
+            # Else there is no batch to be caught.
+            cluster.wait_until(lambda: load.made > made + 20, "batches are made", 60)
             return None
 
-        kept = cluster.wait_until(caught, "a batch is in doubt", 120)
+        kept = cluster.wait_until(caught, "a batch is in doubt", 180)
     assert kept["oldest"][0]["anchor"] == tables[0] and kept["oldest"][0]["rows"] > 0
     second.kill()
     second.start()

@@ -190,7 +190,7 @@ fn acceptance_in_words(forecast: &Json) -> String {
         Some(lost) => format!("{lost} entries that others have told of are not in {to}"),
         None => format!("how many entries {to} lacks is not known"),
     };
-    let loss = match (forecast["may_lose_answered"] == true, forecast["sync"] == true) {
+    let loss = match (forecast["may_lose_answered"] == true, forecast["sync"] != false) {
         (false, _) => "no answered write can be lost".to_owned(),
         (true, true) => format!(
             "writes that were answered may be prepared in {names} and nowhere else: they are lost, \

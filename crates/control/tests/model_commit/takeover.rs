@@ -5,7 +5,7 @@ use isthmus_control::commit::{
 };
 
 use crate::model::{Commit, Mutant};
-use crate::world::{Entry, Phase, World, Writing, bits, small};
+use crate::world::{Entry, Node, Phase, World, Writing, bits, small};
 
 impl Commit {
     /// Takes nothing of older epochs from now on.
@@ -145,6 +145,14 @@ impl Commit {
     /// A person says that the term begins without those who have not answered.
     pub(crate) fn accept(&self, world: &mut World, own: u8) -> Option<()> {
         world.left.accepts = world.left.accepts.checked_sub(1)?;
+        let term = world.node(own).writing.as_ref()?.term;
+        // The leases of earlier writers have been outlasted: they answer nothing any more.
+        let answers = |node: &Node| {
+            !node.is_dead && node.writing.as_ref().is_some_and(|writing| writing.term < term)
+        };
+        if world.nodes.iter().any(answers) {
+            return None;
+        }
         let writing = world.node_mut(own).writing.as_mut()?;
         let Phase::Gathering(recovery) = &mut writing.phase else { return None };
         if recovery.plan().is_some() {

@@ -7,6 +7,7 @@ use serde_json::Value;
 /// Whatever gives routes to the router.
 const SOURCES: [&str; 7] = [
     include_str!("../admin.rs"),
+    include_str!("batches.rs"),
     include_str!("distributions.rs"),
     include_str!("failover.rs"),
     include_str!("global_tables.rs"),

@@ -197,7 +197,8 @@ impl Node {
         let heard = tenure.replicas.len() - silent.len();
         let needed = tenure.claims_needed();
         let table = self.store.table(TableId(id));
-        let is_sync = self.record(TableId(id)).is_some_and(|it| it.table.sync_commit().is_some());
+        // Not known in a region without a replica.
+        let is_sync = self.record(TableId(id)).map(|it| it.table.sync_commit().is_some());
         json!({
             "table": tenure.name,
             "to": to,
