@@ -184,6 +184,12 @@ impl Commit {
             }
             let World { nodes, changes, .. } = world;
             self.apply(&mut nodes[usize::from(own)], Entry::Settled(term), changes);
+            if world.accepted == Some(term) {
+                // What is not there now was accepted to be lost, whoever opens the next term.
+                let log = world.node(own).log.clone();
+                let is_there = |one: &u8| log.iter().any(|entry| entry.change() == Some(*one));
+                world.seen.retain(is_there);
+            }
             return Some(());
         }
         let (tx, done) = found.remove(0);
@@ -211,12 +217,6 @@ impl Commit {
         }
         let node = world.node_mut(own);
         node.writing.as_mut()?.phase = Phase::Open(Votes::begin(term, count));
-        if world.accepted == Some(term) {
-            // What is not there now was accepted to be lost.
-            let log = world.node(own).log.clone();
-            let is_there = |change: &u8| log.iter().any(|entry| entry.change() == Some(*change));
-            world.seen.retain(is_there);
-        }
         // What it holds can be read.
         if world.is_held_by(own, term) {
             let log = world.node(own).log.clone();
