@@ -27,6 +27,7 @@ use crate::put_back::PutBacks;
 use crate::receive::{Assignments, Inbound, Unfed, copy_note};
 use crate::ship::{Outbound, Shared};
 use crate::terms::{Direction as Dialled, Terms, Wish};
+use crate::timing::Timing;
 use crate::trace::Traces;
 
 const PUSH: Dialled = Dialled::Push;
@@ -523,20 +524,7 @@ fn nothing_comes_from_a_peer_that_has_not_all_of_the_table_yet() {
     outbound.connected(PUSH);
     let assigned = Arc::new(Replica(replica.table.clone()));
     let mut inbound = Inbound::new(replica.shared(2, FORMAT), assigned, PUSH);
-    let mut ship = |outbound: &mut Outbound| {
-        let mut moved = true;
-        while std::mem::take(&mut moved) {
-            while let Some(frame) = outbound.poll(PUSH) {
-                moved = true;
-                inbound.receive(frame).unwrap();
-            }
-            moved |= replica.store.commit_step();
-            while let Poll::Ready(answer) = inbound.poll(&mut Context::from_waker(Waker::noop())) {
-                moved = true;
-                outbound.receive(PUSH, Frame::from(answer.body.unwrap())).unwrap();
-            }
-        }
-    };
+    let mut ship = |outbound: &mut Outbound| exchange(outbound, &mut inbound, &replica);
     ship(&mut outbound);
     let report = outbound.report(PARTITION).unwrap();
     assert_eq!(report.state, State::Gap, "{report:?}");
@@ -547,4 +535,89 @@ fn nothing_comes_from_a_peer_that_has_not_all_of_the_table_yet() {
     ship(&mut outbound);
     assert_eq!(outbound.report(PARTITION).unwrap().state, State::Following);
     assert_eq!(replica.rows(), origin.rows());
+}
+
+/// Lets frames go both ways until nothing moves.
+fn exchange(outbound: &mut Outbound, inbound: &mut Inbound, replica: &Region) {
+    let mut moved = true;
+    while std::mem::take(&mut moved) {
+        while let Some(frame) = outbound.poll(PUSH) {
+            moved = true;
+            inbound.receive(frame).unwrap();
+        }
+        moved |= replica.store.commit_step();
+        while let Poll::Ready(answer) = inbound.poll(&mut Context::from_waker(Waker::noop())) {
+            moved = true;
+            outbound.receive(PUSH, Frame::from(answer.body.unwrap())).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_region_that_has_left_gave_to_some_comes_to_all() {
+    let here = Region::new(1, Writers::ManyByColumn, Vec::new(), 0);
+    let peer = Region::new(2, Writers::ManyByColumn, Vec::new(), 0);
+    let stamp = Stamp { hlc: hlc(1), origin: Origin(3) };
+    let entry = Entry {
+        lsn: Lsn(1),
+        epoch: Epoch(1),
+        stamp,
+        origin_lsn: Lsn(1),
+        schema: SchemaNumber(1),
+        seen: None,
+        tx: None,
+        batch: None,
+        body: EntryBody::Rows(vec![RowDelta { key: key(1), delta: row(1, stamp, false) }]),
+    };
+    drop(here.table.apply(Origin(3), Epoch(1), Lsn(0), Lsn(1), vec![entry]));
+    while here.store.commit_step() {}
+    let mut outbound = Outbound::new(here.shared(1, FORMAT), Origin(2));
+    outbound.open(PARTITION, here.table.clone(), &Terms::default());
+    let members = |numbers: &[u8]| numbers.iter().map(|number| Origin(*number)).collect();
+    outbound.members(PARTITION, members(&[1, 2, 3]));
+    outbound.connected(PUSH);
+    let assigned = Arc::new(Replica(peer.table.clone()));
+    let mut inbound = Inbound::new(peer.shared(2, FORMAT), assigned, PUSH);
+    exchange(&mut outbound, &mut inbound, &peer);
+    assert_eq!(outbound.report(PARTITION).unwrap().state, State::Following);
+    assert_eq!(peer.rows(), [], "the region itself ships it");
+    outbound.members(PARTITION, members(&[1, 2]));
+    exchange(&mut outbound, &mut inbound, &peer);
+    assert_eq!(outbound.report(PARTITION).unwrap().state, State::Following);
+    assert_eq!((peer.rows().len(), peer.rows()), (1, here.rows()));
+}
+
+#[test]
+fn an_entry_that_is_old_enough_takes_no_younger_one_along() {
+    let here = Region::new(1, Writers::ManyByColumn, Vec::new(), 0);
+    let now = StoppedClock.wall_millis();
+    for (lsn, age_millis) in [(1, 20_000), (2, 1_000)] {
+        let stamp = Stamp { hlc: Hlc::from_millis(now - age_millis), origin: Origin(3) };
+        let body = EntryBody::Rows(vec![RowDelta { key: key(1), delta: row(1, stamp, false) }]);
+        let entry = Entry {
+            lsn: Lsn(lsn),
+            epoch: Epoch(1),
+            stamp,
+            origin_lsn: Lsn(lsn),
+            schema: SchemaNumber(1),
+            seen: None,
+            tx: None,
+            batch: None,
+            body,
+        };
+        drop(here.table.apply(Origin(3), Epoch(1), Lsn(lsn - 1), Lsn(lsn), vec![entry]));
+        while here.store.commit_step() {}
+    }
+    let peer = Region::new(2, Writers::ManyByColumn, Vec::new(), 0);
+    let mut outbound = Outbound::new(here.shared(1, FORMAT), Origin(2));
+    let timing = Timing::Delayed(Duration::from_secs(10));
+    outbound.open(PARTITION, here.table.clone(), &Terms { timing, ..Terms::default() });
+    outbound.connected(PUSH);
+    let assigned = Arc::new(Replica(peer.table.clone()));
+    let mut inbound = Inbound::new(peer.shared(2, FORMAT), assigned, PUSH);
+    exchange(&mut outbound, &mut inbound, &peer);
+    outbound.tick();
+    exchange(&mut outbound, &mut inbound, &peer);
+    let report = outbound.report(PARTITION).unwrap();
+    assert_eq!((report.shipped, report.acked), (Lsn(1), Some(Lsn(1))), "{report:?}");
 }
