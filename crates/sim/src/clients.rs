@@ -13,7 +13,7 @@ use isthmus_model::change::{
 use isthmus_model::check::{CheckedChange, check_change};
 use isthmus_model::clock::Clock;
 use isthmus_model::error::Outcome;
-use isthmus_model::ids::{Lsn, Origin, PartitionId, Timestamp};
+use isthmus_model::ids::{Lsn, Origin, PartitionId, TableId, Timestamp};
 use isthmus_model::key::KeyValue;
 use isthmus_model::rule::{ConflictRules, Rule};
 use isthmus_model::schema::{DefinedColumn, Schema};
@@ -23,6 +23,7 @@ use isthmus_store::{Pending, StoreError, Table, Writers, Written};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use crate::checkers::receipts::Receipt;
 use crate::checkers::{acked, held};
 use crate::clock::NodeClock;
 use crate::families;
@@ -35,6 +36,7 @@ type Results = Vec<Result<Written, StoreError>>;
 /// A request that is not answered yet.
 struct Request {
     node: usize,
+    table: TableId,
     partition: PartitionId,
     number: u64,
     changes: Vec<(CheckedChange, Option<String>)>,
@@ -74,17 +76,24 @@ pub(crate) struct Clients {
     /// Numbers that servers gave.
     given: Vec<(PartitionId, i64)>,
     pub(crate) acknowledged: u64,
+    /// Some of the receipts that were given.
+    pub(crate) receipts: Vec<Receipt>,
     /// Of the requests that were answered, those that others held by then.
     pub(crate) held: u64,
     /// One in so many requests to a base changes a schema.
     schema_one_in: u32,
     /// Tables are dropped now and then.
     drops: bool,
+    /// Tables get conflict rules.
+    rules: bool,
+    /// Tables get a time to live.
+    expires: bool,
     pub(crate) schema_changes: u64,
 }
 
 /// One in so many changes of a schema is a drop, where there are any.
 const DROPS_ONE_IN: u32 = 40;
+const RECEIPTS_KEPT: usize = 48;
 
 impl Clients {
     /// Nobody has asked yet.
@@ -96,11 +105,14 @@ impl Clients {
             big_rows: nature.big_rows,
             schema_one_in: if drops { 3 } else { 40 },
             drops,
+            rules: !matches!(scenario, Scenario::Bindings | Scenario::Extracts),
+            expires: scenario != Scenario::Extracts,
             schema_changes: 0,
             next: 1,
             open: Vec::new(),
             given: Vec::new(),
             acknowledged: 0,
+            receipts: Vec::new(),
             held: 0,
         }
     }
@@ -133,7 +145,7 @@ impl Clients {
         }
         let speaks = match plan.writers.are_many() {
             true => plan.base == node,
-            false => table.writer_word().accepts,
+            false => table.writer_word().accepts && life.is_in_common(plan),
         };
         if speaks && self.rng.random_range(0..self.schema_one_in) == 0 {
             return Some(self.change_schema(&table));
@@ -163,6 +175,7 @@ impl Clients {
         let partition = plan.partition;
         self.open.push(Request {
             node,
+            table: plan.id,
             partition,
             number,
             changes,
@@ -189,9 +202,10 @@ impl Clients {
         let families = (self.drops && self.rng.random_range(0..3) == 0)
             .then(|| families::change(&mut self.rng, &before));
         let versions = self.rng.random_range(1..4);
-        let toggles = self.rng.random_range(0..3) == 0;
+        let toggles = self.rng.random_range(0..3) == 0 && self.expires;
         let whole_rows = table.spec().writers == Writers::ManyByRow;
-        let rules = self.rng.random::<bool>().then(|| self.rules(whole_rows));
+        let rules =
+            self.rng.random::<bool>().then(|| self.rules(whole_rows)).filter(|_| self.rules);
         let column: Text = format!("c{}", self.rng.random_range(0..4)).into();
         drop(table.change_schema(|schema| {
             let mut schema = schema.clone();
@@ -309,6 +323,10 @@ impl Clients {
                 (Ok(written), _) => {
                     self.acknowledged += 1;
                     self.remember(request.partition, change, &written);
+                    if observer.is_apart(request.node, request.partition) {
+                        continue;
+                    }
+                    self.keep_receipt(request, &written);
                     let checked = acked::check_answer(
                         observer,
                         request.node,
@@ -325,6 +343,23 @@ impl Clients {
                 (Err(_), _) => {}
             }
         }
+    }
+
+    /// Keeps a receipt, in the place of an older one where there are many.
+    fn keep_receipt(&mut self, request: &Request, written: &Written) {
+        let receipt = Receipt {
+            table: request.table,
+            partition: request.partition,
+            origin: written.stamp.origin,
+            epoch: written.epoch,
+            lsn: written.lsn,
+        };
+        if self.receipts.len() < RECEIPTS_KEPT {
+            self.receipts.push(receipt);
+            return;
+        }
+        let place = self.acknowledged as usize % RECEIPTS_KEPT;
+        self.receipts[place] = receipt;
     }
 
     fn remember(&mut self, partition: PartitionId, change: &CheckedChange, written: &Written) {

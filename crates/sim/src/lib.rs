@@ -14,6 +14,7 @@ mod checkers;
 mod clients;
 mod clock;
 mod disk;
+mod extracts;
 mod families;
 mod network;
 mod node;
@@ -42,7 +43,10 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
         | Scenario::Schemas
         | Scenario::Edges
         | Scenario::Restores
-        | Scenario::Writers => world::run(options),
+        | Scenario::Writers
+        | Scenario::Bindings
+        | Scenario::Extracts
+        | Scenario::Timings => world::run(options),
         Scenario::Verify => verify::run_trial(options),
         Scenario::Crashes => verify::run_crashes(options),
         Scenario::Sync => sync::run(options),

@@ -3,13 +3,15 @@
 //! A life begins with what is on the disk and ends in a crash or a clean stop; nothing but the
 //! disk outlives it.
 
+mod binding;
 mod modes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use isthmus_control::global_table::Progress;
 use isthmus_model::clock::Clock;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, Origin, PartitionId};
@@ -37,7 +39,7 @@ use crate::disk::Disk;
 use crate::network::StreamId;
 use crate::options::{Nature, TablePlan};
 use crate::plant::Plant;
-use crate::roles::{INSTANCE, Roles, origin_of, region_name};
+use crate::roles::{INSTANCE, Roles, origin_named, origin_of, region_name};
 use crate::world::writers::is_settled;
 
 pub(crate) use self::modes::LifeModes;
@@ -86,6 +88,9 @@ pub(crate) struct Life {
     pub(crate) modes: LifeModes,
     /// Assignments were obeyed when they had changed so often.
     obeyed: u64,
+    /// Tables that are being assigned.
+    assigning: BTreeMap<PartitionId, binding::Stage>,
+    plant: Option<Plant>,
 }
 
 impl Life {
@@ -100,7 +105,12 @@ impl Life {
         let engine: Arc<dyn Engine> = place.disk.clone();
         let clock: Arc<dyn Clock> = place.clock.clone();
         let store = Store::open(engine, clock.clone(), options)?;
-        let roles = Arc::new(Roles::read(node, store.clone(), &nature.tables)?);
+        let roles = Arc::new(Roles::read(
+            node,
+            store.clone(),
+            &nature.tables,
+            nature.bind_every.is_some(),
+        )?);
         let modes = Arc::new(Modes::new(clock.clone()));
         let shared = Shared {
             store: store.clone(),
@@ -140,6 +150,8 @@ impl Life {
             asked: place.asked.clone(),
             modes: LifeModes::new(modes, place.modes.clone()),
             obeyed: 0,
+            assigning: BTreeMap::new(),
+            plant: nature.plant,
         };
         life.listen();
         life.obey_links();
@@ -168,6 +180,13 @@ impl Life {
         self.roles.refresh();
         self.obeyed = self.changes();
         let shared = self.roles.shared();
+        let partitions: BTreeSet<PartitionId> = shared.iter().map(|plan| plan.partition).collect();
+        for outbound in self.outbound.values_mut() {
+            let left: Vec<PartitionId> =
+                outbound.partitions().filter(|one| !partitions.contains(one)).collect();
+            left.into_iter().for_each(|partition| outbound.close(partition));
+        }
+        let shared_regions = self.outbound.len() + 1;
         for plan in &shared {
             let Some(table) = self.store.table(plan.id) else {
                 self.outbound.values_mut().for_each(|links| links.close(plan.partition));
@@ -176,11 +195,28 @@ impl Life {
             for (peer, outbound) in &mut self.outbound {
                 let to = self.shared.put_backs.gives_back_to(plan.partition);
                 let gives_back = (to == Some(origin_of(*peer))).then_some(Feeding::Own);
-                match gives_back.or_else(|| self.roles.feeding(plan.partition, *peer)) {
+                let feeding = self.roles.feeding(plan.partition, *peer).map(|feeding| {
+                    let all = self.plant == Some(Plant::AllPassedOn) && plan.writers.are_many();
+                    let regions = (1..=shared_regions).map(|number| Origin(number as u8));
+                    if all { Feeding::of(origin_of(self.node), regions.collect()) } else { feeding }
+                });
+                match gives_back.or(feeding) {
                     Some(feeding) => {
                         let terms = self.asked.get(&(*peer, plan.partition)).cloned();
                         outbound.open(plan.partition, table.clone(), &terms.unwrap_or_default());
                         outbound.feed(plan.partition, feeding);
+                        let extract = self.roles.extract(plan.partition, *peer, self.plant);
+                        outbound.extract(plan.partition, extract);
+                        // As the server's: one of several writers that was not completed may
+                        // still have rows that the others have deleted and forgotten.
+                        let is_whole =
+                            self.roles.is_ready(plan.partition) || !plan.writers.are_many();
+                        let denied = self.plant == Some(Plant::CopiesBeforeWhole);
+                        outbound.whole(plan.partition, is_whole || denied);
+                        if self.plant != Some(Plant::LeftForgotten) {
+                            let members = self.roles.members(plan.partition);
+                            outbound.members(plan.partition, members);
+                        }
                     }
                     None => outbound.close(plan.partition),
                 }
@@ -203,6 +239,11 @@ impl Life {
         self.roles.is_ready(partition) && !self.shared.put_backs.is_put_back(partition)
     }
 
+    /// Whether a table is one that its base and others hold, too.
+    pub(crate) fn is_in_common(&self, plan: &TablePlan) -> bool {
+        plan.base == self.node || self.roles.is_shared(plan.partition)
+    }
+
     /// Whether all replicas have said where they stand since the start.
     pub(crate) fn has_heard_all(&self, partition: PartitionId) -> bool {
         self.shared.put_backs.are_all_heard(partition)
@@ -212,6 +253,12 @@ impl Life {
     pub(crate) fn ask(&mut self, asked: &Asked) {
         self.asked.clone_from(asked);
         self.obey_links();
+    }
+
+    /// The end of a log.
+    pub(crate) fn durable_lsn(&self, partition: PartitionId) -> Lsn {
+        let table = self.store.table_of_partition(partition);
+        table.map_or(Lsn(0), |table| table.durable_lsn())
     }
 
     /// A link is to ship what waits.
@@ -361,6 +408,27 @@ impl Life {
         self.told_of(partition).filter(|_| record.has_edges() || may_take_over)
     }
 
+    /// The other regions whose replicas are to have all entries.
+    fn replicas_to_hold(&self, partition: PartitionId) -> Vec<Origin> {
+        let Some(record) = self.roles.record(partition) else { return Vec::new() };
+        let own = region_name(self.node);
+        let replicas = record.replicas.iter().filter(|replica| {
+            replica.region != own
+                && replica.progress != Progress::Unbinding
+                && !record.has_enough(&replica.region)
+        });
+        replicas.map(|replica| origin_named(&replica.region)).collect()
+    }
+
+    /// Whether a replica has been given all that it takes once.
+    pub(crate) fn has_given_all(&self, peer: usize, partition: PartitionId) -> bool {
+        self.outbound.get(&peer).is_some_and(|outbound| {
+            let report = outbound.report(partition);
+            report.is_some_and(|report| report.state == State::Following)
+                && outbound.has_told_follow(partition)
+        })
+    }
+
     fn other_writers(&self, partition: PartitionId, plant: Option<Plant>) -> Vec<Origin> {
         let mut others = self.roles.other_writers(partition);
         if plant == Some(Plant::SafeOfNeighbours) && self.told_of(partition).is_some() {
@@ -404,7 +472,7 @@ impl Life {
     fn log_needed_after(&self, partition: PartitionId, end: Lsn) -> Option<Lsn> {
         let mut needed = end;
         if let Some(table) = self.kept_for_all(partition) {
-            let others = self.outbound.keys().map(|peer| origin_of(*peer)).collect::<Vec<_>>();
+            let others = self.replicas_to_hold(partition);
             let own = origin_of(self.node);
             needed = needed.min(self.shared.standings.held_by(own, &table, &others)?);
         }

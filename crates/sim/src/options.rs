@@ -5,7 +5,8 @@
 
 use isthmus_control::change::Change;
 use isthmus_control::edges::{Edge, SetEdges};
-use isthmus_control::global_table::{GlobalTable, Serve, Sync};
+use isthmus_control::extract::BindExtract;
+use isthmus_control::global_table::{ControlError, GlobalTable, REPLICAS_MAX, Serve, Sync};
 use isthmus_model::ids::{Epoch, Origin, PartitionId, SchemaNumber, TableId};
 use isthmus_model::key::KeyKind;
 use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
@@ -15,6 +16,7 @@ use isthmus_store::{TableSpec, Writers, Writing};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use crate::extracts;
 use crate::plant::Plant;
 use crate::rng::{Purpose, split};
 use crate::roles::region_name;
@@ -31,7 +33,7 @@ pub enum Scenario {
     /// Whole regions whose links, disks and clocks fail.
     #[default]
     Links,
-    /// The same with up to six regions that pass on over edges, which change.
+    /// The same with up to ten regions that pass on over edges, which change.
     Edges,
     /// Rows changed behind the back of the log are found and mended while writes go on.
     Verify,
@@ -45,6 +47,12 @@ pub enum Scenario {
     Writers,
     /// A table that is written synchronously, whose writer is lost again and again.
     Sync,
+    /// Regions are unbound, write alone and are bound again; some of the worlds have edges.
+    Bindings,
+    /// As `Bindings`, with replicas that take less than all.
+    Extracts,
+    /// Links ship later, at intervals, in windows or when triggered, which changes all the time.
+    Timings,
 }
 
 /// What to run.
@@ -197,6 +205,18 @@ pub(crate) struct Nature {
     pub(crate) put_back_every: Option<u64>,
     /// How often the writing region of some table changes.
     pub(crate) switch_every: Option<u64>,
+    /// How often a region is unbound or bound again.
+    pub(crate) bind_every: Option<u64>,
+    /// In the end all regions hold all tables.
+    pub(crate) binds_all: bool,
+    /// Regions are bound with replicas that take less than all.
+    pub(crate) extracts: bool,
+    /// How far after a full minute the world begins, in milliseconds.
+    pub(crate) begins_millis: i64,
+    /// Nearly all links have a timing.
+    pub(crate) is_timed: bool,
+    /// A planted bug.
+    pub(crate) plant: Option<Plant>,
 }
 
 impl Nature {
@@ -247,6 +267,12 @@ impl Nature {
             mode_every: None,
             put_back_every: None,
             switch_every: None,
+            bind_every: None,
+            binds_all: true,
+            extracts: false,
+            begins_millis: 0,
+            is_timed: false,
+            plant: options.plant,
         };
         // Enough rows for several leaves.
         nature.keys += one_of(rng, &[0, 0, 0, 300]);
@@ -258,6 +284,9 @@ impl Nature {
         match options.scenario {
             Scenario::Edges => nature.with_edges(rng),
             Scenario::Writers => nature.with_switches(rng),
+            Scenario::Bindings => nature.with_bindings(rng),
+            Scenario::Extracts => nature.with_extracts(rng),
+            Scenario::Timings => nature.with_timings(rng),
             Scenario::Links
             | Scenario::Schemas
             | Scenario::Verify
@@ -297,8 +326,59 @@ impl Nature {
         self.switch_every = Some(rng.random_range(60..1500) * MILLI);
     }
 
+    fn with_bindings(&mut self, rng: &mut SmallRng) {
+        match rng.random_range(0..4) {
+            0 => self.with_edges(rng),
+            _ => {
+                self.regions = rng.random_range(3..6);
+                self.tables.iter_mut().for_each(|p| p.base = rng.random_range(0..self.regions));
+            }
+        }
+        self.formats = vec![FORMAT; self.regions];
+        for plan in &mut self.tables {
+            plan.shared_at = plan.shared_at.min(2 * SECOND);
+        }
+        self.chaos_micros += 8 * SECOND;
+        self.bind_every = Some(rng.random_range(100..1500) * MILLI);
+        self.binds_all = rng.random();
+    }
+
+    fn with_extracts(&mut self, rng: &mut SmallRng) {
+        self.regions = rng.random_range(3..5);
+        self.formats = vec![FORMAT; self.regions];
+        // One that takes what comes and falls out of the log needs a person.
+        self.retention = None;
+        self.chaos_micros += 8 * SECOND;
+        self.bind_every = Some(rng.random_range(300..3000) * MILLI);
+        self.extracts = true;
+        for plan in &mut self.tables {
+            plan.shared_at = plan.shared_at.min(2 * SECOND);
+            plan.base = rng.random_range(0..self.regions);
+            plan.writers = Writers::One;
+            plan.options.time_to_live_seconds = None;
+            let (base, sync) = (region_name(plan.base), Sync::Row);
+            let serve = Serve::PrimarySecondary;
+            plan.record = GlobalTable::new(plan.name, plan.id.0, &base, sync, serve);
+            for node in (0..self.regions).filter(|node| *node != plan.base) {
+                let bound = bind_extract(&plan.record, rng, &region_name(node));
+                plan.record = bound.expect("there are fewer regions than may be");
+            }
+        }
+    }
+
+    fn with_timings(&mut self, rng: &mut SmallRng) {
+        self.is_timed = true;
+        self.ask_every = Some(rng.random_range(50..900) * MILLI);
+        self.begins_millis = rng.random_range(0..60_000);
+        self.chaos_micros += rng.random_range(0..40) * SECOND;
+        self.client_pause_max *= 3;
+    }
+
     fn with_edges(&mut self, rng: &mut SmallRng) {
-        self.regions = rng.random_range(3..7);
+        self.regions = match rng.random_range(0..8) {
+            0 => rng.random_range(7..=REPLICAS_MAX),
+            _ => rng.random_range(3..7),
+        };
         self.formats = vec![FORMAT; self.regions];
         self.ask_every = None;
         self.edges_change_every = half(rng, |rng| rng.random_range(700..4000) * MILLI);
@@ -311,7 +391,8 @@ impl Nature {
             let _ = plan.record.change(&Change::SetEdges(SetEdges { edges }));
         }
         if self.quiet {
-            self.edges_change_every = None;
+            // Where edges change, links are opened anew.
+            self.edges_change_every = self.edges_change_every.filter(|_| rng.random());
             for every in [
                 &mut self.crash_every,
                 &mut self.break_every,
@@ -329,6 +410,21 @@ impl Nature {
             self.retention = None;
         }
     }
+}
+
+/// The record with one more replica, which mostly takes less than all.
+pub(crate) fn bind_extract(
+    record: &GlobalTable,
+    rng: &mut SmallRng,
+    region: &str,
+) -> Result<GlobalTable, ControlError> {
+    if rng.random_range(0..4) == 0 {
+        return record.clone().with_replica(region, false, 0);
+    }
+    let (mut bound, extract) = (record.clone(), extracts::draw(rng));
+    let asked = BindExtract { region: region.to_owned(), extract };
+    bound.change(&Change::BindExtract(asked))?;
+    Ok(bound)
 }
 
 fn tables(rng: &mut SmallRng, chaos_micros: u64) -> Vec<TablePlan> {

@@ -27,6 +27,16 @@ pub struct Tally {
     pub put_backs: u64,
     /// Epochs that a successor has opened.
     pub switches: u64,
+    /// Regions that held a table again after they had left it.
+    pub bound_again: u64,
+    /// Receipts of which a region said that it has them.
+    pub receipts: u64,
+    /// Conflicts that were held against what was written.
+    pub conflicts: u64,
+    /// Replicas that take less than all, and were held against the history.
+    pub extracts: u64,
+    /// Parcels that were held to the timing of their link.
+    pub timed_parcels: u64,
 }
 
 impl Tally {
@@ -44,5 +54,10 @@ impl Tally {
         self.held += other.held;
         self.put_backs += other.put_backs;
         self.switches += other.switches;
+        self.bound_again += other.bound_again;
+        self.receipts += other.receipts;
+        self.conflicts += other.conflicts;
+        self.extracts += other.extracts;
+        self.timed_parcels += other.timed_parcels;
     }
 }

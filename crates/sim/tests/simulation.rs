@@ -2,7 +2,7 @@
 //! seed that has failed before, and planted bugs that the checkers must see. The same for trials
 //! of digests.
 
-use isthmus_sim::{Options, Plant, Report, Scenario, run};
+use isthmus_sim::{Options, Plant, Report, Scenario, Tally, run};
 
 /// Seeds in one test run; `cargo xtask sim` runs more.
 const SEEDS: u64 = 40;
@@ -22,6 +22,12 @@ const WRITERS_SEEDS: u64 = 30;
 const SYNC_SEEDS: u64 = 400;
 /// A planted bug of synchronous writes must be seen within so many of them.
 const SYNC_PLANT_SEEDS: u64 = 3000;
+/// Worlds in which regions are unbound and bound again, in one test run.
+const BINDINGS_SEEDS: u64 = 20;
+/// Worlds with replicas that take less than all, in one test run.
+const EXTRACTS_SEEDS: u64 = 20;
+/// Worlds whose links ship later, in one test run.
+const TIMINGS_SEEDS: u64 = 12;
 /// Trials of comparing and mending in one test run.
 const TRIALS: u64 = 2000;
 /// Worlds in which power fails about forty times each.
@@ -149,12 +155,40 @@ fn synchronous_writes_are_linearizable_whatever_breaks() {
     }
 }
 
-#[test]
-fn every_planted_bug_of_schemas_is_seen() {
-    for plant in Plant::OF_SCHEMAS {
-        let found = seen(plant, PLANT_SEEDS);
+/// Holds seeds of a scenario, and sees each of these planted bugs.
+fn hold_and_see(scenario: Scenario, seeds: u64, plants: &[Plant]) -> Tally {
+    let mut tally = Tally::default();
+    for seed in 1..=seeds {
+        tally.add(&report_of(scenario, seed).tally);
+    }
+    for plant in plants {
+        let found = seen(*plant, PLANT_SEEDS);
         assert!(found.is_some(), "{plant:?} was not seen within {PLANT_SEEDS} seeds");
     }
+    tally
+}
+
+#[test]
+fn regions_come_and_go_and_deletes_stay_whatever_breaks() {
+    let tally = hold_and_see(Scenario::Bindings, BINDINGS_SEEDS, &Plant::OF_BINDINGS);
+    assert!(tally.bound_again > BINDINGS_SEEDS, "{tally:?}");
+}
+
+#[test]
+fn extracts_are_what_they_take_whatever_breaks() {
+    let tally = hold_and_see(Scenario::Extracts, EXTRACTS_SEEDS, &Plant::OF_EXTRACTS);
+    assert!(tally.extracts > EXTRACTS_SEEDS, "{tally:?}");
+}
+
+#[test]
+fn links_ship_when_their_timing_lets_them_whatever_breaks() {
+    let tally = hold_and_see(Scenario::Timings, TIMINGS_SEEDS, &Plant::OF_TIMINGS);
+    assert!(tally.timed_parcels > TIMINGS_SEEDS, "{tally:?}");
+}
+
+#[test]
+fn every_planted_bug_of_schemas_is_seen() {
+    hold_and_see(Scenario::Schemas, 0, &Plant::OF_SCHEMAS);
 }
 
 #[test]
