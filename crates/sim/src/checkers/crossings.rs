@@ -1,7 +1,8 @@
 //! Where nothing breaks, an entry crosses an edge between two regions at most once.
 //!
 //! Whatever breaks and however edges change, a region is sent nothing twice before the link is
-//! opened anew, nothing that it has made itself, and by its maker nothing that it had when it was opened.
+//! opened anew, nothing that it has made itself, and by its maker nothing that it had when the
+//! link was opened.
 
 use std::collections::{BTreeMap, BTreeSet};
 
