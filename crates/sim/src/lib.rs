@@ -46,7 +46,8 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
         | Scenario::Writers
         | Scenario::Bindings
         | Scenario::Extracts
-        | Scenario::Timings => world::run(options),
+        | Scenario::Timings
+        | Scenario::Away => world::run(options),
         Scenario::Verify => verify::run_trial(options),
         Scenario::Crashes => verify::run_crashes(options),
         Scenario::Sync => sync::run(options),

@@ -19,7 +19,7 @@ struct Arguments {
 
 const USAGE: &str = "usage: isthmus-sim [--seeds N] [--from S] [--seed S] [--twice] [--until N] \
                      [--dump] [--plant NAME] [--scenario links|edges|verify|crashes|schemas|\
-                     restores|writers|sync|bindings|extracts|timings]";
+                     restores|writers|away|sync|bindings|extracts|timings]";
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments {
@@ -73,6 +73,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     Some("schemas") => Scenario::Schemas,
                     Some("restores") => Scenario::Restores,
                     Some("writers") => Scenario::Writers,
+                    Some("away") => Scenario::Away,
                     Some("sync") => Scenario::Sync,
                     Some("bindings") => Scenario::Bindings,
                     Some("extracts") => Scenario::Extracts,
@@ -100,6 +101,7 @@ fn tell(options: &Options, failure: &Failure) {
         Scenario::Schemas => format!("--scenario schemas --until {until}"),
         Scenario::Restores => format!("--scenario restores --until {until}"),
         Scenario::Writers => format!("--scenario writers --until {until}"),
+        Scenario::Away => format!("--scenario away --until {until}"),
         Scenario::Sync => "--scenario sync".to_owned(),
         Scenario::Bindings => format!("--scenario bindings --until {until}"),
         Scenario::Extracts => format!("--scenario extracts --until {until}"),

@@ -28,6 +28,8 @@ const BINDINGS_SEEDS: u64 = 20;
 const EXTRACTS_SEEDS: u64 = 20;
 /// Worlds whose links ship later, in one test run.
 const TIMINGS_SEEDS: u64 = 12;
+/// Worlds in which a region is away for a week, in one test run.
+const AWAY_SEEDS: u64 = 6;
 /// Trials of comparing and mending in one test run.
 const TRIALS: u64 = 2000;
 /// Worlds in which power fails about forty times each.
@@ -140,6 +142,13 @@ fn schemas_change_and_tables_are_dropped_whatever_breaks() {
 fn one_region_writes_and_nothing_is_lost_whatever_breaks() {
     for seed in 1..=WRITERS_SEEDS {
         hold_in(Scenario::Writers, seed);
+    }
+}
+
+#[test]
+fn what_is_kept_for_a_region_that_is_away_for_a_week_is_bounded() {
+    for seed in 1..=AWAY_SEEDS {
+        hold_in(Scenario::Away, seed);
     }
 }
 

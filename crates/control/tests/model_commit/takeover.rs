@@ -142,6 +142,19 @@ impl Commit {
         recovery.answer(of, answer).ok()
     }
 
+    /// A person says that the term begins without those who have not answered.
+    pub(crate) fn accept(&self, world: &mut World, own: u8) -> Option<()> {
+        world.left.accepts = world.left.accepts.checked_sub(1)?;
+        let writing = world.node_mut(own).writing.as_mut()?;
+        let Phase::Gathering(recovery) = &mut writing.phase else { return None };
+        if recovery.plan().is_some() {
+            return None;
+        }
+        recovery.accept_loss();
+        world.accepted = Some(writing.term);
+        Some(())
+    }
+
     /// Commits the next change that was found; after the last one the term is settled.
     pub(crate) fn take_over(&self, world: &mut World, own: u8) -> Option<()> {
         let node = world.node_mut(own);
@@ -158,6 +171,9 @@ impl Commit {
         let Phase::Committing(found) = &mut writing.phase else { return None };
         if found.is_empty() {
             writing.phase = Phase::Settling;
+            if self.mutant == Mutant::AcceptedUnsettled && world.accepted == Some(term) {
+                return Some(());
+            }
             let World { nodes, changes, .. } = world;
             self.apply(&mut nodes[usize::from(own)], Entry::Settled(term), changes);
             return Some(());
@@ -177,11 +193,22 @@ impl Commit {
         }
         let holds = |node: &u8| world.node(*node).log.contains(&Entry::Settled(term));
         let is_held = count.others.iter().filter(|node| holds(node)).count() >= count.needed;
-        if !is_held && self.mutant != Mutant::Unsettled {
+        let is_forgotten = match self.mutant {
+            Mutant::Unsettled => true,
+            Mutant::AcceptedUnsettled => world.accepted == Some(term),
+            _ => false,
+        };
+        if !is_held && !is_forgotten {
             return None;
         }
         let node = world.node_mut(own);
         node.writing.as_mut()?.phase = Phase::Open(Votes::begin(term, count));
+        if world.accepted == Some(term) {
+            // What is not there now was accepted to be lost.
+            let log = world.node(own).log.clone();
+            let is_there = |change: &u8| log.iter().any(|entry| entry.change() == Some(*change));
+            world.seen.retain(is_there);
+        }
         // What it holds can be read.
         if world.is_held_by(own, term) {
             let log = world.node(own).log.clone();

@@ -14,7 +14,7 @@ use super::{Outbound, Shipping};
 use crate::link::{Action, Event, State};
 use crate::pack::Method;
 use crate::terms::{Terms, Wish};
-use crate::throttle::Brake;
+use crate::throttle::{Brake, Courtesy};
 use crate::timing::{Copies, Gate, Moment, Timing};
 
 /// Whether it reads rows of a copy, or what is known of them.
@@ -145,11 +145,24 @@ impl Shipping {
     }
 
     /// When the throttle lets an action happen; `None`: now.
-    pub(super) fn due(&self, action: &Action, now: Duration) -> Option<Duration> {
+    pub(super) fn due(
+        &self,
+        action: &Action,
+        courtesy: &Courtesy,
+        now: Duration,
+    ) -> Option<Duration> {
         match action {
             Action::Send(_) => self.brake.log_due(now),
-            of_copy if is_of_copy(of_copy) => self.brake.copy_due(now),
+            of_copy if is_of_copy(of_copy) => {
+                let rests = if self.brake.gives_way() { courtesy.due(now) } else { None };
+                self.brake.copy_due(now).max(rests)
+            }
             _ => None,
         }
+    }
+
+    /// How many times as long its copy rests as it would where nobody writes.
+    pub(super) fn slower(&self, courtesy: &Courtesy) -> f64 {
+        if self.brake.gives_way() { courtesy.slower() } else { 1.0 }
     }
 }

@@ -155,13 +155,15 @@ impl Timings {
     }
 
     /// A copy begins, or goes on.
-    pub(crate) fn copies(&self, link: LinkOf, goes_on: bool) -> Result<(), Violation> {
-        let Some(known) = self.links.get(&link) else { return Ok(()) };
+    pub(crate) fn copies(&mut self, link: LinkOf, goes_on: bool) -> Result<(), Violation> {
+        let known = self.links.entry(link).or_default();
         let is_delayed = matches!(known.timing, Timing::Delayed(_));
-        match is_delayed && !known.incomplete && !known.copy_asked && !goes_on {
-            true => broken(link, known, "copies to a replica that it is to keep behind"),
-            false => Ok(()),
+        if is_delayed && !known.incomplete && !known.copy_asked && !goes_on {
+            return broken(link, known, "copies to a replica that it is to keep behind");
         }
+        // Entries that complete the copy go with it, until the replica is told to follow.
+        known.incomplete = true;
+        Ok(())
     }
 
     /// A parcel is sent.

@@ -54,6 +54,7 @@ impl Node {
             | Question::Change(_)
             | Question::Drop(_)
             | Question::Trigger(_)
+            | Question::HoldLinks(_)
             | Question::Holds(_)
             | Question::HandOver(_)
             | Question::Write(_)
@@ -70,6 +71,7 @@ impl Node {
             | Question::Intend(_)
             | Question::Settle(_)
             | Question::Verdict(_)
+            | Question::ByHand(_)
             | Question::Time(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
             }
@@ -208,7 +210,11 @@ impl Node {
             return Err(damaged("range"));
         }
         let told = |end: HealEnd, rows: usize| HealTold { end: end.into(), rows: rows as u64 };
-        let view = view_of(&table)?;
+        let view = match view_of(&table) {
+            // Its rows change all the time; whoever asks tries again.
+            Err(StoreError::Busy) => return Ok(told(HealEnd::Unsettled, 0)),
+            view => view?,
+        };
         let (stored, next) = stored_rows(&view, &range.start.0, end_of(&range).as_ref())?;
         if next.is_some() {
             return Ok(told(HealEnd::Unsettled, 0));
@@ -222,7 +228,10 @@ impl Node {
             let row = packed.map(|packed| decode_row(&packed)).transpose();
             row.map(|row: Option<Row>| (key, row)).map_err(|_| damaged("row"))
         });
-        let healed = table.heal(&range, rows.collect::<Result<_, _>>()?).wait()?;
+        let healed = match table.heal(&range, rows.collect::<Result<_, _>>()?).wait() {
+            Err(StoreError::Busy) => return Ok(told(HealEnd::Unsettled, 0)),
+            healed => healed?,
+        };
         let table_name = table.name();
         tracing::info!(table = table_name.as_str(), ?healed, rows = count, "range settled");
         Ok(match healed {
