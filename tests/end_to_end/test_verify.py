@@ -159,9 +159,13 @@ def plant_all(running, kind, tables):
         for table in tables:
             verifying.delete(running.regions[0], table, keys[table])
             verifying.level(running, table, running.regions[:1])
+        deleted_at = time.time() * 1000
     with verifying.stopped(region):
         for table in tables:
             verifying.plant(running, region, table, keys[table], kind)
+    if kind == "tombstone":
+        for table in tables:
+            verifying.verify_since(running, table, deleted_at)
     return keys
 
 

@@ -9,7 +9,7 @@ import ledger
 import pytest
 import verifying
 from sizes import number
-from verifying import ALIKE, DIFFERENT, verify
+from verifying import ALIKE, verify
 
 ROWS, PLACES = 1200, 800
 TABLES = {"one_writer": "primary-secondary", "all_write": "peer-to-peer"}
@@ -54,12 +54,8 @@ def texts(keys):
 def assert_named(running, table, keys, *arguments, since=0, maybe=None):
     """`verify` names rows with these keys and no other, but for one that it may have read, once it
     compares what was written by then."""
-    def is_later(report):
-        return verifying.as_of(report) >= since and report
-
-    report = cluster.wait_until(
-        lambda: is_later(verify(running, table, *arguments, expect=DIFFERENT)[0]),
-        "the comparison is of later", 30)
+    report = verifying.verify_since(running, table, since, *arguments)
+    assert report["equal"] is False, report
     found = [one for one in verifying.named(report) if one[0] != maybe]
     assert texts(row for row, _ in found) == texts(keys), found
     return {str(row): kind for row, kind in found}, report

@@ -74,9 +74,16 @@ def verify(running, table, *arguments, regions="r1,r2", expect=None, asked=None)
     return report, done.returncode
 
 
-def as_of(report):
-    """Up to when all that was written was compared, in milliseconds."""
-    return min(int(one["hlc"]) >> 16 for one in report["watermarks"].values())
+def verify_since(running, table, since, *arguments):
+    """The report of a comparison that covers what was written by then, in milliseconds: just after
+    a region has come back it may be of some seconds before."""
+    def later():
+        report, _ = verify(running, table, *arguments)
+        marks = report["watermarks"].values() if report else []
+        as_of = [int(one["hlc"]) >> 16 for one in marks]
+        return report if as_of and min(as_of) >= since else None
+
+    return cluster.wait_until(later, "the comparison is of later", 30)
 
 
 def damaged(report):

@@ -24,7 +24,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// What became of a range, in words.
 pub(crate) fn words(end: HealEnd) -> &'static str {
     match end {
-        HealEnd::Unsettled => "no replica has what the digest says",
+        HealEnd::Unsettled => "left: rows of it change, or no replica has what the digest says",
         HealEnd::Nothing => "nothing, it was right by then",
         HealEnd::Rows => "rows were written from a healthy replica",
         HealEnd::Digest => "the digest was set right, the replicas have the same rows",
