@@ -15,6 +15,7 @@ from test_distribution import await_routed, await_settled, distribute
 from test_failover import await_enrolled, put_until_taken
 from test_modes import set_mode
 from test_reshape import await_reshaped, numbers, reshape
+from test_seeing import samples, scrape
 from test_switchover import await_forwarding, await_writer, make, switch
 from test_sync import PATIENT, await_open
 from test_upgrade import restart
@@ -101,8 +102,24 @@ def await_nothing_left(running, tables, regions=None, seconds=120):
     cluster.wait_until(holds, f"nothing is left of batches of {tables}", seconds, 0.3)
 
 
+def figures(running, region):
+    """What a region counts of batches of several partitions, by name and labels."""
+    token = (running.data / "metrics.token").read_text(encoding="utf-8").strip()
+    code, text = scrape(region, token)
+    assert code == 200
+    return {name.removeprefix("isthmus_"): value for name, value in samples(text).items()
+            if name.startswith("isthmus_batch")}
+
+
+def parts_settled(found):
+    return sum(value for name, value in found.items()
+               if name.startswith("batch_parts_settled_total"))
+
+
 def test_a_batch_of_tables_of_two_regions_is_made_wholly_or_not_at_all(regions):
     tables = pair(regions, "whole")
+    anchor = regions.regions[0]
+    before = figures(regions, anchor)
     for place, region in enumerate(regions.regions):
         client, reader = atomic(region), newest(region)
         rows = [(table, PUT, key(place), [("v", place)]) for table in tables]
@@ -125,6 +142,15 @@ def test_a_batch_of_tables_of_two_regions_is_made_wholly_or_not_at_all(regions):
         client.close()
         reader.close()
     await_nothing_left(regions, tables)
+    after = figures(regions, anchor)
+    grown = {name: after[name] - before[name] for name in after}
+    assert grown["batches_begun_total"] == 6
+    assert grown['batches_total{outcome="made"}'] == 3
+    assert grown['batches_total{outcome="refused"}'] == 3
+    assert grown['batches_total{outcome="unknown"}'] == 0
+    assert after["batches_in_doubt"] == 0 and after["batches_unsettled"] == 0
+    told = regions.run("status", config=anchor.config).stdout
+    assert f"batches of several partitions in {anchor.name}: " in told
 
 
 def test_what_cannot_be_made_so_is_refused_with_a_reason(regions):
@@ -402,11 +428,13 @@ def test_intents_outlive_restarts_and_end_when_the_anchor_is_back(regions):
             kept = batches(regions, tables[1], second)
             if kept and kept["in_doubt"]:
                 return kept
+            made = load.made
             first.start()
-            time.sleep(0.5)
+            # Else there is no batch to be caught.
+            cluster.wait_until(lambda: load.made > made + 20, "batches are made", 60)
             return None
 
-        kept = cluster.wait_until(caught, "a batch is in doubt", 120)
+        kept = cluster.wait_until(caught, "a batch is in doubt", 180)
     assert kept["oldest"][0]["anchor"] == tables[0] and kept["oldest"][0]["rows"] > 0
     second.kill()
     second.start()
@@ -414,6 +442,10 @@ def test_intents_outlive_restarts_and_end_when_the_anchor_is_back(regions):
     assert kept["in_doubt"] == len(kept["oldest"]) > 0
     told = regions.run("status", config=second.config).stdout
     assert "of several partitions in doubt" in told and tables[0] in told
+    found = figures(regions, second)
+    assert found["batches_in_doubt"] >= kept["in_doubt"]
+    assert found["batches_in_doubt_oldest_seconds"] > 0
+    settled = parts_settled(found)
     # Nobody sees or changes what is locked.
     client, plain, locked = newest(second), second.client(timeout=30), 0
     for account in range(ACCOUNTS):
@@ -430,6 +462,10 @@ def test_intents_outlive_restarts_and_end_when_the_anchor_is_back(regions):
     plain.close()
     first.start()
     await_nothing_left(regions, tables)
+    found = figures(regions, second)
+    assert found["batches_in_doubt"] == found["batches_in_doubt_oldest_seconds"] == 0
+    # It asked, unless the anchor had decided and told it first.
+    assert parts_settled(found) > settled
     load.check()
     alike(load, tables)
 

@@ -312,7 +312,8 @@ async fn work(
     seen
 }
 
-fn check(
+/// The length of an answer's body, or what is wrong with it.
+pub(crate) fn check(
     check: &Check,
     connection: &Connection,
     answer: Answer,

@@ -3,7 +3,7 @@
 //! `write` and `read` print rows per second of three real processes beside what the engine alone
 //! and the HTTP stack alone reach under the same load; `lag` prints how long a write takes to be
 //! visible in the other regions, `replicate` how fast a replica gets what it lacks, `isolation`
-//! what a dead and a slow peer cost the others. Nothing is asserted about times. Every measurement
+//! what a dead and a slow peer cost the others, `split` what becomes of a hot partition. Nothing is asserted about times. Every measurement
 //! has a bound, and every process that is started ends with this one, however it ends.
 
 // Measuring is reading the clock and waiting.
@@ -25,6 +25,7 @@ mod replicate;
 mod report;
 mod rows;
 mod semi_sync;
+mod split;
 mod sync;
 mod verify;
 mod write;
@@ -74,6 +75,8 @@ enum Command {
     SemiSync(semi_sync::SemiSyncArgs),
     /// Every mode of writing, over ways of several lengths
     Sync(sync::SyncArgs),
+    /// A hot partition that is split for its load, beside a table that is used evenly
+    Split(split::SplitArgs),
     /// Passes connections on, later and slower: stands for a long way
     Proxy(proxy::ProxyArgs),
     /// Answers requests without doing anything: the floor of the HTTP stack
@@ -183,6 +186,7 @@ fn run(command: Command) -> Result<()> {
         Command::Isolation(args) => isolation::run(&args)?.print(args.around.json),
         Command::SemiSync(args) => semi_sync::run(&args)?.print(args.around.json),
         Command::Sync(args) => sync::run(&args)?.print(args.around.json),
+        Command::Split(args) => split::run(&args)?.print(args.around.json),
         Command::Proxy(args) => proxy::serve(&args),
         Command::Echo(args) => echo::serve(&args),
         Command::Guard(args) => process::become_guarded(&args),

@@ -36,6 +36,8 @@ pub(crate) struct Report {
     replicate: Option<crate::replicate::ReplicateFound>,
     #[serde(skip_serializing_if = "Option::is_none")]
     isolation: Option<crate::isolation::IsolationFound>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split: Option<crate::split::SplitFound>,
 }
 
 /// One measurement.
@@ -170,6 +172,7 @@ impl Report {
             verify: None,
             replicate: None,
             isolation: None,
+            split: None,
         }
     }
 
@@ -223,6 +226,10 @@ impl Report {
 
     pub(crate) fn isolation(&mut self, found: crate::isolation::IsolationFound) {
         self.isolation = Some(found);
+    }
+
+    pub(crate) fn split(&mut self, found: crate::split::SplitFound) {
+        self.split = Some(found);
     }
 
     /// The measurement of that name, table and replicas.
@@ -308,6 +315,10 @@ impl Report {
             text += &found.text();
         }
         if let Some(found) = &self.isolation {
+            text += "\n";
+            text += &found.text();
+        }
+        if let Some(found) = &self.split {
             text += "\n";
             text += &found.text();
         }

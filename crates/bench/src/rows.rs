@@ -115,6 +115,14 @@ impl RowSet {
         numbers.iter().map(|number| self.put(key_text(*number), &mut random)).collect()
     }
 
+    /// The same of those rows of whose first key column something holds.
+    pub(crate) fn puts_where(self, seed: u64, holds: impl Fn(&KeyValue) -> bool) -> Vec<Prepared> {
+        let mut random = RowSet::random(seed);
+        let keys = self.shuffled(seed).into_iter().map(key_text);
+        let chosen = keys.filter(|key| holds(&KeyValue::String(key.clone())));
+        chosen.map(|key| self.put(key, &mut random)).collect()
+    }
+
     /// All rows once in the order of their keys, in batches.
     pub(crate) fn batches_of_all(self, seed: u64) -> Vec<Prepared> {
         let numbers: Vec<u64> = (0..self.count).collect();

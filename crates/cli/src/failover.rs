@@ -26,6 +26,9 @@ Examples:
   isthmus failover                              how regions and tables stand, and the audit
   isthmus failover --table notes --set automatic
   isthmus failover --table notes --to r2        a person's word, when nobody writes the table
+  isthmus failover --table notes --to r2 --accept-loss --dry-run
+  isthmus failover --table notes --to r2 --accept-loss
+                                                also without those who are gone for good
   isthmus failover --suspend r1 --why \"disk fails\" --dry-run
   isthmus failover --suspend r1 --why \"disk fails\"
   isthmus failover --release r1                 let it come back")]
@@ -51,8 +54,12 @@ pub(crate) struct FailoverArgs {
     /// Who, for the audit [default: the user's name]
     #[arg(long, value_name = "NAME")]
     who: Option<String>,
+    /// Begin without what replicas that are gone for good may have prepared of synchronous writes;
+    /// also for a region that was to write the table already and waits for them
+    #[arg(long, requires = "to")]
+    accept_loss: bool,
     /// Only tell what would be lost
-    #[arg(long, requires = "suspend")]
+    #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
@@ -71,6 +78,9 @@ enum Decider {
 
 /// Runs it.
 pub(crate) async fn run(args: FailoverArgs) -> Result<(), CliError> {
+    if args.dry_run && args.suspend.is_none() && args.to.is_none() {
+        return Err(CliError::usage("--dry-run is for --suspend and for --to"));
+    }
     let admin = args.target.answering(&[]).await?.admin_client()?;
     let who = args.who.clone().or_else(|| std::env::var("USER").ok());
     let who = who.unwrap_or_else(|| "a person".to_owned());
@@ -87,7 +97,27 @@ pub(crate) async fn run(args: FailoverArgs) -> Result<(), CliError> {
             return told(&args, &done, &format!("{} is {failover} now", output::plain(table)));
         }
         (Some(table), Some(to), ..) => {
-            json!({ "failover": "decide", "table": table, "to": to, "who": who })
+            let accept_loss = args.accept_loss;
+            let asked = |dry_run: bool| {
+                json!({ "failover": "decide", "table": table, "to": to, "who": who,
+                    "accept_loss": accept_loss, "dry_run": dry_run })
+            };
+            if args.dry_run || accept_loss {
+                let forecast: Json = admin.post_json("/v1/failover", &asked(true)).await?;
+                let words = acceptance_in_words(&forecast);
+                if args.dry_run {
+                    return told(&args, &forecast, &words);
+                }
+                if !args.target.json {
+                    eprintln!("{words}");
+                }
+            }
+            match accept_loss {
+                true => asked(false),
+                false => {
+                    json!({ "failover": "decide", "table": table, "to": to, "who": who })
+                }
+            }
         }
         (_, _, _, Some(region), _) => {
             let stands: Json = admin.get_json("/v1/failover").await?;
@@ -150,6 +180,30 @@ fn loss_in_words(region: &str, tables: &[Json]) -> String {
         "region {region} writes {} tables; of its entries others lack, by what it has told: {}",
         tables.len(),
         lost.join(", ")
+    )
+}
+
+fn acceptance_in_words(forecast: &Json) -> String {
+    let names = list(forecast, "silent").iter().map(text).collect::<Vec<_>>().join(", ");
+    let (table, to) = (text(&forecast["table"]), text(&forecast["to"]));
+    let entries = match forecast["would_be_lost_entries"].as_u64() {
+        Some(lost) => format!("{lost} entries that others have told of are not in {to}"),
+        None => format!("how many entries {to} lacks is not known"),
+    };
+    let loss = match (forecast["may_lose_answered"] == true, forecast["sync"] != false) {
+        (false, _) => "no answered write can be lost".to_owned(),
+        (true, true) => format!(
+            "writes that were answered may be prepared in {names} and nowhere else: they are lost, \
+             also when these regions come back; what {to} holds prepared is made, and may have \
+             been judged on what is lost"
+        ),
+        (true, false) => "writes that were answered may be lost".to_owned(),
+    };
+    format!(
+        "{table} in {to}: {} of {} replicas are heard that must be{}; {entries}; {loss}",
+        forecast["heard"],
+        forecast["needed"],
+        if names.is_empty() { String::new() } else { format!(", {names} not") },
     )
 }
 
@@ -230,8 +284,21 @@ mod tests {
         assert!(parse(&["--suspend", "r1"]).is_err());
         assert!(parse(&["--suspend", "r1", "--why", "drill", "--dry-run"]).is_ok());
         assert!(parse(&["--to", "r2"]).is_err());
+        assert!(parse(&["--table", "t", "--accept-loss"]).is_err());
+        assert!(parse(&["--table", "t", "--to", "r2", "--accept-loss", "--dry-run"]).is_ok());
         assert!(parse(&["--table", "t", "--set", "by-hand"]).is_ok());
         assert!(parse(&["--table", "t", "--set", "by-hand", "--to", "r2"]).is_err());
+    }
+
+    #[test]
+    fn what_is_accepted_is_told_before() {
+        let forecast = json!({
+            "table": "a", "to": "r3", "needed": 2, "heard": 1, "silent": ["r1", "r2"],
+            "may_lose_answered": true, "would_be_lost_entries": 4, "sync": true,
+        });
+        let words = acceptance_in_words(&forecast);
+        assert!(words.contains("1 of 2 replicas are heard that must be, r1, r2 not"), "{words}");
+        assert!(words.contains("4 entries") && words.contains("prepared in r1, r2"), "{words}");
     }
 
     #[test]

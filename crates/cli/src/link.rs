@@ -4,6 +4,8 @@
 //! global table when the command ends, outlives restarts, and is obeyed by each region within a
 //! second of hearing it; without --from and --to all links of the table are meant.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand, ValueEnum};
 use isthmus_connectors::admin::Admin;
 use isthmus_model::compression::Compression;
@@ -24,6 +26,9 @@ use crate::units;
 A link carries the entries of a table from one region to another. A paused one waits and its log
 is kept, within the budget of [log]; for a stopped one nothing is kept, and a copy of what differs
 heals it when it runs again.
+
+The base of the table decides. While it is away, links that leave other regions can be paused,
+throttled and let go again; the base is asked to take that over when it is back.
 
 Examples:
   isthmus link list --table notes
@@ -236,6 +241,14 @@ fn window_json(text: &str) -> Result<Json, CliError> {
 struct Changed {
     version: u64,
     changed: bool,
+    /// The regions that hold links, since the base is away.
+    #[serde(default)]
+    held_in: Vec<String>,
+    /// Those that do not, and why.
+    #[serde(default)]
+    not_held_in: BTreeMap<String, String>,
+    #[serde(default)]
+    base: String,
 }
 
 /// Runs one of the commands.
@@ -283,9 +296,22 @@ async fn set(target: &TargetArgs, links: &Links, mut wish: Json) -> Result<(), C
             "table": links.table,
             "version": done.version,
             "changed": done.changed,
+            "held_in": done.held_in,
+            "not_held_in": done.not_held_in,
         }));
     }
     let name = output::plain(&links.table);
+    if !done.held_in.is_empty() {
+        for (region, why) in &done.not_held_in {
+            eprintln!("not in {}: {}", output::plain(region), output::plain(why));
+        }
+        return output::line(&format!(
+            "held in {}, since base {} is away; it is asked to take that into the record of {name} \
+             when it is back",
+            output::plain(&done.held_in.join(", ")),
+            output::plain(&done.base)
+        ));
+    }
     output::line(&match done.changed {
         true => format!("asked; version {} of the record of {name}", done.version),
         false => format!("it is so already in version {} of the record of {name}", done.version),

@@ -26,7 +26,8 @@ The region that holds the table measures the way to the other one: round trip, b
 rows are compressed, how fast they are read here and made durable there. That takes a second or so
 and some MiB. Then the time is n*d/(b*r): n rows of d bytes, bandwidth b, gain r; where reading,
 the other disk, what the link may ship (`link set`; a copy takes 25 % of one processor unless asked
-otherwise) or the last copy between the two was slower, that counts, and it is said which.
+otherwise, and less where writes feel it) or the last copy between the two was slower, that counts,
+and it is said which.
 
 Ask before `global-table bind`; when the copy has ended, this and `status --json` show forecast
 and measured side by side.

@@ -4,6 +4,7 @@
 //! whose outcome is not known is never sent again by itself.
 
 mod batch;
+mod settle;
 
 use clap::{Args, Subcommand, ValueEnum};
 use isthmus_connectors::tablestore::{ClientOptions, TableStore};
@@ -41,7 +42,11 @@ Examples:
   isthmus row batch '{\"table\":\"cash\",\"key\":{\"id\":\"a\"},\"increment\":{\"n\":-5}}' \\
       '{\"table\":\"bank\",\"key\":{\"id\":\"b\"},\"increment\":{\"n\":5},\"if\":\"exists\"}'
 
+  isthmus row settle
+  isthmus row settle 770/1.1764547200000/3 --given-up --why \"r1 burnt\" --yes
+
 `batch` writes all of its rows or none, whatever partitions, tables and regions they are in.
+`settle` shows those of which it is not known whether they are made, and settles one by hand.
 
 `get` and `range` print keys and newest values as one object per row; with --json every version
 with its timestamp: {\"key\":{...},\"cells\":[{\"name\":...,\"value\":...,\"timestamp\":...}]}.
@@ -72,6 +77,8 @@ enum RowCommand {
     Range(RangeArgs),
     /// Write rows of several tables and partitions: all of them, or none
     Batch(batch::BatchArgs),
+    /// Show batches in doubt, and settle one by hand when the region that decides it is lost
+    Settle(settle::SettleArgs),
 }
 
 #[derive(Args, Debug)]
@@ -224,6 +231,9 @@ struct RangeArgs {
 
 /// Runs one of the commands.
 pub(crate) async fn run(args: RowArgs) -> Result<(), CliError> {
+    if let RowCommand::Settle(asked) = args.command {
+        return settle::run(asked, &args.target).await;
+    }
     let client = args.target.place()?.client(ClientOptions::default())?;
     let json = args.target.json;
     match args.command {
@@ -244,6 +254,8 @@ pub(crate) async fn run(args: RowArgs) -> Result<(), CliError> {
         }
         RowCommand::Range(args) => range(&client, args, json).await,
         RowCommand::Batch(args) => batch::run(&client, args, json).await,
+        // Done above, by the administration port.
+        RowCommand::Settle(_) => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod detection;
 mod figures;
 mod grouped;
+mod reshapes;
 
 use std::time::Duration;
 
@@ -106,6 +107,7 @@ pub(crate) async fn ask(places: &[Place], table: Option<&str>) -> Result<Vec<Tol
                 table.is_none_or(|name| found.table == name || table_of == Some(name))
             };
             status.links.retain(is_of);
+            status.reshapes.retain(|found| table.is_none_or(|name| found.table == name));
             status
         });
         all.push(Told { place: place.clone(), status });
@@ -151,6 +153,7 @@ fn text(told: &[Told], is_whole: bool) -> String {
     if !tables.is_empty() {
         parts.push(tables);
     }
+    parts.extend(reshapes::text(told));
     parts.extend(figures::text(told));
     let mut links = links(told);
     links.retain(|(link, _)| !(is_whole && grouped::is_quiet(link)));
@@ -465,7 +468,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    fn status(region: &str, lag: u64) -> Status {
+    pub(crate) fn status(region: &str, lag: u64) -> Status {
         Status {
             version: "0.1.0".into(),
             instance: "demo".into(),
@@ -489,6 +492,7 @@ pub(crate) mod tests {
                 from: "r1".into(),
                 to: "r2".into(),
                 state: LinkState::Following,
+                held: false,
                 reason: String::new(),
                 since_ms: 0,
                 lag_entries: lag,
@@ -522,6 +526,9 @@ pub(crate) mod tests {
             log: None,
             quorum: None,
             last_drill: None,
+            batches: None,
+            reshapes: Vec::new(),
+            reshaped: None,
             memory_bytes: None,
             disk_bytes: None,
             disk_free_bytes: None,
@@ -529,7 +536,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn told(name: &str, status: Result<Status, CliError>) -> Told {
+    pub(crate) fn told(name: &str, status: Result<Status, CliError>) -> Told {
         Told { place: Place::for_tests(name), status }
     }
 

@@ -147,6 +147,9 @@ pub struct Opening {
     pub log_epoch: u64,
     /// How it came to that.
     pub how: How,
+    /// A person has said that it begins without what replicas that are gone may have prepared.
+    #[serde(default)]
+    pub accepts_loss: bool,
 }
 
 /// How a region came to write.

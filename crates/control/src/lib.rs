@@ -29,6 +29,7 @@ pub mod extract;
 pub mod forecast;
 pub mod global_table;
 pub mod lease;
+pub mod link_hold;
 pub mod link_rule;
 pub mod schema_change;
 pub mod watch;

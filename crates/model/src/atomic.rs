@@ -46,6 +46,25 @@ impl std::fmt::Display for BatchId {
     }
 }
 
+/// It is no name of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a batch is named like 770/1.1764547200000/3")]
+pub struct NoBatchId;
+
+impl std::str::FromStr for BatchId {
+    type Err = NoBatchId;
+
+    fn from_str(text: &str) -> Result<BatchId, NoBatchId> {
+        let number = |text: &str| text.parse::<u64>().map_err(|_| NoBatchId);
+        let [anchor, term, count] = text.split('/').collect::<Vec<_>>()[..] else {
+            return Err(NoBatchId);
+        };
+        let (epoch, life) = term.split_once('.').ok_or(NoBatchId)?;
+        let term = Term { epoch: number(epoch)?, life: number(life)? };
+        Ok(BatchId { anchor: TableId(number(anchor)?), term, number: number(count)? })
+    }
+}
+
 /// A partition that a batch is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
@@ -238,6 +257,14 @@ mod tests {
 
     fn keys(names: &[u8]) -> Vec<EncodedKey> {
         names.iter().map(|name| EncodedKey(vec![*name].into())).collect()
+    }
+
+    #[test]
+    fn a_batch_is_read_as_it_is_shown() {
+        assert_eq!(id(3).to_string().parse(), Ok(id(3)));
+        for wrong in ["", "7/2/3", "7/2.5", "7/2.5/3/1", "7/2.x/3", "-7/2.5/3"] {
+            assert_eq!(wrong.parse::<BatchId>(), Err(NoBatchId), "{wrong}");
+        }
     }
 
     #[test]

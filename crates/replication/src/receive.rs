@@ -81,6 +81,8 @@ pub enum Unfed {
     Unassigned,
     /// Another region does that.
     NotTheFeeder,
+    /// Rows that are here otherwise are put into it first.
+    NotYet,
 }
 
 struct Receiving {

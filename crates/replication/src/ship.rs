@@ -39,7 +39,7 @@ use crate::put_back::PutBacks;
 use crate::standings::Standings;
 use crate::streams::Streams;
 use crate::terms::{Direction, Terms, Wish};
-use crate::throttle::{Brake, CopyWork};
+use crate::throttle::{Brake, Commits, CopyWork, Courtesy};
 use crate::timing::Gate;
 use crate::trace::{MARKS_MAX, Shipped, Traces};
 use crate::traffic::Traffic;
@@ -142,6 +142,8 @@ pub struct Outbound {
     retries: Vec<(Duration, PartitionId)>,
     /// Links that wait because of their throttle, until when.
     waits: BTreeMap<PartitionId, Duration>,
+    /// How far copies give way to writes.
+    courtesy: Courtesy,
     /// Links that do not ship at once.
     timed: BTreeSet<PartitionId>,
     /// Links that ship nothing, as the disk here was put back.
@@ -163,6 +165,7 @@ impl Outbound {
             links: BTreeMap::new(),
             retries: Vec::new(),
             waits: BTreeMap::new(),
+            courtesy: Courtesy::default(),
             timed: BTreeSet::new(),
             put_back: BTreeSet::new(),
             changes: VecDeque::new(),
@@ -459,7 +462,7 @@ impl Outbound {
             return Ok(None);
         }
         let began = self.shared.clock.monotonic();
-        if let Some(due) = shipping.due(&action, began) {
+        if let Some(due) = shipping.due(&action, &self.courtesy, began) {
             self.waits.insert(partition, due);
             return Ok(None);
         }
@@ -506,7 +509,10 @@ impl Outbound {
                 (_, Some(Body::CopyChunk(chunk))) if chunk.scattered => CopyWork::Compares,
                 _ => CopyWork::Sends,
             };
-            shipping.brake.copied(work, now.saturating_sub(began), now);
+            let commits = Commits::of(shipping.table.counters());
+            self.courtesy.copied(commits, now);
+            let slower = shipping.slower(&self.courtesy);
+            shipping.brake.copied(work, now.saturating_sub(began), slower, now);
         }
         if action == Action::Follow {
             self.tell_held(partition);

@@ -5,7 +5,11 @@
 //! parcel. Copies rest in proportion to the time that reading and packing a chunk took, so they
 //! leave a processor to others whatever a row costs. Pure: time is handed in.
 
+mod courtesy;
+
 use std::time::Duration;
+
+pub use courtesy::{Commits, Courtesy, SLOWER_MAX};
 
 /// Percent of a processor that sending rows of a copy takes at the origin, where nothing else is
 /// asked: about half of what the path to a replica can carry, so that the origin's writes hardly
@@ -85,21 +89,27 @@ impl Brake {
         self.entries.take(entries as f64, now);
     }
 
-    /// Takes note of how long it took to make ready a piece of a copy.
-    pub fn copied(&mut self, work: CopyWork, took: Duration, now: Duration) {
+    /// Whether somebody has said what a copy may take; else it gives way to writes.
+    pub fn gives_way(&self) -> bool {
+        self.throttle.copy_cpu_percent.is_none()
+    }
+
+    /// Takes note of how long it took to make ready a piece of a copy, and rests `slower` times
+    /// as long as where nobody writes.
+    pub fn copied(&mut self, work: CopyWork, took: Duration, slower: f64, now: Duration) {
         let percent = self.throttle.copy_cpu_percent.unwrap_or(match work {
             CopyWork::Sends => SEND_CPU_PERCENT,
             CopyWork::Compares => COMPARE_CPU_PERCENT,
         });
-        self.copy_rests_until = rested(self.copy_rests_until, took, percent, now);
+        self.copy_rests_until = rested(self.copy_rests_until, took, percent, slower, now);
     }
 
     /// Takes note of how long it took the replica to take a piece of a copy, which it has just
-    /// told.
-    pub fn taken(&mut self, took: Duration, now: Duration) {
+    /// told; rests as above.
+    pub fn taken(&mut self, took: Duration, slower: f64, now: Duration) {
         let percent = self.throttle.copy_cpu_percent.unwrap_or(TAKE_CPU_PERCENT);
         let took = took.min(REST_MAX);
-        self.replica_rests_until = rested(self.replica_rests_until, took, percent, now);
+        self.replica_rests_until = rested(self.replica_rests_until, took, percent, slower, now);
     }
 
     /// Bytes of log records to read at once, of at most `most`: so few that a slow link does not
@@ -110,9 +120,10 @@ impl Brake {
     }
 }
 
-/// Until when who has just worked for so long rests, to have worked so many percent of the time.
-fn rested(until: Duration, worked: Duration, percent: u8, now: Duration) -> Duration {
-    let rest = worked.mul_f64(100.0 / f64::from(percent.clamp(1, 100)) - 1.0);
+/// Until when who has just worked for so long rests, to have worked so many percent of the time,
+/// or so many times as long.
+fn rested(until: Duration, worked: Duration, percent: u8, slower: f64, now: Duration) -> Duration {
+    let rest = worked.mul_f64((100.0 / f64::from(percent.clamp(1, 100)) - 1.0) * slower);
     // While it worked it did not rest of what it owed.
     let owed = until.saturating_sub(now.saturating_sub(worked));
     now + (owed + rest).min(REST_MAX)
@@ -197,7 +208,7 @@ mod tests {
         ] {
             let throttle = Throttle { copy_cpu_percent: percent, ..Throttle::default() };
             let mut brake = Brake::new(throttle, START);
-            brake.copied(work, ms(9), START);
+            brake.copied(work, ms(9), 1.0, START);
             assert_eq!(brake.copy_due(START), (rest > 0).then(|| START + ms(rest)));
             assert_eq!(brake.log_due(START), None);
         }
@@ -208,13 +219,16 @@ mod tests {
         let ms = Duration::from_millis;
         let throttle = Throttle { copy_cpu_percent: Some(10), ..Throttle::default() };
         let mut brake = Brake::new(throttle, START);
-        brake.copied(CopyWork::Sends, ms(10), START);
-        brake.taken(ms(20), START + ms(30));
+        brake.copied(CopyWork::Sends, ms(10), 1.0, START);
+        brake.taken(ms(20), 1.0, START + ms(30));
         assert_eq!(brake.copy_due(START + ms(30)), Some(START + ms(210)), "not the sum of both");
         let mut brake = Brake::new(Throttle::default(), START);
-        brake.taken(ms(40), START);
+        brake.taken(ms(40), 1.0, START);
         assert_eq!(brake.copy_due(START), Some(START + ms(60)));
-        brake.taken(Duration::MAX, START);
+        let mut slower = Brake::new(Throttle::default(), START);
+        slower.taken(ms(40), 2.0, START);
+        assert_eq!(slower.copy_due(START), Some(START + ms(120)), "it gives way");
+        brake.taken(Duration::MAX, 1.0, START);
         assert!(brake.copy_due(START) <= Some(START + REST_MAX), "whatever a replica says");
     }
 
@@ -225,7 +239,7 @@ mod tests {
         for _ in 0..300 {
             now = brake.copy_due(now).unwrap_or(now) + ms(1);
             worked += ms(1);
-            brake.copied(CopyWork::Compares, ms(1), now);
+            brake.copied(CopyWork::Compares, ms(1), 1.0, now);
         }
         let most = (now - START).mul_f64(0.76) + REST_MIN;
         assert!(worked <= most && worked >= most - REST_MIN * 3, "{worked:?} of {:?}", now - START);

@@ -5,6 +5,7 @@
 //! also given to who bears their token of the configuration, since Prometheus cannot sign, and
 //! links are triggered by who bears theirs, since a webhook cannot.
 
+mod batches;
 mod distributions;
 mod failover;
 mod global_tables;
@@ -63,6 +64,7 @@ impl AdminApi {
             .merge(global_tables::routes())
             .merge(distributions::routes())
             .merge(failover::routes())
+            .merge(batches::routes())
             .merge(tables::routes())
             .layer(from_fn_with_state(self.clone(), check_caller));
         let scraped = Router::new()

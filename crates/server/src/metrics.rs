@@ -9,10 +9,12 @@
 //! To show something more: count it in the room that does it (`store::counters`,
 //! `replication::traffic`, `requests` here), and add its family in `families`.
 
+mod batches;
 mod detection;
 pub(crate) mod families;
 mod modes;
 mod requests;
+mod reshapes;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;

@@ -18,6 +18,7 @@ mod figures;
 mod gauge;
 mod global_tables;
 pub mod jobs;
+mod last;
 mod links;
 pub mod measures;
 mod modes;
@@ -76,6 +77,8 @@ use self::drills::Drills;
 use self::events::Events;
 use self::failover::Failover;
 use self::jobs::Jobs;
+use self::last::LastReplicas;
+use self::links::Holds;
 use self::plan::Copies;
 use self::retention::KeptLogs;
 use self::synced::Synced;
@@ -83,7 +86,7 @@ use self::verify::Verification;
 use self::verify::scrubs::Scrubs;
 
 pub(crate) use self::atomic::Wanted;
-pub(crate) use self::distributions::Partition;
+pub(crate) use self::distributions::{Partition, RESHAPE_KINDS, ReshapeFigures};
 pub(crate) use self::failover::lease_clock;
 pub use self::links::TriggerAsked;
 pub use self::synced::{SyncPart, SyncRow, SyncTable, SyncWrite};
@@ -151,6 +154,8 @@ pub struct Node {
     failover: Failover,
     synced: Synced,
     batches: Batches,
+    holds: Holds,
+    last_replicas: LastReplicas,
     /// Itself.
     this: Weak<Node>,
 }
@@ -224,6 +229,8 @@ impl Node {
         let drills = Drills::read(&store)?;
         let distributions = Distributions::read(&store, others.keys())?;
         let batches = Batches::read(&store)?;
+        let holds = Holds::read(&store)?;
+        let last_replicas = LastReplicas::read(&store)?;
         let failover = Failover::new(&config, clock.wall_millis());
         let node = Arc::new_cyclic(|node| Node {
             verification: Verification::new(
@@ -250,6 +257,8 @@ impl Node {
             failover,
             synced: Synced::default(),
             batches,
+            holds,
+            last_replicas,
             this: node.clone(),
             serving_since: clock.monotonic(),
             serving_since_millis: clock.wall_millis(),

@@ -8,14 +8,16 @@ mod batches;
 mod detection;
 mod drill;
 mod figures;
+mod reshapes;
 mod write_mode;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::batches::{BatchStatus, BatchesStatus};
+pub use self::batches::{BatchCounts, BatchStatus, BatchesStatus};
 pub use self::detection::{DetectionStatus, SeenStatus};
 pub use self::drill::{DrillStatus, DrilledTable};
 pub use self::figures::{RpoStatus, RtoStatus};
+pub use self::reshapes::{ReshapeCounts, ReshapeStatus};
 pub use self::write_mode::{HolderStatus, InDoubtStatus, SyncState, WriteModeStatus};
 
 /// How a region does, as it sees itself and the others.
@@ -55,6 +57,15 @@ pub struct Status {
     /// The last drill; absent where none is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_drill: Option<DrillStatus>,
+    /// What became of batches of several partitions since it serves; absent: there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches: Option<BatchCounts>,
+    /// Splits and merges of partitions that are under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reshapes: Vec<ReshapeStatus>,
+    /// What became of those that were begun since it serves; absent: there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reshaped: Option<ReshapeCounts>,
     /// Memory the process holds, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
@@ -268,6 +279,10 @@ pub struct TableStatus {
     /// How it stands to the replicas of other regions, as far as that is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differing: Vec<DifferingStatus>,
+    /// Of a table of several writers: what was deleted before this moment is known everywhere, and
+    /// is forgotten by quarters of an hour. It stands while a replica is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub horizon_ms: Option<i64>,
     /// As of which moments it can be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<ViewStatus>,
@@ -392,6 +407,9 @@ pub struct LinkStatus {
     /// Why.
     #[serde(default)]
     pub reason: String,
+    /// A person has paused or throttled it where it begins, since the base of its table is away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// Since when it is in this state.
     pub since_ms: i64,
     /// Entries that are durable at the origin and not known to be in the other region.

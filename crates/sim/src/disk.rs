@@ -94,6 +94,20 @@ impl Disk {
         Some(batch)
     }
 
+    /// What is on the disk: the space, key and bytes of each pair.
+    pub(crate) fn sizes(&self) -> Vec<(Space, Bytes, u64)> {
+        let mut sizes = Vec::new();
+        let Ok(snapshot) = self.engine().snapshot() else { return sizes };
+        for space in Space::ALL {
+            let pairs = snapshot.scan(space, &[], None, Direction::Forward);
+            sizes.extend(pairs.filter_map(Result::ok).map(|(key, value)| {
+                let bytes = (key.len() + value.len()) as u64;
+                (space, key, bytes)
+            }));
+        }
+        sizes
+    }
+
     /// An old copy takes the place of what is on the disk.
     pub(crate) fn put_back(&self, copy: Batch) {
         let mut state = self.state.lock();

@@ -42,7 +42,8 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
         | Scenario::Schemas
         | Scenario::Edges
         | Scenario::Restores
-        | Scenario::Writers => world::run(options),
+        | Scenario::Writers
+        | Scenario::Away => world::run(options),
         Scenario::Verify => verify::run_trial(options),
         Scenario::Crashes => verify::run_crashes(options),
         Scenario::Sync => sync::run(options),

@@ -19,7 +19,7 @@ struct Arguments {
 
 const USAGE: &str = "usage: isthmus-sim [--seeds N] [--from S] [--seed S] [--twice] [--until N] \
                      [--dump] [--plant NAME] [--scenario links|edges|verify|crashes|schemas|\
-                     restores|writers|sync]";
+                     restores|writers|away|sync]";
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments {
@@ -70,6 +70,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     Some("schemas") => Scenario::Schemas,
                     Some("restores") => Scenario::Restores,
                     Some("writers") => Scenario::Writers,
+                    Some("away") => Scenario::Away,
                     Some("sync") => Scenario::Sync,
                     other => return Err(format!("there is no scenario {other:?}; {USAGE}")),
                 };
@@ -94,6 +95,7 @@ fn tell(options: &Options, failure: &Failure) {
         Scenario::Schemas => format!("--scenario schemas --until {until}"),
         Scenario::Restores => format!("--scenario restores --until {until}"),
         Scenario::Writers => format!("--scenario writers --until {until}"),
+        Scenario::Away => format!("--scenario away --until {until}"),
         Scenario::Sync => "--scenario sync".to_owned(),
     };
     println!("again: cargo xtask sim --seed {} {scenario} --dump", options.seed);

@@ -43,6 +43,8 @@ pub enum Scenario {
     Restores,
     /// Tables with one writer, which changes all the time; half of the worlds have edges.
     Writers,
+    /// A region is away for a week of made-up time, and nothing else breaks.
+    Away,
     /// A table that is written synchronously, whose writer is lost again and again.
     Sync,
 }
@@ -258,6 +260,7 @@ impl Nature {
         match options.scenario {
             Scenario::Edges => nature.with_edges(rng),
             Scenario::Writers => nature.with_switches(rng),
+            Scenario::Away => nature.with_week(rng),
             Scenario::Links
             | Scenario::Schemas
             | Scenario::Verify
@@ -268,6 +271,9 @@ impl Nature {
         nature.mode_every = half(rng, |rng| rng.random_range(100..3000) * MILLI);
         if options.scenario == Scenario::Restores {
             nature.with_restores(rng);
+        }
+        if options.scenario == Scenario::Away {
+            nature.mode_every = None;
         }
         let regions = nature.regions;
         nature.tables.iter_mut().for_each(|plan| plan.fill_record(regions));
@@ -311,23 +317,53 @@ impl Nature {
             let _ = plan.record.change(&Change::SetEdges(SetEdges { edges }));
         }
         if self.quiet {
-            self.edges_change_every = None;
-            for every in [
-                &mut self.crash_every,
-                &mut self.break_every,
-                &mut self.cut_every,
-                &mut self.clog_every,
-                &mut self.clock_step_every,
-                &mut self.disk_full_every,
-            ] {
-                *every = None;
-            }
-            self.copy_breaks_per_million = 0;
-            self.corrupt_per_million = 0;
-            self.commit_fails_per_million = 0;
-            self.read_fails_per_million = 0;
+            self.breaks_nothing();
             self.retention = None;
         }
+    }
+
+    fn with_week(&mut self, rng: &mut SmallRng) {
+        self.quiet = true;
+        self.breaks_nothing();
+        self.formats.fill(FORMAT);
+        self.ask_every = None;
+        self.clock_offset_max = 10;
+        self.chaos_micros = 5 * SECOND;
+        self.queue_bytes_max = 1 << 26;
+        self.keys = rng.random_range(20..80);
+        self.client_pause_max = 120 * MILLI;
+        // Most of a second is lived through at this pace for each twenty minutes.
+        self.pump_pause_max = 60 * MILLI;
+        self.commit_pause_max = 60 * MILLI;
+        self.retention = Some(Retention {
+            keep_bytes: one_of(rng, &[20_000, 100_000, 1 << 26]),
+            keep_millis: one_of(rng, &[24, 72]) * 3_600_000,
+        });
+        for plan in &mut self.tables {
+            plan.shared_at = 0;
+            // A new row with each write is no matter of what is kept.
+            plan.auto_increment = false;
+            // Who is away does not write alone.
+            plan.base = rng.random_range(0..2);
+        }
+    }
+
+    fn breaks_nothing(&mut self) {
+        self.edges_change_every = None;
+        for every in [
+            &mut self.crash_every,
+            &mut self.break_every,
+            &mut self.cut_every,
+            &mut self.clog_every,
+            &mut self.clock_step_every,
+            &mut self.disk_full_every,
+        ] {
+            *every = None;
+        }
+        self.copy_breaks_per_million = 0;
+        self.corrupt_per_million = 0;
+        self.commit_fails_per_million = 0;
+        self.read_fails_per_million = 0;
     }
 }
 

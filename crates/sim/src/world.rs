@@ -5,6 +5,7 @@
 //! breaks; then all is healed and drains; then regions are compared, and once more when a sweep
 //! has removed all tombstones.
 
+mod away;
 mod cuts;
 mod drops;
 mod events;
@@ -37,7 +38,7 @@ use crate::disk::Disk;
 use crate::network::Network;
 use crate::node::{Asked, Life, Node, SemiSyncs};
 use crate::observer::{Observer, Saved};
-use crate::options::{Nature, Options, TablePlan};
+use crate::options::{Nature, Options, Scenario, TablePlan};
 use crate::rng::{Purpose, split};
 use crate::tally::Tally;
 use crate::trace::Trace;
@@ -85,7 +86,10 @@ pub struct Failure {
 /// Runs a seed.
 pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
     let mut world = World::new(options);
-    let ran = world.run();
+    let ran = match options.scenario {
+        Scenario::Away => world.run_away(),
+        _ => world.run(),
+    };
     let observer = world.observer.lock();
     match ran {
         Ok(()) => Ok(Report {
@@ -154,6 +158,8 @@ struct World {
     /// nothing is asked of it.
     loses_disk: Option<usize>,
     put_backs: u64,
+    /// A region that does not come back for now.
+    away: Option<usize>,
 }
 
 impl World {
@@ -178,6 +184,7 @@ impl World {
             saved: None,
             loses_disk: None,
             put_backs: 0,
+            away: None,
             nodes: (0..nature.regions).map(node).collect(),
             network: Network::new(split(seed, Purpose::Network), nature.latency),
             clients: Clients::new(split(seed, Purpose::Clients), &nature, options.scenario),
@@ -208,19 +215,8 @@ impl World {
             return Ok(());
         }
         self.heal();
-        let deadline = self.now() + DRAIN_MICROS_MAX;
-        loop {
-            let then = self.now() + QUIET_EVERY;
-            if !self.go_on(then)? {
-                return Ok(());
-            }
-            match self.is_quiet() {
-                Ok(()) => break,
-                Err(waits) if self.now() > deadline => {
-                    return Err(Violation::of("what is healed gets on", waits));
-                }
-                Err(_) => {}
-            }
+        if !self.drain()? {
+            return Ok(());
         }
         self.compare(false)?;
         self.sweep_all()?;
@@ -311,6 +307,9 @@ impl World {
 
     /// Starts a node from its disk.
     fn start(&mut self, node: usize) {
+        if self.away == Some(node) {
+            return;
+        }
         let Some(place) = self.nodes.get_mut(node).filter(|place| place.life.is_none()) else {
             return;
         };
@@ -407,13 +406,8 @@ impl World {
         // The sweep pauses between passes, and tables with rules forget a kill only when the
         // horizon has passed once more; events wait where they are.
         for _ in 0..3 {
-            let later = self.now() + SWEEP_MICROS;
-            let waiting = std::mem::take(&mut self.queue);
-            let now = self.now();
-            for ((micros, number), event) in waiting {
-                self.queue.insert((micros - now.min(micros) + later, number), event);
-            }
-            self.time.advance(later);
+            self.jump(SWEEP_MICROS);
+            let later = self.now();
             // Over edges promises and safe times go from region to region.
             let hops = self.nature.regions as u64 - 2;
             if !self.go_on(later + 6_000_000 * hops)? {

@@ -22,6 +22,8 @@ const WRITERS_SEEDS: u64 = 30;
 const SYNC_SEEDS: u64 = 400;
 /// A planted bug of synchronous writes must be seen within so many of them.
 const SYNC_PLANT_SEEDS: u64 = 3000;
+/// Worlds in which a region is away for a week, in one test run.
+const AWAY_SEEDS: u64 = 6;
 /// Trials of comparing and mending in one test run.
 const TRIALS: u64 = 2000;
 /// Worlds in which power fails about forty times each.
@@ -134,6 +136,13 @@ fn schemas_change_and_tables_are_dropped_whatever_breaks() {
 fn one_region_writes_and_nothing_is_lost_whatever_breaks() {
     for seed in 1..=WRITERS_SEEDS {
         hold_in(Scenario::Writers, seed);
+    }
+}
+
+#[test]
+fn what_is_kept_for_a_region_that_is_away_for_a_week_is_bounded() {
+    for seed in 1..=AWAY_SEEDS {
+        hold_in(Scenario::Away, seed);
     }
 }
 

@@ -19,6 +19,7 @@ use isthmus_model::value::Text;
 
 use crate::codec::row::decode_row;
 use crate::core::Core;
+use crate::counters::Counters;
 use crate::engine::Space;
 use crate::error::StoreError;
 use crate::keys;
@@ -88,6 +89,11 @@ impl Table {
     /// Its partition.
     pub fn partition(&self) -> PartitionId {
         self.partition.id
+    }
+
+    /// What the store that holds it has done.
+    pub fn counters(&self) -> &Counters {
+        &self.core.counters
     }
 
     /// Its name.
@@ -183,6 +189,11 @@ impl Table {
         if self.partition.horizon(spec) > before {
             self.core.sweeps_due.lock().insert(self.partition.id);
         }
+    }
+
+    /// Nothing older than this can come any more, as far as was said.
+    pub fn horizon(&self) -> Hlc {
+        self.partition.exact_horizon()
     }
 
     /// One row as it is durable, with its tombstones; what expired may still be in it.

@@ -5,11 +5,14 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::process::Signal;
 use serde::Deserialize;
+use serde_json::Value as Json;
 
 use super::{Cluster, POLL, STOP, is_region, program};
 use crate::error::{BenchError, Result, Tried};
+use crate::load::{Connection, Target, runtime};
 use crate::process::{end, guarded, signal};
 use crate::proxy::{Proxy, Way};
 use crate::rows::TABLE;
@@ -56,7 +59,7 @@ impl Drop for Started {
 impl Cluster {
     /// The first region's links of the table.
     pub(crate) fn links(&self) -> Result<Vec<LinkSeen>> {
-        let body = self.administer("GET", "/v1/status", bytes::Bytes::new())?;
+        let body = self.administer("GET", "/v1/status", Bytes::new())?;
         let seen: Seen = serde_json::from_slice(&body)
             .map_err(|error| BenchError::Failed(format!("status cannot be read: {error}")))?;
         let own = &self.region(0)?.name;
@@ -68,6 +71,36 @@ impl Cluster {
         let to = self.region(place)?.name.clone();
         let found = self.links()?.into_iter().find(|link| link.to == to);
         found.ok_or_else(|| BenchError::Failed(format!("there is no link to {to}")))
+    }
+
+    /// One call to the first region's administration port; gives the JSON of its answer.
+    pub(crate) fn ask(&self, method: &str, target: &str, body: Bytes) -> Result<Json> {
+        self.ask_region(0, method, target, body)
+    }
+
+    /// The same of another region.
+    pub(crate) fn ask_region(
+        &self,
+        place: usize,
+        method: &str,
+        target: &str,
+        body: Bytes,
+    ) -> Result<Json> {
+        let address = self.region(place)?.admin.trim_start_matches("http://").to_owned();
+        let admin = Target { address, access: self.access() };
+        let (status, body) = runtime()?.block_on(async {
+            let mut connection = Connection::open(&admin).await?;
+            let answer = connection.administer(method, target, body).await?;
+            let body = Bytes::copy_from_slice(connection.body(answer));
+            Ok::<_, BenchError>((answer.status, body))
+        })?;
+        match serde_json::from_slice(&body) {
+            Ok(told) if status == 200 => Ok(told),
+            _ => {
+                let text = String::from_utf8_lossy(&body);
+                Err(BenchError::Failed(format!("{method} {target}: {status}: {text}")))
+            }
+        }
     }
 
     /// Waits until a link does what is asked, and gives how it stands then.

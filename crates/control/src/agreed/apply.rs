@@ -71,8 +71,13 @@ impl Agreed {
             Command::Release { region, who, at_millis } => {
                 self.release(&context(at_millis, who), region)
             }
-            Command::Decide { table, epoch, region, who, at_millis } => {
-                self.decide(&context(at_millis, who), *table, *epoch, region)
+            Command::Decide { table, epoch, region, who, at_millis, accept_loss } => {
+                let context = context(at_millis, who);
+                let decided = self.decide(&context, *table, *epoch, region)?;
+                if *accept_loss {
+                    self.accept_loss(&context, *table);
+                }
+                Ok(decided)
             }
             Command::Forget { region, who, at_millis } => {
                 self.forget(&context(at_millis, who), region)
@@ -383,6 +388,21 @@ impl Agreed {
         Ok(Outcome::Done)
     }
 
+    /// The newest epoch begins with what is known of earlier ones.
+    fn accept_loss(&mut self, context: &Context<'_>, table: u64) {
+        let Some(tenure) = self.tables.get_mut(&table) else { return };
+        let Some(newest) = tenure.history.last_mut() else { return };
+        if newest.how != How::Failover || std::mem::replace(&mut newest.accepts_loss, true) {
+            return;
+        }
+        let what = format!(
+            "region {} writes table {} in epoch {} without what replicas that are gone may have \
+             prepared",
+            newest.writer, tenure.name, newest.epoch
+        );
+        self.audit(context, what, "the loss is accepted by hand");
+    }
+
     fn open(&mut self, context: &Context<'_>, table: u64, epoch: u64, after: u64) -> Applied {
         let region = context.who;
         self.check_region(region)?;
@@ -407,6 +427,7 @@ impl Agreed {
             after,
             log_epoch,
             how: How::Planned,
+            accepts_loss: false,
         });
         let what = format!(
             "region {region} writes table {} in epoch {epoch} after LSN {after}",
@@ -474,6 +495,7 @@ impl Agreed {
             after: claim.lsn,
             log_epoch: claim.log_epoch,
             how: How::Failover,
+            accepts_loss: false,
         });
         self.audit(context, what, &why);
     }
@@ -531,6 +553,7 @@ impl Tenure {
             after: 0,
             log_epoch: 0,
             how: How::Enrolled,
+            accepts_loss: false,
         };
         let tenure = Tenure {
             name: name.clone(),

@@ -182,6 +182,10 @@ pub enum Command {
         who: String,
         /// When, by the clock of the region that proposes it.
         at_millis: u64,
+        /// The epoch begins without what replicas that are gone may have prepared of synchronous
+        /// writes. It can be said later, too, of an epoch that was granted.
+        #[serde(default)]
+        accept_loss: bool,
     },
     /// A suspended region is gone for good and holds no replica any more.
     Forget {

@@ -67,7 +67,12 @@ fn by_hand(region: &str) -> Command {
 
 fn decide(region: &str, epoch: u64) -> Command {
     let (region, who) = (region.to_owned(), "ann".to_owned());
-    Command::Decide { table: 7, epoch, region, who, at_millis: AT }
+    Command::Decide { table: 7, epoch, region, who, at_millis: AT, accept_loss: false }
+}
+
+fn accept_loss(region: &str, epoch: u64) -> Command {
+    let (region, who) = (region.to_owned(), "ann".to_owned());
+    Command::Decide { table: 7, epoch, region, who, at_millis: AT, accept_loss: true }
 }
 
 /// What is agreed on, and the index of the newest command.
@@ -296,6 +301,40 @@ fn a_table_by_hand_waits_for_a_person_or_for_its_writer() {
 }
 
 #[test]
+fn a_loss_is_accepted_once_of_the_epoch_that_was_granted_and_of_no_other() {
+    let mut quorum = Quorum::new(1);
+    assert_eq!(
+        quorum.refused(&accept_loss("r2", 2)),
+        Refusal::Held { table: 7, epoch: 1, writer: "r1".into() }
+    );
+    quorum.done(&by_hand("r1"));
+    quorum.done(&by_hand("r3"));
+    quorum.done(&claim("r2", 2, 1, 5));
+    let accepts = |quorum: &Quorum| quorum.tenure().history.last().unwrap().accepts_loss;
+    // One claim of two is enough for a person; what was prepared is waited for all the same.
+    quorum.done(&decide("r2", 2));
+    assert_eq!((quorum.writes(), accepts(&quorum)), ((2, "r2"), false));
+    quorum.refused(&accept_loss("r3", 2));
+    quorum.refused(&accept_loss("r2", 3));
+    for _ in 0..2 {
+        quorum.done(&accept_loss("r2", 2));
+        assert_eq!((quorum.writes(), accepts(&quorum)), ((2, "r2"), true));
+    }
+    let told = quorum.agreed.audit.iter().filter(|one| one.why.contains("loss is accepted"));
+    assert_eq!(told.map(|one| one.who.as_str()).collect::<Vec<_>>(), ["ann"]);
+    // The next epoch asks again.
+    quorum.done(&by_hand("r2"));
+    for region in ["r2", "r3"] {
+        quorum.done(&Command::Release { region: region.into(), who: "ann".into(), at_millis: AT });
+        let at = quorum.agreed.regions[region].suspended_at;
+        quorum.done(&rejoin(region, at));
+        quorum.apply(&claim(region, 3, 2, 6));
+    }
+    quorum.apply(&decide("r2", 3));
+    assert_eq!((quorum.writes(), accepts(&quorum)), ((3, "r2"), false));
+}
+
+#[test]
 fn terms_follow_the_record_and_never_change_who_writes() {
     let mut quorum = Quorum::new(0);
     quorum.done(&enrol("r1", 1, 0, 1));
@@ -371,6 +410,7 @@ fn a_tail_begins_where_the_log_that_goes_on_does_not_have_it() {
         after,
         log_epoch,
         how,
+        accepts_loss: false,
     };
     let mut quorum = Quorum::new(0);
     let tenure = quorum.agreed.tables.get_mut(&7).unwrap();
@@ -491,6 +531,7 @@ fn any_command() -> impl Strategy<Value = Command> {
             at_millis: AT
         }),
         (any_region(), epoch()).prop_map(|(region, epoch)| decide(&region, epoch)),
+        (any_region(), epoch()).prop_map(|(region, epoch)| accept_loss(&region, epoch)),
         (any_region(), epoch()).prop_map(|(region, epoch)| Command::Resign {
             table: 7,
             epoch,

@@ -368,6 +368,16 @@ impl Distribution {
     /// The same with the new partitions in the place of the old ones; `None`: none are planned.
     /// They rest from `now_millis` on, a time since the Unix epoch.
     pub fn reshaped(&self, now_millis: i64) -> Option<Distribution> {
+        self.reshaped_by_load(now_millis, |_| 0.0)
+    }
+
+    /// The same, where it is known how often each partition is asked for in a second, new ones
+    /// beside: what was split for its load is written by regions that bear it.
+    pub fn reshaped_by_load(
+        &self,
+        now_millis: i64,
+        rate: impl Fn(u32) -> f64,
+    ) -> Option<Distribution> {
         let reshape = self.reshape.as_ref()?;
         let first = self.place_numbered(*reshape.sources.first()?)?;
         let old = self.partitions.get(first)?;
@@ -393,20 +403,34 @@ impl Distribution {
         next.reshape = None;
         next.version += 1;
         if reshape.why == Why::Load && reshape.targets.len() > 1 {
-            next.write_elsewhere(first + 1);
+            // It was divided in the middle of what it is asked for.
+            let of_part = rate(old.number) / reshape.targets.len() as f64;
+            let rate = |number: u32| match reshape.has_target(number) {
+                true => of_part,
+                false => rate(number),
+            };
+            next.write_elsewhere(first + 1, rate);
         }
         Some(next)
     }
 
-    /// Lets a partition be written by the region that holds it and writes fewest, other than now:
-    /// two parts of what was too much for one are not for the same.
-    fn write_elsewhere(&mut self, place: usize) {
+    /// Lets a partition be written by the region that holds it and bears least, other than now: two
+    /// parts of what was too much for one are not for the same. Where no load is known, by how many
+    /// partitions regions write.
+    fn write_elsewhere(&mut self, place: usize, rate: impl Fn(u32) -> f64) {
         let now = self.partitions[place].primary.clone();
-        let written =
-            |region: &String| self.partitions.iter().filter(|one| one.primary == *region).count();
+        let is_known = rate(self.partitions[place].number) > 0.0;
+        let weight = |one: &Partition| if is_known { rate(one.number) } else { 1.0 };
+        let borne = |region: &String| {
+            let written = self.partitions.iter().filter(|one| one.primary == *region);
+            written.map(weight).sum::<f64>()
+        };
         let others = self.partitions[place].held.iter().filter(|region| **region != now);
-        let Some(next) = others.min_by_key(|region| written(region)).cloned() else { return };
-        if written(&next) < written(&now) {
+        let next = others.min_by(|a, b| borne(a).total_cmp(&borne(b))).cloned();
+        let Some(next) = next else { return };
+        // The more even, the better; by numbers also where it is only the other way round.
+        let more = if is_known { weight(&self.partitions[place]) } else { 0.0 };
+        if borne(&next) + more < borne(&now) {
             let partition = &mut self.partitions[place];
             partition.wanted = in_order(&next, &partition.held);
             partition.moving = true;
@@ -494,8 +518,9 @@ impl Distribution {
             }
             holders = Some(held);
         }
+        // All are made before one is waited for: they come to the other regions side by side.
         for target in &reshape.targets {
-            let Some(Seen { table, .. }) = seen(target.number) else {
+            if seen(target.number).is_none() {
                 if has_ended {
                     // It is there, and holds what nothing else does.
                     return Err(format!("nobody tells of partition {}", target.number));
@@ -509,7 +534,11 @@ impl Distribution {
                         target.number
                     )),
                 };
-            };
+            }
+        }
+        let mut waits = None;
+        for target in &reshape.targets {
+            let Some(Seen { table, .. }) = seen(target.number) else { continue };
             let wanted = match &holders {
                 Some(holders) => holders.clone(),
                 // All have ended: only who writes is to be one region.
@@ -519,12 +548,16 @@ impl Distribution {
             match table.step_towards(&wanted) {
                 Step::Nothing => {}
                 Step::Copying(region) => {
-                    return Err(format!("region {region} takes partition {}", target.number));
+                    let number = target.number;
+                    waits.get_or_insert(format!("region {region} takes partition {number}"));
                 }
                 step => return Ok(ReshapeStep::Bring(target.number, step)),
             }
         }
-        Ok(ReshapeStep::Fill(writer))
+        match waits {
+            None => Ok(ReshapeStep::Fill(writer)),
+            Some(why) => Err(why),
+        }
     }
 }
 

@@ -136,12 +136,36 @@ fn writes_without_the_others_in_between_hold() {
 
 #[test]
 fn much_at_once_holds_on_ways_by_chance() {
-    let budget =
-        Budget { writes: 4, failovers: 3, restarts: 2, deaths: 1, changes: 2, asynchronous: 1 };
+    let budget = Budget {
+        writes: 4,
+        failovers: 3,
+        restarts: 2,
+        deaths: 1,
+        changes: 2,
+        asynchronous: 1,
+        accepts: 0,
+    };
     let several = Commit { rows: 2, parts: 2, ..model(Form::ThreePhase, 5, budget) };
     holds_by_chance(several.clone());
     holds_by_chance(Commit { replicas: 3, ..several.clone() });
     holds_by_chance(Commit { replicas: 4, form: Form::TwoPhase, ..several });
+}
+
+#[test]
+fn a_loss_that_a_person_accepts_is_all_that_is_lost() {
+    let accepts = |budget| Budget { accepts: 1, ..budget };
+    holds(three(accepts(once())));
+    holds(three(accepts(Budget { writes: 2, ..once() })));
+    holds(three(accepts(Budget { failovers: 2, ..once() })));
+    holds(two(accepts(Budget { failovers: 2, ..once() })));
+    let budget = Budget { writes: 3, failovers: 3, restarts: 1, deaths: 2, ..Budget::default() };
+    holds_by_chance(model(Form::ThreePhase, 5, accepts(budget)));
+}
+
+#[test]
+fn a_loss_that_is_accepted_without_settling_is_found() {
+    let budget = Budget { writes: 2, failovers: 2, accepts: 1, ..Budget::default() };
+    breaks(Mutant::AcceptedUnsettled, ORDER, three(budget));
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub(crate) enum Mutant {
     JoinedAtOnce,
     /// Writes are synchronous again without a new term.
     SynchronousAtOnce,
+    /// A person accepts a loss, and the term is not settled: what others have stays prepared there.
+    AcceptedUnsettled,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +74,7 @@ pub(crate) enum Action {
     Ask(u8, u8),
     TakeOver(u8),
     Open(u8),
+    Accept(u8),
     BeSynchronous(u8),
     Change(u8, u8),
     Agree(u8),
@@ -115,6 +118,7 @@ impl Commit {
             Action::Ask(own, of) => self.ask(world, own, of),
             Action::TakeOver(node) => self.take_over(world, node),
             Action::Open(node) => self.open(world, node),
+            Action::Accept(node) => self.accept(world, node),
             Action::BeSynchronous(node) => {
                 let count = self.others(world.members, node);
                 let writing = world.node(node).writing.as_ref()?;
@@ -256,6 +260,7 @@ impl Model for Commit {
             claims: None,
             newest_open: term,
             is_answered_twice: false,
+            accepted: None,
             left: self.budget,
         };
         let phase = Phase::Open(Votes::begin(term, self.others(members, 0)));
@@ -282,6 +287,9 @@ impl Model for Commit {
             }
             if left.restarts > 0 {
                 actions.push(Action::Restart(own));
+            }
+            if left.accepts > 0 {
+                actions.push(Action::Accept(own));
             }
             if !node.is_open() {
                 continue;

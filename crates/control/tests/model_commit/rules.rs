@@ -1,6 +1,6 @@
 //! What must hold in every world, and what must be reached in one.
 
-use isthmus_control::commit::Term;
+use isthmus_control::commit::{Term, TxId};
 use stateright::Property;
 
 use crate::model::Commit;
@@ -48,12 +48,14 @@ pub(crate) fn properties() -> Vec<Property<Commit>> {
             })
         }),
         Property::always(ORDER, |_, world: &World| {
+            // What was found without those who did not answer may follow what they had.
+            let is_free = |tx: TxId| world.accepted.is_some_and(|accepted| tx.term < accepted);
             world.nodes.iter().all(|node| {
                 let mut newest = [None; 4];
                 node.log.iter().all(|entry| match entry {
                     Entry::Part(change, 1) => {
-                        let Change { row, base, .. } = world.changes[usize::from(*change)];
-                        newest[usize::from(row)].replace(*change) == base
+                        let Change { row, base, tx, .. } = world.changes[usize::from(*change)];
+                        newest[usize::from(row)].replace(*change) == base || is_free(tx)
                     }
                     _ => true,
                 })

@@ -5,7 +5,7 @@ use isthmus_control::commit::{
 };
 
 use crate::model::{Commit, Mutant};
-use crate::world::{Entry, Phase, World, Writing, bits, small};
+use crate::world::{Entry, Node, Phase, World, Writing, bits, small};
 
 impl Commit {
     /// Takes nothing of older epochs from now on.
@@ -142,6 +142,27 @@ impl Commit {
         recovery.answer(of, answer).ok()
     }
 
+    /// A person says that the term begins without those who have not answered.
+    pub(crate) fn accept(&self, world: &mut World, own: u8) -> Option<()> {
+        world.left.accepts = world.left.accepts.checked_sub(1)?;
+        let term = world.node(own).writing.as_ref()?.term;
+        // The leases of earlier writers have been outlasted: they answer nothing any more.
+        let answers = |node: &Node| {
+            !node.is_dead && node.writing.as_ref().is_some_and(|writing| writing.term < term)
+        };
+        if world.nodes.iter().any(answers) {
+            return None;
+        }
+        let writing = world.node_mut(own).writing.as_mut()?;
+        let Phase::Gathering(recovery) = &mut writing.phase else { return None };
+        if recovery.plan().is_some() {
+            return None;
+        }
+        recovery.accept_loss();
+        world.accepted = Some(writing.term);
+        Some(())
+    }
+
     /// Commits the next change that was found; after the last one the term is settled.
     pub(crate) fn take_over(&self, world: &mut World, own: u8) -> Option<()> {
         let node = world.node_mut(own);
@@ -158,8 +179,17 @@ impl Commit {
         let Phase::Committing(found) = &mut writing.phase else { return None };
         if found.is_empty() {
             writing.phase = Phase::Settling;
+            if self.mutant == Mutant::AcceptedUnsettled && world.accepted == Some(term) {
+                return Some(());
+            }
             let World { nodes, changes, .. } = world;
             self.apply(&mut nodes[usize::from(own)], Entry::Settled(term), changes);
+            if world.accepted == Some(term) {
+                // What is not there now was accepted to be lost, whoever opens the next term.
+                let log = world.node(own).log.clone();
+                let is_there = |one: &u8| log.iter().any(|entry| entry.change() == Some(*one));
+                world.seen.retain(is_there);
+            }
             return Some(());
         }
         let (tx, done) = found.remove(0);
@@ -177,7 +207,12 @@ impl Commit {
         }
         let holds = |node: &u8| world.node(*node).log.contains(&Entry::Settled(term));
         let is_held = count.others.iter().filter(|node| holds(node)).count() >= count.needed;
-        if !is_held && self.mutant != Mutant::Unsettled {
+        let is_forgotten = match self.mutant {
+            Mutant::Unsettled => true,
+            Mutant::AcceptedUnsettled => world.accepted == Some(term),
+            _ => false,
+        };
+        if !is_held && !is_forgotten {
             return None;
         }
         let node = world.node_mut(own);

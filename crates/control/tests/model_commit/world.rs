@@ -12,6 +12,8 @@ pub(crate) struct Budget {
     pub(crate) changes: u8,
     /// Writes without anybody else.
     pub(crate) asynchronous: u8,
+    /// A person accepts that a term begins without those who do not answer.
+    pub(crate) accepts: u8,
 }
 
 /// An entry of the log.
@@ -78,6 +80,8 @@ pub(crate) struct World {
     pub(crate) claims: Option<u8>,
     pub(crate) newest_open: Term,
     pub(crate) is_answered_twice: bool,
+    /// The newest term that was begun without those who did not answer.
+    pub(crate) accepted: Option<Term>,
     pub(crate) left: Budget,
 }
 

@@ -75,6 +75,12 @@ impl<M: Ord + Clone> Recovery<M> {
         self.end
     }
 
+    /// A person has said that it goes on without those who do not answer. What is found then may
+    /// lack what was answered, and may have been judged on it.
+    pub fn accept_loss(&mut self) {
+        self.needed = 1;
+    }
+
     /// Takes the answer of a replica that counts. A later one of the same replica replaces it.
     /// `Refusal::Promised` of a later epoch: somebody else is to write.
     pub fn answer(&mut self, member: M, answer: Answer) -> Result<(), Refusal> {

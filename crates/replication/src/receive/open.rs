@@ -36,6 +36,10 @@ impl Inbound {
                 let reason = "the table does not exist there yet".to_owned();
                 return self.fault(partition, FaultKind::Unassigned, reason);
             }
+            Err(Unfed::NotYet) => {
+                let reason = "it takes rows that it has in other tables first".to_owned();
+                return self.fault(partition, FaultKind::Retry, reason);
+            }
             Err(Unfed::NotTheFeeder) => {
                 let reason = "another region feeds the table there".to_owned();
                 return self.fault(partition, FaultKind::Retry, reason);

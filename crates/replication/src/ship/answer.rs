@@ -44,7 +44,8 @@ impl Outbound {
                 let now = self.shared.clock.monotonic();
                 if let Some(shipping) = self.links.get_mut(&PartitionId(ack.partition)) {
                     shipping.chunk_acked(ack.number, now);
-                    shipping.brake.taken(Duration::from_micros(ack.took_micros), now);
+                    let slower = shipping.slower(&self.courtesy);
+                    shipping.brake.taken(Duration::from_micros(ack.took_micros), slower, now);
                 }
                 self.on_link(ack.partition, |_, link| link.step(Event::ChunkAcked(ack.number)));
                 Ok(())

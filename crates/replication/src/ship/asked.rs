@@ -7,14 +7,15 @@
 use std::time::Duration;
 
 use isthmus_model::ids::{Lsn, PartitionId};
-use isthmus_store::Table;
+use isthmus_store::engine::EngineError;
 use isthmus_store::keys::log::decode_record;
+use isthmus_store::{StoreError, Table};
 
 use super::{Outbound, Shipping};
 use crate::link::{Action, Event, State};
 use crate::pack::Method;
 use crate::terms::{Terms, Wish};
-use crate::throttle::Brake;
+use crate::throttle::{Brake, Courtesy};
 use crate::timing::{Copies, Gate, Moment, Timing};
 
 /// Whether it reads rows of a copy, or what is known of them.
@@ -22,12 +23,18 @@ pub(super) fn is_of_copy(action: &Action) -> bool {
     matches!(action, Action::SendChunk(_) | Action::SendWanted { .. } | Action::Offer(_))
 }
 
-/// The last entry of the log record after an entry, and when the newest in it was made. What
-/// cannot be read is told as old: the link itself finds out and says what is wrong.
+/// The last entry of the log record after an entry, and when the newest in it was made. What is
+/// trimmed or damaged is told as old: the link itself finds out and says what is wrong. Where the
+/// engine only fails to read there is none yet, and it is looked again: a failed read must not let
+/// go what a delay holds back.
 fn record_after(table: &Table, after: Lsn) -> Option<(Lsn, i64)> {
     let end = table.durable_lsn();
     let unreadable = Some((end, i64::MIN)).filter(|_| end > after);
-    let Ok(slice) = table.read_log(after, 1) else { return unreadable };
+    let slice = match table.read_log(after, 1) {
+        Ok(slice) => slice,
+        Err(StoreError::Engine(EngineError::Failed(_))) => return None,
+        Err(_) => return unreadable,
+    };
     let record = slice.records.first()?;
     let Ok((head, entries)) = decode_record(record) else { return unreadable };
     let newest = entries.iter().map(|entry| entry.stamp.hlc.millis()).max();
@@ -145,11 +152,24 @@ impl Shipping {
     }
 
     /// When the throttle lets an action happen; `None`: now.
-    pub(super) fn due(&self, action: &Action, now: Duration) -> Option<Duration> {
+    pub(super) fn due(
+        &self,
+        action: &Action,
+        courtesy: &Courtesy,
+        now: Duration,
+    ) -> Option<Duration> {
         match action {
             Action::Send(_) => self.brake.log_due(now),
-            of_copy if is_of_copy(of_copy) => self.brake.copy_due(now),
+            of_copy if is_of_copy(of_copy) => {
+                let rests = if self.brake.gives_way() { courtesy.due(now) } else { None };
+                self.brake.copy_due(now).max(rests)
+            }
             _ => None,
         }
+    }
+
+    /// How many times as long its copy rests as it would where nobody writes.
+    pub(super) fn slower(&self, courtesy: &Courtesy) -> f64 {
+        if self.brake.gives_way() { courtesy.slower() } else { 1.0 }
     }
 }

@@ -23,7 +23,7 @@ use crate::verify::answer::Opened;
 use crate::verify::error::VerifyError;
 use crate::verify::limits::{
     AGAIN_MAX, COARSE_RANGES_MAX, CUT_AGE_MAX, FEW_LEAVES, FEW_RANGES, MANY_LEAVES, RANGE_ROWS,
-    ROUNDS_MAX, ROWS_COUNTED_MAX, SYMBOLS_MAX, WHOLE_SYMBOLS_MAX, WINDOW_LEAVES,
+    ROUNDS_MAX, ROWS_COUNTED_MAX, SAFE_WAIT, SYMBOLS_MAX, WHOLE_SYMBOLS_MAX, WINDOW_LEAVES,
 };
 use crate::verify::question::{Ask, Close, Cut};
 use crate::verify::report::{Compared, FoundRow, Ranges, Report, RowDiff, Verdict, WrongTree};
@@ -164,6 +164,8 @@ struct Run<'a, 's> {
     put_aside: u64,
     tree_wrong: Vec<WrongTree>,
     resume: Option<EncodedKey>,
+    /// Until then a safe time that is long past is not taken.
+    fresh_until: Duration,
     /// What is selected covers everything that differs, on both sides.
     selects_whole: bool,
     /// Names are to be narrow: what is found is proved to be all by sums of the whole table.
@@ -198,6 +200,7 @@ pub fn compare(
     options: &Options,
     shell: &mut Shell<'_>,
 ) -> Result<Report, VerifyError> {
+    let fresh_until = shell.clock.monotonic() + options.wait.min(SAFE_WAIT);
     let mut run = Run {
         sides: [Counted::new(first), Counted::new(second)],
         options,
@@ -215,6 +218,7 @@ pub fn compare(
         put_aside: 0,
         tree_wrong: Vec::new(),
         resume: None,
+        fresh_until,
         selects_whole: false,
         wants_narrow: true,
     };

@@ -8,6 +8,12 @@ pub const SESSIONS_MAX: usize = 8;
 pub const SESSION_IDLE_MAX: Duration = Duration::from_secs(60);
 /// With several writers: tables are compared as of their safe time, unless it is older than this.
 pub const SAFE_AGE_MAX: Duration = Duration::from_secs(60);
+/// With several writers: who compares waits a while for a safe time that is older than this, as
+/// when a region has just come back; else what was written since would not be compared. Regions
+/// promise once a second.
+pub const SAFE_AGE_WAITED: Duration = Duration::from_secs(2);
+/// How long is waited for that.
+pub const SAFE_WAIT: Duration = Duration::from_secs(5);
 /// Bytes of an encoded question.
 pub const QUESTION_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of an encoded answer. One row may be larger than what an answer aims at.

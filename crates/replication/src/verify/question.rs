@@ -95,6 +95,9 @@ pub struct Open {
     /// It is to be told since when ranges were last read from disk.
     #[prost(bool, tag = "8")]
     pub scrubbed: bool,
+    /// With several writers: rather later than as of a safe time that is long past.
+    #[prost(bool, tag = "9")]
+    pub fresh: bool,
 }
 
 /// A cut, as it is sent.

@@ -18,10 +18,12 @@ use parking_lot::Mutex;
 use crate::frame::{ExpiredBefore, FamilyColumns};
 use crate::verify::answer::{Answer, Floors, NotYet, Opened, Roots, SKILL, ScrubbedFrom, Tell};
 use crate::verify::error::VerifyError;
-use crate::verify::limits::{SAFE_AGE_MAX, SELECTED_MAX, SESSION_IDLE_MAX, SESSIONS_MAX};
+use crate::verify::limits::{
+    SAFE_AGE_MAX, SAFE_AGE_WAITED, SELECTED_MAX, SESSION_IDLE_MAX, SESSIONS_MAX,
+};
 use crate::verify::question::{Ask, Cut, Open, Question};
 use crate::verify::side::Side;
-use crate::verify::view::{View, Viewed, Views};
+use crate::verify::view::{Head, View, Viewed, Views};
 
 mod laid;
 mod leaves;
@@ -174,6 +176,11 @@ impl Sessions {
                 Viewed::Unready(why) => return Ok(Answer::new(0, Tell::Unready(why))),
                 Viewed::NoTable => return Ok(Answer::new(0, Tell::NoTable(true))),
             };
+            if open.fresh
+                && let Some(why) = has_old_safe_time(view.head(), cut)
+            {
+                return Ok(Answer::new(0, Tell::Unready(why)));
+            }
             match roll_back(&mut *view, cut) {
                 Rolled::To(lsn, hlc) => break (view, (lsn, hlc)),
                 // It stays where it is, which the asker can see.
@@ -269,12 +276,25 @@ fn roll_back(view: &mut dyn View, cut: Cut) -> Rolled {
     }
 }
 
+/// Why a view had better be asked for again, if its safe time counts and is long past.
+fn has_old_safe_time(head: &Head, cut: Cut) -> Option<String> {
+    let counts = head.many_writers && matches!(cut, Cut::Now | Cut::Hlc(_));
+    let age = safe_age(head.hlc, head.safe);
+    (counts && age > SAFE_AGE_WAITED && age <= SAFE_AGE_MAX)
+        .then(|| format!("has not heard from all that write for {} ms", age.as_millis()))
+}
+
+/// How far the safe time is behind the greatest moment.
+fn safe_age(hlc: Hlc, safe: Hlc) -> Duration {
+    let age = hlc.millis().saturating_sub(safe.millis());
+    Duration::from_millis(age.max(0).unsigned_abs())
+}
+
 /// Up to where a table with several writers is compared. Everything below the safe time is there;
 /// at it, something may be on its way. Where the safe time stands still because a region is gone,
 /// nothing is taken back: what came since would never be compared.
 fn last_complete(hlc: Hlc, safe: Hlc) -> Hlc {
-    let age = hlc.millis().saturating_sub(safe.millis());
-    match u128::from(age.max(0).unsigned_abs()) > SAFE_AGE_MAX.as_millis() {
+    match safe_age(hlc, safe) > SAFE_AGE_MAX {
         true => hlc,
         false => Hlc(safe.0.saturating_sub(1)),
     }

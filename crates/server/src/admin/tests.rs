@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 /// Whatever gives routes to the router.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     include_str!("../admin.rs"),
+    include_str!("batches.rs"),
     include_str!("distributions.rs"),
     include_str!("failover.rs"),
     include_str!("global_tables.rs"),

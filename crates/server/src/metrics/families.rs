@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Error;
+use std::time::Duration;
 
 use isthmus_model::ids::PartitionId;
 use isthmus_replication::ship::LinkReport;
@@ -14,10 +15,12 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
 use super::Outcome;
+use super::batches::BatchFigures;
 use super::detection;
 use super::modes::ModeFigures;
-use crate::node::Node;
+use super::reshapes;
 use crate::node::tell::{disk_bytes, memory_bytes};
+use crate::node::{Node, ReshapeFigures};
 use crate::status::{DetectionStatus, DrillStatus, ProbeStatus, Ratios, RpoStatus};
 
 /// What tables without series of their own are summed under; no table can have this name.
@@ -35,9 +38,13 @@ pub(crate) struct Histogram {
 impl Histogram {
     /// Those of so many durations.
     pub(crate) fn of(durations: &Durations) -> Histogram {
-        let (counts, sum) = durations.get();
+        Histogram::of_classes(&durations.get())
+    }
+
+    /// The same, where how often each class came is known, and the sum.
+    pub(crate) fn of_classes((counts, sum): &(Vec<u64>, Duration)) -> Histogram {
         let bounds = DURATION_BOUNDS_MICROS.iter().map(|micros| *micros as f64 / 1e6);
-        let classes = bounds.chain([f64::MAX]).zip(counts).collect();
+        let classes = bounds.chain([f64::MAX]).zip(counts.iter().copied()).collect();
         Histogram { classes, sum: sum.as_secs_f64() }
     }
 
@@ -116,6 +123,8 @@ pub(super) struct Figures {
     rpo: BTreeMap<String, RpoStatus>,
     /// How long nobody would write, in milliseconds.
     rto: BTreeMap<String, u64>,
+    batches: BatchFigures,
+    reshapes: ReshapeFigures,
 }
 
 impl Figures {
@@ -141,8 +150,10 @@ impl Figures {
         let mut measured = Vec::new();
         let mut rpo = BTreeMap::<String, RpoStatus>::new();
         let mut rto = BTreeMap::<String, u64>::new();
+        let mut batches = BatchFigures::of(node);
         let now_millis = node.clock().wall_millis();
         for table in &tables {
+            batches.add(node, table);
             let name = label(table.partition());
             if name != REST
                 && let Some((availability, alike)) = node.probes().of_table(table.id(), now_millis)
@@ -226,6 +237,8 @@ impl Figures {
             measured,
             rpo,
             rto,
+            batches,
+            reshapes: node.reshape_figures(),
         }
     }
 
@@ -433,6 +446,8 @@ impl Collector for Figures {
         self.figures(&mut to)?;
         self.last_drill(&mut to)?;
         self.modes.encode(&mut to)?;
+        self.batches.encode(&mut to)?;
+        reshapes::encode(&self.reshapes, &mut to)?;
         if let Some(detection) = &self.detection {
             detection::encode(detection, &mut to)?;
         }

@@ -8,11 +8,14 @@
 //! of a batch but by a region that may write the anchor, and never while the batch is open.
 
 mod begin;
+mod by_hand;
+mod counts;
 mod keep;
 mod lines;
 mod locked;
 mod member;
 mod rows;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -39,7 +42,7 @@ use crate::api_error::ApiError;
 use crate::peer::batch::{AskVerdict, VerdictTold, verdict_number};
 use crate::peer::call::{Question, Reply};
 use crate::peer::dial::is_unsent;
-use crate::status::{BatchStatus, BatchesStatus};
+use crate::status::{BatchCounts, BatchStatus, BatchesStatus};
 
 pub(crate) use self::locked::Wanted;
 
@@ -63,12 +66,16 @@ pub(super) struct Batches {
     /// What members are settling.
     settling: Mutex<BTreeSet<(TableId, BatchId)>>,
     lines: lines::Lines,
+    counts: counts::Counts,
+    /// What people have said of batches.
+    words: words::Words,
 }
 
 impl Batches {
-    /// Nothing is open, and what is kept of lines.
+    /// Nothing is open, and what is kept of lines and words.
     pub(super) fn read(store: &Store) -> Result<Batches, NodeError> {
-        Ok(Batches { lines: lines::Lines::read(store)?, ..Batches::default() })
+        let (lines, words) = (lines::Lines::read(store)?, words::Words::read(store)?);
+        Ok(Batches { lines, words, ..Batches::default() })
     }
 
     /// Does something with the books of an anchor in an epoch. Those of an earlier one are closed.
@@ -109,7 +116,14 @@ impl Node {
     pub(super) async fn on_verdict(&self, asked: AskVerdict) -> Result<Bytes, ApiError> {
         let mut verdicts = Vec::with_capacity(asked.batches.len());
         for name in asked.batches {
-            verdicts.push(verdict_number(self.verdict(name.into()).await?));
+            let id = name.into();
+            // What a person has said counts, whoever is back since.
+            let verdict = match self.batches.words.outcome(id) {
+                Some(true) => Verdict::Committed,
+                Some(false) => Verdict::Abandoned,
+                None => self.verdict(id).await?,
+            };
+            verdicts.push(verdict_number(verdict));
         }
         Ok(VerdictTold { verdicts }.encode_to_vec().into())
     }
@@ -337,7 +351,7 @@ impl Node {
     }
 
     /// What a table keeps of batches of several partitions; `None`: nothing.
-    pub(super) fn batches_status(&self, table: &Table) -> Option<BatchesStatus> {
+    pub(crate) fn batches_status(&self, table: &Table) -> Option<BatchesStatus> {
         if !table.keeps_batches() {
             return None;
         }
@@ -357,6 +371,11 @@ impl Node {
         oldest.truncate(TOLD_MAX);
         let unsettled = table.decided_batches().len() as u64;
         Some(BatchesStatus { in_doubt, oldest, unsettled })
+    }
+
+    /// What was counted of batches of several partitions.
+    pub(crate) fn batch_counts(&self) -> BatchCounts {
+        self.batches.counts.told()
     }
 }
 

@@ -94,7 +94,7 @@ impl Node {
         let own = &self.config.region.name;
         let known_base = self.record_named(name).map(|(_, record)| record.table.base);
         if known_base.as_ref() == Some(own) {
-            return self.decide_change(name, &change).await;
+            return self.decide_change(name, &change, None).await;
         }
         // It may have no replica here: whoever has one passes it on to the base.
         let asked: Vec<&String> = match &known_base {
@@ -104,7 +104,12 @@ impl Node {
         let mut outcome = Err(no_global_table());
         for region in asked {
             let change = change.clone();
-            let question = call::Change { table: name.to_owned(), change, passed_on: false };
+            let is_away = known_base.is_some() && !self.is_reached(region);
+            if is_away && super::links::is_of_links(&change) {
+                return self.hold_links(name, &change).await;
+            }
+            let question =
+                call::Change { table: name.to_owned(), change, ..call::Change::default() };
             match self.pass_change_on(region, Question::Change(question)).await {
                 Ok(told) => return serde_json::from_slice(&told).map_err(|_| ApiError::internal()),
                 Err(error) if error.code == ErrorCode::ObjectNotExist => {}
@@ -138,7 +143,10 @@ impl Node {
         }
         let told = match is_of_schema {
             true => self.decide_schema_change(&asked.table, &asked.change).await?,
-            false => self.decide_change(&asked.table, &asked.change).await?,
+            false => {
+                let over = (asked.over > 0).then_some((asked.over_reign, asked.over));
+                self.decide_change(&asked.table, &asked.change, over).await?
+            }
         };
         Ok(told.to_string().into())
     }
@@ -161,7 +169,13 @@ impl Node {
         }
     }
 
-    async fn decide_change(&self, name: &str, change: &[u8]) -> Result<Value, ApiError> {
+    /// `over`: it counts only if that reign and version of the record are the newest.
+    pub(super) async fn decide_change(
+        &self,
+        name: &str,
+        change: &[u8],
+        over: Option<(u64, u64)>,
+    ) -> Result<Value, ApiError> {
         let change: Change = serde_json::from_slice(change)
             .map_err(|error| ApiError::invalid(format!("The change cannot be read: {error}.")))?;
         super::links::check(&change, self.config.log.keep_hours)?;
@@ -173,6 +187,12 @@ impl Node {
         }
         let _one_at_a_time = self.changing.lock().await;
         let (id, mut record) = self.record_named(name).ok_or_else(no_global_table)?;
+        if over.is_some_and(|over| over != (record.table.reign, record.table.version)) {
+            return Err(ApiError::new(
+                ErrorCode::OperationConflict,
+                "The record of the table has changed. Nothing was done.",
+            ));
+        }
         if let Change::BindExtract(asked) = &change {
             if self.config.instance_of(&asked.region).is_none() {
                 let message = format!("Region {} is not configured.", asked.region);

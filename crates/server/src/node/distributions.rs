@@ -6,6 +6,7 @@
 //! (`http/route.rs`). It has no second way to copy, hand over or repair anything.
 
 mod ask;
+mod counts;
 mod filling;
 mod make;
 mod moving;
@@ -33,6 +34,8 @@ use tokio::sync::Notify;
 use super::Node;
 use crate::api_error::ApiError;
 
+use self::counts::Counts;
+pub(crate) use self::counts::{KINDS as RESHAPE_KINDS, ReshapeFigures};
 use self::filling::Fillings;
 use self::moving::Passes;
 use self::reshaping::Reshapings;
@@ -84,6 +87,7 @@ pub(super) struct Distributions {
     fillings: Fillings,
     reshapings: Reshapings,
     sizes: Sizes,
+    counts: Counts,
     soon: Notify,
 }
 
@@ -154,6 +158,7 @@ impl Distributions {
             fillings: Fillings::default(),
             reshapings: Reshapings::default(),
             sizes: Sizes::default(),
+            counts: Counts::default(),
             soon: Notify::new(),
         })
     }

@@ -46,6 +46,10 @@ pub enum EventKind {
     ClockRight,
     /// Logs kept for replicas have passed a mark of their budget.
     LogBudget,
+    /// A link is paused or throttled where it begins, since the base of its table is away.
+    LinkHeld,
+    /// It obeys the base again.
+    LinkHoldEnded,
     /// Entries that a link needs are gone.
     LinkGap,
     /// The gap of a link was healed.
@@ -73,11 +77,17 @@ pub enum EventKind {
     SwitchoverFailed,
     /// This region writes a table in place of one that is lost.
     FailedOver,
+    /// This region writes without what others may have prepared, since a person says so.
+    LossAccepted,
     /// This region has made writes that were prepared in an earlier term.
     PreparedMade,
     /// Rows have been locked for long by a batch of several partitions of which it is not known
     /// whether it is made.
     BatchInDoubt,
+    /// A person has said what became of a batch of which no region could tell.
+    BatchSettledByHand,
+    /// A region that is back says otherwise.
+    BatchSettledOtherwise,
     /// This region keeps the record of a table in place of one that is lost.
     BaseMoved,
     /// A table is divided into partitions that regions share.
@@ -122,6 +132,8 @@ impl EventKind {
         let is_news = matches!(
             self,
             EventKind::LinkState
+                | EventKind::LinkHeld
+                | EventKind::LinkHoldEnded
                 | EventKind::TableDistributed
                 | EventKind::PartitionsMove
                 | EventKind::PartitionMoved

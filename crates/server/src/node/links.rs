@@ -3,6 +3,7 @@
 //! The record of a global table says what is asked of each link; here it is put as the replication
 //! room takes it. Each change of state of a link that leaves this region is an event.
 
+mod holds;
 mod partitions;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use isthmus_replication::timing::{Timing, Window};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
+pub(super) use self::holds::Holds;
 pub(super) use self::partitions::is_of_links;
 use super::Node;
 use super::events::{Event, EventKind};
@@ -144,9 +146,9 @@ pub(super) fn timing_text(rule: &TimingRule) -> String {
 }
 
 impl Node {
-    /// What is asked of the link from here to a region.
+    /// What the link from here to a region obeys.
     pub(super) fn terms_of(&self, table: &GlobalTable, region: &str) -> Terms {
-        let rule = table.link_rule(&self.config.region.name, region);
+        let rule = self.obeyed_rule(table, region);
         let terms = terms(&rule).unwrap_or_else(|error| {
             // The base has checked it; a newer one may know of more.
             tracing::error!(table = %table.name, region, error, "what is asked of a link is wrong");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use isthmus_control::global_table::{GlobalTable, Serve};
+use isthmus_control::global_table::{GlobalTable, Progress, Serve};
 use isthmus_model::ids::{Epoch, Origin, PartitionId};
 use isthmus_replication::frame::Hello;
 use isthmus_replication::receive::{Assignments, Unfed};
@@ -31,6 +31,9 @@ impl Assignments for Node {
         partition: PartitionId,
     ) -> Result<Arc<Table>, Unfed> {
         let table = self.table_of(partition).ok_or(Unfed::Unassigned)?;
+        if self.is_seeded_now(partition) {
+            return Err(Unfed::NotYet);
+        }
         let records = self.records.lock();
         let record = records.get(&table.id()).ok_or(Unfed::Unassigned)?;
         let own = &self.config.region.name;
@@ -106,8 +109,10 @@ impl Assignments for Node {
             return Vec::new();
         }
         let others = record.table.replicas.iter();
+        // Of one that is being unbound nothing is taken any more, whether it can be reached or not.
         others
             .filter(|replica| replica.region != self.config.region.name)
+            .filter(|replica| replica.progress != Progress::Unbinding)
             .filter_map(|replica| self.number_of(&replica.region))
             .collect()
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_control::distribution::partition_named;
 use isthmus_control::global_table::{GlobalTable, Progress, Replica, Serve};
-use isthmus_model::ids::{Epoch, Lsn, TableId};
+use isthmus_model::ids::{Epoch, TableId};
 use isthmus_model::limits::COUNT_MAX;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::link::State;
@@ -31,6 +31,7 @@ impl Node {
     pub async fn keep_reconciled(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             self.reconcile().await;
+            self.look_at_holds();
             tokio::select! {
                 () = self.reconcile_soon.notified() => {}
                 () = tokio::time::sleep(RECONCILE_EVERY) => {}
@@ -274,6 +275,7 @@ impl Node {
             Question::Promise(asked) => self.on_promise(from, asked).await,
             Question::Probe(probe) => Ok(self.on_probe(from, probe)),
             Question::Trigger(trigger) => self.on_trigger(&trigger),
+            Question::HoldLinks(asked) => self.on_hold_links(&asked).await,
             Question::Drop(asked) => self.on_drop(from, &asked).await.map(|()| Bytes::new()),
             Question::Holds(holds) => self.on_holds(&holds).await.map(|()| Bytes::new()),
             Question::Measure(measure) => self.on_measure(measure).await,
@@ -285,6 +287,7 @@ impl Node {
             Question::Intend(asked) => Box::pin(self.on_intend(asked)).await,
             Question::Settle(asked) => Box::pin(self.on_settle(asked)).await,
             Question::Verdict(asked) => Box::pin(self.on_verdict(asked)).await,
+            Question::ByHand(asked) => Box::pin(self.on_by_hand(asked)).await,
             about_rows @ (Question::Compare(_)
             | Question::Scrub(_)
             | Question::Repair(_)
@@ -361,6 +364,9 @@ impl Node {
         if is_new {
             self.forget_line(id).await?;
         }
+        if let Some(held) = self.store.table(id).filter(|_| is_new && is_of_one) {
+            self.seed_replica(&held).await;
+        }
         let ready = known.is_some_and(|known| known.ready) || table.has_enough(own);
         self.save(id, Record { table, ready }).await?;
         if is_new {
@@ -415,10 +421,10 @@ impl Node {
         }
         if let Some(other) = self.store.table_by_name(spec.name.as_str()) {
             // A partition that this region began to make, and was lost before it had a record of
-            // it: nobody was told, so it holds nothing, and others have made it since.
+            // it: nobody was told, so it holds no entry, and others have made it since.
             let is_left = partition_named(spec.name.as_str()).is_some()
                 && self.record(other.id()).is_none()
-                && other.durable_lsn() == Lsn(0);
+                && other.log_start() == other.durable_lsn();
             if !is_left {
                 tracing::warn!(table = %spec.name, id = other.id().0, "name is taken");
                 return Err(ApiError::table_exists());
@@ -492,6 +498,7 @@ impl Node {
             self.begin_line(&held, goes_on).await?;
             // What several have written stays merged by stamps: there is no way back to one.
             let writers = held.spec().writers;
+            self.note_last_replica(id, goes_on && writers.are_many()).await?;
             self.store.set_writing(id, Writing::Accept, writers, held.epoch()).await?;
         }
         self.forget(id).await

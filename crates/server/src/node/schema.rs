@@ -46,7 +46,8 @@ impl Node {
         let speaker = self.record_named(name).map(|(_, r)| r.table.speaker().to_owned());
         match speaker {
             Some(speaker) if speaker != self.config.region.name => {
-                let question = call::Change { table: name.to_owned(), change, passed_on: false };
+                let question =
+                    call::Change { table: name.to_owned(), change, ..call::Change::default() };
                 let told = self.pass_change_on(&speaker, Question::Change(question)).await?;
                 serde_json::from_slice(&told).map_err(|_| ApiError::internal())
             }

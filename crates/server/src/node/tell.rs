@@ -14,8 +14,8 @@ use isthmus_store::{Table, Writing};
 use super::links::timing_text;
 use super::{Node, Record};
 use crate::status::{
-    CopyStatus, DifferingStatus, DigestStatus, DigestWord, LinkState, LinkStatus, RegionState,
-    RegionStatus, ServeMode, Status, TableStatus,
+    BatchCounts, CopyStatus, DifferingStatus, DigestStatus, DigestWord, LinkState, LinkStatus,
+    RegionState, RegionStatus, ServeMode, Status, TableStatus,
 };
 
 impl Node {
@@ -43,6 +43,9 @@ impl Node {
             log: Some(self.log_status()),
             quorum: self.quorum_status(),
             last_drill: self.last_drill(),
+            batches: Some(self.batch_counts()).filter(|counts| *counts != BatchCounts::default()),
+            reshapes: self.reshape_statuses(),
+            reshaped: self.reshape_counts(),
             memory_bytes: memory_bytes(),
             disk_bytes: Some(disk_bytes(&self.config.storage.data)),
             disk_free_bytes: self.store.space_left().ok(),
@@ -106,6 +109,7 @@ impl Node {
                     }),
                     write_mode: self.write_mode_status(table, record.as_ref()),
                     batches: self.batches_status(table),
+                    horizon_ms: spec.writers.are_many().then(|| table.horizon().millis()),
                     writable: spec.writing == Writing::Accept
                         && record.as_ref().is_none_or(|record| record.ready)
                         && !self.shared.put_backs.is_put_back(spec.partition),
@@ -162,14 +166,18 @@ impl Node {
         let table = self.table_of(report.partition);
         let record = table.as_ref().and_then(|table| self.record(table.id()));
         let own = &self.config.region.name;
-        let rule =
-            record.map_or_else(|| LinkRule::new(own, to), |record| record.table.link_rule(own, to));
+        let held = record.as_ref().is_some_and(|record| self.is_held_link(&record.table, to));
+        let rule = record
+            .map_or_else(|| LinkRule::new(own, to), |record| self.obeyed_rule(&record.table, to));
         let now = self.clock.wall_millis();
         let acked = report.acked.unwrap_or_default();
         let fell_out_at = self.fell_out_at(to, report.partition);
         let is_gap = fell_out_at.is_some() && report.state == State::Opening;
         let reason = match is_gap {
             true => format!("the log was cut; copying heals it: {}", report.reason),
+            false if held && report.reason.is_empty() => {
+                "a person has asked so here while the base of the table is away".to_owned()
+            }
             false => report.reason.clone(),
         };
         let lag_ms = report.oldest_millis.map_or(0, |oldest| (now - oldest).max(0) as u64);
@@ -194,6 +202,7 @@ impl Node {
                 State::Fenced => LinkState::Fenced,
                 State::Broken => LinkState::Broken,
             },
+            held,
             reason,
             since_ms: fell_out_at.filter(|_| is_gap).unwrap_or(report.since_millis),
             lag_entries: report.appended.0.saturating_sub(acked.0),

@@ -120,13 +120,15 @@ impl Node {
         if let Some(record) = record.as_ref().filter(|record| record.table.tells_standings()) {
             self.tell_standing(&table, record);
         }
-        if table.spec().writers.are_many() && record.is_some() {
+        // One that the others have left has nobody to wait for.
+        let is_last = record.is_none() && self.is_last_replica(table.id());
+        if table.spec().writers.are_many() && (record.is_some() || is_last) {
             let others = self.other_writers(partition);
             let own = self.store.promise();
             table.set_horizon(self.shared.safe_times.horizon(partition, &others, own));
         }
         // The horizon of a quiet table moves on as long as there is anything to forget.
-        let rests = record.is_none() || !table.remembers_kills();
+        let rests = (record.is_none() && !is_last) || !table.remembers_kills();
         let end = table.durable_lsn();
         let Some(mut needed) = self.log_needed_after(partition, end) else { return false };
         match self.log_held_by_all(&table) {

@@ -199,6 +199,14 @@ pub struct VerdictTold {
     pub verdicts: Vec<u32>,
 }
 
+/// A question about batches that a person settles.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ByHand {
+    /// The question in JSON, as is the answer's body.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub asked: Bytes,
+}
+
 /// As it is told.
 pub fn verdict_number(verdict: Verdict) -> u32 {
     match verdict {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use isthmus_replication::frame::Packed;
 
-use super::batch::{AskVerdict, Batch, BatchName, Intend, MemberTold, Settle};
+use super::batch::{AskVerdict, Batch, BatchName, ByHand, Intend, MemberTold, Settle};
 use super::verify::{Compare, Heal, Repair, Roots, Rows, Scrub};
 
 /// A question.
@@ -15,8 +15,8 @@ pub struct Call {
     /// What is asked.
     #[prost(
         oneof = "Question",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 25, 30, 40, 41, 42, 50, 60, 61, 62, 63, \
-                70, 71, 72, 80, 81, 82, 83"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 21, 25, 30, 40, 41, 42, 50, 60, 61, 62, 63, \
+                70, 71, 72, 80, 81, 82, 83, 84"
     )]
     pub question: Option<Question>,
 }
@@ -60,6 +60,9 @@ pub enum Question {
     /// Ship now what waits.
     #[prost(message, tag = "20")]
     Trigger(Trigger),
+    /// Pause or throttle links that leave the region, while the base of their table is away.
+    #[prost(message, tag = "21")]
+    HoldLinks(HoldLinks),
     /// Tell whether the region has a write.
     #[prost(message, tag = "25")]
     Holds(Holds),
@@ -111,6 +114,9 @@ pub enum Question {
     /// Tell what became of batches.
     #[prost(message, tag = "83")]
     Verdict(AskVerdict),
+    /// Tell of batches in doubt, or take what a person says of one.
+    #[prost(message, tag = "84")]
+    ByHand(ByHand),
 }
 
 /// Asks whether a region lives and is well. The answer is a `Probed`, and proves both ways.
@@ -521,6 +527,23 @@ pub struct Change {
     /// A region that did not decide has passed it on: it goes no further.
     #[prost(bool, tag = "3")]
     pub passed_on: bool,
+    /// It is to be decided over this version of the record only; 0: over any.
+    #[prost(uint64, tag = "4")]
+    pub over: u64,
+    /// The reign of that version.
+    #[prost(uint64, tag = "5")]
+    pub over_reign: u64,
+}
+
+/// A change of links of which the base cannot be asked, for the region that they leave.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HoldLinks {
+    /// Name of the table.
+    #[prost(string, tag = "1")]
+    pub table: String,
+    /// The change, as the control room writes it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub change: Bytes,
 }
 
 /// Bytes of a measurement. The answer is how many nanoseconds the rows took: 8 bytes, big-endian;

@@ -197,16 +197,9 @@ impl OtherRegion {
 
     /// Since when it owes an answer on a stream.
     pub(crate) fn awaits_since(&self) -> Option<Duration> {
-        let since = self.traffic.awaits_since()?;
-        // What a stream that is gone had sent is owed for as long as there is a link.
-        let is_owed = match self.reached.lock().connected {
-            true => self.links().awaits_answer(),
-            false => !self.links().is_empty(),
-        };
-        if !is_owed {
-            self.traffic.owes_nothing();
-        }
-        is_owed.then_some(since)
+        let is_open = self.reached.lock().connected;
+        let awaits = || self.links().awaits_answer();
+        self.traffic.owed_since(is_open, awaits, || !self.links().is_empty())
     }
 
     /// Asks the region one question.
@@ -299,6 +292,8 @@ impl OtherRegion {
     /// One stream on which this region ships.
     async fn push(&self) -> Ended {
         let Some(mut client) = self.client() else { return not_dialled() };
+        // Who is dialled is to greet, if there is anything to ship; else nobody waits for it.
+        self.traffic.asked();
         let (sender, receiver) = mpsc::channel::<Result<Frame, Status>>(FRAMES_WAITING_MAX);
         let frames = ReceiverStream::new(receiver).filter_map(Result::ok);
         let answers = match client.exchange(frames).await {

@@ -43,9 +43,22 @@ impl StreamTraffic {
         moment(&self.heard)
     }
 
-    /// Since when an answer is waited for.
-    pub(crate) fn awaits_since(&self) -> Option<Duration> {
-        moment(&self.awaits)
+    /// Since when an answer is owed. `is_open`: the other end has spoken on the stream that there is
+    /// now; `awaits`: whether what was sent there waits for an answer. What was asked before a
+    /// connection was replaced, and the greeting of the new one, is owed until something comes, as
+    /// long as there is a link (`has_links`).
+    pub(crate) fn owed_since(
+        &self,
+        is_open: bool,
+        awaits: impl FnOnce() -> bool,
+        has_links: impl FnOnce() -> bool,
+    ) -> Option<Duration> {
+        let since = moment(&self.awaits)?;
+        let is_owed = if is_open { awaits() } else { has_links() };
+        if !is_owed {
+            self.owes_nothing();
+        }
+        is_owed.then_some(since)
     }
 }
 
@@ -56,4 +69,43 @@ fn moment(micros: &AtomicU64) -> Option<Duration> {
 
 fn now_micros() -> u64 {
     u64::try_from(lease_clock().as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether an answer is owed on a stream that the other end has not spoken on.
+    fn owed(traffic: &StreamTraffic) -> Option<Duration> {
+        traffic.owed_since(false, || unreachable!("nothing is open"), || true)
+    }
+
+    #[test]
+    fn an_answer_is_owed_across_connections_until_something_comes() {
+        let traffic = StreamTraffic::default();
+        assert_eq!(owed(&traffic), None, "nothing was asked");
+        traffic.asked();
+        let since = traffic.owed_since(true, || true, || true);
+        assert!(since.is_some());
+        // The connection is replaced, again and again; each greeting is a question, too.
+        for _ in 0..3 {
+            assert_eq!(owed(&traffic), since);
+            std::thread::sleep(Duration::from_millis(2));
+            traffic.asked();
+        }
+        assert_eq!(owed(&traffic), since, "the first question counts");
+        traffic.answered();
+        assert_eq!(owed(&traffic), None);
+    }
+
+    #[test]
+    fn a_greeting_that_is_not_answered_is_owed_where_there_are_links() {
+        let traffic = StreamTraffic::default();
+        traffic.asked();
+        assert!(owed(&traffic).is_some());
+        assert_eq!(traffic.owed_since(false, || true, || false), None, "nobody waits for it");
+        assert_eq!(owed(&traffic), None, "and it is forgotten");
+        traffic.asked();
+        assert_eq!(traffic.owed_since(true, || false, || true), None, "it was answered");
+    }
 }

@@ -26,3 +26,23 @@ pub struct BatchStatus {
     /// For how long.
     pub waited_ms: u64,
 }
+
+/// Batches of several partitions since the answering region serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchCounts {
+    /// Begun here, where their anchors are written.
+    pub begun: u64,
+    /// Of these, all that was asked for is made.
+    pub made: u64,
+    /// Nothing is made.
+    pub refused: u64,
+    /// Answered with a timeout: they are made or not, or not as safely as was asked for.
+    pub unknown: u64,
+    /// Parts of batches kept here that ended since the region told so that writes the anchor.
+    pub settled_by_anchor: u64,
+    /// The same since this region has asked for it.
+    pub settled_by_upkeep: u64,
+    /// The same since a person said so.
+    #[serde(default)]
+    pub settled_by_hand: u64,
+}

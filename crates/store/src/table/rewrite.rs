@@ -5,12 +5,16 @@
 //! since nothing older than the entry can come to the other table. In the end the first table is
 //! held: nothing more is accepted, so that what is left can be moved, and it ends with a drop. A
 //! hold is forgotten in a crash, a drop is not.
+//!
+//! A table that has no entry yet can be seeded: then it holds rows as they are in another table,
+//! with their stamps, and its log begins after them.
 
 use std::sync::Arc;
 
 use isthmus_model::entry::{EntryBody, RowDelta};
 use isthmus_model::expiry::Expiry;
 use isthmus_model::family::Families;
+use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Epoch, Lsn, SchemaNumber};
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::{Cell, Row};
@@ -110,6 +114,49 @@ impl Table {
             return Ok(Pending::ready(Ok(0)));
         }
         Ok(self.enqueue_told(&mut inner, bytes_before, made))
+    }
+
+    /// Puts rows as they are in another table, with their stamps and without entries, at most as
+    /// many as one write may change. Whoever stood anywhere in the log is given rows. Refused where
+    /// clients could not write, and where there is any entry.
+    pub fn seed(&self, rows: Vec<MovedRow>) -> Pending<()> {
+        Pending::from_result(self.try_seed(rows))
+    }
+
+    fn try_seed(&self, rows: Vec<MovedRow>) -> Result<Pending<()>, StoreError> {
+        self.core.admit()?;
+        if rows.len() > WRITE_CHANGES_MAX {
+            return Err(StoreError::TooLarge("rows to seed"));
+        }
+        let newest = rows.iter().filter_map(|moved| moved.row.stamp_max()).max();
+        let newest = newest.map_or(Hlc::MIN, |stamp| stamp.hlc);
+        self.partition.note_copied(newest);
+        self.core.stamps.observe(newest, self.core.wall_millis())?;
+        let wanted = rows.iter().map(|row| Wanted { key: row.key.clone(), decoded: true });
+        let read = Prefetched::read(&self.core, &self.partition, wanted.collect())?;
+        let mut inner = self.partition.inner.lock();
+        check_writable(&inner)?;
+        let has_entries = inner.state.log_start < inner.state.lsn || !inner.part.records.is_empty();
+        if inner.spec.writers != Writers::One || has_entries {
+            return Err(StoreError::BadSchema("only a table without entries is seeded".into()));
+        }
+        let bytes_before = inner.part.bytes;
+        let horizon = self.partition.horizon(&inner.spec);
+        // An address of its own, at which there is no entry.
+        let next = inner.next_lsn();
+        (inner.state.lsn, inner.state.log_start) = (next, next);
+        // What it will accept is newer than all of it.
+        inner.state.hlc = inner.state.hlc.max(newest);
+        let at = At { lsn: next, stamp: None };
+        for MovedRow { key, row } in rows {
+            let current = read.current(&self.core, &self.partition, &inner, &key)?.row;
+            if current.as_deref().unwrap_or(&Row::default()) != &row {
+                let before = read.parts(&self.core, &self.partition, &inner, &key)?;
+                inner.put_row(key, before, row, horizon, at);
+            }
+        }
+        self.keep_past_anew(&inner);
+        Ok(self.enqueue_told(&mut inner, bytes_before, ()))
     }
 
     /// How many numbers this region has given to an auto-increment column, or knows of.

@@ -65,6 +65,43 @@ fn what_rows_show_goes_on_and_what_is_alike_is_left() {
 }
 
 #[test]
+fn a_seeded_table_holds_rows_as_they_are_and_no_entry_of_them() {
+    let mut region = Region::new(1, Writers::One);
+    for number in 0..4 {
+        region.write(put(number, number)).unwrap();
+    }
+    region.write(delete(2)).unwrap();
+    let (other_table, mut seeds) = (other(&region), moved(&region));
+    seeds.retain(|moved| !moved.row.is_bare());
+    let late = seeds.split_off(1);
+    for seeds in [seeds, late] {
+        let seeded = other_table.seed(seeds);
+        region.finish(seeded).unwrap();
+    }
+    let stamped = |table: &Table| {
+        let snapshot = table.snapshot().unwrap();
+        let rows = rows(table).into_iter().map(|(key, row)| (key, snapshot.shown(row)));
+        rows.filter(|(_, row)| !row.is_bare()).collect::<Vec<_>>()
+    };
+    assert_eq!(stamped(&other_table), stamped(&region.table()), "stamps are those of the rows");
+    assert_eq!((other_table.durable_lsn(), other_table.log_start()), (Lsn(2), Lsn(2)));
+    drop(other_table);
+    region.restart();
+    let other_table = region.store.table(OTHER).unwrap();
+    assert_eq!((other_table.durable_lsn(), other_table.log_start()), (Lsn(2), Lsn(2)));
+    assert_eq!(stamped(&other_table), stamped(&region.table()));
+    // Its log goes on, with entries that are newer than all of it.
+    let written = other_table.write(vec![put(0, 50)], false);
+    region.finish(written).unwrap().remove(0).unwrap();
+    let entries = entries_after(&other_table, other_table.log_start());
+    assert_eq!(entries.len(), 1);
+    let row = rows(&other_table).remove(0).1;
+    assert_eq!(integer(Some(&row), "v"), Some(50));
+    let seeded = other_table.seed(moved(&region));
+    assert!(region.finish(seeded).is_err(), "it has an entry, which a row may be older than");
+}
+
+#[test]
 fn a_table_that_is_held_accepts_nothing_until_it_is_released() {
     let mut region = Region::new(1, Writers::One);
     region.write(put(1, 1)).unwrap();

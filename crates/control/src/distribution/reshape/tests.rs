@@ -156,6 +156,26 @@ fn a_part_of_what_was_too_much_is_written_elsewhere() {
 }
 
 #[test]
+fn a_part_of_what_was_hot_is_written_by_who_bears_least() {
+    let mut before = table(By::Hash, |_| {});
+    for (place, partition) in before.partitions.iter_mut().enumerate() {
+        partition.held = vec!["r1".to_owned(), "r2".to_owned()];
+        partition.wanted = partition.held.clone();
+        partition.primary = if place == 1 { "r1" } else { "r2" }.to_owned();
+    }
+    let at = before.partitions[1].from.middle(before.end_of(1));
+    let planned = before.with_split(1, &at, (Why::Load, 7)).unwrap();
+    let writer = |of_others: f64| {
+        let rate = |number: u32| if number == 1 { 900.0 } else { of_others };
+        let after = planned.reshaped_by_load(9, rate).unwrap();
+        after.partitions[2].wanted[0].clone()
+    };
+    assert_eq!(writer(1.0), "r2", "it writes more partitions, and bears less");
+    assert_eq!(writer(100.0), "r2");
+    assert_eq!(writer(200.0), "r1", "then it would bear more than both parts are");
+}
+
+#[test]
 fn steps_follow_what_is() {
     let before = ranges(&["m"]);
     let mut planned = before.with_split(0, &point("g"), ASKED).unwrap();
@@ -179,6 +199,15 @@ fn steps_follow_what_is() {
     assert_eq!(step(&planned, &[(0, &source), (2, &one)], false), made);
     let bind = ReshapeStep::Bring(3, Step::Bind(regions[1].clone()));
     assert_eq!(step(&planned, &[(0, &source), (2, &one), (3, &two)], false), bind);
+    // One that is on its way holds up no other.
+    let mut copied = two.clone();
+    copied = copied.with_replica(&regions[1], false, 0).unwrap();
+    let made = ReshapeStep::Make(3, writer.clone());
+    assert_eq!(step(&planned, &[(0, &source), (2, &copied)], false), made);
+    let bind = ReshapeStep::Bring(3, Step::Bind(regions[1].clone()));
+    assert_eq!(step(&planned, &[(0, &source), (2, &copied), (3, &two)], false), bind);
+    let waits = step(&planned, &[(0, &source), (2, &copied), (3, &one)], false);
+    assert!(matches!(waits, ReshapeStep::Wait(why) if why.contains("takes partition 2")));
     let all = [(0, &source), (2, &one), (3, &one)];
     assert_eq!(step(&planned, &all, false), ReshapeStep::Fill(writer.clone()));
     // What has ended is finished by whoever writes what goes on.

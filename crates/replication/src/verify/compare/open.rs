@@ -186,6 +186,7 @@ impl Run<'_, '_> {
             coarse_symbols: if other.is_some() { COARSE_SYMBOLS } else { 0 },
             narrow: self.wants_narrow && other.is_none_or(|other| other.narrow),
             scrubbed: self.options.scrubbed,
+            fresh: self.shell.clock.monotonic() < self.fresh_until,
         };
         let name = self.names()[side].to_owned();
         let later = |why| Ok(Ok(Opening::Later(why)));

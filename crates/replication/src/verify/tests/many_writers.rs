@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_model::clock::Clock;
 use isthmus_model::diff::{CellDiff, Knowledge, lagging};
 use isthmus_model::family::NO_FAMILIES;
 use isthmus_model::hlc::{Hlc, Stamp};
@@ -12,6 +13,7 @@ use isthmus_model::value::Value;
 use crate::frame::Watermark;
 use crate::verify::answer::Floors;
 use crate::verify::compare::Options;
+use crate::verify::limits::SAFE_WAIT;
 use crate::verify::report::{Report, Verdict};
 use crate::verify::tests::memory::{Entry, Pair, Replica, RowsOf, TABLE, any_options};
 use crate::verify::tests::one_writer::key;
@@ -247,6 +249,46 @@ fn a_safe_time_that_stands_still_hides_no_difference() {
         let report = Pair::new(first, second, 1 << 20).compare(&any_options(chance), &mut |_| {});
         assert_eq!(named(&report), expected);
     });
+}
+
+/// A pair of which the second has lost a row, at 97 s, while both know of 100 s and the second has
+/// heard from all that write up to 95 s.
+fn pair_with_an_old_safe_time(chance: &mut Chance) -> Pair {
+    let sides = [0, 1].map(|side| {
+        let mut replica = Replica { many: true, ..Replica::new(RowsOf::new(), chance) };
+        for seconds in [90, 97, 100] {
+            let hlc = Hlc::from_millis(seconds * 1000);
+            let stamp = Stamp { hlc, origin: Origin(1) };
+            let row = Row { marker: Some(stamp), ..Row::default() };
+            let is_lost = side == 1 && seconds == 97;
+            let deltas = if is_lost { Vec::new() } else { vec![(key(seconds as usize), row)] };
+            replica.apply(Entry { stamp, deltas, expiry: None });
+        }
+        replica.vector =
+            vec![Watermark { origin: 1, lsn: 3, hlc: Hlc::from_millis(100_000).0, life: 0 }];
+        replica.safe = Hlc::from_millis(if side == 0 { 101_000 } else { 95_000 });
+        replica
+    });
+    let [first, second] = sides;
+    Pair::new(first, second, 1 << 20)
+}
+
+#[test]
+fn what_was_written_just_before_a_region_came_back_is_compared() {
+    let mut chance = Chance::new(6);
+    let pair = pair_with_an_old_safe_time(&mut chance);
+    let options = Options::new(TABLE, ["r1".into(), "r2".into()]);
+    let clock = pair.clock.clone();
+    let report = pair.compare(&options, &mut |replicas| {
+        if clock.monotonic() > Duration::from_secs(1) {
+            replicas[1].0.lock().safe = Hlc::from_millis(101_000);
+        }
+    });
+    assert_eq!(named(&report).len(), 1, "{report:?}");
+    let pair = pair_with_an_old_safe_time(&mut chance);
+    let report = pair.compare(&options, &mut |_| {});
+    assert_eq!(report.verdict, Verdict::Equal, "as of 95 s, which is told");
+    assert!(pair.clock.monotonic() < SAFE_WAIT * 2, "{:?}", pair.clock.monotonic());
 }
 
 #[test]

@@ -114,7 +114,12 @@ impl Node {
         let work = tokio::spawn(async move {
             match members.is_empty() {
                 true => node.make_alone(&table, rows, judged_millis).await,
-                false => node.make_together(&table, rows, judged_millis, members).await,
+                false => {
+                    node.batches.counts.begin();
+                    let done = node.make_together(&table, rows, judged_millis, members).await;
+                    node.batches.counts.end(&done);
+                    done
+                }
             }
         });
         match work.await {

@@ -21,16 +21,19 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::counts::SettledBy;
 use super::member::{SETTLE_WITHIN, may_forget};
 use super::{ASKED_AT_ONCE, primary_of};
 use crate::api_error::ApiError;
+use crate::node::Node;
 use crate::node::events::EventKind;
-use crate::node::{Node, Place};
 use crate::peer::batch::{AskVerdict, Settle, SettleTold, VerdictTold, verdict_of};
 use crate::peer::call::Question;
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often regions that were away are told what people have said of batches.
+const TELL_WORDS_EVERY: Duration = Duration::from_secs(2);
 /// What is younger is seen to by the region that begins the batch.
 const QUIET_MAX: Duration = Duration::from_secs(1);
 /// What was asked in vain is asked again after this, then after twice as long, and so on.
@@ -63,7 +66,8 @@ pub(super) struct Upkeep {
     /// Entries of members at or before which they have settled batches, and the epochs in which
     /// that was said.
     settled: Mutex<BTreeMap<(TableId, BatchId), (Lsn, Epoch)>>,
-    /// Batches that were long in doubt when they were last looked at.
+    /// Batches that were long in doubt when they were last looked at, or that an anchor spoke of
+    /// otherwise than a person had.
     noticed: Mutex<BTreeSet<(TableId, BatchId)>>,
     /// Which region was the last one to answer for a table.
     writers: Mutex<BTreeMap<TableId, String>>,
@@ -109,6 +113,11 @@ impl Upkeep {
     /// Nobody asks any more where it was settled.
     pub(super) fn is_held(&self, table: TableId, batch: BatchId) {
         self.settled.lock().remove(&(table, batch));
+    }
+
+    /// Whether nothing was noticed of a batch yet.
+    pub(super) fn is_first_notice(&self, table: TableId, batch: BatchId) -> bool {
+        self.noticed.lock().insert((table, batch))
     }
 
     /// Whether something is to be asked now; if so it is not due again for a while.
@@ -181,6 +190,8 @@ impl Node {
     pub async fn keep_batches(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut have_lines = false;
         let mut at_work = AtWork::default();
+        let mut telling = JoinSet::new();
+        let mut tell_at = Duration::ZERO;
         while !*stop.borrow() {
             if !have_lines {
                 let given = tokio::select! {
@@ -193,6 +204,13 @@ impl Node {
                 }
             }
             self.look_at_doubtful();
+            while telling.try_join_next().is_some() {}
+            let now = self.clock.monotonic();
+            if telling.is_empty() && now >= tell_at {
+                tell_at = now + TELL_WORDS_EVERY;
+                let node = self.clone();
+                telling.spawn(async move { node.tell_words().await });
+            }
             at_work.take_ended();
             let mut kept = self.store.tables();
             kept.retain(|table| table.keeps_batches() && self.may_settle(table));
@@ -205,13 +223,11 @@ impl Node {
     }
 
     fn may_settle(&self, table: &Table) -> bool {
-        let name = table.name();
-        let place = self.place_of_writes(name.as_str());
-        let is_here = matches!(place, Ok(Place::Here(here)) if here.id() == table.id());
+        let is_here = self.is_written_here(table);
         if !is_here {
             self.batches.upkeep.forget_table(table.id());
         }
-        is_here && !self.may_be_put_back(table)
+        is_here
     }
 
     /// What was sent to others and not found made here is made, or void, or still open.
@@ -251,6 +267,10 @@ impl Node {
             if age < QUIET_MAX || count >= ROUND_MAX {
                 continue;
             }
+            if let Some(made) = self.batches.words.outcome(id) {
+                self.settle_told(table, id, made, now).await;
+                continue;
+            }
             if self.batches.upkeep.is_due(table.id(), id, now) {
                 let of_anchor = by_anchor.entry(id.anchor).or_insert_with(|| (anchor, Vec::new()));
                 of_anchor.1.push(id);
@@ -286,17 +306,28 @@ impl Node {
                     Verdict::Committed => true,
                     Verdict::Abandoned => false,
                 };
-                let begun = self.clock.monotonic();
-                if begun >= now + ROUND_WITHIN {
-                    return;
-                }
-                match self.settle(table, id, made, begun + SETTLE_WITHIN).await {
-                    Ok(_) => self.batches.upkeep.is_over(table.id(), id),
-                    Err(error) => {
-                        let name = table.name();
-                        tracing::warn!(table = %name, batch = %id, %error, "not settled yet");
-                    }
-                }
+                self.settle_told(table, id, made, now).await;
+            }
+        }
+    }
+
+    /// Settles a batch of which it is known what became, in a round that began at that time.
+    async fn settle_told(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        id: BatchId,
+        made: bool,
+        round_began: Duration,
+    ) {
+        let begun = self.clock.monotonic();
+        if begun >= round_began + ROUND_WITHIN {
+            return;
+        }
+        match self.settle(table, id, (made, SettledBy::Upkeep), begun + SETTLE_WITHIN).await {
+            Ok(_) => self.batches.upkeep.is_over(table.id(), id),
+            Err(error) => {
+                let name = table.name();
+                tracing::warn!(table = %name, batch = %id, %error, "not settled yet");
             }
         }
     }
@@ -420,7 +451,7 @@ impl Node {
     }
 
     fn notice_long(&self, table: &Table, id: BatchId, anchor: &str, rows: usize) {
-        if !self.batches.upkeep.noticed.lock().insert((table.id(), id)) {
+        if !self.batches.upkeep.is_first_notice(table.id(), id) {
             return;
         }
         let name = table.name();

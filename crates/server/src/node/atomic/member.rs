@@ -13,6 +13,7 @@ use isthmus_protocol::error_code::ErrorCode;
 use isthmus_store::{StoreError, Table, Written};
 use prost::Message;
 
+use super::counts::SettledBy;
 use super::is_unknown;
 use super::rows::{Group, PATH, Refused, all_or_refused, of_store, refused_told};
 use crate::api_error::ApiError;
@@ -148,7 +149,9 @@ impl Node {
         let mut held = Vec::with_capacity(asked.batches.len());
         for batch in asked.batches.into_iter().map(BatchId::from) {
             // What is not settled now is asked for again.
-            let settled = match self.settle(&table, batch, asked.made, until).await {
+            let made = self.outcome_of(&table, batch, asked.made);
+            let became = (made, SettledBy::Anchor);
+            let settled = match self.settle(&table, batch, became, until).await {
                 Ok(lsn) => self.how_held(&table, batch, (lsn, epoch)),
                 Err(error) => {
                     let name = table.name();
@@ -181,7 +184,7 @@ impl Node {
         self: &Arc<Self>,
         table: &Arc<Table>,
         id: BatchId,
-        made: bool,
+        (made, by): (bool, SettledBy),
         until: Duration,
     ) -> Result<Lsn, ApiError> {
         let patience = until.saturating_sub(self.clock.monotonic());
@@ -194,7 +197,11 @@ impl Node {
         let (node, table) = (self.clone(), table.clone());
         // What protects rows until others have them must not fall with whoever asks.
         let mut work = tokio::spawn(async move {
+            let is_open = table.intent(id).is_some();
             let settled = node.settle_now(&table, id, made).await;
+            if is_open && settled.is_ok() {
+                node.batches.counts.settled(by);
+            }
             drop(under_way);
             settled
         });

@@ -1,6 +1,7 @@
 //! The writer's part of a split or merge: it fills the new partitions, ends the old ones, and says
 //! so to the base of the record.
 //!
+//! Where it can be, all regions have put what they hold into the new partitions before (`seed.rs`).
 //! Rows are copied from a snapshot, then what the log names since is made alike, until little is
 //! left. Then writes of the old partitions are held, the rest is moved, and when the other replicas
 //! of the new ones have it too, the old ones end in their logs. Only then clients write the new
@@ -13,6 +14,7 @@
 mod close;
 mod copy;
 mod finish;
+mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,6 +48,18 @@ pub(super) enum Doing {
     Ended,
     /// It has failed, and is begun anew.
     Failed,
+}
+
+impl Doing {
+    /// The word for it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Doing::Copying => "copying",
+            Doing::Following => "following",
+            Doing::Ended => "ended",
+            Doing::Failed => "failed",
+        }
+    }
 }
 
 /// How far a filling has come.
@@ -115,6 +129,7 @@ pub(in crate::node) struct Fillings {
     opened: RwLock<BTreeMap<String, Epoch>>,
     /// What of logs is needed yet.
     followed: Mutex<BTreeMap<PartitionId, Lsn>>,
+    seedings: seed::Seedings,
 }
 
 impl Fillings {
@@ -133,11 +148,13 @@ impl Fillings {
         });
         self.stopped.lock().retain(|(id, number)| *id != record.id || keeps(*number));
         self.under_way.lock().retain(|(id, number), _| *id != record.id || keeps(*number));
+        let over = self.seedings.forget(|(id, number)| *id != record.id || keeps(*number));
+        self.followed.lock().retain(|partition, _| !over.contains(partition));
     }
 }
 
 /// What one filling is about.
-struct Plan {
+pub(super) struct Plan {
     record: Arc<Distribution>,
     reshape: Reshape,
 }
@@ -327,8 +344,17 @@ impl Node {
             let of_it = |name: &String| targets.keys().any(|it| plan.partition(*it) == *name);
             self.distributions.fillings.opened.write().retain(|name, _| !of_it(name));
             // First, so that rows are kept there as they are here from the beginning.
-            self.follow_schemas(&sources, &targets).await?;
-            self.copy_all(plan, &mut sources, &targets, filling).await?;
+            let lived_otherwise = self.follow_schemas(&sources, &targets).await?;
+            let seeded = self.take_seeded(plan, &sources, &targets);
+            match seeded.filter(|_| !lived_otherwise) {
+                Some(seeded) => {
+                    for source in &mut sources {
+                        let done = seeded.get(&source.table.partition()).copied();
+                        source.done = done.ok_or_else(ApiError::internal)?;
+                    }
+                }
+                None => self.copy_all(plan, &mut sources, &targets, filling).await?,
+            }
             filling.note(|progress| progress.doing = Doing::Following);
             self.follow_and_end(plan, &mut sources, &targets, filling).await?;
         }
@@ -372,6 +398,7 @@ impl Node {
     pub(super) fn filling_of(&self, id: &str) -> Option<Progress> {
         let under_way = self.distributions.fillings.under_way.lock();
         let mut of_it = under_way.iter().filter(|((of, _), _)| of == id);
-        of_it.next_back().map(|(_, filling)| filling.progress.lock().clone())
+        let progress = of_it.next_back().map(|(_, filling)| filling.progress.lock().clone());
+        progress.or_else(|| self.seeding_of(id))
     }
 }

@@ -16,7 +16,7 @@ use isthmus_control::global_table::{GlobalTable, Serve, Sync};
 use isthmus_control::writer::AtSecondary;
 use isthmus_model::change::Direction;
 use isthmus_model::check::check_table_name;
-use isthmus_model::ids::{Epoch, Origin, PartitionId, TableId};
+use isthmus_model::ids::{Epoch, Lsn, Origin, PartitionId, TableId};
 use isthmus_model::key::{EncodedKey, KeyKind};
 use isthmus_model::schema::{KeyColumn, Schema};
 use isthmus_model::value::Text;
@@ -27,6 +27,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::ask::{Ask, Known, Make, read};
+use super::filling::Plan;
 use super::is_alive;
 use super::take::spec_of;
 use crate::api_error::ApiError;
@@ -395,37 +396,16 @@ impl Node {
         Ok(json!({ "labels": self.config.region.labels }))
     }
 
-    /// Makes the global table of a partition whose base is here, unless it is there.
+    /// Makes the global table of a partition whose base is here, unless it is there. One that is
+    /// to take the place of others is seeded first.
     pub(super) async fn on_make(&self, from: &str, make: &Make) -> Result<(), ApiError> {
+        if let Some(plan) = self.begin_to_seed(from, make).await? {
+            self.await_seeded(plan).await?;
+        }
         let _one_at_a_time = self.change_for_another().await?;
         let own = &self.config.region.name;
-        let (record, others) = self.wanted_of(from, make).ok_or_else(|| {
-            ApiError::new(
-                ErrorCode::ServerUnavailable,
-                format!("Region {own} does not know of such a partition yet. Nothing was done."),
-            )
-        })?;
-        let mut spec = spec_of(&record)?;
-        if let Some(source) = self.source_of(&record, &make.name) {
-            spec.schema = source.schema().as_ref().clone();
-        }
-        let held = match self.store.table_by_name(&make.name) {
-            Some(held) => held,
-            None => {
-                let (id, base) = (self.store.reserve_id()?, Origin(self.config.region.number));
-                self.store
-                    .create_table(TableSpec {
-                        id: TableId(id),
-                        partition: PartitionId(id),
-                        name: Text::from(make.name.as_str()),
-                        base,
-                        writer: base,
-                        ..spec
-                    })
-                    .await?;
-                self.store.table_by_name(&make.name).ok_or_else(ApiError::internal)?
-            }
-        };
+        let (record, others) = self.wanted_of(from, make).ok_or_else(|| self.not_known_yet())?;
+        let held = self.begin_partition(&record, &make.name).await?;
         self.check_held_name(&held.spec())?;
         let id = held.id();
         if self.record(id).is_some() {
@@ -439,6 +419,73 @@ impl Node {
         }
         self.store.set_writing(id, Writing::Accept, writers(&table), held.epoch()).await?;
         self.save(id, Record { table, ready: true }).await
+    }
+
+    fn not_known_yet(&self) -> ApiError {
+        let own = &self.config.region.name;
+        ApiError::new(
+            ErrorCode::ServerUnavailable,
+            format!("Region {own} does not know of such a partition yet. Nothing was done."),
+        )
+    }
+
+    /// The table of a partition that is made here, of which there may be no record yet.
+    async fn begin_partition(
+        &self,
+        record: &Distribution,
+        name: &str,
+    ) -> Result<Arc<Table>, ApiError> {
+        if let Some(held) = self.store.table_by_name(name) {
+            return Ok(held);
+        }
+        let mut spec = spec_of(record)?;
+        if let Some(source) = self.source_of(record, name) {
+            spec.schema = source.schema().as_ref().clone();
+        }
+        let (id, base) = (self.store.reserve_id()?, Origin(self.config.region.number));
+        let spec = TableSpec {
+            id: TableId(id),
+            partition: PartitionId(id),
+            name: Text::from(name),
+            base,
+            writer: base,
+            ..spec
+        };
+        self.store.create_table(spec).await?;
+        self.store.table_by_name(name).ok_or_else(ApiError::internal)
+    }
+
+    /// Begins the new partitions of a split or merge, if the one that is to be made has no record
+    /// yet. What an earlier turn has put into them is removed. Gives the plan if they are to be
+    /// seeded.
+    async fn begin_to_seed(&self, from: &str, make: &Make) -> Result<Option<Plan>, ApiError> {
+        let _one_at_a_time = self.change_for_another().await?;
+        let (record, others) = self.wanted_of(from, make).ok_or_else(|| self.not_known_yet())?;
+        let has_record = |held: &Arc<Table>| self.record(held.id()).is_some();
+        let is_made = self.store.table_by_name(&make.name).is_some_and(|held| has_record(&held));
+        let Some(reshape) = record.reshape.as_ref().filter(|_| !is_made) else { return Ok(None) };
+        let plan = self.plan_to_seed(&record, &make.name, !others.is_empty());
+        if plan.as_ref().is_some_and(|plan| self.knows_seeding(plan)) {
+            return Ok(plan);
+        }
+        let (mut is_any_made, targets) = (false, reshape.targets.iter());
+        for name in targets.map(|target| name_of_partition(&record.name, target.number)) {
+            if let Some(held) = self.store.table_by_name(&name) {
+                if has_record(&held) {
+                    is_any_made = true;
+                    continue;
+                }
+                if held.durable_lsn() > Lsn(0) {
+                    self.remove_dropped(held.id()).await?;
+                }
+            }
+            self.begin_partition(&record, &name).await?;
+        }
+        let plan = plan.filter(|_| !is_any_made);
+        if let Some(plan) = &plan {
+            self.forget_seeding(plan);
+        }
+        Ok(plan)
     }
 
     /// The record of a table that is being made, by which this region makes a partition of it

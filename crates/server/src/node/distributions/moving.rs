@@ -73,6 +73,7 @@ impl Node {
                 under_way.remove(&id);
             }
             self.go_on_with_ended();
+            self.remove_begun().await;
             let own = &self.config.region.name;
             let mut is_busy = false;
             let mut records = self.distributions.all();

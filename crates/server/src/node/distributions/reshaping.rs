@@ -123,6 +123,7 @@ impl Node {
             .await?;
         let told = plan_json(&planned, true);
         if let Some(reshape) = &planned.reshape {
+            self.distributions.counts.begin(reshape);
             let (sources, why) = (named(&reshape.sources), reshape.why.as_str());
             let targets = named(&numbers_of(reshape));
             let text = format!("{sources} become {targets}, {why}");
@@ -213,11 +214,16 @@ impl Node {
             Some(Seen { table, ended_in: ended.get(&number).map_or(&[], Vec::as_slice) })
         };
         let Some(step) = record.reshape_step(of, &silent) else { return };
+        let is_made_or_brought = matches!(step, ReshapeStep::Make(..) | ReshapeStep::Bring(..));
         let waits = match self.give_up_what_is_vain(looks, record).await {
             Ok(true) => None,
             Ok(false) => self.take_reshape_step(record, looks, &tables, step).await.err(),
             Err(error) => Some(error),
         };
+        if is_made_or_brought && waits.is_none() {
+            // The next step is another one.
+            self.distributions.soon.notify_one();
+        }
         let first = record.reshape.as_ref().map_or(0, Reshape::id);
         let partition = name_of_partition(&name, first);
         self.distributions.note_trouble(&partition, waits.map(|error| error.message));
@@ -291,6 +297,7 @@ impl Node {
                 })
                 .await?;
                 let Some(over) = over else { return Ok(()) };
+                self.distributions.counts.give_up(&over);
                 self.distributions.reshapings.rest_long(&*self.clock, &record.name, &over.sources);
                 let text = "it was given up; all is as before".to_owned();
                 self.notice(EventKind::ReshapeFailed, &record.name, text, Json::Null);
@@ -433,7 +440,8 @@ impl Node {
         let mut done = None;
         let record = self
             .change_distribution(&record, |record| {
-                let next = record.reshaped(self.clock.wall_millis());
+                let rate = |number| self.rate_of(&record.name, number);
+                let next = record.reshaped_by_load(self.clock.wall_millis(), rate);
                 let Some(next) = next.filter(|_| is_it(record)) else {
                     return Ok(false);
                 };
@@ -443,6 +451,7 @@ impl Node {
             })
             .await?;
         if let Some(reshape) = done {
+            self.distributions.counts.done(&reshape);
             let took = self.clock.wall_millis().saturating_sub(reshape.begun_millis);
             let sources = named(&reshape.sources);
             let targets = named(&numbers_of(&reshape));

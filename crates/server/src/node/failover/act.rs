@@ -50,7 +50,10 @@ impl Node {
             are_leases_over,
             has_waited,
         };
-        stand.duty(&known.agreed)
+        let duty = stand.duty(&known.agreed);
+        let is_known = known.agreed.tenure(id.0).is_some();
+        let must_wait = is_known && !self.has_gathered(&table, &record.table);
+        duty.filter(|duty| *duty != Duty::Enrol || !must_wait)
     }
 
     /// Does the next thing that is to be done for a table.
@@ -170,6 +173,10 @@ impl Node {
         let tenure = known.agreed.tenure(id.0);
         let is_agreed = tenure.is_none_or(|tenure| tenure.held_by == 0);
         let Some(table) = self.store.table(id).filter(|_| !is_agreed) else { return true };
+        let record = self.record(id);
+        if record.is_some_and(|record| !self.has_gathered(&table, &record.table)) {
+            return false;
+        }
         self.enrol(id, &table, &known).await.is_ok()
     }
 

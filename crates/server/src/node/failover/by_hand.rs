@@ -1,7 +1,7 @@
 //! Failover as people see it and ask for it: who is suspended, which tables nobody writes, what
 //! would be lost, and a person's word where the table waits for one.
 
-use isthmus_control::agreed::{Command, Outcome, Tenure};
+use isthmus_control::agreed::{Command, How, Outcome, Tenure};
 use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
 use serde::Deserialize;
@@ -21,7 +21,18 @@ enum Asked {
     /// Lets it come back.
     Release { region: String, who: String },
     /// Says who writes a table that nobody writes.
-    Decide { table: String, to: String, who: String },
+    Decide {
+        table: String,
+        to: String,
+        who: String,
+        /// It begins without what replicas that are gone may have prepared; also of a table that
+        /// this region was granted and cannot begin to write.
+        #[serde(default)]
+        accept_loss: bool,
+        /// Nothing is done; what may be lost is told.
+        #[serde(default)]
+        dry_run: bool,
+    },
 }
 
 impl Node {
@@ -98,26 +109,32 @@ impl Node {
                 self.check_region(&region)?;
                 Command::Release { region, who, at_millis }
             }
-            Asked::Decide { table, to, who } => {
+            Asked::Decide { table, to, who, accept_loss, dry_run } => {
                 self.check_region(&to)?;
                 let known = self.registry().ok_or_else(no_quorum)?.known();
                 let mut tables = known.agreed.tables.iter();
                 let found = tables.find(|(_, tenure)| tenure.name == table);
                 let (id, tenure) =
                     found.ok_or_else(super::super::global_tables::no_global_table)?;
-                let vacancy = tenure.vacant.as_ref().ok_or_else(|| {
-                    ApiError::invalid(format!(
-                        "Region {} writes the table. Use a switchover to let another one write.",
-                        tenure.writer
-                    ))
-                })?;
-                Command::Decide { table: *id, epoch: vacancy.epoch, region: to, who, at_millis }
+                let epoch = self.epoch_to_decide(*id, tenure, (&to, accept_loss))?;
+                if dry_run {
+                    return Ok(self.loss_json(*id, tenure, &to));
+                }
+                let (table, region) = (*id, to);
+                Command::Decide { table, epoch, region, who, at_millis, accept_loss }
             }
         };
+        self.propose_by_hand(command).await.map(|()| json!({ "done": true }))
+    }
+
+    /// Writes something that a person did into the audit; an error: it is not known to be there.
+    pub(in super::super) async fn note_in_audit(&self, note: Command) -> Result<(), ApiError> {
+        self.propose_by_hand(note).await
+    }
+
+    async fn propose_by_hand(&self, command: Command) -> Result<(), ApiError> {
         match self.propose(command).await {
-            Ok(Outcome::Done | Outcome::Granted { .. } | Outcome::Refused(_)) => {
-                Ok(json!({ "done": true }))
-            }
+            Ok(Outcome::Done | Outcome::Granted { .. } | Outcome::Refused(_)) => Ok(()),
             Err(Trouble::Refused(why)) => Err(ApiError::new(
                 ErrorCode::OperationConflict,
                 format!("Nothing was done: {why}."),
@@ -131,6 +148,68 @@ impl Node {
                 format!("Nothing was done: {error}."),
             )),
         }
+    }
+
+    /// The epoch of which a person says who writes in it.
+    fn epoch_to_decide(
+        &self,
+        id: u64,
+        tenure: &Tenure,
+        (to, accepts_loss): (&str, bool),
+    ) -> Result<u64, ApiError> {
+        if let Some(vacancy) = &tenure.vacant {
+            return Ok(vacancy.epoch);
+        }
+        let newest = tenure.history.last();
+        let is_granted = newest.is_some_and(|newest| newest.how == How::Failover);
+        if tenure.writer != to || !accepts_loss || !is_granted {
+            return Err(ApiError::invalid(format!(
+                "Region {} writes the table. Use a switchover to let another one write.",
+                tenure.writer
+            )));
+        }
+        let held = self.store.table(TableId(id)).filter(|_| self.config.region.name == to);
+        let record = self.record(TableId(id));
+        let has_all = held.zip(record).is_some_and(|(held, record)| {
+            held.writer_word().epoch.0 == tenure.epoch && self.has_gathered(&held, &record.table)
+        });
+        match has_all {
+            true => Err(ApiError::invalid(format!(
+                "Region {to} writes the table and waits for no word of what was prepared before: \
+                 there is no loss to accept. If writes wait, see what its mode asks for \
+                 (`isthmus status`)."
+            ))),
+            false => Ok(tenure.epoch),
+        }
+    }
+
+    /// What may be lost if a region writes a table without those who are not heard.
+    fn loss_json(&self, id: u64, tenure: &Tenure, to: &str) -> Json {
+        let claims = tenure.vacant.as_ref().map(|vacancy| &vacancy.claims);
+        let is_heard = |region: &String| match claims {
+            Some(claims) => claims.contains_key(region),
+            None => region == to || self.is_reached(region) || *region == self.config.region.name,
+        };
+        let silent: Vec<&String> = tenure.replicas.iter().filter(|one| !is_heard(one)).collect();
+        let claim = claims.and_then(|claims| claims.get(to));
+        let known_end = claims.into_iter().flatten().map(|(_, claim)| claim.known_end).max();
+        let lost = claim.zip(known_end).map(|(claim, end)| end.saturating_sub(claim.lsn));
+        let heard = tenure.replicas.len() - silent.len();
+        let needed = tenure.claims_needed();
+        let table = self.store.table(TableId(id));
+        // Not known in a region without a replica.
+        let is_sync = self.record(TableId(id)).map(|it| it.table.sync_commit().is_some());
+        json!({
+            "table": tenure.name,
+            "to": to,
+            "needed": needed,
+            "heard": heard,
+            "silent": silent,
+            "may_lose_answered": heard < needed || tenure.held_by == 0,
+            "would_be_lost_entries": lost,
+            "sync": is_sync,
+            "prepared_here": table.map(|table| table.prepared_count()),
+        })
     }
 
     fn check_region(&self, region: &str) -> Result<(), ApiError> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_control::agreed::How;
+use isthmus_control::global_table::GlobalTable;
 use isthmus_model::atomic::Intent;
 use isthmus_model::change::Condition;
 use isthmus_model::check::{CheckedChange, CheckedKey, check_change};
@@ -43,6 +44,9 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// What is asked of other regions is asked again after this.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+/// Those who are there are asked for so long after a person has said that a term is to begin without
+/// those who are not.
+const ACCEPTED_PATIENCE: Duration = Duration::from_secs(5);
 /// Answers of one region to one question at most.
 const PAGES_MAX: usize = 1_000;
 
@@ -51,6 +55,7 @@ impl Node {
     /// made or the table is written elsewhere.
     pub(super) async fn begin_term(self: Arc<Self>, sync: &Arc<SyncTable>, table: &Arc<Table>) {
         let mut warned = false;
+        let mut accepted = Accepted::default();
         while *sync.stage.borrow() == Stage::Opening {
             let word = table.writer_word();
             if word.epoch.0 > sync.epoch {
@@ -62,7 +67,7 @@ impl Node {
             }
             // What an earlier one has under way is made before it is settled.
             let _drained = sync.under_way.clone().write_owned().await;
-            match self.try_begin_term(sync, table).await {
+            match self.try_begin_term(sync, table, &mut accepted).await {
                 Ok(term) => {
                     sync.open(term, self.count_of(table));
                     // It may not be written so any more.
@@ -78,7 +83,12 @@ impl Node {
         }
     }
 
-    async fn try_begin_term(&self, sync: &SyncTable, table: &Arc<Table>) -> Result<Term, ApiError> {
+    async fn try_begin_term(
+        &self,
+        sync: &SyncTable,
+        table: &Arc<Table>,
+        accepted: &mut Accepted,
+    ) -> Result<Term, ApiError> {
         if self.config.quorum.is_some() && self.registry().is_none() {
             return Err(not_begun("what the regions have decided is not known yet"));
         }
@@ -94,7 +104,7 @@ impl Node {
         };
         let term = Term { epoch: sync.epoch, life };
         table.promise(term).await?;
-        let found = self.find_prepared(table, term).await?;
+        let found = self.find_prepared(table, term, accepted).await?;
         self.make_found(table, found).await?;
         let lsn = table.settle(term).await?;
         self.check_lease(table, Epoch(term.epoch))?;
@@ -132,7 +142,7 @@ impl Node {
 
     /// Whose word is needed of what was prepared, so that nothing acknowledged is missed: so many
     /// of these regions, this one among them. `None`: all of that is in the log here.
-    fn who_knows(&self, table: &Table, epoch: u64) -> Option<(usize, Vec<String>)> {
+    fn who_knows(&self, table: &Table, epoch: u64) -> Option<WhoKnows> {
         let known = self.registry()?.known();
         let tenure = known.agreed.tenure(table.id().0)?;
         let opening = tenure.history.iter().find(|opening| opening.epoch == epoch)?;
@@ -141,7 +151,8 @@ impl Node {
             return None;
         }
         let needed = tenure.replicas.len().saturating_sub(usize::from(tenure.held_by)).max(1);
-        Some((needed, tenure.replicas.clone()))
+        let accepts_loss = opening.accepts_loss;
+        Some(WhoKnows { needed, replicas: tenure.replicas.clone(), accepts_loss })
     }
 
     /// What was prepared in earlier terms and may have been acknowledged, in its order.
@@ -149,10 +160,16 @@ impl Node {
         &self,
         table: &Arc<Table>,
         term: Term,
+        accepted: &mut Accepted,
     ) -> Result<Vec<(TxId, Bytes)>, ApiError> {
-        let Some((needed, replicas)) = self.who_knows(table, term.epoch) else {
+        let Some(WhoKnows { needed, replicas, accepts_loss }) = self.who_knows(table, term.epoch)
+        else {
             return Ok(Vec::new());
         };
+        let now = self.clock.monotonic();
+        let since = accepted.since.filter(|_| accepts_loss).unwrap_or(now);
+        accepted.since = accepts_loss.then_some(since);
+        let takes_what_there_is = accepts_loss && now.saturating_sub(since) >= ACCEPTED_PATIENCE;
         let end = table.durable_lsn().0;
         let own = Origin(self.config.region.number);
         // What was in a tail that was cut off here may not be found here.
@@ -161,6 +178,7 @@ impl Node {
             table.with_participant(|own_books| Recovery::new(term, (own, own_books), needed, end));
         let mut recovery = recovery.map_err(|refusal| not_begun(&refusal.to_string()))?;
         let mut changes: BTreeMap<TxId, Bytes> = table.prepared().into_iter().collect();
+        let mut answered = vec![self.config.region.name.clone()];
         if recovery.plan().is_none() {
             let others = replicas.iter().filter_map(|region| self.others.get(region));
             let mut asked: JoinSet<_> =
@@ -173,7 +191,14 @@ impl Node {
                 let answer = commit::Answer { promised: term, held, prepared };
                 if recovery.answer(member, answer).is_ok() {
                     changes.extend(told);
+                    answered.push(region);
                 }
+            }
+        }
+        if takes_what_there_is && recovery.plan().is_none() {
+            recovery.accept_loss();
+            if !std::mem::replace(&mut accepted.noticed, true) {
+                self.notice_accepted(table, term, (&answered, &replicas));
             }
         }
         let Some(plan) = recovery.plan() else {
@@ -181,6 +206,34 @@ impl Node {
         };
         let found = plan.commit.into_iter();
         Ok(found.filter_map(|(tx, _)| Some((tx, changes.remove(&tx)?))).collect())
+    }
+
+    fn notice_accepted(
+        &self,
+        table: &Table,
+        term: Term,
+        (answered, replicas): (&[String], &[String]),
+    ) {
+        let silent: Vec<&String> = replicas.iter().filter(|one| !answered.contains(one)).collect();
+        let names = silent.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+        let own = &self.config.region.name;
+        let text = format!(
+            "{own} writes in epoch {} without what {names} may have prepared before; a person has \
+             accepted that answered writes can be lost by it",
+            term.epoch
+        );
+        let detail = json!({ "region": own, "epoch": term.epoch, "silent": silent });
+        self.notice(EventKind::LossAccepted, table.name().as_str(), text, detail);
+    }
+
+    /// Whether all that was prepared before this region wrote a table is in its log, as far as it
+    /// is needed. Until then those who decide must not take the table to be held by fewer than
+    /// before, nor by others: so many of them are asked.
+    pub(in crate::node) fn has_gathered(&self, table: &Table, record: &GlobalTable) -> bool {
+        let (_, settled) = table.terms();
+        let was_sync = settled > Term::default() || table.prepared_count() > 0;
+        let is_sync = record.sync_commit().is_some() || was_sync;
+        !is_sync || settled.epoch >= table.writer_word().epoch.0
     }
 
     /// Makes what was prepared in earlier terms, in its order.
@@ -227,6 +280,22 @@ impl Node {
             Read::Made(_) => Err(damaged()),
         }
     }
+}
+
+/// Whose word is needed of what was prepared.
+struct WhoKnows {
+    /// Of so many of them, this region among them.
+    needed: usize,
+    replicas: Vec<String>,
+    /// A person has said that it goes on without those who are gone.
+    accepts_loss: bool,
+}
+
+/// Since when it is known that a person accepts a loss.
+#[derive(Default)]
+struct Accepted {
+    since: Option<Duration>,
+    noticed: bool,
 }
 
 /// A prepared change.

@@ -54,6 +54,7 @@ impl Node {
             | Question::Change(_)
             | Question::Drop(_)
             | Question::Trigger(_)
+            | Question::HoldLinks(_)
             | Question::Holds(_)
             | Question::HandOver(_)
             | Question::Write(_)
@@ -70,6 +71,7 @@ impl Node {
             | Question::Intend(_)
             | Question::Settle(_)
             | Question::Verdict(_)
+            | Question::ByHand(_)
             | Question::Time(_) => {
                 return Err(ApiError::invalid("This is no question about rows."));
             }

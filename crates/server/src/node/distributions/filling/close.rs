@@ -15,6 +15,7 @@ use super::copy::{Source, Targets};
 use super::{Doing, Filling, Plan};
 use crate::api_error::ApiError;
 use crate::node::Node;
+use crate::node::distributions::counts::Holding;
 use crate::node::events::EventKind;
 
 /// Writes are held when the last round had so many entries at most, or after so many rounds took so
@@ -246,8 +247,8 @@ impl Node {
         if took > ROUND_MAX {
             return Err(late("Much was written meanwhile."));
         }
-        let began = self.clock.monotonic();
-        let deadline = began + HOLD_MAX;
+        let holding = Holding::begin(&self.distributions.counts, &*self.clock);
+        let deadline = holding.since() + HOLD_MAX;
         filling.note(|progress| progress.holds += 1);
         // From here on writes wait: those that are prepared in other regions come to their end.
         let mut drained = Vec::new();
@@ -298,7 +299,7 @@ impl Node {
                 tracing::warn!(table = %table.name(), %error, "its end is not known everywhere");
             }
         }
-        let pause = self.clock.monotonic().saturating_sub(began);
+        let pause = holding.end();
         for held in &held {
             let (name, lsn) = (held.table().name(), held.table().durable_lsn());
             let pause_ms = pause.as_secs_f64() * 1000.0;

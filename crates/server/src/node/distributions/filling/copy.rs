@@ -58,19 +58,19 @@ impl Source {
 }
 
 /// Reads a snapshot from the first row to the last.
-struct Reader {
+pub(super) struct Reader {
     snapshot: Arc<TableSnapshot>,
     /// Where it goes on; `None`: all was read.
     next: Option<EncodedKey>,
 }
 
 impl Reader {
-    fn new(snapshot: Arc<TableSnapshot>) -> Reader {
+    pub(super) fn new(snapshot: Arc<TableSnapshot>) -> Reader {
         Reader { snapshot, next: Some(EncodedKey::default()) }
     }
 
     /// The next rows; none: all were read. Blocks.
-    fn read(&mut self) -> Result<Vec<(EncodedKey, Row)>, ApiError> {
+    pub(super) fn read(&mut self) -> Result<Vec<(EncodedKey, Row)>, ApiError> {
         let Some(start) = self.next.take() else { return Ok(Vec::new()) };
         let (mut rows, mut bytes) = (Vec::new(), 0);
         let packed = self.snapshot.scan_packed(&start, None, Direction::Forward);
@@ -86,10 +86,17 @@ impl Reader {
         }
         Ok(rows)
     }
+
+    /// What rows that were read show, of those that exist.
+    pub(super) fn shown(&self, rows: Vec<(EncodedKey, Row)>) -> Vec<MovedRow> {
+        let rows = rows.into_iter();
+        let rows = rows.map(|(key, row)| MovedRow { key, row: self.snapshot.shown(row) });
+        rows.filter(|moved| !moved.row.is_bare()).collect()
+    }
 }
 
 /// Does what blocks beside all that must not.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal())?

@@ -204,10 +204,16 @@ impl Node {
         since.is_some()
     }
 
+    /// How often a partition is asked for in a second, by what limits go by; 0: it is not known.
+    pub(super) fn rate_of(&self, table: &str, number: u32) -> f64 {
+        let rates = self.distributions.reshapings.rates.lock();
+        rates.get(&name_of_partition(table, number)).map_or(0.0, Rate::each_second)
+    }
+
     fn measure_of(&self, looks: &[(String, Look)], record: &Distribution, number: u32) -> Measure {
         let name = name_of_partition(&record.name, number);
         let reshapings = &self.distributions.reshapings;
-        let rate = reshapings.rates.lock().get(&name).map_or(0.0, Rate::each_second);
+        let rate = self.rate_of(&record.name, number);
         let until = reshapings.rests.lock().get(&name).copied();
         let is_resting = until.is_some_and(|until| self.clock.monotonic() < until);
         let seen = looks.iter().flat_map(|(_, look)| &look.partitions);
