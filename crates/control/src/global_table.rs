@@ -362,8 +362,10 @@ impl GlobalTable {
         Ok(())
     }
 
-    /// Forgets a replica whose region has confirmed that it is out.
+    /// Forgets a replica whose region has confirmed that it is out. The others must know: they wait
+    /// for what it has not heard of.
     pub fn remove(&mut self, region: &str) {
+        self.version += u64::from(self.replica(region).is_some());
         self.replicas.retain(|replica| replica.region != region);
         self.links.retain(|rule| rule.from != region && rule.to != region);
         self.away.retain(|away| away != region);
@@ -506,8 +508,9 @@ mod tests {
         assert!(matches!(table.unbind("r1", 7), Err(ControlError::BaseStays(_))));
         table.unbind("r2", 7).unwrap();
         assert_eq!(table.ships_to("r1").collect::<Vec<_>>(), ["r3"]);
+        let told = table.clone();
         table.remove("r2");
-        assert!(table.replica("r2").is_none());
+        assert!(table.replica("r2").is_none() && table.is_newer_than(&told));
         assert_eq!(GlobalTable::from_json(&table.to_json()).unwrap(), table);
     }
 }

@@ -15,6 +15,8 @@
 
 pub mod agreed;
 mod as_text;
+pub mod batches;
+pub mod binding;
 pub mod change;
 pub mod clocks;
 pub use isthmus_model::{atomic, commit};

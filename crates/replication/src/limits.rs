@@ -51,6 +51,8 @@ pub const PRIORS_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const WHOLE_FOR: Duration = Duration::from_secs(10);
 /// How long a link that was refused waits before it opens anew.
 pub const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How long after a region has left it is looked once more who lacks something that it had made.
+pub const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(3);
 /// How long a link that broke waits before it opens anew.
 pub const BROKEN_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How old the snapshot of a copy may grow before a new one is taken.

@@ -318,8 +318,13 @@ impl Link {
 
     /// Entries that make a copy complete are shipped whatever the timing.
     fn ships_through(&self) -> Lsn {
+        self.may_ship_through().min(self.appended)
+    }
+
+    /// Nothing after this entry may be shipped yet.
+    pub fn may_ship_through(&self) -> Lsn {
         let needed = if self.incomplete { self.complete_at } else { Lsn(0) };
-        self.released.0.max(needed).min(self.appended)
+        self.released.0.max(needed)
     }
 
     fn on_opened(

@@ -13,6 +13,7 @@ mod asked;
 mod carry;
 pub(crate) mod copy;
 mod lane;
+mod left;
 mod log;
 mod promise;
 mod report;
@@ -346,6 +347,7 @@ impl Outbound {
             self.on_link(partition.0, |_, link| link.step(Event::RetryDue));
         }
         self.shared.put_backs.settle();
+        self.look_for_what_was_left(now);
         for partition in std::mem::take(&mut self.put_back) {
             self.wake(partition);
         }

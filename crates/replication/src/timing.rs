@@ -126,8 +126,8 @@ pub struct Gate {
     copy_asked: bool,
     /// The interval that was last seen.
     interval: Option<i64>,
-    /// When the next log record is old enough, for a delay; `None`: look at it.
-    due: Option<i64>,
+    /// When the log record after an entry is old enough, for a delay; `None`: look at it.
+    due: Option<(Lsn, i64)>,
     /// Whether a window is open, from when till when that holds.
     window: Option<(bool, i64, i64)>,
 }
@@ -169,7 +169,7 @@ impl Gate {
                     copies = Copies::WhenAsked;
                 }
                 self.pass_delayed(by.as_millis() as i64, moment, record_after);
-                self.due
+                self.due.map(|(_, due)| due)
             }
             Timing::Interval(every) => {
                 let every = (every.as_millis() as i64).max(1);
@@ -191,7 +191,8 @@ impl Gate {
                 let waits = appended.0.saturating_sub(moment.shipped.0);
                 let enough = entries.is_some_and(|least| waits >= least)
                     || bytes.is_some_and(|least| moment.waiting_bytes >= least);
-                if enough && waits > 0 {
+                // Until the replica has said where it stands nobody knows what waits.
+                if moment.follows && enough && waits > 0 {
                     self.released = appended;
                 }
                 None
@@ -208,19 +209,21 @@ impl Gate {
         moment: &Moment,
         mut record_after: impl FnMut(Lsn) -> Option<(Lsn, i64)>,
     ) {
-        if !moment.follows || self.due.is_some_and(|due| moment.now_millis < due) {
+        // What was shipped under another timing may be asked for again before it is old enough.
+        let mut through = self.released.max(moment.shipped);
+        let waits = |(after, due)| after == through && moment.now_millis < due;
+        if !moment.follows || self.due.is_some_and(waits) {
             return;
         }
         self.due = None;
-        self.released = self.released.max(moment.shipped);
         for _ in 0..RECORDS_MAX {
-            let Some((last, made)) = record_after(self.released) else { return };
+            let Some((last, made)) = record_after(through) else { return };
             let due = made.saturating_add(by);
             if due > moment.now_millis {
-                self.due = Some(due);
+                self.due = Some((through, due));
                 return;
             }
-            self.released = last;
+            (self.released, through) = (last, last);
         }
     }
 
@@ -290,6 +293,29 @@ mod tests {
         assert_eq!((leave.through, leave.next_millis), (Lsn(8), Some(22_000)));
         let leave = gate.look(&moment(22_000, 9, 8), after(9));
         assert_eq!((leave.through, leave.next_millis), (Lsn(9), None));
+    }
+
+    #[test]
+    fn what_was_shipped_at_once_and_lost_waits_when_a_delay_is_asked_for() {
+        let log = [(Lsn(5), 1_000), (Lsn(8), 4_000)];
+        let after = |lsn| log.into_iter().find(|(last, _)| *last > lsn);
+        let mut gate = Gate::new(Timing::Delayed(secs(10)));
+        assert_eq!(gate.look(&moment(5_000, 8, 8), after).through, NONE);
+        // The stream broke, and the replica has it not.
+        let leave = gate.look(&moment(6_000, 8, 5), after);
+        assert_eq!((leave.through, leave.next_millis), (NONE, Some(14_000)));
+        assert_eq!(gate.look(&moment(14_000, 8, 5), after).through, Lsn(8));
+    }
+
+    #[test]
+    fn nothing_is_triggered_before_the_replica_has_said_where_it_stands() {
+        let mut gate = Gate::new(Timing::Triggered { entries: Some(5), bytes: None });
+        // A link that has just been made seems to have shipped nothing of a log with nine entries.
+        let opening = Moment { follows: false, ..moment(1_000, 9, 0) };
+        assert_eq!(gate.look(&opening, no_record).through, NONE);
+        // Two wait.
+        assert_eq!(gate.look(&moment(1_100, 9, 7), no_record).through, NONE);
+        assert_eq!(gate.look(&moment(1_200, 12, 7), no_record).through, Lsn(12));
     }
 
     #[test]

@@ -3,17 +3,21 @@
 pub(crate) mod acked;
 pub(crate) mod alike;
 pub(crate) mod bounds;
+pub(crate) mod conflicts;
 pub(crate) mod crossings;
 pub(crate) mod cuts;
 pub(crate) mod deleted;
 pub(crate) mod digest;
 pub(crate) mod dropped;
+pub(crate) mod extracts;
 pub(crate) mod held;
 pub(crate) mod order;
 pub(crate) mod prefix;
+pub(crate) mod receipts;
 pub(crate) mod registers;
 pub(crate) mod replay;
 pub(crate) mod stamps;
+pub(crate) mod timing;
 pub(crate) mod wishes;
 pub(crate) mod writer;
 

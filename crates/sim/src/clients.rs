@@ -3,6 +3,8 @@
 //! An answer is judged when it comes. A change whose answer was lost is "maybe": nothing is
 //! demanded of it, and if it shows, it must show everywhere.
 
+mod schemas;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,19 +15,18 @@ use isthmus_model::change::{
 use isthmus_model::check::{CheckedChange, check_change};
 use isthmus_model::clock::Clock;
 use isthmus_model::error::Outcome;
-use isthmus_model::ids::{Lsn, Origin, PartitionId, Timestamp};
+use isthmus_model::ids::{Lsn, PartitionId, TableId, Timestamp};
 use isthmus_model::key::KeyValue;
-use isthmus_model::rule::{ConflictRules, Rule};
-use isthmus_model::schema::{DefinedColumn, Schema};
-use isthmus_model::value::{Text, Value, ValueKind};
+use isthmus_model::schema::Schema;
+use isthmus_model::value::{Text, Value};
 use isthmus_replication::mode::{Answer, Begun, Modes, Wait};
-use isthmus_store::{Pending, StoreError, Table, Writers, Written};
+use isthmus_store::{Pending, StoreError, Written};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use crate::checkers::receipts::Receipt;
 use crate::checkers::{acked, held};
 use crate::clock::NodeClock;
-use crate::families;
 use crate::node::Life;
 use crate::observer::Observer;
 use crate::options::{Nature, Scenario, TablePlan};
@@ -35,6 +36,7 @@ type Results = Vec<Result<Written, StoreError>>;
 /// A request that is not answered yet.
 struct Request {
     node: usize,
+    table: TableId,
     partition: PartitionId,
     number: u64,
     changes: Vec<(CheckedChange, Option<String>)>,
@@ -74,17 +76,22 @@ pub(crate) struct Clients {
     /// Numbers that servers gave.
     given: Vec<(PartitionId, i64)>,
     pub(crate) acknowledged: u64,
+    /// Some of the receipts that were given.
+    pub(crate) receipts: Vec<Receipt>,
     /// Of the requests that were answered, those that others held by then.
     pub(crate) held: u64,
     /// One in so many requests to a base changes a schema.
     schema_one_in: u32,
     /// Tables are dropped now and then.
     drops: bool,
+    /// Tables get conflict rules.
+    rules: bool,
+    /// Tables get a time to live.
+    expires: bool,
     pub(crate) schema_changes: u64,
 }
 
-/// One in so many changes of a schema is a drop, where there are any.
-const DROPS_ONE_IN: u32 = 40;
+const RECEIPTS_KEPT: usize = 48;
 
 impl Clients {
     /// Nobody has asked yet.
@@ -96,11 +103,14 @@ impl Clients {
             big_rows: nature.big_rows,
             schema_one_in: if drops { 3 } else { 40 },
             drops,
+            rules: !matches!(scenario, Scenario::Bindings | Scenario::Extracts),
+            expires: scenario != Scenario::Extracts,
             schema_changes: 0,
             next: 1,
             open: Vec::new(),
             given: Vec::new(),
             acknowledged: 0,
+            receipts: Vec::new(),
             held: 0,
         }
     }
@@ -133,7 +143,7 @@ impl Clients {
         }
         let speaks = match plan.writers.are_many() {
             true => plan.base == node,
-            false => table.writer_word().accepts,
+            false => table.writer_word().accepts && life.is_in_common(plan),
         };
         if speaks && self.rng.random_range(0..self.schema_one_in) == 0 {
             return Some(self.change_schema(&table));
@@ -163,6 +173,7 @@ impl Clients {
         let partition = plan.partition;
         self.open.push(Request {
             node,
+            table: plan.id,
             partition,
             number,
             changes,
@@ -173,64 +184,6 @@ impl Clients {
             clock: clock.clone(),
         });
         Some(format!("node {node} asked {number}: {rows} rows of {name}, atomic {atomic}"))
-    }
-
-    fn change_schema(&mut self, table: &Table) -> String {
-        self.schema_changes += 1;
-        if self.drops && self.rng.random_range(0..DROPS_ONE_IN) == 0 {
-            drop(table.change_schema(|schema| {
-                let mut schema = schema.clone();
-                schema.options.is_dropped = true;
-                Ok(schema)
-            }));
-            return format!("{} is dropped", table.name());
-        }
-        let before = table.schema().options.families.clone();
-        let families = (self.drops && self.rng.random_range(0..3) == 0)
-            .then(|| families::change(&mut self.rng, &before));
-        let versions = self.rng.random_range(1..4);
-        let toggles = self.rng.random_range(0..3) == 0;
-        let whole_rows = table.spec().writers == Writers::ManyByRow;
-        let rules = self.rng.random::<bool>().then(|| self.rules(whole_rows));
-        let column: Text = format!("c{}", self.rng.random_range(0..4)).into();
-        drop(table.change_schema(|schema| {
-            let mut schema = schema.clone();
-            if rules.is_some() {
-                schema.options.rules = rules;
-            }
-            let defined = &mut schema.defined_columns;
-            match defined.iter().position(|known| known.name == column) {
-                Some(place) => drop(defined.remove(place)),
-                None => defined.push(DefinedColumn { name: column, kind: ValueKind::String }),
-            }
-            // What a family takes stays: one that was made meanwhile is not unmade.
-            if let Some(families) = families.filter(|_| schema.options.families == before) {
-                schema.options.families = families;
-            }
-            schema.options.max_versions = versions;
-            if toggles {
-                schema.options.time_to_live_seconds = match schema.options.time_to_live_seconds {
-                    None => Some(86_400),
-                    Some(_) => None,
-                };
-            }
-            Ok(schema)
-        }));
-        format!("schema of {} changed to {versions} versions, {toggles}", table.name())
-    }
-
-    fn rules(&mut self, whole_rows: bool) -> ConflictRules {
-        let priority = vec![Origin(2), Origin(1)];
-        if whole_rows {
-            let is_late = self.rng.random_range(0..4) == 0;
-            let default = if is_late { Rule::LastWriter } else { Rule::Priority };
-            return ConflictRules { default, columns: Vec::new(), priority };
-        }
-        let plain = [Rule::LastWriter, Rule::Priority, Rule::Max, Rule::Min];
-        let mut any = || plain[self.rng.random_range(0..plain.len())];
-        let columns =
-            vec![("c0".into(), any()), ("c1".into(), any()), ("n0".into(), Rule::Counter)];
-        ConflictRules { default: any(), columns, priority }
     }
 
     /// Looks for answers and judges them; gives what came, in words.
@@ -309,6 +262,10 @@ impl Clients {
                 (Ok(written), _) => {
                     self.acknowledged += 1;
                     self.remember(request.partition, change, &written);
+                    if observer.is_apart(request.node, request.partition) {
+                        continue;
+                    }
+                    self.keep_receipt(request, &written);
                     let checked = acked::check_answer(
                         observer,
                         request.node,
@@ -325,6 +282,23 @@ impl Clients {
                 (Err(_), _) => {}
             }
         }
+    }
+
+    /// Keeps a receipt, in the place of an older one where there are many.
+    fn keep_receipt(&mut self, request: &Request, written: &Written) {
+        let receipt = Receipt {
+            table: request.table,
+            partition: request.partition,
+            origin: written.stamp.origin,
+            epoch: written.epoch,
+            lsn: written.lsn,
+        };
+        if self.receipts.len() < RECEIPTS_KEPT {
+            self.receipts.push(receipt);
+            return;
+        }
+        let place = self.acknowledged as usize % RECEIPTS_KEPT;
+        self.receipts[place] = receipt;
     }
 
     fn remember(&mut self, partition: PartitionId, change: &CheckedChange, written: &Written) {

@@ -32,13 +32,19 @@ impl WorldTime {
 #[derive(Debug)]
 pub(crate) struct NodeClock {
     time: Arc<WorldTime>,
+    begins_millis: i64,
     offset_millis: AtomicI64,
 }
 
 impl NodeClock {
-    /// Right at first.
+    /// Right at first, which is at a full minute.
     pub(crate) fn new(time: Arc<WorldTime>) -> NodeClock {
-        NodeClock { time, offset_millis: AtomicI64::new(0) }
+        NodeClock { time, begins_millis: 0, offset_millis: AtomicI64::new(0) }
+    }
+
+    /// The same, so long after a full minute.
+    pub(crate) fn beginning_at(self, begins_millis: i64) -> NodeClock {
+        NodeClock { begins_millis, ..self }
     }
 
     /// Sets how far the wall clock is from the right time.
@@ -50,7 +56,7 @@ impl NodeClock {
 impl Clock for NodeClock {
     fn wall_millis(&self) -> i64 {
         let since = (self.time.micros() / 1000) as i64;
-        BEGINNING_MILLIS + since + self.offset_millis.load(Ordering::Relaxed)
+        BEGINNING_MILLIS + self.begins_millis + since + self.offset_millis.load(Ordering::Relaxed)
     }
 
     fn monotonic(&self) -> Duration {

@@ -150,6 +150,10 @@ impl Disk {
 
 impl Engine for Disk {
     fn commit(&self, batch: Batch) -> Result<(), EngineError> {
+        let batch = match self.plant {
+            Some(plant) => plant.lose(batch),
+            None => batch,
+        };
         let mut state = self.state.lock();
         if state.failed {
             return Err(EngineError::Closed);

@@ -14,6 +14,7 @@ mod checkers;
 mod clients;
 mod clock;
 mod disk;
+mod extracts;
 mod families;
 mod network;
 mod node;
@@ -43,9 +44,14 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
         | Scenario::Edges
         | Scenario::Restores
         | Scenario::Writers
+        | Scenario::Bindings
+        | Scenario::Extracts
+        | Scenario::Timings
         | Scenario::Away => world::run(options),
         Scenario::Verify => verify::run_trial(options),
         Scenario::Crashes => verify::run_crashes(options),
         Scenario::Sync => sync::run(options),
+        Scenario::Batches => sync::run_batches(options),
+        Scenario::Reshapes => sync::run_reshapes(options),
     }
 }

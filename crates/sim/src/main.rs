@@ -19,7 +19,7 @@ struct Arguments {
 
 const USAGE: &str = "usage: isthmus-sim [--seeds N] [--from S] [--seed S] [--twice] [--until N] \
                      [--dump] [--plant NAME] [--scenario links|edges|verify|crashes|schemas|\
-                     restores|writers|away|sync]";
+                     restores|writers|away|sync|batches|reshapes|bindings|extracts|timings]";
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments {
@@ -55,6 +55,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     .chain(Plant::OF_RESTORES)
                     .chain(Plant::OF_WRITERS)
                     .chain(Plant::OF_SYNC)
+                    .chain(Plant::OF_BATCHES)
+                    .chain(Plant::OF_RESHAPES)
+                    .chain(Plant::OF_BINDINGS)
+                    .chain(Plant::OF_TIMINGS)
+                    .chain(Plant::OF_EXTRACTS)
                     .chain(Plant::OF_DIGESTS);
                 let found = all.find(|plant| format!("{plant:?}") == name);
                 let plant = found.ok_or(format!("no bug is called {name}"))?;
@@ -72,6 +77,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
                     Some("writers") => Scenario::Writers,
                     Some("away") => Scenario::Away,
                     Some("sync") => Scenario::Sync,
+                    Some("batches") => Scenario::Batches,
+                    Some("reshapes") => Scenario::Reshapes,
+                    Some("bindings") => Scenario::Bindings,
+                    Some("extracts") => Scenario::Extracts,
+                    Some("timings") => Scenario::Timings,
                     other => return Err(format!("there is no scenario {other:?}; {USAGE}")),
                 };
             }
@@ -97,6 +107,11 @@ fn tell(options: &Options, failure: &Failure) {
         Scenario::Writers => format!("--scenario writers --until {until}"),
         Scenario::Away => format!("--scenario away --until {until}"),
         Scenario::Sync => "--scenario sync".to_owned(),
+        Scenario::Batches => "--scenario batches".to_owned(),
+        Scenario::Reshapes => "--scenario reshapes".to_owned(),
+        Scenario::Bindings => format!("--scenario bindings --until {until}"),
+        Scenario::Extracts => format!("--scenario extracts --until {until}"),
+        Scenario::Timings => format!("--scenario timings --until {until}"),
     };
     println!("again: cargo xtask sim --seed {} {scenario} --dump", options.seed);
 }
@@ -160,8 +175,8 @@ fn main() -> ExitCode {
     if tally.held > 0 {
         println!("{} requests answered when other regions held them", tally.held);
     }
-    let tallied = [Scenario::Verify, Scenario::Schemas, Scenario::Restores, Scenario::Writers];
-    if tallied.contains(&arguments.scenario) {
+    let untallied = [Scenario::Links, Scenario::Edges, Scenario::Crashes, Scenario::Sync];
+    if !untallied.contains(&arguments.scenario) {
         println!("{tally:?}");
     }
     println!("{passed} passed, {failed} failed");

@@ -3,25 +3,25 @@
 //! A life begins with what is on the disk and ends in a crash or a clean stop; nothing but the
 //! disk outlives it.
 
+mod binding;
+mod links;
 mod modes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
 
+use isthmus_control::global_table::Progress;
 use isthmus_model::clock::Clock;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, Origin, PartitionId};
-use isthmus_replication::error::ReplicationError;
-use isthmus_replication::frame::{FORMAT_OF_HANDOVER, Frame, Hello};
+use isthmus_replication::frame::{FORMAT_OF_HANDOVER, Hello};
 use isthmus_replication::horizon::SafeTimes;
 use isthmus_replication::link::State;
 use isthmus_replication::mode::{Modes, SemiSync};
 use isthmus_replication::pack::PackedLogs;
 use isthmus_replication::put_back::PutBacks;
 use isthmus_replication::receive::{Assignments, Inbound};
-use isthmus_replication::relay::Feeding;
 use isthmus_replication::retention::Retention;
 use isthmus_replication::ship::{Outbound, Shared};
 use isthmus_replication::standings::OwnWord;
@@ -37,7 +37,7 @@ use crate::disk::Disk;
 use crate::network::StreamId;
 use crate::options::{Nature, TablePlan};
 use crate::plant::Plant;
-use crate::roles::{INSTANCE, Roles, origin_of, region_name};
+use crate::roles::{INSTANCE, Roles, origin_named, origin_of, region_name};
 use crate::world::writers::is_settled;
 
 pub(crate) use self::modes::LifeModes;
@@ -86,6 +86,9 @@ pub(crate) struct Life {
     pub(crate) modes: LifeModes,
     /// Assignments were obeyed when they had changed so often.
     obeyed: u64,
+    /// Tables that are being assigned.
+    assigning: BTreeMap<PartitionId, binding::Stage>,
+    plant: Option<Plant>,
 }
 
 impl Life {
@@ -100,7 +103,12 @@ impl Life {
         let engine: Arc<dyn Engine> = place.disk.clone();
         let clock: Arc<dyn Clock> = place.clock.clone();
         let store = Store::open(engine, clock.clone(), options)?;
-        let roles = Arc::new(Roles::read(node, store.clone(), &nature.tables)?);
+        let roles = Arc::new(Roles::read(
+            node,
+            store.clone(),
+            &nature.tables,
+            nature.bind_every.is_some(),
+        )?);
         let modes = Arc::new(Modes::new(clock.clone()));
         let shared = Shared {
             store: store.clone(),
@@ -140,6 +148,8 @@ impl Life {
             asked: place.asked.clone(),
             modes: LifeModes::new(modes, place.modes.clone()),
             obeyed: 0,
+            assigning: BTreeMap::new(),
+            plant: nature.plant,
         };
         life.listen();
         life.obey_links();
@@ -163,37 +173,6 @@ impl Life {
         self.fatal.load(Ordering::Relaxed)
     }
 
-    /// Opens the links that are named at rest.
-    pub(crate) fn obey_links(&mut self) {
-        self.roles.refresh();
-        self.obeyed = self.changes();
-        let shared = self.roles.shared();
-        for plan in &shared {
-            let Some(table) = self.store.table(plan.id) else {
-                self.outbound.values_mut().for_each(|links| links.close(plan.partition));
-                continue;
-            };
-            for (peer, outbound) in &mut self.outbound {
-                let to = self.shared.put_backs.gives_back_to(plan.partition);
-                let gives_back = (to == Some(origin_of(*peer))).then_some(Feeding::Own);
-                match gives_back.or_else(|| self.roles.feeding(plan.partition, *peer)) {
-                    Some(feeding) => {
-                        let terms = self.asked.get(&(*peer, plan.partition)).cloned();
-                        outbound.open(plan.partition, table.clone(), &terms.unwrap_or_default());
-                        outbound.feed(plan.partition, feeding);
-                    }
-                    None => outbound.close(plan.partition),
-                }
-            }
-        }
-        for (peer, outbound) in &mut self.outbound {
-            let joined = shared.iter().map(|plan| plan.partition);
-            let joined = joined.filter(|p| self.roles.is_neighbour(origin_of(*peer), *p));
-            outbound.tell_of(&joined.collect());
-        }
-        self.obey_modes();
-    }
-
     fn changes(&self) -> u64 {
         self.roles.changes() + self.shared.put_backs.changes()
     }
@@ -201,6 +180,11 @@ impl Life {
     /// Whether clients may use a table here.
     pub(crate) fn is_usable(&self, partition: PartitionId) -> bool {
         self.roles.is_ready(partition) && !self.shared.put_backs.is_put_back(partition)
+    }
+
+    /// Whether a table is one that its base and others hold, too.
+    pub(crate) fn is_in_common(&self, plan: &TablePlan) -> bool {
+        plan.base == self.node || self.roles.is_shared(plan.partition)
     }
 
     /// Whether all replicas have said where they stand since the start.
@@ -214,75 +198,10 @@ impl Life {
         self.obey_links();
     }
 
-    /// A link is to ship what waits.
-    pub(crate) fn trigger(&mut self, peer: usize, partition: PartitionId) {
-        if let Some(outbound) = self.outbound.get_mut(&peer) {
-            outbound.trigger(partition);
-        }
-    }
-
-    /// What the links to a peer have to send now, if anything.
-    pub(crate) fn poll_outbound(&mut self, peer: usize, direction: Direction) -> Option<Frame> {
-        if self.obeyed != self.changes() {
-            self.obey_links();
-        }
-        let grown = std::mem::take(&mut *self.grown.lock());
-        for (partition, lsn) in grown {
-            for outbound in self.outbound.values_mut() {
-                outbound.appended(partition, lsn);
-            }
-        }
-        self.outbound.get_mut(&peer)?.poll(direction)
-    }
-
-    /// What a stream from a peer has to answer now, if anything.
-    pub(crate) fn poll_inbound(&mut self, stream: StreamId) -> Option<Frame> {
-        let inbound = self.inbound.get_mut(&stream)?;
-        match inbound.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(frame) => Some(frame),
-            Poll::Pending => None,
-        }
-    }
-
-    /// A stream on which this node receives.
-    pub(crate) fn receive_on(&mut self, direction: Direction, peer: usize, stream: StreamId) {
-        let roles: Arc<dyn Assignments> = self.roles.clone();
-        self.inbound.insert(stream, Inbound::new(self.shared.clone(), roles, direction));
-        if direction == Direction::Pull {
-            self.pulling.insert(peer, stream);
-        }
-    }
-
-    /// A stream on which this node ships; the one before it is over.
-    pub(crate) fn ship_on(&mut self, direction: Direction, peer: usize, stream: StreamId) {
-        if self.shipping.contains_key(&(peer, direction)) {
-            self.lost(direction, peer, "the other region has dialled anew");
-        }
-        self.shipping.insert((peer, direction), stream);
-        if let Some(outbound) = self.outbound.get_mut(&peer) {
-            outbound.connected(direction);
-        }
-    }
-
-    /// A stream to a peer is gone.
-    pub(crate) fn lost(&mut self, direction: Direction, peer: usize, reason: &str) {
-        self.shipping.remove(&(peer, direction));
-        if let Some(outbound) = self.outbound.get_mut(&peer) {
-            outbound.disconnected(direction, reason);
-        }
-    }
-
-    /// Takes in what a replica answered.
-    pub(crate) fn receive_outbound(
-        &mut self,
-        direction: Direction,
-        peer: usize,
-        frame: Frame,
-    ) -> Result<(), ReplicationError> {
-        match self.outbound.get_mut(&peer) {
-            Some(outbound) => outbound.receive(direction, frame),
-            None => Ok(()),
-        }
+    /// The end of a log.
+    pub(crate) fn durable_lsn(&self, partition: PartitionId) -> Lsn {
+        let table = self.store.table_of_partition(partition);
+        table.map_or(Lsn(0), |table| table.durable_lsn())
     }
 
     /// What time alone brings.
@@ -361,6 +280,27 @@ impl Life {
         self.told_of(partition).filter(|_| record.has_edges() || may_take_over)
     }
 
+    /// The other regions whose replicas are to have all entries.
+    fn replicas_to_hold(&self, partition: PartitionId) -> Vec<Origin> {
+        let Some(record) = self.roles.record(partition) else { return Vec::new() };
+        let own = region_name(self.node);
+        let replicas = record.replicas.iter().filter(|replica| {
+            replica.region != own
+                && replica.progress != Progress::Unbinding
+                && !record.has_enough(&replica.region)
+        });
+        replicas.map(|replica| origin_named(&replica.region)).collect()
+    }
+
+    /// Whether a replica has been given all that it takes once.
+    pub(crate) fn has_given_all(&self, peer: usize, partition: PartitionId) -> bool {
+        self.outbound.get(&peer).is_some_and(|outbound| {
+            let report = outbound.report(partition);
+            report.is_some_and(|report| report.state == State::Following)
+                && outbound.has_told_follow(partition)
+        })
+    }
+
     fn other_writers(&self, partition: PartitionId, plant: Option<Plant>) -> Vec<Origin> {
         let mut others = self.roles.other_writers(partition);
         if plant == Some(Plant::SafeOfNeighbours) && self.told_of(partition).is_some() {
@@ -404,7 +344,7 @@ impl Life {
     fn log_needed_after(&self, partition: PartitionId, end: Lsn) -> Option<Lsn> {
         let mut needed = end;
         if let Some(table) = self.kept_for_all(partition) {
-            let others = self.outbound.keys().map(|peer| origin_of(*peer)).collect::<Vec<_>>();
+            let others = self.replicas_to_hold(partition);
             let own = origin_of(self.node);
             needed = needed.min(self.shared.standings.held_by(own, &table, &others)?);
         }

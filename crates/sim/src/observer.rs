@@ -2,6 +2,10 @@
 //!
 //! It knows the stored formats and nothing of how the store works. The checkers judge by it.
 
+mod bindings;
+mod conflicts;
+mod moved;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_model::apply::Granularity;
@@ -13,9 +17,7 @@ use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
 use isthmus_model::value::Value;
-use isthmus_store::codec::row::decode_row;
-use isthmus_store::engine::{Batch, Space};
-use isthmus_store::keys;
+use isthmus_store::engine::Batch;
 use isthmus_store::keys::partition::PartitionState;
 use isthmus_store::{TableSpec, Writers};
 use xxhash_rust::xxh3::xxh3_64;
@@ -25,6 +27,11 @@ use crate::checkers::registers::Expired;
 use crate::checkers::{Violation, dropped, order, prefix, replay, stamps, writer};
 use crate::roles::origin_of;
 
+use self::bindings::Bindings;
+pub(crate) use self::bindings::stamps_of;
+use self::conflicts::{Conflicts, Knew, knew_before};
+pub(crate) use self::moved::Moved;
+
 /// An entry that its origin has made durable.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
@@ -33,6 +40,8 @@ pub(crate) struct Known {
     pub(crate) expiry: Vec<Expiry>,
     /// The schema that it was judged under.
     pub(crate) schema: Option<Schema>,
+    /// What its maker had applied of others by then; with several writers, where that is known.
+    pub(crate) knew: Option<Knew>,
     /// Its rows as they were before it.
     before: Vec<(EncodedKey, Row)>,
 }
@@ -125,20 +134,6 @@ impl NodeView {
 #[derive(Clone, Debug)]
 pub(crate) struct Saved(BTreeMap<PartitionId, PartitionView>);
 
-/// What one batch did to one partition.
-#[derive(Debug, Default)]
-pub(crate) struct Moved {
-    pub(crate) spec: Option<TableSpec>,
-    pub(crate) state: Option<PartitionState>,
-    pub(crate) ranges: Vec<(Lsn, Lsn)>,
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) rows: BTreeMap<EncodedKey, Row>,
-    pub(crate) copied: bool,
-    pub(crate) became_many: bool,
-    /// All that was held of it goes.
-    pub(crate) removed: bool,
-}
-
 /// Sees all.
 #[derive(Debug)]
 pub(crate) struct Observer {
@@ -159,6 +154,8 @@ pub(crate) struct Observer {
     removed: BTreeMap<(usize, PartitionId), Lsn>,
     /// Marks of changes that were refused for certain.
     refused: BTreeSet<String>,
+    pub(crate) bindings: Bindings,
+    pub(crate) conflicts: Conflicts,
     violation: Option<Violation>,
     notes: Vec<String>,
     batches: u64,
@@ -178,6 +175,8 @@ impl Observer {
             truth: BTreeMap::new(),
             removed: BTreeMap::new(),
             refused: BTreeSet::new(),
+            bindings: Bindings::default(),
+            conflicts: Conflicts::default(),
             violation: None,
             notes: Vec::new(),
             batches: 0,
@@ -231,7 +230,9 @@ impl Observer {
 
     /// The end of the longest log of a partition.
     pub(crate) fn longest_log(&self, partition: PartitionId) -> Lsn {
-        let ends = (0..self.nodes.len()).map(|node| self.durable_lsn(node, partition));
+        let counts = |node: &usize| !self.is_apart(*node, partition);
+        let nodes = (0..self.nodes.len()).filter(counts);
+        let ends = nodes.map(|node| self.durable_lsn(node, partition));
         ends.max().unwrap_or_default()
     }
 
@@ -267,6 +268,9 @@ impl Observer {
         let had = self.nodes.get(node).and_then(|view| view.had_of.get(&(partition, origin)));
         if had.is_some_and(|had| *had >= lsn) {
             return true;
+        }
+        if self.is_apart(node, partition) {
+            return self.follows_apart(node, partition, lsn);
         }
         let (Some(view), Some(made)) = (self.view(node, partition), self.view(maker, partition))
         else {
@@ -359,7 +363,7 @@ impl Observer {
         held: Lsn,
     ) {
         let has = self.held(node, origin, partition);
-        if held > has && self.view(node, partition).is_some() {
+        if held > has && !self.is_apart(node, partition) && self.view(node, partition).is_some() {
             let what = format!("node {node} acknowledges {held} of {origin}, durable is {has}");
             self.judge(Err(Violation::of("order per origin", what)));
         }
@@ -415,8 +419,11 @@ impl Observer {
                 (None, None) => continue,
             };
             if moved.removed {
-                dropped::check_removal(self, node, &view)?;
+                if !self.is_apart(node, partition) {
+                    dropped::check_removal(self, node, &view)?;
+                }
                 self.removed.insert((node, partition), view.state.lsn);
+                self.forget_conflicts(node, partition);
                 // What it has held of others goes with a table that is dropped everywhere, and
                 // those may answer writes after that which it had told to hold.
                 let count = self.nodes.len();
@@ -440,6 +447,10 @@ impl Observer {
         view: &mut PartitionView,
         moved: &mut Moved,
     ) -> Result<(), Violation> {
+        if self.is_apart(node, view.spec.partition) {
+            self.take_apart(node, view, moved);
+            return Ok(());
+        }
         let spec = moved.spec.as_ref();
         moved.became_many = spec.is_some_and(|spec| spec.writers != view.spec.writers);
         if let Some(schema) = spec.map(|spec| &spec.schema) {
@@ -448,12 +459,18 @@ impl Observer {
         let followed = order::check(self, node, view, moved)?;
         view.on.extend(followed);
         dropped::check(node, view, moved)?;
+        // Rows of a copy in the same batch are not known one by one.
+        let changing = moved.became_many || moved.copied;
+        let (mut knew, mut asked) = (knew_before(view), Vec::new());
         for entry in &moved.entries {
             stamps::check(self, node, view, entry)?;
             if entry.stamp.origin == origin_of(node) {
-                // Rows of a copy in the same batch are not known one by one.
-                self.learn(view, entry, moved.became_many || moved.copied)?;
+                let knew = (!changing && view.spec.writers.are_many()).then(|| knew.clone());
+                self.learn(view, entry, changing, knew)?;
                 view.own_hlc = entry.stamp.hlc;
+            } else {
+                asked.extend(self.asked_of(node, view, entry));
+                knew.insert(entry.stamp.origin, entry.origin_lsn);
             }
             take_entry(view, entry);
             if entry.stamp.origin == origin_of(node) && !view.spec.writers.are_many() {
@@ -461,6 +478,7 @@ impl Observer {
                 self.states.insert((view.spec.partition, entry.lsn), digest);
             }
         }
+        self.take_conflicts(node, view, moved, &asked, !changing)?;
         if let Some(spec) = &moved.spec {
             view.spec = spec.clone();
         }
@@ -480,7 +498,10 @@ impl Observer {
         for key in touched {
             let shadow = view.shadow.get(&key).cloned().unwrap_or_default();
             let stored = view.stored.get(&key).cloned().unwrap_or_default();
-            let next = replay::check(node, &key, shadow, &stored, view.expired(), moved.copied)?;
+            let partition = view.spec.partition;
+            let alone = |stamp| self.is_alone(partition, &key, stamp);
+            let expired = view.expired();
+            let next = replay::check((node, &key), shadow, &stored, expired, moved.copied, alone)?;
             view.shadow.insert(key, next);
         }
         Ok(())
@@ -492,9 +513,11 @@ impl Observer {
         view: &PartitionView,
         entry: &Entry,
         changing: bool,
+        knew: Option<Knew>,
     ) -> Result<(), Violation> {
         let partition = view.spec.partition;
         self.stamps.insert(entry.stamp);
+        self.note_made(partition, entry);
         if !view.spec.writers.are_many() {
             self.writers.made(partition, entry.stamp.origin, entry)?;
         }
@@ -537,69 +560,13 @@ impl Observer {
             granularity,
             expiry: view.state.expiry.clone(),
             schema,
+            knew,
             before,
         };
         let branches = self.branches.entry((partition, entry.stamp.origin)).or_default();
         branches.made(view.branch, entry.origin_lsn);
         self.known.insert((partition, entry.stamp.origin, entry.origin_lsn), known);
         Ok(())
-    }
-
-    fn parse(
-        &mut self,
-        node: usize,
-        batch: &Batch,
-    ) -> Result<BTreeMap<PartitionId, Moved>, Violation> {
-        let damaged = |what: &str| Violation::of("bytes at rest can be read", what);
-        let mut parts: BTreeMap<PartitionId, Moved> = BTreeMap::new();
-        for write in batch.writes() {
-            match write.space {
-                Space::Rows => {
-                    let (partition, key) = keys::row::decode_key(write.key.clone())
-                        .map_err(|_| damaged("key of a row"))?;
-                    let row = write.value.as_ref().map(decode_row).transpose();
-                    let row = row.map_err(|_| damaged("row"))?.unwrap_or_default();
-                    parts.entry(partition).or_default().rows.insert(key, row);
-                }
-                Space::Log => {
-                    let Some(value) = &write.value else { continue };
-                    // What a digest redoes is no entry.
-                    if keys::log::decode_key(&write.key).is_err() {
-                        continue;
-                    }
-                    let (head, entries) =
-                        keys::log::decode_record(value).map_err(|_| damaged("record of a log"))?;
-                    let part = parts.entry(head.partition).or_default();
-                    part.ranges.push((head.first, head.last));
-                    part.entries.extend(entries);
-                }
-                Space::Meta => {
-                    let Some(value) = &write.value else {
-                        // A table's partition has its number.
-                        if let Ok(table) = keys::table::decode_key(&write.key) {
-                            parts.entry(PartitionId(table.0)).or_default().removed = true;
-                        }
-                        continue;
-                    };
-                    if let Ok(partition) = keys::partition::decode_key(&write.key) {
-                        let state = keys::partition::decode_value(value)
-                            .map_err(|_| damaged("state of a partition"))?;
-                        parts.entry(partition).or_default().state = Some(state);
-                    } else if keys::table::decode_key(&write.key).is_ok() {
-                        let spec = keys::table::decode_value(value)
-                            .map_err(|_| damaged("record of a table"))?;
-                        let part = parts.entry(spec.partition).or_default();
-                        part.spec = Some(spec);
-                    }
-                }
-            }
-        }
-        if let Some(view) = self.nodes.get_mut(node) {
-            for (partition, part) in &mut parts {
-                part.copied = view.copying.remove(partition);
-            }
-        }
-        Ok(parts)
     }
 }
 

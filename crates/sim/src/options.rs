@@ -3,8 +3,8 @@
 //! Everything is drawn once, from the seed. About half of the faults are off in each world, so
 //! that rare meetings of a few of them are not drowned by all the others.
 
-use isthmus_control::change::Change;
-use isthmus_control::edges::{Edge, SetEdges};
+mod scenarios;
+
 use isthmus_control::global_table::{GlobalTable, Serve, Sync};
 use isthmus_model::ids::{Epoch, Origin, PartitionId, SchemaNumber, TableId};
 use isthmus_model::key::KeyKind;
@@ -19,6 +19,8 @@ use crate::plant::Plant;
 use crate::rng::{Purpose, split};
 use crate::roles::region_name;
 
+pub(crate) use self::scenarios::{bind_extract, draw_edges};
+
 const PAST_BYTES: &[usize] = &[2_000, 20_000, 200_000, 1 << 26];
 /// Regions of a world whose links fail.
 const REGIONS: usize = 3;
@@ -31,7 +33,7 @@ pub enum Scenario {
     /// Whole regions whose links, disks and clocks fail.
     #[default]
     Links,
-    /// The same with up to six regions that pass on over edges, which change.
+    /// The same with up to ten regions that pass on over edges, which change.
     Edges,
     /// Rows changed behind the back of the log are found and mended while writes go on.
     Verify,
@@ -47,6 +49,16 @@ pub enum Scenario {
     Away,
     /// A table that is written synchronously, whose writer is lost again and again.
     Sync,
+    /// Batches of several tables, each written in a mode of its own, while regions are lost.
+    Batches,
+    /// A partition is split, or two are merged, while regions are lost.
+    Reshapes,
+    /// Regions are unbound, write alone and are bound again; some of the worlds have edges.
+    Bindings,
+    /// As `Bindings`, with replicas that take less than all.
+    Extracts,
+    /// Links ship later, at intervals, in windows or when triggered, which changes all the time.
+    Timings,
 }
 
 /// What to run.
@@ -199,6 +211,18 @@ pub(crate) struct Nature {
     pub(crate) put_back_every: Option<u64>,
     /// How often the writing region of some table changes.
     pub(crate) switch_every: Option<u64>,
+    /// How often a region is unbound or bound again.
+    pub(crate) bind_every: Option<u64>,
+    /// In the end all regions hold all tables.
+    pub(crate) binds_all: bool,
+    /// Regions are bound with replicas that take less than all.
+    pub(crate) extracts: bool,
+    /// How far after a full minute the world begins, in milliseconds.
+    pub(crate) begins_millis: i64,
+    /// Nearly all links have a timing.
+    pub(crate) is_timed: bool,
+    /// A planted bug.
+    pub(crate) plant: Option<Plant>,
 }
 
 impl Nature {
@@ -249,6 +273,12 @@ impl Nature {
             mode_every: None,
             put_back_every: None,
             switch_every: None,
+            bind_every: None,
+            binds_all: true,
+            extracts: false,
+            begins_millis: 0,
+            is_timed: false,
+            plant: options.plant,
         };
         // Enough rows for several leaves.
         nature.keys += one_of(rng, &[0, 0, 0, 300]);
@@ -260,13 +290,18 @@ impl Nature {
         match options.scenario {
             Scenario::Edges => nature.with_edges(rng),
             Scenario::Writers => nature.with_switches(rng),
+            Scenario::Bindings => nature.with_bindings(rng),
+            Scenario::Extracts => nature.with_extracts(rng),
+            Scenario::Timings => nature.with_timings(rng),
             Scenario::Away => nature.with_week(rng),
             Scenario::Links
             | Scenario::Schemas
             | Scenario::Verify
             | Scenario::Crashes
             | Scenario::Restores
-            | Scenario::Sync => {}
+            | Scenario::Sync
+            | Scenario::Batches
+            | Scenario::Reshapes => {}
         }
         nature.mode_every = half(rng, |rng| rng.random_range(100..3000) * MILLI);
         if options.scenario == Scenario::Restores {
@@ -278,92 +313,6 @@ impl Nature {
         let regions = nature.regions;
         nature.tables.iter_mut().for_each(|plan| plan.fill_record(regions));
         nature
-    }
-
-    fn with_restores(&mut self, rng: &mut SmallRng) {
-        self.put_back_every = Some(rng.random_range(300..2500) * MILLI);
-        self.formats.fill(FORMAT);
-        // A clock that goes back could not tell a life from an earlier one, nor keep a promise of
-        // which the disk knows nothing; and what a disk loses by lies is lost.
-        self.clock_step_every = None;
-        self.disk_full_every = None;
-        self.read_fails_per_million = 0;
-        self.chaos_micros += 6 * SECOND;
-        for plan in &mut self.tables {
-            plan.shared_at = plan.shared_at.min(SECOND);
-        }
-    }
-
-    fn with_switches(&mut self, rng: &mut SmallRng) {
-        self.tables.iter_mut().for_each(|plan| plan.writers = Writers::One);
-        self.formats.fill(FORMAT);
-        if rng.random() {
-            self.with_edges(rng);
-        }
-        self.switch_every = Some(rng.random_range(60..1500) * MILLI);
-    }
-
-    fn with_edges(&mut self, rng: &mut SmallRng) {
-        self.regions = rng.random_range(3..7);
-        self.formats = vec![FORMAT; self.regions];
-        self.ask_every = None;
-        self.edges_change_every = half(rng, |rng| rng.random_range(700..4000) * MILLI);
-        self.quiet = rng.random_range(0..4) == 0;
-        for plan in &mut self.tables {
-            plan.base = rng.random_range(0..self.regions);
-            plan.fill_record(self.regions);
-            let edges = draw_edges(rng, self.regions);
-            // They join all regions, so nothing is refused.
-            let _ = plan.record.change(&Change::SetEdges(SetEdges { edges }));
-        }
-        if self.quiet {
-            self.breaks_nothing();
-            self.retention = None;
-        }
-    }
-
-    fn with_week(&mut self, rng: &mut SmallRng) {
-        self.quiet = true;
-        self.breaks_nothing();
-        self.formats.fill(FORMAT);
-        self.ask_every = None;
-        self.clock_offset_max = 10;
-        self.chaos_micros = 5 * SECOND;
-        self.queue_bytes_max = 1 << 26;
-        self.keys = rng.random_range(20..80);
-        self.client_pause_max = 120 * MILLI;
-        // Most of a second is lived through at this pace for each twenty minutes.
-        self.pump_pause_max = 60 * MILLI;
-        self.commit_pause_max = 60 * MILLI;
-        self.retention = Some(Retention {
-            keep_bytes: one_of(rng, &[20_000, 100_000, 1 << 26]),
-            keep_millis: one_of(rng, &[24, 72]) * 3_600_000,
-        });
-        for plan in &mut self.tables {
-            plan.shared_at = 0;
-            // A new row with each write is no matter of what is kept.
-            plan.auto_increment = false;
-            // Who is away does not write alone.
-            plan.base = rng.random_range(0..2);
-        }
-    }
-
-    fn breaks_nothing(&mut self) {
-        self.edges_change_every = None;
-        for every in [
-            &mut self.crash_every,
-            &mut self.break_every,
-            &mut self.cut_every,
-            &mut self.clog_every,
-            &mut self.clock_step_every,
-            &mut self.disk_full_every,
-        ] {
-            *every = None;
-        }
-        self.copy_breaks_per_million = 0;
-        self.corrupt_per_million = 0;
-        self.commit_fails_per_million = 0;
-        self.read_fails_per_million = 0;
     }
 }
 
@@ -410,29 +359,4 @@ fn half<T>(rng: &mut SmallRng, draw: impl FnOnce(&mut SmallRng) -> T) -> Option<
 fn quarter<T>(rng: &mut SmallRng, draw: impl FnOnce(&mut SmallRng) -> T) -> Option<T> {
     let drawn = draw(rng);
     (rng.random_range(0..4) == 0).then_some(drawn)
-}
-
-/// Edges that join all regions, or none at all.
-pub(crate) fn draw_edges(rng: &mut SmallRng, regions: usize) -> Vec<Edge> {
-    let edge = |one: usize, other: usize| Edge::new(&region_name(one), &region_name(other));
-    match rng.random_range(0..5) {
-        0 => (1..regions).map(|node| edge(node - 1, node)).collect(),
-        1 => (0..regions).map(|node| edge(node, (node + 1) % regions)).collect(),
-        2 => {
-            let hub = rng.random_range(0..regions);
-            (0..regions).filter(|node| *node != hub).map(|node| edge(hub, node)).collect()
-        }
-        3 => {
-            let mut edges: Vec<Edge> =
-                (1..regions).map(|node| edge(rng.random_range(0..node), node)).collect();
-            for _ in 0..rng.random_range(0..regions) {
-                let (one, other) = (rng.random_range(0..regions), rng.random_range(0..regions));
-                if one != other {
-                    edges.push(edge(one, other));
-                }
-            }
-            edges
-        }
-        _ => Vec::new(),
-    }
 }

@@ -6,6 +6,9 @@ use bytes::Bytes;
 use isthmus_model::ids::PartitionId;
 use isthmus_replication::frame::{Body, CopiedRows, Frame, Records};
 use isthmus_replication::pack::{Method, pack, unpack};
+use isthmus_replication::timing::Timing;
+use isthmus_store::engine::{Batch, BatchWrite, Space};
+use isthmus_store::keys;
 use isthmus_store::keys::log::{RecordBuilder, decode_record};
 use prost::Message;
 
@@ -26,6 +29,8 @@ pub enum Plant {
     AckBeforeDurable,
     /// The horizon does not wait for one of the replicas.
     HorizonWithoutReplica,
+    /// A region passes on what it has of all others, whoever feeds whom.
+    AllPassedOn,
     /// Safe times wait only for regions that an edge joins to this one.
     SafeOfNeighbours,
     /// A promise reaches farther than the origin's clock may be held to.
@@ -84,11 +89,59 @@ pub enum Plant {
     MadeBeforeVotes,
     /// What was prepared and lies in a tail is forgotten when that is cut off.
     TailForgotten,
+    /// A table forgets the intents of batches when its region starts anew.
+    IntentForgotten,
+    /// Members are told of a decision before it is durable.
+    ToldBeforeDurable,
+    /// Members are told of a decision that is durable in its region alone.
+    ToldBeforeHeld,
+    /// An anchor that does not answer is taken for one that has given everything up.
+    SilenceGivesUp,
+    /// A batch that is open is said to be given up.
+    OpenGivenUp,
+    /// All other regions are waited for where most of them are enough.
+    AllAwaited,
+    /// What is written between the last round and the end of an old partition is not moved.
+    HoldIgnored,
+    /// A partition ends before all of its rows were copied.
+    CopyUnfinished,
+    /// New partitions are opened before the ends of the old ones are held by others.
+    OpenedBeforeHeld,
+    /// A partition ends before what others have prepared of it is in its log.
+    EndedUngathered,
+    /// A peer that is bound again gives its rows to others before it has all that the base has.
+    CopiesBeforeWhole,
+    /// The log of a peer that is bound again goes on where it was.
+    LogNotBegunAnew,
+    /// A new replica is assigned before the others know of it.
+    ReplicaNotWaitedFor,
+    /// Nobody looks for what a region that has left had made, and only some have.
+    LeftForgotten,
+    /// The others are not told that a replica is gone.
+    RemovalNotTold,
+    /// A replica that takes rows which pass a filter is given all.
+    FilterForgotten,
+    /// A replica that takes what comes is given what is there, too.
+    IncrementalCopied,
+    /// A region says that it has a write which any region has.
+    AnyReceiptTaken,
+    /// Conflicts are lost when they are to be kept.
+    ConflictLost,
+    /// What a region had seen when it made a change is lost on the way.
+    SeenForgotten,
+    /// A delay is half as long as was asked for.
+    DelayHalved,
+    /// A link that is to ship once in an interval ships at once.
+    IntervalIgnored,
+    /// A link ships while no window is open.
+    WindowIgnored,
+    /// A link ships when half as many entries wait as were asked for.
+    TriggeredEarly,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 15] = [
+    pub const ALL: [Plant; 18] = [
         Plant::AnswerBeforeSync,
         Plant::EntryLeftOut,
         Plant::RowLeftOut,
@@ -104,10 +157,13 @@ impl Plant {
         Plant::CutPassedOver,
         Plant::HeldWhenShipped,
         Plant::HorizonStands,
+        Plant::AnyReceiptTaken,
+        Plant::ConflictLost,
+        Plant::SeenForgotten,
     ];
 
     /// Those of regions that pass on.
-    pub const OF_EDGES: [Plant; 1] = [Plant::SafeOfNeighbours];
+    pub const OF_EDGES: [Plant; 2] = [Plant::SafeOfNeighbours, Plant::AllPassedOn];
 
     /// Those of changes of schemas.
     pub const OF_SCHEMAS: [Plant; 2] = [Plant::DropNotWaitedFor, Plant::SchemaLeftOut];
@@ -126,6 +182,39 @@ impl Plant {
         Plant::TailForgotten,
     ];
 
+    /// Those of batches of several tables.
+    pub const OF_BATCHES: [Plant; 6] = [
+        Plant::IntentForgotten,
+        Plant::ToldBeforeDurable,
+        Plant::ToldBeforeHeld,
+        Plant::SilenceGivesUp,
+        Plant::OpenGivenUp,
+        Plant::AllAwaited,
+    ];
+
+    /// Those of splits and merges.
+    pub const OF_RESHAPES: [Plant; 4] = [
+        Plant::HoldIgnored,
+        Plant::CopyUnfinished,
+        Plant::OpenedBeforeHeld,
+        Plant::EndedUngathered,
+    ];
+    /// Those of regions that come and go.
+    pub const OF_BINDINGS: [Plant; 5] = [
+        Plant::LeftForgotten,
+        Plant::CopiesBeforeWhole,
+        Plant::LogNotBegunAnew,
+        Plant::ReplicaNotWaitedFor,
+        Plant::RemovalNotTold,
+    ];
+
+    /// Those of replicas that take less than all.
+    pub const OF_EXTRACTS: [Plant; 2] = [Plant::FilterForgotten, Plant::IncrementalCopied];
+
+    /// Those of when links ship.
+    pub const OF_TIMINGS: [Plant; 4] =
+        [Plant::DelayHalved, Plant::IntervalIgnored, Plant::WindowIgnored, Plant::TriggeredEarly];
+
     /// Those that spoil digests and what is made of them.
     pub const OF_DIGESTS: [Plant; 9] = [
         Plant::RedoLeftOut,
@@ -142,15 +231,35 @@ impl Plant {
     /// Where it must be seen.
     pub fn scenario(self) -> Scenario {
         match self {
-            Plant::SafeOfNeighbours => Scenario::Edges,
+            Plant::SafeOfNeighbours | Plant::AllPassedOn => Scenario::Edges,
             Plant::DropNotWaitedFor | Plant::SchemaLeftOut => Scenario::Schemas,
             Plant::LifeForgotten => Scenario::Restores,
             Plant::SuccessorOpensEarly => Scenario::Writers,
+            Plant::CopiesBeforeWhole
+            | Plant::LeftForgotten
+            | Plant::LogNotBegunAnew
+            | Plant::ReplicaNotWaitedFor
+            | Plant::RemovalNotTold => Scenario::Bindings,
+            Plant::FilterForgotten | Plant::IncrementalCopied => Scenario::Extracts,
+            Plant::DelayHalved
+            | Plant::IntervalIgnored
+            | Plant::WindowIgnored
+            | Plant::TriggeredEarly => Scenario::Timings,
             Plant::NobodyAsked
             | Plant::MadeNotTold
             | Plant::LeaseForgotten
             | Plant::MadeBeforeVotes
             | Plant::TailForgotten => Scenario::Sync,
+            Plant::IntentForgotten
+            | Plant::ToldBeforeDurable
+            | Plant::ToldBeforeHeld
+            | Plant::SilenceGivesUp
+            | Plant::OpenGivenUp
+            | Plant::AllAwaited => Scenario::Batches,
+            Plant::HoldIgnored
+            | Plant::CopyUnfinished
+            | Plant::OpenedBeforeHeld
+            | Plant::EndedUngathered => Scenario::Reshapes,
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes
             }
@@ -164,6 +273,31 @@ impl Plant {
         }
     }
 
+    /// What the bug makes of a batch that is to become durable.
+    pub(crate) fn lose(self, batch: Batch) -> Batch {
+        let is_conflict = |write: &BatchWrite| {
+            write.space == Space::Meta && keys::conflict::decode_key(&write.key).is_ok()
+        };
+        if self != Plant::ConflictLost || !batch.writes().iter().any(is_conflict) {
+            return batch;
+        }
+        let mut left = Batch::default();
+        let writes = batch.into_writes().into_iter().filter(|write| !is_conflict(write));
+        writes.for_each(|write| left.write(write));
+        left
+    }
+
+    /// Does to the timing that a link is told what the bug does.
+    pub(crate) fn misunderstand(self, timing: &mut Timing) {
+        match (self, &mut *timing) {
+            (Plant::DelayHalved, Timing::Delayed(by)) => *by /= 2,
+            (Plant::IntervalIgnored, Timing::Interval(_))
+            | (Plant::WindowIgnored, Timing::Windows(_)) => *timing = Timing::Immediate,
+            (Plant::TriggeredEarly, Timing::Triggered { entries: Some(least), .. }) => *least /= 2,
+            _ => {}
+        }
+    }
+
     /// Does to a frame on its way what the bug does. Gives whether it changed.
     pub(crate) fn tamper(self, frame: &mut Frame) -> bool {
         match (self, &mut frame.body) {
@@ -174,6 +308,10 @@ impl Plant {
             (Plant::SchemaLeftOut, Some(Body::Parcel(parcel))) => {
                 let partition = PartitionId(parcel.partition);
                 change_packed(&mut parcel.body, |bytes| leave_out_schema(partition, bytes))
+            }
+            (Plant::SeenForgotten, Some(Body::Parcel(parcel))) => {
+                let partition = PartitionId(parcel.partition);
+                change_packed(&mut parcel.body, |bytes| forget_seen(partition, bytes))
             }
             (Plant::RowsOfOneEntrySplit, Some(Body::Parcel(parcel))) => {
                 let partition = PartitionId(parcel.partition);
@@ -224,6 +362,18 @@ fn leave_out_schema(partition: PartitionId, bytes: Bytes) -> Option<Vec<u8>> {
         let before = entries.len();
         entries.retain(|entry| !matches!(entry.body, EntryBody::Schema(_)));
         entries.len() < before
+    })
+}
+
+fn forget_seen(partition: PartitionId, bytes: Bytes) -> Option<Vec<u8>> {
+    change_record(partition, bytes, |entries| {
+        let seen = entries.iter_mut().filter_map(|entry| entry.seen.as_mut());
+        let mut is_changed = false;
+        for seen in seen {
+            is_changed |= !seen.is_empty();
+            seen.clear();
+        }
+        is_changed
     })
 }
 

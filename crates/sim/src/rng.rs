@@ -24,6 +24,10 @@ pub(crate) enum Purpose {
     Modes,
     /// When writing regions change.
     Switches,
+    /// Which regions are bound and unbound.
+    Bindings,
+    /// Which receipts are asked for.
+    Receipts,
     /// The disk of the node with this index.
     Disk(usize),
 }
@@ -40,6 +44,8 @@ pub(crate) fn split(seed: u64, purpose: Purpose) -> SmallRng {
         Purpose::Cuts => 7,
         Purpose::Modes => 8,
         Purpose::Switches => 9,
+        Purpose::Bindings => 10,
+        Purpose::Receipts => 11,
         Purpose::Disk(node) => 100 + node as u64,
     };
     SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number)

@@ -4,13 +4,15 @@
 //! A note at rest says that a table is shared here and whether it is complete, so that a crash
 //! changes nothing of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use isthmus_control::global_table::{GlobalTable, Serve};
+use isthmus_control::extract::CopyKind;
+use isthmus_control::global_table::{GlobalTable, Progress, Serve};
 use isthmus_control::writer::{LogWord, Step};
 use isthmus_model::ids::{Epoch, Origin, PartitionId};
+use isthmus_replication::extract::Extract;
 use isthmus_replication::frame::Hello;
 use isthmus_replication::receive::{Assignments, Unfed};
 use isthmus_replication::relay::Feeding;
@@ -18,6 +20,7 @@ use isthmus_store::{Store, StoreError, Table};
 use parking_lot::Mutex;
 
 use crate::options::TablePlan;
+use crate::plant::Plant;
 
 pub(crate) const INSTANCE: &str = "sim";
 const COMPLETE: &[u8] = b"complete";
@@ -61,6 +64,8 @@ pub(crate) struct Roles {
     node: usize,
     store: Arc<Store>,
     plans: BTreeMap<PartitionId, TablePlan>,
+    /// Regions are unbound and bound: a table that is not shared here is one of this region alone.
+    binds: bool,
     /// Tables that are shared here, and whether this region has all of them.
     shared: Mutex<BTreeMap<PartitionId, bool>>,
     /// What is known of who holds tables and along which edges they go.
@@ -74,12 +79,15 @@ impl Roles {
         node: usize,
         store: Arc<Store>,
         plans: &[TablePlan],
+        binds: bool,
     ) -> Result<Roles, StoreError> {
         let (mut shared, mut records) = (BTreeMap::new(), BTreeMap::new());
         for plan in plans {
             let known = store.note(&edges_note(plan.partition))?;
             let known = known.and_then(|note| GlobalTable::from_json(&note).ok());
-            records.insert(plan.partition, known.unwrap_or_else(|| plan.record.clone()));
+            // Where regions come and go, what is not told is not known.
+            let told = if binds { None } else { Some(plan.record.clone()) };
+            records.extend(known.or(told).map(|record| (plan.partition, record)));
             if let Some(note) = store.note(&record_note(plan.partition))? {
                 shared.insert(plan.partition, &note[..] == COMPLETE);
             }
@@ -89,6 +97,7 @@ impl Roles {
             node,
             store,
             plans,
+            binds,
             shared: Mutex::new(shared),
             records: Mutex::new(records),
             changes: AtomicU64::new(0),
@@ -181,6 +190,82 @@ impl Roles {
         drop(self.store.put_note(&record_note(partition), note));
     }
 
+    /// Writes the note again that says who holds a table.
+    pub(crate) fn note_record(&self, partition: PartitionId) {
+        if let Some(record) = self.record(partition) {
+            drop(self.store.put_note(&edges_note(partition), &record.to_json()));
+        }
+    }
+
+    /// Whether a record of this version or a newer one is at rest here, and that it is shared.
+    pub(crate) fn has_at_rest(&self, partition: PartitionId, version: u64) -> bool {
+        let note = self.store.note(&edges_note(partition)).ok().flatten();
+        let record = note.and_then(|note| GlobalTable::from_json(&note).ok());
+        record.is_some_and(|record| record.version >= version) && self.is_shared(partition)
+    }
+
+    /// What the replica in a region takes, as the server reads it; `None`: all.
+    pub(crate) fn extract(
+        &self,
+        partition: PartitionId,
+        node: usize,
+        plant: Option<Plant>,
+    ) -> Option<Arc<Extract>> {
+        let record = self.record(partition)?;
+        let extract = record.replica(&region_name(node))?.extract.as_ref()?;
+        let (start, end) = extract.range().unwrap_or_default();
+        let named = |names: &[String]| {
+            (!names.is_empty()).then(|| names.iter().map(|name| name.as_str().into()).collect())
+        };
+        let is_incremental = extract.copy == CopyKind::Incremental;
+        Some(Arc::new(Extract {
+            start,
+            end,
+            columns: named(&extract.columns),
+            families: named(&extract.families),
+            filter: extract
+                .filter()
+                .unwrap_or_default()
+                .filter(|_| plant != Some(Plant::FilterForgotten)),
+            is_incremental: is_incremental && plant != Some(Plant::IncrementalCopied),
+        }))
+    }
+
+    /// The regions that hold a table.
+    pub(crate) fn members(&self, partition: PartitionId) -> BTreeSet<Origin> {
+        let record = self.record(partition);
+        let replicas = record.iter().flat_map(|record| &record.replicas);
+        replicas.map(|replica| origin_named(&replica.region)).collect()
+    }
+
+    /// It has all that it was to take.
+    pub(crate) fn complete(&self, partition: PartitionId) {
+        if self.shared.lock().insert(partition, true) != Some(true) {
+            self.share(partition, true);
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One step of leaving a table, which stays as one of this region alone. Gives whether nothing
+    /// is known here of the others any more.
+    pub(crate) fn leave(&self, partition: PartitionId) -> bool {
+        let note = record_note(partition);
+        match self.store.note(&note) {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                // Asked again until it shows.
+                drop(self.store.delete_note(&note));
+                drop(self.store.delete_note(&edges_note(partition)));
+                return false;
+            }
+            Err(_) => return false,
+        }
+        self.shared.lock().remove(&partition);
+        self.records.lock().remove(&partition);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
     /// The tables that are shared here.
     pub(crate) fn shared(&self) -> Vec<TablePlan> {
         let shared = self.shared.lock();
@@ -194,7 +279,8 @@ impl Roles {
 
     /// Whether clients may use a table here.
     pub(crate) fn is_ready(&self, partition: PartitionId) -> bool {
-        let alone = self.plans.get(&partition).is_some_and(|plan| plan.base == self.node);
+        let alone = self.plans.get(&partition).is_some_and(|plan| plan.base == self.node)
+            || (self.binds && self.store.table_of_partition(partition).is_some());
         self.shared.lock().get(&partition).copied().unwrap_or(alone)
     }
 }
@@ -258,8 +344,14 @@ impl Assignments for Roles {
     fn other_writers(&self, partition: PartitionId) -> Vec<Origin> {
         match self.plans.get(&partition) {
             Some(plan) if plan.writers.are_many() && self.is_shared(partition) => {
-                let regions = plan.record.replicas.len();
-                (0..regions).filter(|node| *node != self.node).map(origin_of).collect()
+                let record = self.record(partition);
+                let replicas = record.iter().flat_map(|record| &record.replicas);
+                // As the server's: of one that is being unbound nothing is taken any more.
+                let bound = replicas.filter(|replica| replica.progress != Progress::Unbinding);
+                let nodes = bound.map(|replica| node_named(&replica.region));
+                let mut others: Vec<usize> = nodes.filter(|node| *node != self.node).collect();
+                others.sort_unstable();
+                others.into_iter().map(origin_of).collect()
             }
             Some(_) | None => Vec::new(),
         }

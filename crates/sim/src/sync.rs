@@ -11,11 +11,16 @@
 //! In the end all regions are alike. So nothing acknowledged is lost, nothing is made twice and
 //! every row is linearizable.
 
+mod atomic;
 mod copying;
+mod group;
+mod machines;
 mod network;
+mod part;
 mod plan;
 mod quorum;
 mod region;
+mod reshape;
 mod world;
 mod writer;
 
@@ -24,6 +29,7 @@ use crate::options::Options;
 use crate::tally::Tally;
 use crate::world::{Failure, Report};
 
+use self::machines::Machines;
 use self::plan::Plan;
 use self::world::World;
 
@@ -33,24 +39,34 @@ pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
     let nature = format!("{plan:#?}");
     let mut world = World::new(options, plan);
     match world.live() {
-        Ok(()) => Ok(Report {
-            trace_hash: world.trace.hash(),
-            events: world.trace.events(),
-            acknowledged: world.acknowledged(),
-            batches: world.batches(),
-            crashes: world.crashes,
-            digests_checked: 0,
-            cuts_checked: 0,
-            tally: Tally {
-                switches: world.epochs(),
-                held: world.acknowledged(),
-                ..Tally::default()
-            },
-        }),
-        Err(violation) => Err(Box::new(failure(violation, nature, world))),
+        Ok(()) => Ok(report(&world.machines, world.acknowledged())),
+        Err(violation) => Err(Box::new(failure(violation, nature, world.machines))),
     }
 }
 
-fn failure(violation: Violation, nature: String, world: World) -> Failure {
-    Failure { violation, nature, trace: world.trace }
+/// Runs the world of batches of a seed.
+pub(crate) fn run_batches(options: &Options) -> Result<Report, Box<Failure>> {
+    atomic::run(options)
+}
+
+/// Runs the world of splits and merges of a seed.
+pub(crate) fn run_reshapes(options: &Options) -> Result<Report, Box<Failure>> {
+    reshape::run(options)
+}
+
+fn report(machines: &Machines, acknowledged: u64) -> Report {
+    Report {
+        trace_hash: machines.trace.hash(),
+        events: machines.trace.events(),
+        acknowledged,
+        batches: machines.commits(),
+        crashes: machines.crashes,
+        digests_checked: 0,
+        cuts_checked: 0,
+        tally: Tally { switches: machines.epochs(), held: acknowledged, ..Tally::default() },
+    }
+}
+
+fn failure(violation: Violation, nature: String, machines: Machines) -> Failure {
+    Failure { violation, nature, trace: machines.trace }
 }

@@ -27,6 +27,24 @@ pub struct Tally {
     pub put_backs: u64,
     /// Epochs that a successor has opened.
     pub switches: u64,
+    /// Batches of several tables that were refused.
+    pub batches_refused: u64,
+    /// Batches of which a part was lost with a region, in tables that are written asynchronously.
+    pub batches_torn: u64,
+    /// Moments at which the rows of all tables were summed up.
+    pub sums: u64,
+    /// Changes that were acknowledged by partitions that took the place of others.
+    pub made_in_new: u64,
+    /// Regions that held a table again after they had left it.
+    pub bound_again: u64,
+    /// Receipts of which a region said that it has them.
+    pub receipts: u64,
+    /// Conflicts that were held against what was written.
+    pub conflicts: u64,
+    /// Replicas that take less than all, and were held against the history.
+    pub extracts: u64,
+    /// Parcels that were held to the timing of their link.
+    pub timed_parcels: u64,
 }
 
 impl Tally {
@@ -44,5 +62,14 @@ impl Tally {
         self.held += other.held;
         self.put_backs += other.put_backs;
         self.switches += other.switches;
+        self.batches_refused += other.batches_refused;
+        self.batches_torn += other.batches_torn;
+        self.sums += other.sums;
+        self.made_in_new += other.made_in_new;
+        self.bound_again += other.bound_again;
+        self.receipts += other.receipts;
+        self.conflicts += other.conflicts;
+        self.extracts += other.extracts;
+        self.timed_parcels += other.timed_parcels;
     }
 }

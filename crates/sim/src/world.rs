@@ -6,12 +6,14 @@
 //! has removed all tombstones.
 
 mod away;
+mod bindings;
 mod cuts;
 mod drops;
 mod events;
 mod faults;
 mod links;
 mod modes;
+mod receipts;
 mod restores;
 mod wishes;
 pub(crate) mod writers;
@@ -31,6 +33,8 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::checkers::crossings::Crossings;
+use crate::checkers::receipts::Receipt;
+use crate::checkers::timing::Timings;
 use crate::checkers::{Violation, acked, alike, digest};
 use crate::clients::Clients;
 use crate::clock::{NodeClock, WorldTime};
@@ -105,6 +109,11 @@ pub(crate) fn run(options: &Options) -> Result<Report, Box<Failure>> {
                 held: world.clients.held,
                 put_backs: world.put_backs,
                 switches: observer.writers.opened,
+                bound_again: observer.bound_again(),
+                receipts: world.receipts_checked,
+                conflicts: observer.conflicts.checked,
+                extracts: world.extracts_checked,
+                timed_parcels: world.timings.judged,
                 ..Tally::default()
             },
         }),
@@ -139,6 +148,11 @@ struct World {
     wishes: SmallRng,
     modes: SmallRng,
     switches: SmallRng,
+    bindings: SmallRng,
+    receipts: SmallRng,
+    /// What nodes have said that they have.
+    said: Vec<(usize, Receipt)>,
+    receipts_checked: u64,
     trace: Trace,
     crashes: u64,
     digests_checked: u64,
@@ -149,6 +163,7 @@ struct World {
     /// Tables that were dropped and that their bases remove last.
     gone: BTreeSet<PartitionId>,
     crossings: Crossings,
+    timings: Timings,
     /// Links that were stopped, for a planted bug; when they are resumed, where the log began and
     /// what the replica had.
     passed_over: BTreeMap<(usize, usize, PartitionId), Option<(u64, u64)>>,
@@ -158,6 +173,7 @@ struct World {
     /// nothing is asked of it.
     loses_disk: Option<usize>,
     put_backs: u64,
+    extracts_checked: u64,
     /// A region that does not come back for now.
     away: Option<usize>,
 }
@@ -169,7 +185,7 @@ impl World {
         let time = Arc::new(WorldTime::default());
         let observer = Arc::new(Mutex::new(Observer::new(nature.regions)));
         let node = |place: usize| Node {
-            clock: Arc::new(NodeClock::new(time.clone())),
+            clock: Arc::new(NodeClock::new(time.clone()).beginning_at(nature.begins_millis)),
             disk: Arc::new(Disk::new(place, seed, options.plant, observer.clone())),
             format: nature.formats[place],
             asked: Asked::new(),
@@ -180,10 +196,12 @@ impl World {
             records: nature.tables.iter().map(|p| (p.partition, p.record.clone())).collect(),
             gone: BTreeSet::new(),
             crossings: Crossings::default(),
+            timings: Timings::default(),
             passed_over: BTreeMap::new(),
             saved: None,
             loses_disk: None,
             put_backs: 0,
+            extracts_checked: 0,
             away: None,
             nodes: (0..nature.regions).map(node).collect(),
             network: Network::new(split(seed, Purpose::Network), nature.latency),
@@ -193,6 +211,10 @@ impl World {
             wishes: split(seed, Purpose::Wishes),
             modes: split(seed, Purpose::Modes),
             switches: split(seed, Purpose::Switches),
+            bindings: split(seed, Purpose::Bindings),
+            receipts: split(seed, Purpose::Receipts),
+            said: Vec::new(),
+            receipts_checked: 0,
             options: options.clone(),
             phase: Phase::Chaos,
             queue: BTreeMap::new(),
@@ -320,8 +342,11 @@ impl World {
                 let checked = acked::check_restart(&self.observer.lock(), node, &life.store);
                 self.observer.lock().judge(checked);
                 place.life = Some(life);
+                let wall = place.clock.wall_millis();
+                self.timings.starts(node, self.time.micros(), wall);
                 self.note(&format!("node {node} starts"));
                 self.check_digests(node);
+                self.check_said(node);
                 for peer in (0..self.nature.regions).filter(|peer| *peer != node) {
                     self.soon(20_000, Event::Dial(Direction::Push, node, peer));
                     self.soon(20_000, Event::Dial(Direction::Pull, peer, node));
@@ -341,7 +366,9 @@ impl World {
         self.note("heal");
         self.phase = Phase::Drain;
         self.withdraw_wishes();
+        self.bind_all();
         self.network.unblock_all();
+        (0..self.nature.regions).for_each(|node| self.note_clock(node));
         for place in &self.nodes {
             place.disk.set_odds(0, 0);
             place.disk.set_full(false);
@@ -360,12 +387,15 @@ impl World {
         if !self.clients.is_idle() {
             return Err("a request is not answered".to_owned());
         }
-        for place in &self.nodes {
+        for (node, place) in self.nodes.iter().enumerate() {
             let life = place.life.as_ref().ok_or("a node is down")?;
             self.are_dropped_gone(life)?;
-            let left = |plan: &&TablePlan| !self.gone.contains(&plan.partition);
+            let left = |plan: &&TablePlan| {
+                !self.gone.contains(&plan.partition) && self.is_bound(node, plan.partition)
+            };
             life.has_shipped_all(self.nature.tables.iter().filter(left))?;
         }
+        self.are_bindings_done()?;
         for (node, place) in self.nodes.iter().enumerate() {
             let life = place.life.as_ref().ok_or("a node is down")?;
             digest::are_ready(node, &life.store)?;
@@ -377,7 +407,8 @@ impl World {
     fn is_swept(&self) -> Result<(), String> {
         for (node, place) in self.nodes.iter().enumerate() {
             let tables = place.life.iter().flat_map(|life| life.store.tables());
-            if let Some(table) = tables.into_iter().find(|table| table.remembers_kills()) {
+            let mut bound = tables.into_iter().filter(|t| self.counts(node, t.partition()));
+            if let Some(table) = bound.find(|table| table.remembers_kills()) {
                 return Err(format!("rows of {} at node {node} remember kills", table.name()));
             }
         }
@@ -392,11 +423,14 @@ impl World {
             .map(|life| &*life.store)
             .collect();
         let now_millis = self.nodes.first().map_or(0, |place| place.clock.wall_millis());
-        alike::check(&self.observer.lock(), &stores, now_millis, exact)?;
+        let counts = |node, partition| self.counts(node, partition);
+        alike::check(&self.observer.lock(), &stores, counts, now_millis, exact)?;
         for (node, store) in stores.iter().enumerate() {
             digest::check(node, store)?;
         }
-        digest::check_alike(&stores)?;
+        digest::check_alike(&stores, counts)?;
+        drop(stores);
+        self.check_extracts()?;
         self.note(&format!("regions are alike, exactly {exact}"));
         Ok(())
     }

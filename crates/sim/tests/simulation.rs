@@ -2,7 +2,7 @@
 //! seed that has failed before, and planted bugs that the checkers must see. The same for trials
 //! of digests.
 
-use isthmus_sim::{Options, Plant, Report, Scenario, run};
+use isthmus_sim::{Options, Plant, Report, Scenario, Tally, run};
 
 /// Seeds in one test run; `cargo xtask sim` runs more.
 const SEEDS: u64 = 40;
@@ -22,6 +22,20 @@ const WRITERS_SEEDS: u64 = 30;
 const SYNC_SEEDS: u64 = 400;
 /// A planted bug of synchronous writes must be seen within so many of them.
 const SYNC_PLANT_SEEDS: u64 = 3000;
+/// Worlds with batches of several tables, in one test run.
+const BATCHES_SEEDS: u64 = 40;
+/// A planted bug of batches must be seen within so many of them.
+const BATCHES_PLANT_SEEDS: u64 = 300;
+/// Worlds in which partitions are split and merged, in one test run.
+const RESHAPES_SEEDS: u64 = 60;
+/// A planted bug of splits and merges must be seen within so many of them.
+const RESHAPES_PLANT_SEEDS: u64 = 300;
+/// Worlds in which regions are unbound and bound again, in one test run.
+const BINDINGS_SEEDS: u64 = 20;
+/// Worlds with replicas that take less than all, in one test run.
+const EXTRACTS_SEEDS: u64 = 20;
+/// Worlds whose links ship later, in one test run.
+const TIMINGS_SEEDS: u64 = 12;
 /// Worlds in which a region is away for a week, in one test run.
 const AWAY_SEEDS: u64 = 6;
 /// Trials of comparing and mending in one test run.
@@ -159,11 +173,67 @@ fn synchronous_writes_are_linearizable_whatever_breaks() {
 }
 
 #[test]
-fn every_planted_bug_of_schemas_is_seen() {
-    for plant in Plant::OF_SCHEMAS {
-        let found = seen(plant, PLANT_SEEDS);
+fn batches_of_several_tables_are_whole_whatever_breaks() {
+    let mut all = Tally::default();
+    for seed in 1..=BATCHES_SEEDS {
+        all.add(&report_of(Scenario::Batches, seed).tally);
+    }
+    assert!(all.held > 0 && all.batches_refused > 0 && all.sums > 0, "it shows nothing: {all:?}");
+    assert_eq!(hold_in(Scenario::Batches, 1), hold_in(Scenario::Batches, 1));
+    for plant in Plant::OF_BATCHES {
+        let found = seen(plant, BATCHES_PLANT_SEEDS);
+        assert!(found.is_some(), "{plant:?} was not seen within {BATCHES_PLANT_SEEDS} seeds");
+    }
+}
+
+#[test]
+fn partitions_are_split_and_merged_whatever_breaks() {
+    let mut all = Tally::default();
+    for seed in 1..=RESHAPES_SEEDS {
+        all.add(&report_of(Scenario::Reshapes, seed).tally);
+    }
+    assert!(all.held > all.made_in_new && all.made_in_new > 0, "it shows nothing: {all:?}");
+    assert_eq!(hold_in(Scenario::Reshapes, 1), hold_in(Scenario::Reshapes, 1));
+    for plant in Plant::OF_RESHAPES {
+        let found = seen(plant, RESHAPES_PLANT_SEEDS);
+        assert!(found.is_some(), "{plant:?} was not seen within {RESHAPES_PLANT_SEEDS} seeds");
+    }
+}
+
+/// Holds seeds of a scenario, and sees each of these planted bugs.
+fn hold_and_see(scenario: Scenario, seeds: u64, plants: &[Plant]) -> Tally {
+    let mut tally = Tally::default();
+    for seed in 1..=seeds {
+        tally.add(&report_of(scenario, seed).tally);
+    }
+    for plant in plants {
+        let found = seen(*plant, PLANT_SEEDS);
         assert!(found.is_some(), "{plant:?} was not seen within {PLANT_SEEDS} seeds");
     }
+    tally
+}
+
+#[test]
+fn regions_come_and_go_and_deletes_stay_whatever_breaks() {
+    let tally = hold_and_see(Scenario::Bindings, BINDINGS_SEEDS, &Plant::OF_BINDINGS);
+    assert!(tally.bound_again > BINDINGS_SEEDS, "{tally:?}");
+}
+
+#[test]
+fn extracts_are_what_they_take_whatever_breaks() {
+    let tally = hold_and_see(Scenario::Extracts, EXTRACTS_SEEDS, &Plant::OF_EXTRACTS);
+    assert!(tally.extracts > EXTRACTS_SEEDS, "{tally:?}");
+}
+
+#[test]
+fn links_ship_when_their_timing_lets_them_whatever_breaks() {
+    let tally = hold_and_see(Scenario::Timings, TIMINGS_SEEDS, &Plant::OF_TIMINGS);
+    assert!(tally.timed_parcels > TIMINGS_SEEDS, "{tally:?}");
+}
+
+#[test]
+fn every_planted_bug_of_schemas_is_seen() {
+    hold_and_see(Scenario::Schemas, 0, &Plant::OF_SCHEMAS);
 }
 
 #[test]

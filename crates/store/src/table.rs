@@ -167,6 +167,14 @@ impl Table {
         watermark_in(&durable.state, &durable.spec, self.own(), origin)
     }
 
+    /// Whether it has what a region has written in that epoch, through that address in the region's
+    /// log; durably.
+    pub fn has_written(&self, origin: Origin, epoch: Epoch, lsn: Lsn) -> bool {
+        let durable = self.partition.durable();
+        let (applied, _) = watermark_in(&durable.state, &durable.spec, self.own(), origin);
+        durable.state.epoch >= epoch && applied >= lsn
+    }
+
     /// What is applied of every origin known of, this region among them.
     pub fn vector(&self) -> Vec<Watermark> {
         let durable = self.partition.durable();

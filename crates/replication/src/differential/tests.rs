@@ -1,5 +1,7 @@
 //! A copy of what differs gives exactly what a full copy gives.
 
+mod links;
+
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -523,20 +525,7 @@ fn nothing_comes_from_a_peer_that_has_not_all_of_the_table_yet() {
     outbound.connected(PUSH);
     let assigned = Arc::new(Replica(replica.table.clone()));
     let mut inbound = Inbound::new(replica.shared(2, FORMAT), assigned, PUSH);
-    let mut ship = |outbound: &mut Outbound| {
-        let mut moved = true;
-        while std::mem::take(&mut moved) {
-            while let Some(frame) = outbound.poll(PUSH) {
-                moved = true;
-                inbound.receive(frame).unwrap();
-            }
-            moved |= replica.store.commit_step();
-            while let Poll::Ready(answer) = inbound.poll(&mut Context::from_waker(Waker::noop())) {
-                moved = true;
-                outbound.receive(PUSH, Frame::from(answer.body.unwrap())).unwrap();
-            }
-        }
-    };
+    let mut ship = |outbound: &mut Outbound| exchange(outbound, &mut inbound, &replica);
     ship(&mut outbound);
     let report = outbound.report(PARTITION).unwrap();
     assert_eq!(report.state, State::Gap, "{report:?}");
@@ -547,4 +536,20 @@ fn nothing_comes_from_a_peer_that_has_not_all_of_the_table_yet() {
     ship(&mut outbound);
     assert_eq!(outbound.report(PARTITION).unwrap().state, State::Following);
     assert_eq!(replica.rows(), origin.rows());
+}
+
+/// Lets frames go both ways until nothing moves.
+fn exchange(outbound: &mut Outbound, inbound: &mut Inbound, replica: &Region) {
+    let mut moved = true;
+    while std::mem::take(&mut moved) {
+        while let Some(frame) = outbound.poll(PUSH) {
+            moved = true;
+            inbound.receive(frame).unwrap();
+        }
+        moved |= replica.store.commit_step();
+        while let Poll::Ready(answer) = inbound.poll(&mut Context::from_waker(Waker::noop())) {
+            moved = true;
+            outbound.receive(PUSH, Frame::from(answer.body.unwrap())).unwrap();
+        }
+    }
 }

@@ -9,6 +9,7 @@ use isthmus_model::ids::{Lsn, Origin, PartitionId};
 use isthmus_store::{LogSlice, Table};
 use prost::Message;
 
+use super::left::Members;
 use super::{Outbound, Shared, Shipping};
 use crate::error::ReplicationError;
 use crate::extract::Extract;
@@ -30,6 +31,8 @@ pub(super) struct Carried {
     passing: Option<Passing>,
     /// What the replica takes; `None`: all.
     pub(super) extract: Option<Arc<Extract>>,
+    /// Who holds the table.
+    pub(super) members: Members,
     /// What is left out at the beginning of a replica that is not copied.
     begins_after: Option<Lsn>,
     /// When the link was opened; rows of its copy are judged by it.
@@ -132,6 +135,8 @@ impl Outbound {
             Ok(stands) => stands,
             Err(error) => return self.on_fault(partition, FaultKind::Retry, error.to_string()),
         };
+        let lacks_left = is_whole
+            && shipping.has_more_of_who_left(&opened, format, (self.shared.origin(), peer));
         self.on_link(opened.partition, |table, link| {
             // Entries of the replica's own that are known here, though it has lost them.
             let was_known = table.spec().writers.are_many() && table.watermark(peer).0 > Lsn(0);
@@ -140,7 +145,9 @@ impl Outbound {
             link.step(Event::Opened {
                 watermark: stands.place.unwrap_or_default(),
                 copy: opened.copy,
-                must_copy: (is_lost && !stands.is_not_copied) || stands.place.is_none(),
+                must_copy: (is_lost && !stands.is_not_copied)
+                    || stands.place.is_none()
+                    || lacks_left,
                 incomplete: opened.incomplete,
                 log_start: stands.log_start,
             });

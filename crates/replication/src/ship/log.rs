@@ -34,10 +34,12 @@ impl Shipping {
         let origins = self.carried.origins().to_vec();
         let here = if origins.is_empty() { Vec::new() } else { self.table.vector() };
         let stretch = Stretch { partition, after, method: self.method, tells, origins };
-        let kept = shared.packed.get(&stretch).filter(|log| self.may_ship(log, shared));
+        let through = self.link.may_ship_through();
+        let may_ship = |log: &PackedLog| log.to <= through && self.may_ship(log, shared);
+        let kept = shared.packed.get(&stretch).filter(may_ship);
         let log = match kept.filter(|_| self.carried.extract.is_none()) {
             Some(log) => log,
-            None => match self.pack_log(stretch, shared) {
+            None => match self.pack_log(stretch, through, shared) {
                 Ok(Some(log)) => log,
                 Ok(None) => return Ok(None),
                 Err(ReplicationError::Store(StoreError::LogTrimmed { .. })) => {
@@ -93,12 +95,17 @@ impl Shipping {
     fn pack_log(
         &self,
         stretch: Stretch,
+        through: Lsn,
         shared: &Shared,
     ) -> Result<Option<PackedLog>, ReplicationError> {
         let (partition, after, method) = (stretch.partition, stretch.after, stretch.method);
         let tells = stretch.tells;
         let bytes_max = self.brake.parcel_bytes(shared.parcel_bytes_max);
-        let slice = self.table.read_log(after, bytes_max)?;
+        let mut slice = self.table.read_log(after, bytes_max)?;
+        let is_cut = slice.to > through;
+        if is_cut {
+            cut(&mut slice, after, through)?;
+        }
         if slice.to <= after {
             return Ok(None);
         }
@@ -132,11 +139,28 @@ impl Shipping {
             None => shared.packed.pack(partition, bytes, method),
         };
         let log = PackedLog { to: slice.to, bytes: size, entries, packed, dictionary, ends };
-        if self.carried.extract.is_none() {
+        // Others may be let go farther.
+        if self.carried.extract.is_none() && !is_cut {
             shared.packed.put(stretch, log.clone());
         }
         Ok(Some(log))
     }
+}
+
+/// Leaves out the records that may not be shipped yet.
+fn cut(slice: &mut LogSlice, after: Lsn, through: Lsn) -> Result<(), ReplicationError> {
+    let mut to = after;
+    let mut kept = Vec::new();
+    for record in std::mem::take(&mut slice.records) {
+        let last = decode_head(&record).map_err(damaged_log)?.last;
+        if last > through {
+            break;
+        }
+        to = last;
+        kept.push(record);
+    }
+    (slice.records, slice.to) = (kept, to);
+    Ok(())
 }
 
 /// One record with what this region itself has accepted. With `tells` the entries tell what it had

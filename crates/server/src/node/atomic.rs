@@ -1,5 +1,5 @@
 //! Batches that are made in several partitions or in none. What decides is in
-//! [`isthmus_model::atomic`]; here regions ask each other.
+//! [`isthmus_model::atomic`] and [`isthmus_control::batches`]; here regions ask each other.
 //!
 //! The region that writes the anchor coordinates (`begin.rs`): it has the others keep intents
 //! (`member.rs`), makes its own rows, which is the decision, and tells the others. What is left
@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_control::batches::{Books, Upkeep};
 use isthmus_control::distribution::partition_named;
 use isthmus_model::atomic::{BatchId, Coordinator, Verdict};
 use isthmus_model::commit::Term;
@@ -57,12 +58,10 @@ const TOLD_MAX: usize = 100;
 /// What a process remembers of batches. Tables are named by their lines (`lines.rs`).
 #[derive(Default)]
 pub(super) struct Batches {
-    /// Those that were begun here, by their anchors.
-    begun: Mutex<BTreeMap<TableId, Coordinator<Text>>>,
-    /// Those whose decision was sent to others and not found made here, with the term in which it
-    /// was sent: they stay open until they are made, or what was sent in that term is void.
-    doubtful: Mutex<BTreeMap<BatchId, Term>>,
-    upkeep: keep::Upkeep,
+    books: Mutex<Books>,
+    upkeep: Mutex<Upkeep>,
+    /// Which region was the last one to answer for a table.
+    writers: Mutex<BTreeMap<TableId, String>>,
     /// What members are settling.
     settling: Mutex<BTreeSet<(TableId, BatchId)>>,
     lines: lines::Lines,
@@ -78,23 +77,14 @@ impl Batches {
         Ok(Batches { lines, words, ..Batches::default() })
     }
 
-    /// Does something with the books of an anchor in an epoch. Those of an earlier one are closed.
+    /// Does something with the books of an anchor in a term.
     fn with_books<T>(
         &self,
         anchor: TableId,
         term: Term,
         work: impl FnOnce(&mut Coordinator<Text>) -> T,
     ) -> T {
-        let mut begun = self.begun.lock();
-        let books = begun.entry(anchor).or_insert_with(|| Coordinator::new(anchor, term));
-        if books.term() > term {
-            // Nothing is open of a term that is over.
-            return work(&mut Coordinator::new(anchor, term));
-        }
-        if books.term() < term {
-            *books = Coordinator::new(anchor, term);
-        }
-        work(books)
+        self.books.lock().with(anchor, term, work)
     }
 }
 
@@ -102,14 +92,6 @@ impl Node {
     /// The term in which this process begins batches whose anchor is that table.
     fn batch_term(&self, epoch: Epoch) -> Term {
         Term { epoch: epoch.0, life: self.store.life() }
-    }
-
-    /// Nothing is decided any more of a batch that this process has begun, or it is made.
-    fn close_batch(&self, id: BatchId) {
-        if let Some(books) = self.batches.begun.lock().get_mut(&id.anchor) {
-            books.close(id);
-        }
-        self.batches.doubtful.lock().remove(&id);
     }
 
     /// What became of batches whose anchor is written here.
@@ -131,21 +113,11 @@ impl Node {
     /// What became of a batch whose anchor is written here; elsewhere if it is not.
     async fn verdict(&self, id: BatchId) -> Result<Verdict, ApiError> {
         let (table, epoch) = self.written_line(id.anchor).await?;
-        let verdict = |is_decided| {
-            let term = self.batch_term(epoch);
-            self.batches.with_books(id.anchor, term, |books| books.verdict(id, is_decided))
-        };
-        // First whether it is open: after that no decision comes any more.
-        if verdict(false) == Verdict::Open {
-            return Ok(Verdict::Open);
-        }
-        let decided = table.decided_batch(id);
-        // What may be lost with this region is not said, and the others are not made to wait.
-        if decided.as_ref().is_some_and(|decided| !self.may_be_told(&table, decided, epoch)) {
-            return Ok(Verdict::Open);
-        }
+        let decided =
+            || table.decided_batch(id).map(|decided| self.may_be_told(&table, &decided, epoch));
+        let verdict = self.batches.books.lock().verdict(id, self.batch_term(epoch), decided);
         self.check_written_line(&table, id.anchor, epoch)?;
-        Ok(verdict(decided.is_some()))
+        Ok(verdict)
     }
 
     /// Whether a decision is durable here and held by as many as the table's mode asks for.

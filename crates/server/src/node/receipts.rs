@@ -243,5 +243,5 @@ impl Node {
 
 /// Whether a table has a write.
 fn has(table: &Table, mark: &Mark) -> bool {
-    table.epoch() >= mark.epoch && table.watermark(mark.origin).0 >= mark.lsn
+    table.has_written(mark.origin, mark.epoch, mark.lsn)
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_control::binding::BindStep;
 use isthmus_control::distribution::partition_named;
 use isthmus_control::global_table::{GlobalTable, Progress, Replica, Serve};
 use isthmus_model::ids::{Epoch, TableId};
@@ -96,40 +97,31 @@ impl Node {
     async fn reconcile_replica(&self, id: TableId, table: &mut GlobalTable, region: &str) {
         let now = self.clock.wall_millis();
         let version = table.version;
-        let Some(replica) = table.replica(region).cloned() else { return };
-        if !self.is_reached(region) {
+        if table.replica(region).is_none() || !self.is_reached(region) {
             return;
         }
-        if replica.progress == Progress::Unbinding {
-            if let Some(other) = self.lacks_what_leaves(id, table) {
-                let why = format!("Region {other} has to have all of the partition first.");
+        let is_reached = |other: &str| self.is_reached(other);
+        match table.bind_step(region, self.is_forgotten(id, region), is_reached) {
+            BindStep::Nothing => {}
+            BindStep::Unassign => {
+                if let Some(other) = self.lacks_what_leaves(id, table) {
+                    let why = format!("Region {other} has to have all of the partition first.");
+                    return self.note_trouble(table, region, &ApiError::invalid(why));
+                }
+                let question = Question::Unassign(Unassign { id: table.id.clone(), version });
+                return match self.ask(region, question).await {
+                    Ok(_) => table.remove(region),
+                    Err(error) => self.note_trouble(table, region, &error),
+                };
+            }
+            BindStep::WaitFor(other) => {
+                let why = format!("Region {other} has to know of the new replica first.");
                 return self.note_trouble(table, region, &ApiError::invalid(why));
             }
-            let question = Question::Unassign(Unassign { id: table.id.clone(), version });
-            match self.ask(region, question).await {
-                Ok(_) => table.remove(region),
-                Err(error) => self.note_trouble(table, region, &error),
-            }
-            return;
-        }
-        if replica.progress == Progress::Pending
-            && let Some(other) = self.knows_of_fewer(table, region)
-        {
-            let why = format!("Region {other} has to know of the new replica first.");
-            return self.note_trouble(table, region, &ApiError::invalid(why));
-        }
-        if replica.confirmed_version < version || self.is_forgotten(id, region) {
-            match self.assign(id, table, region).await {
-                Ok(()) => {
-                    if let Ok(replica) = table.replica_mut(region) {
-                        replica.confirmed_version = version;
-                    }
-                    if replica.progress == Progress::Pending {
-                        let _ = table.advance(region, Progress::Assigned, now);
-                    }
-                }
+            BindStep::Assign => match self.assign(id, table, region).await {
+                Ok(()) => table.confirm(region, version, now),
                 Err(error) => return self.note_trouble(table, region, &error),
-            }
+            },
         }
         let Some(progress) = self.progress_of(id, region) else { return };
         if table.replica(region).is_some_and(|replica| replica.progress != Progress::Active) {
@@ -150,23 +142,6 @@ impl Node {
                 && self.progress_of(id, &replica.region) != Some(Progress::Active)
         };
         table.replicas.iter().find(lacks).map(|replica| replica.region.clone())
-    }
-
-    /// Another region that writes the table and may forget what it has deleted without regard to
-    /// the new replica in `region`: it has not confirmed the record that names it.
-    fn knows_of_fewer<'a>(&self, table: &'a GlobalTable, region: &str) -> Option<&'a str> {
-        if table.serve != Serve::PeerToPeer {
-            return None;
-        }
-        let own = &self.config.region.name;
-        let mut others = table.replicas.iter().filter(|replica| {
-            let is_settled = !matches!(replica.progress, Progress::Pending | Progress::Unbinding);
-            is_settled && replica.region != region && replica.region != *own
-        });
-        let lacks = |replica: &&Replica| {
-            replica.confirmed_version < table.version && self.is_reached(&replica.region)
-        };
-        others.find(lacks).map(|replica| replica.region.as_str())
     }
 
     /// Whether the region has lost what it was told of the table.
@@ -565,7 +540,10 @@ impl Node {
                     let terms = self.terms_of(&record.table, region);
                     let feeding = self.feeding(record, region)?;
                     let extract = extract_of(record, region);
-                    Some((self.store.table(*id)?, terms, feeding, extract, record.may_copy()))
+                    let numbers = record.table.replicas.iter();
+                    let members = numbers.filter_map(|replica| self.number_of(&replica.region));
+                    let whole = (record.may_copy(), members.collect::<BTreeSet<_>>());
+                    Some((self.store.table(*id)?, terms, feeding, extract, whole))
                 })
                 .collect();
             let told_of = self.told_of(Some(region));
@@ -575,12 +553,13 @@ impl Node {
                 .filter(|partition| !wanted.iter().any(|(t, ..)| t.partition() == *partition))
                 .collect();
             superfluous.into_iter().for_each(|partition| links.close(partition));
-            for (table, terms, feeding, extract, is_whole) in wanted {
+            for (table, terms, feeding, extract, (is_whole, members)) in wanted {
                 let partition = table.partition();
                 links.open(partition, table, &terms);
                 links.feed(partition, feeding);
                 links.extract(partition, extract);
                 links.whole(partition, is_whole);
+                links.members(partition, members);
             }
             links.tell_of(&told_of);
             drop(links);

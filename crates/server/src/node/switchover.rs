@@ -224,6 +224,7 @@ impl Node {
         self.check_formats(&record)?;
         let may_write = MayWrite { table: asked.table.clone() };
         self.ask_in_time(&asked.to, Question::MayWrite(may_write), MAY_WRITE_PATIENCE).await?;
+        self.await_gathered(&table).await?;
         self.await_caught_up(id, &table, &record, &asked.to).await?;
         self.check_bound(id, &asked.to)?;
 

@@ -11,6 +11,7 @@
 //! earlier ones have left.
 
 mod cut;
+mod drain;
 mod locks;
 mod part;
 mod recover;
@@ -34,7 +35,7 @@ use isthmus_replication::limits::SYNC_WRITES_MAX;
 use isthmus_store::{Beginning, Pending, StoreError, Table, Written};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, oneshot, watch};
+use tokio::sync::{OwnedRwLockReadGuard, oneshot, watch};
 
 pub(super) use self::cut::prepare_again;
 use self::locks::{Locked, RowLocks};
@@ -51,8 +52,6 @@ const MAKE_AGAIN: Duration = Duration::from_millis(50);
 /// How long reads, and writes of a table that is not synchronous any more, wait until what earlier
 /// terms have left is settled.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a planned change of the writer waits for writes that are prepared.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Writes that the status tells of by name.
 const IN_DOUBT_TOLD_MAX: usize = 100;
 
@@ -633,20 +632,6 @@ impl Node {
         }
     }
 
-    /// Reads of a table that is written synchronously here wait until what earlier terms have left
-    /// is settled, and say then that they belong elsewhere if it is not written here any more.
-    pub async fn await_settled(&self, table: &Table) -> Result<(), ApiError> {
-        let Some(sync) = self.sync_table(table) else { return Ok(()) };
-        match tokio::time::timeout(SETTLE_PATIENCE, sync.opened()).await {
-            Ok(opened) => opened.map(drop),
-            Err(_) => Err(ApiError::new(
-                ErrorCode::PartitionUnavailable,
-                "What was prepared before this region wrote the table is not settled yet. Try \
-                 again later.",
-            )),
-        }
-    }
-
     /// Lets a table be written synchronously, or not any more, as its record says. `writes`: this
     /// region writes it, or is about to.
     pub(super) fn obey_sync(&self, table: &GlobalTable, held: &Arc<Table>, writes: bool) {
@@ -706,24 +691,6 @@ impl Node {
             }
             stays
         });
-    }
-
-    /// Waits until no write of a table is under way, if it is written synchronously here. None is
-    /// begun while the answer is kept.
-    pub(super) async fn drain_synced(
-        &self,
-        table: &Table,
-    ) -> Result<Option<OwnedRwLockWriteGuard<()>>, ApiError> {
-        let Some(sync) = self.sync_table(table) else { return Ok(None) };
-        let drained = sync.under_way.clone().write_owned();
-        match tokio::time::timeout(DRAIN_PATIENCE, drained).await {
-            Ok(drained) => Ok(Some(drained)),
-            Err(_) => Err(ApiError::new(
-                ErrorCode::ServerUnavailable,
-                "Writes of the table wait for the votes of other regions, and may be decided. \
-                 Nothing was done; try again when `isthmus status` shows none in doubt.",
-            )),
-        }
     }
 
     /// How a table stands that is written synchronously here.

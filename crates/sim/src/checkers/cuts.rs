@@ -14,6 +14,7 @@ use isthmus_store::{StoreError, Table};
 use super::Violation;
 use super::registers::{Expired, live};
 use crate::observer::Observer;
+use crate::roles::node_of;
 
 const NAME: &str = "a safe cut is complete and nothing more";
 
@@ -39,8 +40,12 @@ pub(crate) fn check(
         Err(StoreError::Engine(_)) => return Ok(()),
         Err(error) => return broken(error.to_string()),
     };
-    let all = living(truth(observer, table, cut), expired);
-    let differs = |key: &&EncodedKey| shown.get(*key) != all.get(*key);
+    let all = living(truth(observer, node, table, cut), expired);
+    let partition = table.partition();
+    let differs = |key: &&EncodedKey| {
+        // Kills of what was written by a region that was unbound may be forgotten.
+        shown.get(*key) != all.get(*key) && !observer.has_alone(partition, key)
+    };
     match shown.keys().chain(all.keys()).find(differs) {
         None => Ok(()),
         Some(key) => {
@@ -62,14 +67,18 @@ fn rows_at(table: &Table, cut: Hlc, direction: Direction) -> Result<Rows, StoreE
     Ok(rows)
 }
 
-fn truth(observer: &Observer, table: &Table, cut: Hlc) -> Rows {
+fn truth(observer: &Observer, node: usize, table: &Table, cut: Hlc) -> Rows {
     let partition = table.partition();
     let first = (partition, Origin(0), Lsn(0));
     let last = (partition, Origin(u8::MAX), Lsn(u64::MAX));
     let mut rows = Rows::new();
-    for (_, known) in observer.known.range(first..=last) {
+    for ((_, origin, lsn), known) in observer.known.range(first..=last) {
+        // Who has left writes for itself.
+        let is_alone = observer.has_left(node_of(*origin), partition)
+            && *lsn > observer.held(node, *origin, partition);
         if let EntryBody::Rows(deltas) = &known.entry.body
             && known.entry.stamp.hlc < cut
+            && !is_alone
         {
             for row in deltas {
                 rows.entry(row.key.clone()).or_default().merge(&row.delta);

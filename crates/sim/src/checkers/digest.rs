@@ -1,8 +1,11 @@
 //! A digest is what the rows say, at any moment and after any crash; and regions that have applied
 //! the same have the same digest, as far as it counts in both.
 
+use std::collections::BTreeSet;
+
 use isthmus_digest::{Lane, Sum};
 use isthmus_model::error::Kind;
+use isthmus_model::ids::PartitionId;
 use isthmus_model::key::EncodedKey;
 use isthmus_store::digest::{DigestState, DigestView};
 use isthmus_store::{Store, Table};
@@ -63,11 +66,18 @@ pub(crate) fn are_ready(node: usize, store: &Store) -> Result<(), String> {
 }
 
 /// Checks that regions which have applied the same have the same digests.
-pub(crate) fn check_alike(stores: &[&Store]) -> Result<(), Violation> {
-    let Some((first, others)) = stores.split_first() else { return Ok(()) };
-    for table in first.tables() {
-        for other in others.iter().filter_map(|other| other.table(table.id())) {
-            check_pair(&table, &other)?;
+pub(crate) fn check_alike(
+    stores: &[&Store],
+    counts: impl Fn(usize, PartitionId) -> bool,
+) -> Result<(), Violation> {
+    let tables = stores.iter().flat_map(|store| store.tables());
+    let all: BTreeSet<_> = tables.map(|table| (table.partition(), table.id())).collect();
+    for (partition, id) in all {
+        let counting = stores.iter().enumerate().filter(|(node, _)| counts(*node, partition));
+        let mut tables = counting.filter_map(|(_, store)| store.table(id));
+        let Some(first) = tables.next() else { continue };
+        for other in tables {
+            check_pair(&first, &other)?;
         }
     }
     Ok(())

@@ -81,6 +81,7 @@ impl Life {
                 let feeding = self.roles.feeding(partition, **peer);
                 let terms = self.asked.get(&(**peer, partition));
                 feeding.is_some_and(|feeding| feeding.carries(own))
+                    && self.roles.extract(partition, **peer, None).is_none()
                     && terms.is_none_or(|terms| {
                         terms.wish == Wish::Run && terms.timing == Timing::Immediate
                     })

@@ -1,12 +1,12 @@
-//! Copies, a row at a time, each from the newest snapshot: as if every copy were broken off after
-//! each row and gone on with.
+//! Copies, a piece at a time, each from the newest snapshot: as if every copy were broken off after
+//! each piece and gone on with.
 
 use isthmus_model::change::Direction;
 use isthmus_model::key::EncodedKey;
 use isthmus_model::row::Row;
 use isthmus_store::{CopyDone, StoreError, Table};
 
-use super::plan::{encoded, origin_of};
+use super::plan::{TablePlan, encoded, origin_of};
 use crate::plant::Plant;
 
 /// How far a copy has come.
@@ -14,8 +14,8 @@ use crate::plant::Plant;
 pub(super) struct Progress {
     /// Who is copied, and in which epoch.
     pub(super) from: (usize, u64),
-    /// The first row that is not copied; `None`: all are.
-    pub(super) next_row: Option<usize>,
+    /// The first piece that is not copied; `None`: all are.
+    pub(super) next: Option<usize>,
     /// What holds of the first snapshot: the log goes on from there.
     pub(super) first: CopyDone,
     /// The end of the log in the last snapshot. Before the log here has come there, rows may hold
@@ -23,33 +23,29 @@ pub(super) struct Progress {
     pub(super) through: u64,
 }
 
-/// One row.
+/// One piece.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
-    pub(super) row: usize,
+    pub(super) number: usize,
+    /// The range of keys that it replaces.
+    pub(super) range: (EncodedKey, Option<EncodedKey>),
     pub(super) rows: Vec<(EncodedKey, Row)>,
     /// How far the copy has come with it.
     pub(super) progress: Progress,
 }
 
 impl Piece {
-    /// The range of keys that it replaces.
-    pub(super) fn range(&self) -> (EncodedKey, Option<EncodedKey>) {
-        let start = if self.row == 0 { EncodedKey::default() } else { encoded(self.row) };
-        (start, self.progress.next_row.map(encoded))
-    }
-
     /// What the copy leaves behind, if this is the last piece.
     pub(super) fn done(&self) -> Option<CopyDone> {
-        self.progress.next_row.is_none().then(|| self.progress.first.clone())
+        self.progress.next.is_none().then(|| self.progress.first.clone())
     }
 }
 
-/// The piece that is to be copied next, of so many rows.
+/// The piece that is to be copied next.
 pub(super) fn next_piece(
     (place, epoch): (usize, u64),
     table: &Table,
-    rows: usize,
+    plan: &TablePlan,
     so_far: Option<&Progress>,
     plant: Option<Plant>,
 ) -> Result<Piece, StoreError> {
@@ -71,19 +67,21 @@ pub(super) fn next_piece(
         rules: None,
     };
     let so_far = so_far.filter(|so_far| so_far.from == (place, epoch));
-    let row = so_far.and_then(|so_far| so_far.next_row).unwrap_or(0);
-    let next_row = (row + 1 < rows).then_some(row + 1);
+    let number = so_far.and_then(|so_far| so_far.next).unwrap_or(0);
+    let start = match number {
+        0 => EncodedKey::default(),
+        number => encoded(plan.pieces[number - 1]),
+    };
+    let end = plan.pieces.get(number).map(|row| encoded(*row));
+    let next = end.is_some().then_some(number + 1);
     let through = snapshot.lsn().0;
     let first = match so_far {
         // The table as it was at last.
         Some(so_far) => CopyDone { table: newest.table, ..so_far.first.clone() },
         None => newest,
     };
-    let progress = Progress { from: (place, epoch), next_row, first, through };
-    let mut piece = Piece { row, rows: Vec::new(), progress };
-    let (start, end) = piece.range();
+    let progress = Progress { from: (place, epoch), next, first, through };
     let copied: Result<Vec<_>, StoreError> =
         snapshot.scan(&start, end.as_ref(), Direction::Forward).collect();
-    piece.rows = copied?;
-    Ok(piece)
+    Ok(Piece { number, range: (start, end), rows: copied?, progress })
 }

@@ -7,8 +7,10 @@ use isthmus_model::ids::Lsn;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use super::atomic::Told;
 use super::copying::{Piece, Progress};
 use super::plan::REGIONS;
+use super::reshape::Word;
 use crate::rng::happens;
 
 /// How a table stands in a region.
@@ -27,6 +29,17 @@ pub(super) struct Standing {
 /// What one region tells another.
 #[derive(Clone, Debug)]
 pub(super) enum Message {
+    /// About that table.
+    Of(usize, TableMessage),
+    /// About batches of several tables.
+    OfBatch(Told),
+    /// About partitions that are split or merged.
+    OfReshape(Word),
+}
+
+/// What one region tells another of a table.
+#[derive(Clone, Debug)]
+pub(super) enum TableMessage {
     Standing(Standing),
     Prepare { term: Term, changes: Vec<(TxId, Bytes)> },
     Voted(Vec<TxId>),
@@ -66,8 +79,11 @@ impl Network {
         self.is_cut = [[false; REGIONS]; REGIONS];
     }
 
+    /// What a region tells itself arrives.
     pub(super) fn send(&mut self, now: u64, from: usize, to: usize, message: Message) {
-        if !self.is_cut[from][to] && !happens(&mut self.rng, self.loss) {
+        if from == to {
+            self.sent.push(Sent { due: now + 1, from, to, message });
+        } else if !self.is_cut[from][to] && !happens(&mut self.rng, self.loss) {
             let due = now + 1 + self.rng.random_range(0..=self.delay);
             self.sent.push(Sent { due, from, to, message });
         }
@@ -81,7 +97,8 @@ impl Network {
         let mut arrived: Vec<Sent> = arrived;
         arrived.sort_by_key(|sent| sent.due);
         let is_cut = &self.is_cut;
-        let through = arrived.into_iter().filter(|sent| !is_cut[sent.from][sent.to]);
+        let through =
+            arrived.into_iter().filter(|sent| sent.from == sent.to || !is_cut[sent.from][sent.to]);
         through.map(|sent| (sent.from, sent.to, sent.message)).collect()
     }
 }

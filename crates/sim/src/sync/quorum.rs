@@ -1,5 +1,5 @@
 //! Those who decide who writes: leases, suspicion, claims and grants, as `isthmus_control::agreed`
-//! has them, of one table and without faults of their own. That machine is searched by its model.
+//! has them, of one table each and without faults of their own. That machine is searched by its model.
 
 use std::collections::BTreeMap;
 
@@ -40,17 +40,20 @@ pub(super) struct Quorum {
     heard: [u64; REGIONS],
     /// Other regions that hold a write before it is acknowledged.
     pub(super) held_by: usize,
+    /// Of equal claims that of this region is taken.
+    prefers: Option<usize>,
 }
 
 impl Quorum {
-    /// The first region writes.
-    pub(super) fn new(held_by: usize) -> Quorum {
+    /// A region writes.
+    pub(super) fn new(held_by: usize, writer: usize) -> Quorum {
         Quorum {
-            history: vec![Grant { epoch: 1, writer: 0, after: 0, log_epoch: 0 }],
+            history: vec![Grant { epoch: 1, writer, after: 0, log_epoch: 0 }],
             vacancy: None,
             suspended: [false; REGIONS],
             heard: [0; REGIONS],
             held_by,
+            prefers: None,
         }
     }
 
@@ -92,13 +95,18 @@ impl Quorum {
             }
         }
         let Some(vacancy) = &self.vacancy else { return };
-        let needed = REGIONS - self.held_by;
-        let best = vacancy.claims.iter().max_by_key(|(_, claim)| **claim);
+        let needed = match self.held_by {
+            0 => 1,
+            held_by => REGIONS - held_by,
+        };
+        let is_preferred = |region: &usize| Some(*region) == self.prefers;
+        let best =
+            vacancy.claims.iter().max_by_key(|(region, claim)| (**claim, is_preferred(region)));
         let Some((region, claim)) = best.map(|(region, claim)| (*region, *claim)) else { return };
         if vacancy.claims.len() >= needed && now >= vacancy.since + SETTLE_AFTER {
             let (log_epoch, after) = claim;
             self.history.push(Grant { epoch: vacancy.epoch, writer: region, after, log_epoch });
-            self.vacancy = None;
+            (self.vacancy, self.prefers) = (None, None);
             if self.suspended[region] {
                 self.vacate(now);
             }
@@ -109,6 +117,14 @@ impl Quorum {
     pub(super) fn resign(&mut self, region: usize, epoch: u64, now: u64) {
         if self.writer() == Some(region) && self.grant().epoch == epoch {
             self.vacate(now);
+        }
+    }
+
+    /// Another region is to write, as far as it has all that there is.
+    pub(super) fn hand_to(&mut self, region: usize, now: u64) {
+        if self.vacancy.is_none() && !self.suspended[region] {
+            self.vacate(now);
+            self.prefers = Some(region);
         }
     }
 

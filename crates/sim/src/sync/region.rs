@@ -1,82 +1,45 @@
-//! One region: a store on a disk that fails, what it takes from the one that writes, and what it
-//! has to do by what is decided.
+//! One region: a store on a disk that fails, the tables in it, and what it has to do with batches
+//! of several of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
-use isthmus_control::cut_tail::{CutTail, Place};
 use isthmus_model::clock::Clock;
-use isthmus_model::commit::{Term, TxId};
-use isthmus_model::ids::{Epoch, Lsn};
 use isthmus_store::engine::faulty::{FaultOdds, FaultyEngine};
-use isthmus_store::keys::log::decode_record;
-use isthmus_store::{Pending, Store, StoreError, StoreOptions, Table};
+use isthmus_store::{Store, StoreError, StoreOptions};
 
-use super::copying::{Piece, Progress, next_piece};
-use super::network::{Message, Standing};
-use super::plan::{Plan, TABLE, origin_of, spec};
+use super::atomic::Batches;
+use super::network::Message;
+use super::part::{AtRest, Part};
+use super::plan::{Plan, origin_of, spec, table_id};
 use super::quorum::Quorum;
-use super::writer::{Writer, made_bytes};
+use super::reshape::{Base, Planned, Reshaping};
+use super::writer::Ended;
 use crate::clock::NodeClock;
-use crate::plant::Plant;
-
-/// Others are told so often how the table stands here, in milliseconds.
-const STANDING_EVERY: u64 = 20;
-/// No piece of a copy is sent sooner than this after the last one.
-const COPY_EVERY: u64 = 100;
-/// Bytes of log sent at once, about.
-const SLICE_BYTES: usize = 2000;
 
 /// A region and its machine.
 pub(super) struct Region {
     place: usize,
-    rows: usize,
-    plant: Option<Plant>,
+    plan: Arc<Plan>,
     clock: Arc<NodeClock>,
     pub(super) engine: Arc<FaultyEngine>,
-    pub(super) at_rest: AtRest,
+    /// Of each table.
+    pub(super) at_rest: Vec<AtRest>,
     /// `None`: it is down.
     pub(super) life: Option<Life>,
     pub(super) stalled_until: u64,
-}
-
-/// What is on the disk beside the store.
-#[derive(Clone, Debug)]
-pub(super) struct AtRest {
-    /// All of the table is here.
-    pub(super) is_whole: bool,
-    /// Where it is not: how far a copy has come.
-    copy: Option<Progress>,
-    /// The last tail that was cut off.
-    cut_tail: Option<CutTail>,
+    /// The ends of the logs of all tables, as of the last step.
+    ends: Vec<(u64, u64)>,
+    reshape: Option<Planned>,
 }
 
 /// From a start to a crash.
 pub(super) struct Life {
-    pub(super) place: usize,
-    /// Rows of the table.
-    rows: usize,
-    pub(super) plant: Option<Plant>,
     pub(super) store: Arc<Store>,
-    pub(super) table: Arc<Table>,
-    /// What was decided, as far as it is known here.
-    pub(super) heard: Quorum,
-    pub(super) lease_until: u64,
-    /// What was begun and is to be durable before anything else is decided here.
-    looking: Option<Pending<()>>,
-    fencing: Option<Pending<()>>,
-    opening: Option<Pending<Epoch>>,
-    /// A tail is prepared again, and then cut off for the sake of an epoch.
-    cutting: Option<(Pending<bool>, u64, Place)>,
-    /// Entries, or a piece of a copy, that are being taken.
-    taking: Option<Pending<()>>,
-    copying: Option<Progress>,
-    votes: Vec<(Pending<()>, usize, Vec<TxId>)>,
-    promises: Vec<(Pending<()>, usize, Term)>,
-    pub(super) writer: Option<Writer>,
-    told_at: u64,
-    copied_at: u64,
+    /// The tables.
+    pub(super) parts: Vec<Part>,
+    pub(super) batches: Batches,
+    pub(super) reshaping: Reshaping,
     fatal: Arc<AtomicBool>,
 }
 
@@ -84,61 +47,63 @@ pub(super) struct Life {
 #[derive(Default)]
 pub(super) struct Out {
     pub(super) messages: Vec<(usize, Message)>,
-    /// Writes that were acknowledged, by number.
-    pub(super) acknowledged: Vec<u64>,
+    /// Writes that have come to something: of which table, and their numbers.
+    pub(super) ended: Vec<(usize, u64, Ended)>,
+    /// Batches that are answered, by the numbers of their clients.
+    pub(super) answers: Vec<(u64, super::atomic::Answer)>,
 }
 
 impl Region {
     pub(super) fn new(
         place: usize,
         seed: u64,
-        plan: &Plan,
+        plan: &Arc<Plan>,
         clock: NodeClock,
-        quorum: &Quorum,
+        quorums: &[Quorum],
     ) -> Result<Region, StoreError> {
-        let (plant, rows) = (plan.plant, plan.clients);
+        let plan = plan.clone();
         let engine = Arc::new(FaultyEngine::new(seed ^ place as u64, FaultOdds::default()));
-        let at_rest = AtRest { is_whole: true, copy: None, cut_tail: None };
+        let at_rest = plan.tables.iter().map(|_| AtRest::whole()).collect();
+        let ends = vec![(0, 0); plan.tables.len()];
         let clock = Arc::new(clock);
         let store = open(place, &engine, &clock)?;
-        let made = store.create_table(spec(place));
-        while store.commit_step() {}
-        drop(made);
+        for (at, table) in plan.tables.iter().enumerate() {
+            let made = store.create_table(spec(place, at, table));
+            while store.commit_step() {}
+            drop(made);
+        }
+        let (life, stalled_until, reshape) = (None, 0, None);
         let mut region =
-            Region { place, rows, plant, clock, engine, at_rest, life: None, stalled_until: 0 };
-        region.start(quorum)?;
+            Region { place, plan, clock, engine, at_rest, life, stalled_until, ends, reshape };
+        region.start(quorums)?;
         Ok(region)
     }
 
     /// Starts from what is on the disk.
-    pub(super) fn start(&mut self, quorum: &Quorum) -> Result<(), StoreError> {
+    pub(super) fn start(&mut self, quorums: &[Quorum]) -> Result<(), StoreError> {
+        super::atomic::spoil(&self.engine, &self.plan);
         let store = open(self.place, &self.engine, &self.clock)?;
-        let table = store.table(TABLE).ok_or(StoreError::NoTable(TABLE))?;
+        let mut parts = Vec::new();
+        for (at, quorum) in quorums.iter().enumerate() {
+            let table = store.table(table_id(at)).ok_or(StoreError::NoTable(table_id(at)))?;
+            let first = Quorum::new(quorum.held_by, self.plan.tables[at].first);
+            parts.push(Part::new((self.place, at), &self.plan, table, first));
+        }
         let fatal = Arc::new(AtomicBool::new(false));
         let told = fatal.clone();
         store.on_fatal(Arc::new(move |_| told.store(true, Ordering::Relaxed)));
-        self.life = Some(Life {
-            place: self.place,
-            rows: self.rows,
-            plant: self.plant,
-            store,
-            table,
-            heard: Quorum::new(quorum.held_by),
-            lease_until: 0,
-            looking: None,
-            fencing: None,
-            opening: None,
-            cutting: None,
-            taking: None,
-            copying: None,
-            votes: Vec::new(),
-            promises: Vec::new(),
-            writer: None,
-            told_at: 0,
-            copied_at: 0,
-            fatal,
-        });
+        let batches = Batches::new(&store, self.clock.clone(), self.plan.plant);
+        let reshaping = Reshaping::new(self.place, self.reshape.clone(), self.plan.plant);
+        self.life = Some(Life { store, parts, batches, reshaping, fatal });
         Ok(())
+    }
+
+    /// What is planned of the tables is known here.
+    pub(super) fn plan_reshape(&mut self, plan: &Planned) {
+        self.reshape = Some(plan.clone());
+        if let Some(life) = &mut self.life {
+            life.reshaping = Reshaping::new(self.place, self.reshape.clone(), self.plan.plant);
+        }
     }
 
     /// Power is gone.
@@ -152,60 +117,41 @@ impl Region {
         self.life.as_ref().is_some_and(|life| life.fatal.load(Ordering::Relaxed))
     }
 
-    /// Does what is to be done. `quorum`: those who decide are reached.
-    pub(super) fn step(&mut self, now: u64, mut quorum: Option<&mut Quorum>, out: &mut Out) {
+    /// Whether the newest grant of a table goes on without something that is durable here.
+    pub(super) fn lacks(&self, at: usize, quorum: &Quorum) -> bool {
+        let (log_epoch, end) = self.ends[at];
+        quorum.has_tail(log_epoch, end)
+    }
+
+    /// Does what is to be done. `deciders`: those who decide, and the base, are reached.
+    pub(super) fn step(
+        &mut self,
+        now: u64,
+        mut deciders: Option<(&mut [Quorum], &mut Base)>,
+        out: &mut Out,
+    ) {
         let Some(life) = &mut self.life else { return };
-        if let Some(quorum) = &mut quorum {
-            life.renew(now, quorum);
+        for (part, at_rest) in life.parts.iter_mut().zip(&mut self.at_rest) {
+            let quorum = deciders.as_mut().map(|(quorums, _)| &mut quorums[part.at]);
+            part.step(now, at_rest, quorum, out);
         }
-        life.look_at_pending(&mut self.at_rest, out);
-        life.attend(now, &mut self.at_rest, quorum);
-        life.write_on(now, &self.at_rest, out);
-        if now >= life.told_at + STANDING_EVERY {
-            life.told_at = now;
-            let standing = life.standing(&self.at_rest);
-            life.to_others(|_| Message::Standing(standing.clone()), out);
-        }
+        life.batches.step(now, &mut life.parts, out);
+        let base = deciders.filter(|(_, base)| now >= base.silent_until);
+        let base = base.map(|(quorums, base)| (base, &*quorums));
+        life.reshaping.step(now, &mut life.parts, base, out);
+        self.ends = life.parts.iter().map(Part::log).collect();
     }
 
     /// Takes what another region has sent.
     pub(super) fn receive(&mut self, now: u64, from: usize, message: Message, out: &mut Out) {
         let Some(life) = &mut self.life else { return };
         match message {
-            Message::Standing(standing) => life.feed(now, from, &standing, out),
-            Message::Prepare { term, changes } => {
-                life.prepare(from, term, changes, &self.at_rest);
+            Message::Of(at, message) => {
+                life.parts[at].receive(now, from, message, &self.at_rest[at], out);
             }
-            Message::Voted(txs) => life.writer.iter_mut().for_each(|one| one.voted(from, &txs)),
-            Message::Promise(term) => {
-                if life.may_take(from, term, &self.at_rest) {
-                    life.promises.push((life.table.promise(term), from, term));
-                }
-            }
-            Message::Promised { term, held, prepared } => {
-                if let Some(writer) = &mut life.writer {
-                    writer.promised(from, term, held, prepared);
-                }
-            }
-            Message::Entries { epoch, from: have, to, entries } => {
-                let is_free = life.taking.is_none() && !life.table.writer_word().accepts;
-                let is_known = life.heard.grant().epoch >= epoch;
-                if is_free && is_known && self.at_rest.follows(from, epoch) && !life.has_tail() {
-                    let (origin, epoch) = (origin_of(from), Epoch(epoch));
-                    life.taking = Some(life.table.apply(origin, epoch, have, to, entries));
-                }
-            }
-            Message::Copy(piece) => life.take_piece(*piece, &self.at_rest),
+            Message::OfBatch(told) => life.batches.receive(now, from, told, &mut life.parts, out),
+            Message::OfReshape(word) => life.reshaping.receive(now, from, word, &life.parts, out),
         }
-    }
-}
-
-impl AtRest {
-    /// Whether it takes entries of a region in an epoch: all of the table is here, or will be when
-    /// the log has come to where the last rows were copied.
-    fn follows(&self, from: usize, epoch: u64) -> bool {
-        let is_copied = |copy: &Progress| copy.from == (from, epoch) && copy.next_row.is_none();
-        self.is_whole || self.copy.as_ref().is_some_and(is_copied)
     }
 }
 
@@ -218,261 +164,4 @@ fn open(
     options.parts_cache_bytes = 4096;
     let clock: Arc<dyn Clock> = clock.clone();
     Store::open(engine.clone(), clock, options)
-}
-
-impl Life {
-    fn to_others(&self, message: impl Fn(usize) -> Message, out: &mut Out) {
-        let others = (0..super::plan::REGIONS).filter(|other| *other != self.place);
-        out.messages.extend(others.map(|other| (other, message(other))));
-    }
-
-    fn renew(&mut self, now: u64, quorum: &mut Quorum) {
-        match quorum.renew(self.place, now) {
-            Some(until) => self.lease_until = until,
-            None => {
-                // It answers nothing more before it knows what was decided.
-                self.writer = None;
-                self.lease_until = 0;
-                quorum.rejoin(self.place);
-            }
-        }
-        self.heard = quorum.clone();
-    }
-
-    pub(super) fn log(&self) -> (u64, u64) {
-        (self.table.writer_word().epoch.0, self.table.durable_lsn().0)
-    }
-
-    fn has_tail(&self) -> bool {
-        let (log_epoch, end) = self.log();
-        self.heard.has_tail(log_epoch, end)
-    }
-
-    /// Whether something may be lacking here that was prepared or made here.
-    fn may_lack(&self, cut_tail: Option<&CutTail>) -> bool {
-        let (_, settled) = self.table.terms();
-        let is_part = |log_epoch, end| self.heard.goes_on_from(log_epoch, end);
-        cut_tail.is_some_and(|cut| cut.may_lack(settled, is_part))
-    }
-
-    fn standing(&self, at_rest: &AtRest) -> Standing {
-        let (log_epoch, end) = self.log();
-        let sealed = self.table.epoch().0;
-        let (is_whole, copy) = (at_rest.is_whole, at_rest.copy.clone().map(Box::new));
-        Standing { log_epoch, end, sealed, is_whole, copy }
-    }
-
-    /// Whether the table is written here in an epoch, and may be.
-    pub(super) fn holds(&self, epoch: u64, now: u64) -> bool {
-        let word = self.table.writer_word();
-        let is_newest = word.epoch.0 == epoch && self.table.epoch().0 == epoch && word.accepts;
-        is_newest && (now < self.lease_until || self.plant == Some(Plant::LeaseForgotten))
-    }
-
-    fn look_at_pending(&mut self, at_rest: &mut AtRest, out: &mut Out) {
-        if let Some(taken) = self.taking.as_mut().and_then(Pending::try_take) {
-            self.taking = None;
-            let copied = self.copying.take().filter(|_| taken.is_ok());
-            at_rest.copy = copied.or_else(|| at_rest.copy.take());
-        }
-        let end = self.table.durable_lsn().0;
-        let is_whole = |copy: &Progress| copy.next_row.is_none() && end >= copy.through;
-        if at_rest.copy.as_ref().is_some_and(is_whole) {
-            (at_rest.is_whole, at_rest.copy) = (true, None);
-        }
-        let mut ended = Vec::new();
-        self.votes.retain_mut(|(pending, from, txs)| {
-            let answer = pending.try_take();
-            if matches!(answer, Some(Ok(()))) {
-                ended.push((*from, std::mem::take(txs)));
-            }
-            answer.is_none()
-        });
-        out.messages.extend(ended.into_iter().map(|(to, txs)| (to, Message::Voted(txs))));
-        let mut promised = Vec::new();
-        self.promises.retain_mut(|(pending, from, term)| {
-            let answer = pending.try_take();
-            if matches!(answer, Some(Ok(()))) {
-                promised.push((*from, *term));
-            }
-            answer.is_none()
-        });
-        for (to, term) in promised {
-            let follows = self.table.writer_word().epoch.0 == term.epoch;
-            if follows && at_rest.is_whole && !self.may_lack(at_rest.cut_tail.as_ref()) {
-                let mut prepared = self.table.prepared();
-                prepared.retain(|(tx, _)| tx.term < term);
-                let held = self.table.durable_lsn().0;
-                out.messages.push((to, Message::Promised { term, held, prepared }));
-            }
-        }
-    }
-
-    /// Does what comes next by what is decided, one thing at a time.
-    fn attend(&mut self, now: u64, at_rest: &mut AtRest, quorum: Option<&mut Quorum>) {
-        if let Some(fencing) = &mut self.fencing {
-            if fencing.try_take().is_none() {
-                return;
-            }
-            self.fencing = None;
-        }
-        if let Some(opening) = &mut self.opening {
-            if opening.try_take().is_none() {
-                return;
-            }
-            self.opening = None;
-        }
-        if let Some((again, epoch, place)) = &mut self.cutting {
-            let Some(again) = again.try_take() else { return };
-            let cut = CutTail { epoch: *epoch, again: again.unwrap_or(false).then_some(*place) };
-            let may_lack = self.may_lack(at_rest.cut_tail.as_ref());
-            let cut_tail = Some(cut.following(at_rest.cut_tail, may_lack));
-            *at_rest = AtRest { is_whole: false, copy: None, cut_tail };
-            self.cutting = None;
-        }
-        // What is pending may already be what was to be done.
-        let looking = self.looking.get_or_insert_with(|| self.table.settled());
-        if looking.try_take().is_none() {
-            return;
-        }
-        self.looking = None;
-        let word = self.table.writer_word();
-        let (log_epoch, end) = self.log();
-        let sealed = self.table.epoch().0;
-        let grant = self.heard.grant();
-        let newest = self.heard.vacancy.as_ref().map_or(grant.epoch, |vacancy| vacancy.epoch);
-        if self.writer.as_ref().is_some_and(|writer| writer.epoch < newest) {
-            self.writer = None;
-        }
-        if let Some(vacancy) = &self.heard.vacancy {
-            if sealed < vacancy.epoch || word.accepts {
-                self.fencing = Some(self.table.fence(Epoch(vacancy.epoch)));
-            } else if at_rest.is_whole
-                && self.taking.is_none()
-                && !self.has_tail()
-                && let Some(quorum) = quorum
-            {
-                quorum.claim(self.place, vacancy.epoch, (log_epoch, end));
-            }
-            return;
-        }
-        let is_own = grant.writer == self.place;
-        if grant.epoch > log_epoch {
-            if !is_own && (sealed < grant.epoch || word.accepts) {
-                self.fencing = Some(self.table.fence(Epoch(grant.epoch)));
-            } else if !is_own && at_rest.is_whole && self.has_tail() && self.taking.is_none() {
-                let after = self.heard.agrees_through(log_epoch, end);
-                let again = match self.plant {
-                    Some(Plant::TailForgotten) => Pending::ready(Ok(true)),
-                    _ => self.table.prepare_again(Lsn(after), made_bytes),
-                };
-                self.cutting = Some((again, grant.epoch, Place { log_epoch, after }));
-            } else if is_own && now < self.lease_until {
-                match (end, log_epoch) == (grant.after, grant.log_epoch) {
-                    true => {
-                        let (epoch, after) = (Epoch(grant.epoch), Lsn(grant.after));
-                        self.opening = Some(self.table.open_granted(epoch, after));
-                    }
-                    false => quorum.into_iter().for_each(|quorum| {
-                        quorum.resign(self.place, grant.epoch, now);
-                    }),
-                }
-            }
-        } else if is_own && word.accepts {
-            if self.writer.is_none() && now < self.lease_until {
-                self.writer = Some(Writer::begin(&self.table, grant.epoch, now));
-            }
-        } else if is_own && let Some(quorum) = quorum {
-            // It was sealed, and nobody goes on in its epoch.
-            quorum.resign(self.place, grant.epoch, now);
-        }
-    }
-
-    /// Goes on with what is written here.
-    fn write_on(&mut self, now: u64, at_rest: &AtRest, out: &mut Out) {
-        let Some(mut writer) = self.writer.take() else { return };
-        let may_lack = self.may_lack(at_rest.cut_tail.as_ref());
-        let goes_on = writer.step(self, now, may_lack, out);
-        self.writer = goes_on.then_some(writer);
-    }
-
-    /// Whether another region may have its writes prepared here, in that term.
-    fn may_take(&self, from: usize, term: Term, at_rest: &AtRest) -> bool {
-        let word = self.table.writer_word();
-        let grant = self.heard.grant();
-        let is_granted = grant.epoch == term.epoch && grant.writer == from;
-        is_granted && at_rest.is_whole && word.epoch.0 <= term.epoch && !word.accepts
-    }
-
-    fn prepare(&mut self, from: usize, term: Term, changes: Vec<(TxId, Bytes)>, at: &AtRest) {
-        if self.may_take(from, term, at) && !self.has_tail() {
-            let txs = changes.iter().map(|(tx, _)| *tx).collect();
-            self.votes.push((self.table.prepare(changes), from, txs));
-        }
-    }
-
-    /// Takes a piece of a copy, if that is wanted.
-    fn take_piece(&mut self, piece: Piece, at_rest: &AtRest) {
-        let (Progress { from, first, .. }, row) = (&piece.progress, piece.row);
-        let is_newest = self.heard.grant().epoch == from.1;
-        let is_free = self.taking.is_none() && !self.table.writer_word().accepts;
-        let known = at_rest.copy.as_ref().filter(|known| known.from == *from);
-        let is_next = match known {
-            Some(known) => known.next_row == Some(row),
-            None => row == 0,
-        };
-        let is_wanted = !at_rest.is_whole || self.table.durable_lsn() < first.lsn;
-        if !(is_free && is_newest && is_next && is_wanted) {
-            return;
-        }
-        let ((start, end), done) = (piece.range(), piece.done());
-        let taking = self.table.replace_range(&start, end.as_ref(), piece.rows, &[], done, None);
-        (self.taking, self.copying) = (Some(taking), Some(piece.progress));
-    }
-
-    /// Sends a region what it lacks, if this one writes.
-    fn feed(&mut self, now: u64, to: usize, standing: &Standing, out: &mut Out) {
-        let word = self.table.writer_word();
-        let epoch = word.epoch.0;
-        let Some(writer) = &mut self.writer else { return };
-        let is_current = self.heard.vacancy.is_none() && self.heard.grant().epoch == epoch;
-        if writer.epoch != epoch || !is_current || standing.sealed < epoch {
-            return;
-        }
-        let so_far = standing.copy.as_deref().filter(|copy| copy.from == (self.place, epoch));
-        let is_copied = so_far.is_some_and(|copy| copy.next_row.is_none());
-        let is_gap = standing.end < self.table.log_start().0;
-        if is_gap || !(standing.is_whole || is_copied) {
-            if now >= self.copied_at + COPY_EVERY
-                && let Ok(piece) =
-                    next_piece((self.place, epoch), &self.table, self.rows, so_far, self.plant)
-            {
-                self.copied_at = now;
-                out.messages.push((to, Message::Copy(Box::new(piece))));
-            }
-            return;
-        }
-        if self.heard.has_tail(standing.log_epoch, standing.end) {
-            return;
-        }
-        if standing.is_whole {
-            writer.holds(to, standing.end);
-        }
-        if self.table.durable_lsn().0 > standing.end
-            && let Some((until, entries)) = slice_of(&self.table, standing.end)
-        {
-            let from = Lsn(standing.end);
-            out.messages.push((to, Message::Entries { epoch, from, to: until, entries }));
-        }
-    }
-}
-
-fn slice_of(table: &Table, after: u64) -> Option<(Lsn, Vec<isthmus_model::entry::Entry>)> {
-    let slice = table.read_log(Lsn(after), SLICE_BYTES).ok()?;
-    let mut entries = Vec::new();
-    for record in &slice.records {
-        entries.extend(decode_record(record).ok()?.1);
-    }
-    entries.retain(|entry| entry.lsn.0 > after && entry.lsn <= slice.to);
-    Some((slice.to, entries))
 }

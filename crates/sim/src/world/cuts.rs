@@ -39,6 +39,9 @@ impl World {
         let Some(floor) = table.past_floor().filter(|floor| *floor <= safe) else { return };
         let cut = Hlc(floor.0 + (safe.0 - floor.0) / 1000 * share);
         let mut observer = self.observer.lock();
+        if observer.is_apart(node, partition) {
+            return;
+        }
         let checked = cuts::check(&observer, node, &table, cut, direction);
         observer.judge(checked);
         drop(observer);

@@ -72,6 +72,10 @@ pub(super) enum Event {
     PutBackDisk,
     /// Another region is to write some table.
     SwitchSomewhere,
+    /// A client asks whether a region has a write.
+    Receipt,
+    /// A region is unbound from some table, or bound again.
+    BindSomewhere,
 }
 
 impl World {
@@ -88,6 +92,10 @@ impl World {
         self.soon(30_000, Event::Client);
         self.soon(50_000, Event::Read);
         self.after(READ_AS_OF_EVERY, Event::ReadAsOf);
+        // What an old disk has lost is told of by addresses that are given again.
+        if self.nature.put_back_every.is_none() {
+            self.after(READ_AS_OF_EVERY, Event::Receipt);
+        }
     }
 
     pub(super) fn happen(&mut self, event: Event) {
@@ -101,6 +109,7 @@ impl World {
                 if let Some(life) = self.life(node) {
                     life.tick();
                 }
+                self.note_tick(node);
                 self.soon(200_000, event);
             }
             Event::Upkeep(node) => {
@@ -139,6 +148,8 @@ impl World {
             Event::CopyDisk => self.copy_disk(),
             Event::PutBackDisk => self.put_back_disk(),
             Event::SwitchSomewhere => self.switch_somewhere(),
+            Event::Receipt => self.ask_for_receipt(),
+            Event::BindSomewhere => self.bind_somewhere(),
             Event::CrashSomewhere
             | Event::BreakSomewhere
             | Event::Break(_)
@@ -160,7 +171,11 @@ impl World {
             ends = life.is_fatal();
             life.look_at_writers();
         }
+        if moved {
+            self.note_durable(node);
+        }
         if moved && !ends {
+            self.look_at_bound(node);
             self.look_at_replicas(node);
         }
         if ends {
@@ -180,6 +195,7 @@ impl World {
             }
             if let Some(view) = observer.view(node, partition)
                 && !view.spec.writers.are_many()
+                && !observer.is_apart(node, partition)
             {
                 let checked = prefix::check(&observer, node, view);
                 observer.judge(checked);
@@ -233,6 +249,10 @@ impl World {
                 self.reconcile_drop(&plan);
             }
             if self.has_left(&plan, &spec, node) {
+                continue;
+            }
+            if self.nature.bind_every.is_some() {
+                self.reconcile_binding(&plan, &spec, node);
                 continue;
             }
             let Some(base) = self.life(plan.base) else { continue };

@@ -41,6 +41,9 @@ impl World {
         if let Some(every) = self.nature.switch_every {
             self.after(every, Event::SwitchSomewhere);
         }
+        if let Some(every) = self.nature.bind_every {
+            self.after(every, Event::BindSomewhere);
+        }
         for place in &self.nodes {
             place.disk.set_odds(commits, reads);
         }
@@ -206,6 +209,7 @@ impl World {
     fn clock_steps(&mut self, node: usize) {
         let most = self.nature.clock_offset_max;
         let offset = self.faults.random_range(-most..=most);
+        self.note_clock(node);
         if let Some(place) = self.nodes.get(node) {
             place.clock.set_offset(offset);
         }

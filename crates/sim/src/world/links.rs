@@ -3,7 +3,7 @@
 use isthmus_control::global_table::Serve;
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, PartitionId};
-use isthmus_replication::frame::{Ack, Body, Frame};
+use isthmus_replication::frame::{Ack, Body, Frame, Parcel};
 use isthmus_replication::terms::Direction;
 use prost::Message;
 use rand::Rng;
@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::checkers::bounds;
 use crate::network::{StreamId, Way};
 use crate::node::Life;
-use crate::options::Scenario;
+use crate::options::{Scenario, TablePlan};
 use crate::plant::Plant;
 use crate::rng::happens;
 use crate::roles::origin_of;
@@ -92,6 +92,7 @@ impl World {
                     break;
                 }
                 let frame = self.life(node).and_then(|life| life.poll_outbound(peer, direction));
+                self.note_waiting(node);
                 let Some(frame) = frame else { break };
                 if self.options.plant == Some(Plant::HeldWhenShipped)
                     && let Some(life) = self.life(node)
@@ -172,10 +173,12 @@ impl World {
             Some(Body::Promise(promise)) => {
                 self.observer.lock().note_promise(node, Hlc(promise.hlc));
             }
+            Some(Body::Parcel(parcel)) if !self.is_crossing_watched() => {
+                self.watch_opening(stream, parcel);
+            }
             // A change of the writer opens links anew: what was under way crosses once more.
-            Some(Body::Parcel(parcel))
-                if self.nature.quiet && self.nature.switch_every.is_none() =>
-            {
+            Some(Body::Parcel(parcel)) => {
+                self.watch_opening(stream, parcel);
                 let Some((from, to)) = self.network.stream(stream).map(|s| (s.from, s.to)) else {
                     return;
                 };
@@ -189,7 +192,7 @@ impl World {
                 let (partition, held) = (PartitionId(ack.partition), Lsn(ack.held));
                 // What is passed on is counted in the addresses of who passes it on.
                 let record = self.records.get(&partition);
-                if self.options.scenario == Scenario::Edges
+                if matches!(self.options.scenario, Scenario::Edges | Scenario::Bindings)
                     && record.is_some_and(|record| record.serve == Serve::PeerToPeer)
                 {
                     return;
@@ -197,6 +200,28 @@ impl World {
                 self.observer.lock().note_ack(node, origin_of(origin), partition, held);
             }
             _ => {}
+        }
+    }
+
+    /// Whether nothing breaks and no link is opened anew.
+    fn is_crossing_watched(&self) -> bool {
+        let nature = &self.nature;
+        nature.quiet
+            && nature.switch_every.is_none()
+            && nature.bind_every.is_none()
+            && nature.edges_change_every.is_none()
+    }
+
+    /// Of tables with several writers nothing is sent in vain.
+    fn watch_opening(&mut self, stream: StreamId, parcel: &Parcel) {
+        let partition = PartitionId(parcel.partition);
+        let many = |plan: &&TablePlan| plan.partition == partition && plan.writers.are_many();
+        let Some(to) = self.network.stream(stream).map(|stream| origin_of(stream.to)) else {
+            return;
+        };
+        if self.nature.tables.iter().any(|plan| many(&plan)) {
+            let checked = self.crossings.check_opening(stream, to, parcel);
+            self.observer.lock().judge(checked);
         }
     }
 
@@ -246,6 +271,9 @@ impl World {
 
     fn deliver_back(&mut self, stream: StreamId, to: usize, peer: usize, frame: Frame) {
         match &frame.body {
+            Some(Body::Opened(opened)) => {
+                self.crossings.opened(stream, opened);
+            }
             Some(Body::Ack(ack)) => self.note_arrived(stream, ack.partition),
             Some(Body::CopyAck(ack)) => self.note_arrived(stream, ack.partition),
             Some(Body::Fault(fault)) => {
@@ -261,6 +289,10 @@ impl World {
         if life.shipping.get(&(peer, direction)) != Some(&stream) {
             return;
         }
+        if let Some(body) = &frame.body {
+            self.note_answer((to, peer), body);
+        }
+        let Some(life) = self.life(to) else { return };
         if let Err(error) = life.receive_outbound(direction, peer, frame) {
             self.note(&format!("node {to} ends stream {stream}: {error}"));
             self.break_stream(stream);

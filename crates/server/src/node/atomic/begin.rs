@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_control::batches::Tried;
 use isthmus_model::atomic::{BatchId, MEMBERS_MAX, Member};
-use isthmus_model::commit::Term;
 use isthmus_model::ids::TableId;
 use isthmus_model::value::Text;
 use isthmus_protocol::error_code::ErrorCode;
@@ -32,9 +32,6 @@ const FIND_PATIENCE: Duration = Duration::from_secs(5);
 /// told later; nobody reads their rows before.
 const TELL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Settled by no entry: what is sent in it stays open until its epoch is over.
-const NO_TERM: Term = Term { epoch: u64::MAX, life: u64::MAX };
-
 /// What a member has said.
 enum Said {
     Intended {
@@ -57,7 +54,7 @@ struct Begun<'a> {
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
         if !self.is_left {
-            self.node.close_batch(self.id);
+            self.node.batches.books.lock().close(self.id);
         }
     }
 }
@@ -206,26 +203,21 @@ impl Node {
         let decision =
             SyncPart::Decision { id, members: members.clone(), sent_in: sent_in.clone() };
         let results = self.make_anchor(table, &rows, judged_millis, decision).await;
+        let has_failed = match &results {
+            Ok(results) => results.iter().any(|one| one.as_ref().is_err_and(is_unknown)),
+            Err(error) => is_unknown(error),
+        };
         let is_made = is_decided_durably(table, id);
-        let is_open = is_made
-            || match &results {
-                Ok(results) => results.iter().any(|one| one.as_ref().is_err_and(is_unknown)),
-                Err(error) => is_unknown(error),
-            };
-        match is_open && !is_made {
-            true => {
-                let sent_in = sent_in.get().copied().unwrap_or(NO_TERM);
-                self.batches.doubtful.lock().insert(id, sent_in);
-            }
-            false => self.close_batch(id),
-        }
+        let tried = Tried::of(is_made, has_failed, sent_in.get().copied());
+        self.batches.books.lock().tried(id, tried);
+        let is_given_up = tried == Tried::Refused;
         let written = match results.map(all_or_refused) {
             Ok(Ok(written)) => written,
-            Ok(Err(refused)) if !is_open => {
+            Ok(Err(refused)) if is_given_up => {
                 self.give_up(id, &groups, &said);
                 return Ok(refused_at_anchor(refused, groups.len()));
             }
-            Err(error) if !is_open => {
+            Err(error) if is_given_up => {
                 self.give_up(id, &groups, &said);
                 return Err(error);
             }
@@ -364,7 +356,7 @@ impl Node {
 }
 
 /// Whether a decision is in the log for good: what is not durable may be lost with this region.
-fn is_decided_durably(table: &Table, id: BatchId) -> bool {
+pub(super) fn is_decided_durably(table: &Table, id: BatchId) -> bool {
     table.decided_batch(id).is_some_and(|decided| decided.lsn <= table.durable_lsn())
 }
 

@@ -218,7 +218,7 @@ impl Node {
     /// otherwise while it was away. Gives what counts.
     pub(super) fn outcome_of(&self, table: &Table, id: BatchId, told: bool) -> bool {
         let Some(word) = self.batches.words.of(id) else { return told };
-        if word.made != told && self.batches.upkeep.is_first_notice(table.id(), id) {
+        if word.made != told && self.batches.upkeep.lock().is_first_notice(table.id(), id) {
             let name = table.name();
             let text = format!(
                 "batch {id} was settled by hand as {}, and the region that writes its anchor, \

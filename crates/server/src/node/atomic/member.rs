@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_control::batches::{Settled, Step};
 use isthmus_model::atomic::{BatchId, Intent};
 use isthmus_model::check::CheckedKey;
 use isthmus_model::ids::{Epoch, Lsn, TableId};
@@ -20,11 +21,6 @@ use crate::api_error::ApiError;
 use crate::node::{Node, SyncPart, SyncWrite};
 use crate::peer::batch::{Intend, Intended, Settle, SettleTold};
 use crate::peer::call::{NumberGiven, PreparedWrite};
-
-/// How well it is kept that a batch is settled.
-const NOT_SETTLED: u32 = 0;
-const HELD_AS_ASKED: u32 = 1;
-const HELD_BY_ALL: u32 = 2;
 
 /// So long a question waits for what it settles; it goes on after that.
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_secs(2);
@@ -156,24 +152,25 @@ impl Node {
                 Err(error) => {
                     let name = table.name();
                     tracing::info!(%batch, table = %name, %error, "a batch is not settled yet");
-                    NOT_SETTLED
+                    Settled::Not
                 }
             };
-            held.push(settled);
+            held.push(settled.number());
         }
         // Whoever writes now says what is settled.
         self.check_written_line(&table, line, epoch)?;
         Ok(SettleTold { held }.encode_to_vec().into())
     }
 
-    fn how_held(&self, table: &Table, batch: BatchId, (lsn, epoch): (Lsn, Epoch)) -> u32 {
-        let lsn = self.batches.upkeep.settled_at(table.id(), batch, (lsn, epoch));
+    fn how_held(&self, table: &Table, batch: BatchId, (lsn, epoch): (Lsn, Epoch)) -> Settled {
+        let upkeep = &self.batches.upkeep;
+        let lsn = upkeep.lock().settled_at(table.id(), batch, (lsn, epoch));
         match self.is_held_by_all(table, lsn) {
             true => {
-                self.batches.upkeep.is_held(table.id(), batch);
-                HELD_BY_ALL
+                upkeep.lock().is_held(table.id(), batch);
+                Settled::ByAll
             }
-            false => HELD_AS_ASKED,
+            false => Settled::AsAsked,
         }
     }
 
@@ -223,15 +220,19 @@ impl Node {
         made: bool,
     ) -> Result<Lsn, ApiError> {
         let epoch = table.writer_word().epoch;
-        let Some((intent, _)) = table.intent(id) else {
-            // It may have ended a moment ago.
-            table.settled().await?;
-            return self.held_through(table, table.durable_lsn(), epoch).await;
+        let known = table.intent(id).map(|(intent, _)| intent);
+        let intent = match Step::of(known, made) {
+            Step::Make(intent) => intent,
+            Step::Nothing => {
+                // It may have ended a moment ago.
+                table.settled().await?;
+                return self.held_through(table, table.durable_lsn(), epoch).await;
+            }
+            Step::GiveUp => {
+                table.abandon_batch(id).await?;
+                return Ok(table.durable_lsn());
+            }
         };
-        if !made {
-            table.abandon_batch(id).await?;
-            return Ok(table.durable_lsn());
-        }
         let (rows, _) = self.read_prepared(table, intent.request)?;
         let Some(sync) = self.sync_table(table) else {
             let settled = self.at_once(table, || table.settle_batch(id, rows)).await?;
@@ -267,9 +268,4 @@ impl Node {
         self.until_held(table, (lsn, epoch)).done().await?;
         Ok(lsn)
     }
-}
-
-/// Whether that is enough for the anchor to forget a batch, where it has to make room or not.
-pub(super) fn may_forget(held: u32, needs_room: bool) -> bool {
-    held >= if needs_room { HELD_AS_ASKED } else { HELD_BY_ALL }
 }

@@ -191,6 +191,9 @@ impl Node {
                 self.check_as_safe(target, &source.table)?;
             }
         }
+        for source in sources {
+            self.check_gathered(&source.table)?;
+        }
         if self.has_any_ended(&plan.record) {
             // Then nobody serves a part of the table, and that is no time to wait for others.
             return Ok(());
