@@ -103,8 +103,14 @@ pub struct Tree {
     stored_floor: (i64, u64),
     /// Pages of dropped lanes that are stored still.
     gone: Vec<(Lane, Vec<u8>)>,
+    /// Stored pages of lanes in which nothing lay any more, all those of a lane together.
+    vacated: Vec<(Lane, Vec<Vec<u8>>)>,
     /// One beyond the last group that was applied.
     next: u64,
+    /// `next` when a round of storing pages was begun last.
+    noted: u64,
+    /// The same of the last round that ended: changes of groups before it never come again.
+    settled: u64,
     /// Counts rounds of checkpoints, from 1.
     tick: u32,
     sweep: Sweep,
@@ -120,7 +126,10 @@ impl Default for Tree {
             floor: FLOOR,
             stored_floor: FLOOR,
             gone: Vec::new(),
+            vacated: Vec::new(),
             next: 0,
+            noted: 0,
+            settled: 0,
             tick: 1,
             sweep: Sweep::Idle,
         }
@@ -155,10 +164,10 @@ impl Tree {
     pub fn undo(&mut self, hasher: &Hasher, change: &Change) -> bool {
         let Change::Part { key, lane, delta, rows } = change else { return false };
         let tick = self.tick;
-        // A lane that is gone held nothing of it.
-        if let Some(tree) = self.lanes.get_mut(lane) {
+        // One that was dropped held nothing of it; one that is not there may have been vacated.
+        if !self.is_dropped(*lane) {
             let delta = Delta { key, sum: *delta, rows: i32::from(*rows) };
-            Arc::make_mut(tree).undo(hasher, tick, delta);
+            self.lane_mut(*lane).undo(hasher, tick, delta);
         }
         true
     }
@@ -184,12 +193,7 @@ impl Tree {
         self.floor = floor;
         let gone = self.lanes.extract_if(.., |lane, _| is_below(*lane, floor));
         for (lane, tree) in gone {
-            for (at, slot) in tree.slots.iter().enumerate() {
-                if slot.is_born {
-                    self.gone.push((lane, tree.starts.get(at)));
-                }
-                self.gone.extend(slot.absorbed.iter().map(|start| (lane, start.clone())));
-            }
+            self.gone.extend(tree.stored_starts().map(|start| (lane, start)));
         }
         // The first page of this lane says what is dropped.
         let tick = self.tick;
@@ -219,7 +223,9 @@ impl Tree {
 
     /// Memory that the tree takes, pages that it shares with copies included.
     pub fn memory_bytes(&self) -> usize {
-        let gone: usize = self.gone.iter().map(|(_, start)| 48 + start.capacity()).sum();
+        let vacated = self.vacated.iter().flat_map(|(_, starts)| starts);
+        let gone = self.gone.iter().map(|(_, start)| start).chain(vacated);
+        let gone: usize = gone.map(|start| 48 + start.capacity()).sum();
         self.lanes.values().map(|tree| tree.memory_bytes()).sum::<usize>() + gone
     }
 

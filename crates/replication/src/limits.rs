@@ -49,6 +49,8 @@ pub const PRIORS_MAX: usize = 64;
 pub const PRIORS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a link sends all values whole after a replica had others than were replaced here.
 pub const WHOLE_FOR: Duration = Duration::from_secs(10);
+/// How long what names a schema that has not come yet waits for it here, before the origin is told.
+pub const HELD_MAX: Duration = Duration::from_secs(3);
 /// How long a link that was refused waits before it opens anew.
 pub const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How long after a region has left it is looked once more who lacks something that it had made.

@@ -5,6 +5,7 @@
 //! is checked for who sends it, for which partition, for epoch, range and checksum.
 
 mod copy;
+mod held;
 mod open;
 mod parcel;
 mod settle;
@@ -32,6 +33,7 @@ use crate::streams::{Claims, Newest, hold};
 use crate::terms::Direction;
 
 use self::copy::Copying;
+use self::held::Held;
 use self::settle::Waiting;
 
 pub use self::copy::copy_note;
@@ -115,6 +117,8 @@ pub struct Inbound {
     dictionaries: ToldDictionaries,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    /// What came on links on which it is waited for a schema.
+    held: BTreeMap<PartitionId, Held>,
     outgoing: VecDeque<Frame>,
     reported_at: Duration,
     /// Partitions whose safe times the origin wants to be told.
@@ -139,6 +143,7 @@ impl Inbound {
             dictionaries: ToldDictionaries::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            held: BTreeMap::new(),
             outgoing: VecDeque::new(),
             reported_at: Duration::ZERO,
             wanted: BTreeSet::new(),
@@ -174,47 +179,31 @@ impl Inbound {
             .ok_or(ReplicationError::Protocol("a frame came before the greeting"))?;
         let mut claims = hold(&newest, self.direction, self.number)
             .ok_or(ReplicationError::Protocol("a newer stream has taken its place"))?;
-        // What was opened on the other stream since has ended here. The origin is told, because
-        // that opening may have been the older one and late.
-        if let Some(partition) = partition_of(&body)
-            && !claims.has(partition, self.number)
-            && self.links.remove(&partition).is_some()
-        {
-            let reason = "the link was opened on another stream".to_owned();
-            self.fault(partition, FaultKind::Retry, reason);
+        let of_link = partition_of(&body);
+        if let Some(partition) = of_link {
+            self.end_if_opened_elsewhere(partition, &claims);
         }
         self.end_stale_links(origin);
+        if let Some(partition) = of_link {
+            self.on_link_frame(origin, partition, body);
+            return Ok(());
+        }
         match body {
             Body::Open(open) => {
                 claims.open(PartitionId(open.partition), self.number);
                 self.on_open(origin, &open);
-            }
-            Body::Follow(follow) => self.on_follow(origin, &follow),
-            Body::Parcel(parcel) => {
-                let partition = PartitionId(parcel.partition);
-                self.on_link(partition, |inbound| inbound.on_parcel(origin, parcel));
-            }
-            Body::Dictionary(told) => {
-                let partition = PartitionId(told.partition);
-                self.on_link(partition, |inbound| inbound.dictionaries.take(&told));
-            }
-            Body::CopyBegin(begin) => {
-                let partition = PartitionId(begin.partition);
-                self.on_link(partition, |inbound| inbound.on_copy_begin(origin, begin));
-            }
-            Body::CopyOffer(offer) => {
-                let partition = PartitionId(offer.partition);
-                self.on_link(partition, |inbound| inbound.on_copy_offer(offer));
-            }
-            Body::CopyChunk(chunk) => {
-                let partition = PartitionId(chunk.partition);
-                self.on_link(partition, |inbound| inbound.on_copy_chunk(origin, chunk));
             }
             Body::Promise(promise) => self.on_promise(&promise, &claims),
             Body::Standing(standing) => self.on_standing(origin, standing),
             Body::Close(close) => {
                 self.links.remove(&PartitionId(close.partition));
             }
+            Body::Follow(_)
+            | Body::Parcel(_)
+            | Body::Dictionary(_)
+            | Body::CopyBegin(_)
+            | Body::CopyOffer(_)
+            | Body::CopyChunk(_) => {}
             Body::Hello(_)
             | Body::Welcome(_)
             | Body::Opened(_)
@@ -254,8 +243,9 @@ impl Inbound {
         }
     }
 
-    /// What time alone brings: safe times to report.
+    /// What time alone brings: schemas that were waited for, safe times to report.
     pub fn tick(&mut self) {
+        self.take_held();
         let now = self.shared.clock.monotonic();
         if now < self.reported_at + PROMISE_EVERY {
             return;
@@ -328,21 +318,6 @@ impl Inbound {
         }
     }
 
-    /// Runs what a frame asks of an open link; a failure closes the link and tells the origin.
-    fn on_link(
-        &mut self,
-        partition: PartitionId,
-        act: impl FnOnce(&mut Inbound) -> Result<(), ReplicationError>,
-    ) {
-        // Frames on their way when a link was refused or closed belong to nobody.
-        if !self.links.contains_key(&partition) {
-            return;
-        }
-        if let Err(error) = act(self) {
-            self.on_failure(partition, &error);
-        }
-    }
-
     fn on_promise(&mut self, promise: &Promise, claims: &Claims) {
         let wanted = promise.wanted.iter().map(|partition| PartitionId(*partition));
         let has_link = |partition: &PartitionId| self.links.contains_key(partition);
@@ -353,10 +328,20 @@ impl Inbound {
             // With one writer the promise of whoever else feeds says nothing.
             (spec.writers.are_many() || origin == Some(spec.writer))
                 && !promise.behind.contains(&partition.0)
+                && !self.holds(**partition)
                 && claims.has(**partition, self.number)
         };
         let partitions = self.links.iter().filter(kept).map(|(partition, _)| *partition).collect();
         self.waiting.push_back(Waiting::Promised { hlc: Hlc(promise.hlc), partitions });
+    }
+
+    /// What was opened on the other stream since has ended here. The origin is told, because that
+    /// opening may have been the older one and late.
+    fn end_if_opened_elsewhere(&mut self, partition: PartitionId, claims: &Claims) {
+        if !claims.has(partition, self.number) && self.links.remove(&partition).is_some() {
+            let reason = "the link was opened on another stream".to_owned();
+            self.fault(partition, FaultKind::Retry, reason);
+        }
     }
 
     fn on_failure(&mut self, partition: PartitionId, error: &ReplicationError) {
@@ -389,6 +374,7 @@ fn partition_of(body: &Body) -> Option<PartitionId> {
     let partition = match body {
         Body::Follow(follow) => follow.partition,
         Body::Parcel(parcel) => parcel.partition,
+        Body::Dictionary(told) => told.partition,
         Body::CopyBegin(begin) => begin.partition,
         Body::CopyOffer(offer) => offer.partition,
         Body::CopyChunk(chunk) => chunk.partition,

@@ -8,6 +8,10 @@
 //! newer page that follows it. Where the cut would go through one of its leaves the pages are
 //! given in one batch instead (see `lane`). Pages that are loaded cover every lane without gap or
 //! overlap, or loading fails.
+//!
+//! A lane in which nothing lies any more is stored as empty, and when a later round has ended, so
+//! that no change from before comes again, it goes, and so do its pages: a lane that is not there
+//! is one in which nothing lies.
 
 use std::sync::Arc;
 
@@ -37,15 +41,48 @@ pub(super) enum Sweep {
 impl Tree {
     /// Whether anything differs from what is stored.
     pub fn has_dirty(&self) -> bool {
-        !self.gone.is_empty() || self.lanes.values().any(|tree| tree.dirty > 0)
+        let has_gone = !self.gone.is_empty() || !self.vacated.is_empty();
+        has_gone || self.lanes.values().any(|tree| tree.dirty > 0)
     }
 
     /// Begins a round: what is dirty now is what `take_dirty` gives until it gives nothing. To
-    /// be called where the group is noted up to which the redo log is forgotten afterwards. A
-    /// round that was under way ends.
+    /// be called where the group is noted up to which the redo log is forgotten afterwards, before
+    /// anything that is given later is stored. A round that was under way ends.
     pub fn begin_checkpoint(&mut self) {
+        self.noted = self.next;
+        self.drop_vacant();
+        self.begin_round();
+    }
+
+    fn begin_round(&mut self) {
         self.tick = self.tick.saturating_add(1);
         self.sweep = Sweep::At(Lane::Data, None);
+    }
+
+    /// Drops lanes that are as good as none, but for `Data`: its first page says what is dropped.
+    fn drop_vacant(&mut self) {
+        let settled = self.settled;
+        let is_vacant =
+            |lane: &Lane, tree: &mut Arc<LaneTree>| *lane != Lane::Data && tree.is_vacant(settled);
+        let vacant: Vec<_> = self.lanes.extract_if(.., is_vacant).collect();
+        for (lane, tree) in vacant {
+            let starts: Vec<Vec<u8>> = tree.stored_starts().collect();
+            if !starts.is_empty() {
+                self.vacated.push((lane, starts));
+            }
+            if matches!(lane, Lane::Time(_)) {
+                self.keep_scrubbed(tree.scrubbed_minute());
+            }
+        }
+    }
+
+    /// All keys were read in this minute, as a lane that goes says. Where cells expire there may be
+    /// no other that does.
+    fn keep_scrubbed(&mut self, minute: u32) {
+        let tick = self.tick;
+        if minute > 0 {
+            self.lane_mut(Lane::Data).raise_scrubbed(minute, tick);
+        }
     }
 
     /// The next pages of the round, of about `bytes_max` bytes (more if pages must stay
@@ -54,9 +91,18 @@ impl Tree {
     /// way. Pages that were given count as stored: if storing fails the tree must be loaded again.
     pub fn take_dirty(&mut self, bytes_max: usize) -> Vec<PageWrite> {
         if matches!(self.sweep, Sweep::Idle) {
-            self.begin_checkpoint();
+            self.begin_round();
         }
         let mut batch = Batch { writes: Vec::new(), bytes: 0, bytes_max };
+        // Before pages of the same lanes, which may have come back.
+        while !batch.is_full()
+            && let Some((lane, starts)) = self.vacated.pop()
+        {
+            starts.into_iter().for_each(|start| batch.push(lane, start, None));
+        }
+        if batch.is_full() {
+            return batch.writes;
+        }
         while let Sweep::At(lane, before) = self.sweep.clone() {
             self.sweep = self.take_from_lane(lane, before, &mut batch);
             if batch.is_full() {
@@ -69,6 +115,9 @@ impl Tree {
                 return batch.writes;
             }
             self.sweep = Sweep::Done;
+        }
+        if batch.writes.is_empty() {
+            self.settled = self.noted;
         }
         if batch.writes.is_empty() || !self.has_dirty() {
             self.sweep = Sweep::Idle;
@@ -233,8 +282,10 @@ impl Round<'_> {
         let is_last = at + 1 == self.tree.slots.len();
         let start = self.tree.starts.get(at);
         let slot = &self.tree.slots[at];
+        let from = slot.from.max(self.next);
+        self.tree.stored = self.tree.stored.max(from);
         let head = Head {
-            from: slot.from.max(self.next),
+            from,
             end: self.tree.end_of(at),
             bound: if is_last { self.tree.bound.clone() } else { None },
             floor: (at == 0 && self.lane == Lane::Data).then_some(self.floor),

@@ -66,6 +66,8 @@ pub(super) struct LaneTree {
     pub(super) bound: Option<Vec<u8>>,
     /// Whether what is stored knows a bound, too.
     pub(super) is_bound_settled: bool,
+    /// What is stored of it is right from this group on, if nothing changed since.
+    pub(super) stored: u64,
 }
 
 impl LaneTree {
@@ -89,6 +91,7 @@ impl LaneTree {
             splittable: 0,
             is_bound_settled: bound.is_some(),
             bound,
+            stored: slots.iter().map(|slot| slot.from).max().unwrap_or(0),
         };
         slots.iter().for_each(|slot| lane.count(slot, true));
         lane.slots = slots;
@@ -179,6 +182,13 @@ impl LaneTree {
         let is_inside = is_inner_boundary(&self.slots[at].page, hasher, leaf, delta);
         self.add(at, leaf, delta, is_inside);
         self.touch(at, tick);
+        // Of a lane that was vacated since nobody knows the keys.
+        if let Some(bound) = &mut self.bound
+            && bound.as_slice() < delta.key
+        {
+            bound.clear();
+            bound.extend_from_slice(delta.key);
+        }
     }
 
     /// Adds to a leaf; `is_inside` tells that the row is a boundary that its leaf did not take.
@@ -461,6 +471,43 @@ impl LaneTree {
         let last = first + self.replace(first..at + 1, &records, tick, false) - 1;
         // It may be small enough for its neighbour by now; it has no empty leaves any more.
         if joins { last } else { self.tidy(last, next) }
+    }
+
+    /// Whether it says what no lane at all would, also after a crash: nothing lies in it, and none
+    /// of it is stored, or that nothing lies in it is, and what comes again after a crash, which is
+    /// groups from `settled` on, did not change it.
+    pub(super) fn is_vacant(&self, settled: u64) -> bool {
+        let is_stored = self.dirty == 0 && self.stored <= settled;
+        let is_empty = |slot: &Slot| (0..slot.page.len()).all(|leaf| slot.page.is_empty_leaf(leaf));
+        self.rows == 0 && (is_stored || !self.is_born()) && self.slots.iter().all(is_empty)
+    }
+
+    /// When all of it had been read, in minutes of the epoch; 0 if never.
+    pub(super) fn scrubbed_minute(&self) -> u32 {
+        let facts = self.slots.iter().flat_map(|slot| &slot.page.facts);
+        facts.map(|facts| facts.scrubbed_minute).min().unwrap_or(0)
+    }
+
+    /// Marks leaves as read in this minute that were not read later.
+    pub(super) fn raise_scrubbed(&mut self, minute: u32, tick: u32) {
+        for at in 0..self.slots.len() {
+            let slot = &mut self.slots[at];
+            if slot.page.facts.iter().all(|facts| facts.scrubbed_minute >= minute) {
+                continue;
+            }
+            for facts in &mut Arc::make_mut(&mut slot.page).facts {
+                facts.scrubbed_minute = facts.scrubbed_minute.max(minute);
+            }
+            self.touch(at, tick);
+        }
+    }
+
+    /// The starts of its pages that are stored.
+    pub(super) fn stored_starts(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        self.slots.iter().enumerate().flat_map(|(at, slot)| {
+            let own = slot.is_born.then(|| self.starts.get(at));
+            own.into_iter().chain(slot.absorbed.iter().cloned())
+        })
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -154,6 +154,28 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_that_has_gone_does_not_hide_what_was_read() {
+        let (old, new) = (Lane::Time(1), Lane::Time(2));
+        let hasher = Hasher::new([7; 32]);
+        let mut tree = tree(&[old]);
+        tree.set_scrubbed(&[], None, 5);
+        for number in 0..2000 {
+            let (key, sum) = (key(number), Sum(u128::from(number) + 1));
+            let part =
+                |lane, delta, rows| Change::Part { key: key.clone().into(), lane, delta, rows };
+            tree.apply(&hasher, 3000, &part(old, -sum, -1));
+            tree.apply(&hasher, 3000, &part(new, sum, 1));
+        }
+        for _ in 0..3 {
+            tree.begin_checkpoint();
+            while !tree.take_dirty(usize::MAX).is_empty() {}
+        }
+        assert_eq!(tree.lanes().len(), 1);
+        assert_eq!(tree.leaves(old, &[], None).count(), 0);
+        assert_eq!(tree.scrubbed(256), [ScrubbedRange { start: Vec::new(), minute: 5 }]);
+    }
+
+    #[test]
     fn ranges_are_few_and_the_oldest_of_them_is_told() {
         let mut tree = tree(&[Lane::Data]);
         for number in 0..100 {

@@ -544,3 +544,117 @@ fn a_lane_that_is_dropped_while_pages_are_stored_is_removed_only_once_that_is_st
     world.crash();
     world.check();
 }
+
+/// Lane, sum and rows of each lane.
+fn sums(tree: &Tree) -> Vec<(Lane, Sum, u64)> {
+    tree.lanes().iter().map(|root| (root.lane, root.sum, root.rows)).collect()
+}
+
+const CLEAR_APPENDED: (u16, u16) = (899, 0);
+
+#[test]
+fn a_lane_of_which_the_last_part_has_gone_costs_nothing_in_the_end() {
+    let (from, len) = CLEAR_APPENDED;
+    let mut world = World::new();
+    world.run(Step::Put(vec![(1, Lane::Data, Some(1))]));
+    for bucket in 0..300u64 {
+        for lane in [Lane::Kills(bucket), Lane::Time(bucket.cast_signed())] {
+            world.run(Step::Append(lane, 40));
+            // Some are stored before they go, others are not.
+            if bucket % 3 == 0 {
+                world.finish();
+            }
+            world.run(Step::Clear(lane, from, len));
+        }
+        world.finish();
+        assert!(world.tree.lanes.len() < 20 && world.disk.len() < 20, "at {bucket}");
+    }
+    // What has gone is known to be so in one round, and removed once that has ended.
+    world.finish();
+    world.finish();
+    assert_eq!(world.tree.lanes.keys().collect::<Vec<_>>(), [&Lane::Data]);
+    assert_eq!(world.disk.len(), 1);
+    assert!(world.tree.memory_bytes() < 5000, "{}", world.tree.memory_bytes());
+    world.check();
+    world.crash();
+    world.check();
+}
+
+#[test]
+fn a_lane_that_has_gone_can_be_taken_back() {
+    let (from, len) = CLEAR_APPENDED;
+    let lane = Lane::Kills(7);
+    let mut world = World::new();
+    world.run(Step::Append(lane, 50));
+    let before = sums(&world.tree);
+    world.run(Step::Clear(lane, from, len));
+    let cleared = world.redo.last().unwrap().1.clone();
+    (0..3).for_each(|_| world.finish());
+    assert!(world.tree.lanes.is_empty());
+    let mut copy = world.tree.clone();
+    assert!(cleared.iter().rev().all(|change| copy.undo(&world.hasher, change)));
+    assert_eq!(sums(&copy), before);
+    check_counts(&copy);
+    // What is below the floor held nothing.
+    world.run(Step::DropKills(8));
+    let mut copy = world.tree.clone();
+    assert!(cleared.iter().rev().all(|change| copy.undo(&world.hasher, change)));
+    assert!(sums(&copy).is_empty());
+}
+
+#[test]
+fn a_lane_that_goes_and_comes_back_is_right_wherever_power_fails() {
+    let (from, len) = CLEAR_APPENDED;
+    let lane = Lane::Kills(3);
+    let round = || std::iter::once(Step::BeginCheckpoint).chain((0..4).map(|_| Step::TakePages(1)));
+    let mut steps = vec![Step::Put(vec![(5, Lane::Data, Some(1))])];
+    for count in [3, 60, 1, 90] {
+        steps.push(Step::Append(lane, count));
+        steps.extend(round());
+        steps.push(Step::Clear(lane, from, len));
+        steps.extend(round());
+        steps.push(Step::Put(vec![(6, Lane::Data, Some(count.into()))]));
+        steps.extend(round());
+        steps.push(Step::BeginCheckpoint);
+        // Comes back before its pages have gone, and after it.
+        steps.push(Step::Put(vec![(7, lane, Some(2))]));
+        steps.extend((0..2).map(|_| Step::TakePages(1)));
+        steps.push(Step::Put(vec![(7, lane, None)]));
+        steps.extend((0..2).flat_map(|_| round()));
+    }
+    for fails_at in 0..=steps.len() {
+        let mut world = World::new();
+        for (place, step) in steps.iter().enumerate() {
+            if place == fails_at {
+                world.crash();
+            }
+            world.run(step.clone());
+            world.check();
+        }
+        world.crash();
+        world.check();
+        world.run(Step::Put(vec![(5, Lane::Data, Some(2))]));
+        (0..3).for_each(|_| world.finish());
+        assert!(world.disk.keys().all(|(lane, _)| *lane == Lane::Data), "failed at {fails_at}");
+    }
+}
+
+#[test]
+fn empty_lanes_that_an_older_program_has_stored_go_as_well() {
+    let (from, len) = CLEAR_APPENDED;
+    let mut world = World::new();
+    (0..5).for_each(|bucket| world.run(Step::Append(Lane::Kills(bucket), 90)));
+    world.finish();
+    (0..5).for_each(|bucket| world.run(Step::Clear(Lane::Kills(bucket), from, len)));
+    world.finish();
+    assert_eq!(world.disk.len(), 5, "it keeps them");
+    world.crash();
+    assert_eq!(world.tree.lanes.len(), 5);
+    world.check();
+    world.run(Step::Put(vec![(1, Lane::Data, Some(1))]));
+    (0..2).for_each(|_| world.finish());
+    assert!(world.disk.keys().all(|(lane, _)| *lane == Lane::Data));
+    assert_eq!(world.tree.lanes.len(), 1);
+    world.crash();
+    world.check();
+}

@@ -24,7 +24,7 @@ impl Inbound {
     pub(super) fn on_parcel(
         &mut self,
         origin: Origin,
-        parcel: Parcel,
+        parcel: &Parcel,
     ) -> Result<(), ReplicationError> {
         let partition = PartitionId(parcel.partition);
         let Some(receiving) = self.links.get(&partition) else { return Ok(()) };
@@ -32,7 +32,8 @@ impl Inbound {
         if !parcel.ranges.is_empty() {
             return self.on_passed(origin, parcel);
         }
-        let packed = parcel.body.ok_or(ReplicationError::Damaged("a parcel is empty"))?;
+        let packed = parcel.body.as_ref();
+        let packed = packed.ok_or(ReplicationError::Damaged("a parcel is empty"))?;
         let received = self.shared.traces.now_nanos();
         let (from, to) = (Lsn(parcel.from), Lsn(parcel.to));
         if to <= from {
@@ -40,9 +41,9 @@ impl Inbound {
         }
         let many = receiving.table.spec().writers.are_many();
         let bytes = match packed.codec {
-            CODEC_ZSTD_DICTIONARY => self.dictionaries.unpack(parcel.partition, &packed)?,
-            CODEC_ZSTD_PATCH => unpack_patch(&packed, |key| receiving.table.accepted(key))?,
-            _ => unpack(&packed)?,
+            CODEC_ZSTD_DICTIONARY => self.dictionaries.unpack(parcel.partition, packed)?,
+            CODEC_ZSTD_PATCH => unpack_patch(packed, |key| receiving.table.accepted(key))?,
+            _ => unpack(packed)?,
         };
         let mut entries = decode_entries(bytes.clone(), partition)?;
         entries.retain(|entry| entry.origin_lsn > from);
@@ -77,7 +78,7 @@ impl Inbound {
     }
 
     /// A parcel with entries of others, or ranges of theirs.
-    fn on_passed(&mut self, origin: Origin, parcel: Parcel) -> Result<(), ReplicationError> {
+    fn on_passed(&mut self, origin: Origin, parcel: &Parcel) -> Result<(), ReplicationError> {
         let partition = PartitionId(parcel.partition);
         let Some(receiving) = self.links.get(&partition) else { return Ok(()) };
         if !receiving.table.spec().writers.are_many() {

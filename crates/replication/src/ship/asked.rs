@@ -173,3 +173,134 @@ impl Shipping {
         if self.brake.gives_way() { courtesy.slower() } else { 1.0 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use isthmus_model::capacity::WriteSize;
+    use isthmus_model::change::{Condition, Returned, RowAction};
+    use isthmus_model::check::{CheckedChange, CheckedKey};
+    use isthmus_model::clock::Clock;
+    use isthmus_model::ids::{Epoch, Origin, SchemaNumber, TableId};
+    use isthmus_model::key::{KeyKind, KeyValue, PrimaryKey};
+    use isthmus_model::schema::{KeyColumn, Schema, TableOptions};
+    use isthmus_store::engine::faulty::{FaultOdds, FaultyEngine};
+    use isthmus_store::{Store, StoreOptions, TableSpec, Writers, Writing};
+
+    use super::*;
+
+    const MADE_MILLIS: i64 = 1_700_000_000_000;
+    const ALL_READS_FAIL: FaultOdds = FaultOdds {
+        commit_fails_per_million: 0,
+        failed_is_kept_per_million: 0,
+        read_fails_per_million: 1_000_000,
+    };
+
+    struct StoppedClock;
+
+    impl Clock for StoppedClock {
+        fn wall_millis(&self) -> i64 {
+            MADE_MILLIS
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_secs(10)
+        }
+    }
+
+    /// A table on a disk that may fail, of which nothing of the log is kept in memory.
+    fn start() -> (Arc<FaultyEngine>, Arc<Store>, Arc<Table>) {
+        let engine = Arc::new(FaultyEngine::new(1, FaultOdds::default()));
+        let options = StoreOptions { log_tail_bytes_max: 0, ..StoreOptions::new(Origin(1)) };
+        let store = Store::open(engine.clone(), Arc::new(StoppedClock), options).unwrap();
+        let key = KeyColumn { name: "k".into(), kind: KeyKind::Integer, auto_increment: false };
+        drop(store.create_table(TableSpec {
+            id: TableId(257),
+            name: "letters".into(),
+            partition: PartitionId(513),
+            schema: Schema {
+                number: SchemaNumber(1),
+                key_columns: vec![key],
+                defined_columns: Vec::new(),
+                options: TableOptions::default(),
+            },
+            created_millis: 1,
+            epoch: Epoch(1),
+            base: Origin(1),
+            writing: Writing::Accept,
+            writers: Writers::One,
+            writer: Origin(1),
+            handed_over: None,
+            settled: Default::default(),
+        }));
+        while store.commit_step() {}
+        let table = store.table(TableId(257)).unwrap();
+        (engine, store, table)
+    }
+
+    /// Writes a row; gives the entry that it makes.
+    fn write(store: &Store, table: &Table, number: i64) -> Lsn {
+        let change = CheckedChange {
+            key: CheckedKey::Whole(PrimaryKey(vec![KeyValue::Integer(number)])),
+            action: RowAction::Put(Vec::new()),
+            condition: Condition::default(),
+            returned: Returned::Nothing,
+            size: WriteSize { key: 8, attributes: 0 },
+        };
+        drop(table.write(vec![change], false));
+        while store.commit_step() {}
+        table.durable_lsn()
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_just_now_has_no_record_yet() {
+        let (engine, store, table) = start();
+        assert_eq!(record_after(&table, Lsn(0)), None, "there is nothing");
+        let first = write(&store, &table, 1);
+        let last = write(&store, &table, 2);
+        let known = record_after(&table, Lsn(0));
+        assert_eq!(known, Some((first, MADE_MILLIS)));
+        engine.set_odds(ALL_READS_FAIL);
+        assert_eq!(record_after(&table, Lsn(0)), None);
+        engine.set_odds(FaultOdds::default());
+        assert_eq!(record_after(&table, Lsn(0)), known);
+        assert_eq!(record_after(&table, last), None);
+    }
+
+    #[test]
+    fn what_is_trimmed_is_told_as_old() {
+        let (_, store, table) = start();
+        for number in 0..i64::try_from(isthmus_store::limits::FORGET_STEP).unwrap() + 10 {
+            write(&store, &table, number);
+        }
+        drop(table.trim_log(table.durable_lsn()));
+        while store.commit_step() {}
+        assert!(table.log_start() > Lsn(0));
+        assert_eq!(record_after(&table, Lsn(0)), Some((table.durable_lsn(), i64::MIN)));
+    }
+
+    #[test]
+    fn a_read_that_fails_lets_go_nothing_that_a_delay_holds_back() {
+        let (engine, store, table) = start();
+        let last = write(&store, &table, 1);
+        let mut gate = Gate::new(Timing::Delayed(Duration::from_secs(3600)));
+        let mut look = |now_millis| {
+            let moment = Moment {
+                now_millis,
+                appended: last,
+                shipped: Lsn(0),
+                follows: true,
+                fell_out: false,
+                waiting_bytes: 0,
+            };
+            gate.look(&moment, |after| record_after(&table, after)).through
+        };
+        engine.set_odds(ALL_READS_FAIL);
+        assert_eq!(look(MADE_MILLIS + 1), Lsn(0));
+        assert_eq!(look(MADE_MILLIS + 3_600_000), Lsn(0), "nobody knows how old it is");
+        engine.set_odds(FaultOdds::default());
+        assert_eq!(look(MADE_MILLIS + 3_599_999), Lsn(0));
+        assert_eq!(look(MADE_MILLIS + 3_600_000), last);
+    }
+}

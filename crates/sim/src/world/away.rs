@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use isthmus_model::ids::PartitionId;
+use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_store::engine::Space;
+use isthmus_store::keys;
 use isthmus_store::limits::FORGET_STEP;
 
 use super::events::Event;
@@ -74,6 +75,7 @@ impl World {
             for node in (0..self.nature.regions).filter(|node| *node != AWAY) {
                 let kept = self.kept(node);
                 self.check_log(node, &kept)?;
+                self.check_given_back(node)?;
                 match day {
                     1..=3 => early.most(&kept),
                     4.. => late.most(&kept),
@@ -149,6 +151,38 @@ impl World {
             false => Ok(()),
         }
     }
+
+    /// What is trimmed of a log is given back in steps of so many entries, by whole records.
+    fn check_given_back(&self, node: usize) -> Result<(), Violation> {
+        let Some(place) = self.nodes.get(node) else { return Ok(()) };
+        let mut records: BTreeMap<PartitionId, Vec<Lsn>> = BTreeMap::new();
+        for (space, key, _) in place.disk.sizes() {
+            if space == Space::Log
+                && let Ok((partition, first)) = keys::log::decode_key(&key)
+            {
+                records.entry(partition).or_default().push(first);
+            }
+        }
+        for table in place.life.iter().flat_map(|life| life.store.tables()) {
+            let firsts = records.get(&table.partition()).map_or(&[][..], Vec::as_slice);
+            if is_kept_too_long(firsts, table.log_start()) {
+                let (name, start) = (table.name(), table.log_start());
+                let what = format!("the log of {name} at node {node} begins after {start}");
+                return Err(Violation::of(
+                    NAME,
+                    format!("{what}, and {:?} are kept", firsts.get(..2)),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the oldest of the log records that begin at these entries should have been given back.
+fn is_kept_too_long(firsts: &[Lsn], log_start: Lsn) -> bool {
+    // The oldest ends before the next one.
+    let next = firsts.get(1);
+    next.is_some_and(|next| log_start.next() >= Lsn(next.0 + FORGET_STEP))
 }
 
 /// Of an entry that clients of the simulation make, about.
@@ -167,7 +201,7 @@ fn check_growth(early: &Kept, late: &Kept) -> Result<(), Violation> {
     let grown = |what: String| Err(Violation::of(NAME, format!("{what} grows and grows")));
     for (kind, after) in &late.disk {
         let before = early.disk.get(kind).copied().unwrap_or_default();
-        if grows(before, *after) && *kind != conflicts() {
+        if grows(before, *after) && !has_bound(*kind) {
             return grown(format!("kind {kind:?} on the disk, {before} and then {after} bytes,"));
         }
     }
@@ -178,11 +212,20 @@ fn check_growth(early: &Kept, late: &Kept) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Conflicts have a bound of their own, 10 000 and 16 MiB of a table, which a week of so few writes
-/// does not reach.
+/// Whether a kind of record has a bound of its own: conflicts, 10 000 and 16 MiB of a table, which a
+/// week of so few writes does not reach; and records of logs, which are looked at one by one.
+fn has_bound(kind: (u8, u8)) -> bool {
+    [conflicts(), log_records()].contains(&kind)
+}
+
 fn conflicts() -> (u8, u8) {
-    let (first, _) = isthmus_store::keys::conflict::range(PartitionId(0));
+    let (first, _) = keys::conflict::range(PartitionId(0));
     (space_number(Space::Meta), first.first().copied().unwrap_or_default())
+}
+
+fn log_records() -> (u8, u8) {
+    let key = keys::log::encode_key(PartitionId(0), Lsn(0));
+    (space_number(Space::Log), key.first().copied().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -191,7 +234,12 @@ mod tests {
 
     fn kept(bytes: u64, digest_bytes: u64) -> Kept {
         Kept {
-            disk: [((0, 1), bytes), (conflicts(), digest_bytes * 9)].into(),
+            disk: [
+                ((0, 1), bytes),
+                (conflicts(), digest_bytes * 9),
+                (log_records(), digest_bytes * 9),
+            ]
+            .into(),
             log_bytes: 0,
             digest_bytes,
         }
@@ -202,5 +250,14 @@ mod tests {
         assert!(check_growth(&kept(10_000, 10_000), &kept(12_000, 12_000)).is_ok());
         assert!(check_growth(&kept(10_000, 10_000), &kept(30_000, 12_000)).is_err());
         assert!(check_growth(&kept(10_000, 10_000), &kept(12_000, 30_000)).is_err());
+    }
+
+    #[test]
+    fn a_record_that_should_have_been_given_back_is_seen() {
+        let firsts = [Lsn(1), Lsn(11), Lsn(5000)];
+        assert!(!is_kept_too_long(&firsts, Lsn(10 + FORGET_STEP - 1)));
+        assert!(is_kept_too_long(&firsts, Lsn(10 + FORGET_STEP)));
+        // Nobody knows where the only one ends.
+        assert!(!is_kept_too_long(&firsts[..1], Lsn(9000)));
     }
 }

@@ -309,6 +309,52 @@ fn repair_leaves_a_row_alone_that_has_changed_since() {
 }
 
 #[test]
+fn a_horizon_that_stands_for_long_costs_no_more_than_the_rows_do() {
+    let twenty_minutes = 20 * 60 * 1000;
+    let pages = |region: &Region| {
+        let (start, end) = crate::keys::digest_page::range_of_partition(region.table().partition());
+        let snapshot = region.engine.snapshot().unwrap();
+        let direction = isthmus_model::change::Direction::Forward;
+        snapshot.scan(crate::engine::Space::Meta, &start, Some(&end), direction).count()
+    };
+    let memory = |region: &Region| region.table().digest_view().unwrap().tree().memory_bytes();
+    let mut region = Region::new(1, Writers::ManyByColumn);
+    // Another replica has done the same, and never had the time to store anything.
+    let other = Region::new(1, Writers::ManyByColumn);
+    let mut most = (0, 0);
+    for round in 0..500 {
+        for row in 0..5 {
+            for region in [&region, &other] {
+                region.write(put(row, round)).unwrap();
+            }
+        }
+        upkeep(&region);
+        for clock in [&region.clock, &other.clock] {
+            clock.advance(twenty_minutes);
+        }
+        if round == 40 {
+            most = (pages(&region), memory(&region));
+        }
+    }
+    let (pages, memory) = (pages(&region), memory(&region));
+    let few = pages <= most.0 + 2 && memory <= most.1 + most.1 / 4;
+    assert!(few, "{pages} pages and {memory} bytes, were {most:?}");
+    assert_eq!(lanes(&region.table()), lanes(&other.table()));
+    check_digest(&region);
+    // What came last can be taken back, to lanes in which nothing lies any more.
+    let mut view = region.table().digest_view().unwrap();
+    let cut = Hlc::from_millis(region.clock.wall_millis() - twenty_minutes - 1);
+    view.roll_back_to_hlc(cut);
+    let before = view.tree().lanes();
+    let kills = before.iter().filter(|root| matches!(root.lane, Lane::Kills(_)));
+    assert_eq!(kills.map(|root| root.rows).sum::<u64>(), 5);
+    drop(view);
+    region.restart();
+    check_digest(&region);
+    assert_eq!(lanes(&region.table()), lanes(&other.table()));
+}
+
+#[test]
 fn repair_expects_nothing_of_kills_that_count_no_more() {
     let region = Region::new(1, Writers::ManyByColumn);
     // A put leaves a tombstone behind it.
