@@ -56,6 +56,21 @@ pub(crate) struct DigestCostArgs {
     /// Only one side, for a profiler
     #[arg(long, value_enum)]
     side: Option<Side>,
+    /// With --store: a round is so many rows and what they leave to do, not a time; told is the
+    /// processor time of each kind of thread. Fit for a profiler that counts instructions
+    #[arg(long, value_name = "N", requires = "store",
+        value_parser = clap::value_parser!(u64).range(200..=100_000_000))]
+    count: Option<u64>,
+    /// Only the table that fits into the cache, or only the one that does not
+    #[arg(long, value_enum)]
+    size: Option<Size>,
+}
+
+/// What the table is to the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Size {
+    Fits,
+    FourTimes,
 }
 
 /// With digests or without.
@@ -282,7 +297,9 @@ pub(crate) fn run(args: &DigestCostArgs) -> Result<Report> {
     report.note("a round lasts half of the time given; new rows come last, the table outgrows it");
     let mut found = DigestCost::default();
     let bytes = rows.count * shape.row_bytes() as u64;
-    for memory in [Memory::at_least(bytes * 2), Memory::of(bytes / 4)] {
+    let all = [(Size::Fits, Memory::at_least(bytes * 2)), (Size::FourTimes, Memory::of(bytes / 4))];
+    let wanted = all.into_iter().filter(|(size, _)| args.size.is_none_or(|only| only == *size));
+    for (_, memory) in wanted {
         let place = Place::take(options)?;
         let sizes = Sizes { args, rows, memory };
         match args.store {

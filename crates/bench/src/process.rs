@@ -4,6 +4,7 @@
 //! parent ends and then becomes the child's program. So nothing is left over, even where this
 //! process is killed.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -82,6 +83,21 @@ fn cpu_in(stat: &str) -> Option<Duration> {
     let system: u64 = fields.next()?.parse().ok()?;
     let ticks = rustix::param::clock_ticks_per_second().max(1);
     Some(Duration::from_secs_f64((user + system) as f64 / ticks as f64))
+}
+
+/// Processor time of the threads of this process that live, by name without trailing digits.
+pub(crate) fn cpu_of_threads() -> BTreeMap<String, Duration> {
+    let mut found: BTreeMap<String, Duration> = BTreeMap::new();
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    for thread in threads.map(|entry| entry.path()) {
+        let read = |name: &str| std::fs::read_to_string(thread.join(name)).unwrap_or_default();
+        let nanoseconds = read("schedstat").split(' ').next().and_then(|text| text.parse().ok());
+        let name = read("comm");
+        let name = name.trim_end().trim_end_matches(|c: char| c.is_ascii_digit());
+        *found.entry(name.to_owned()).or_default() +=
+            Duration::from_nanos(nanoseconds.unwrap_or(0));
+    }
+    found
 }
 
 /// Processor time that the whole machine has used so far; `None` where the system does not tell.

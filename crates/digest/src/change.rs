@@ -191,10 +191,9 @@ fn read_key(
     Ok(key.into())
 }
 
-/// Appends the changes that turn one state of a row's parts into another.
-pub fn changes_between(key: &Bytes, before: &Parts, after: &Parts, out: &mut Vec<Change>) {
-    let mut push =
-        |lane, delta, rows| out.push(Change::Part { key: key.clone(), lane, delta, rows });
+/// Gives the changes that turn one state of a row's parts into another.
+pub fn changes_between(key: &Bytes, before: &Parts, after: &Parts, mut each: impl FnMut(Change)) {
+    let mut push = |lane, delta, rows| each(Change::Part { key: key.clone(), lane, delta, rows });
     for (lane, old) in before.iter() {
         match after.get(lane) {
             Some(new) if new == old => {}
@@ -268,7 +267,7 @@ mod tests {
             };
             let (before, after) = (parts(&before), parts(&after));
             let mut changes = Vec::new();
-            changes_between(&Bytes::new(), &before, &after, &mut changes);
+            changes_between(&Bytes::new(), &before, &after, |change| changes.push(change));
             for lane in (0..4).map(Lane::Kills) {
                 let (mut sum, mut there) = (Sum::ZERO, 0);
                 for change in &changes {

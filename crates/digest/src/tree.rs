@@ -259,18 +259,23 @@ impl Tree {
         self.places(lane, start, end).map(|(tree, at, leaf)| tree.leaf(at, leaf))
     }
 
-    /// Leaves that have grown far beyond their mean and have boundaries that were not taken: what
-    /// to read to split them. Of one lane, ascending, and of about so many rows, but one in any
-    /// case. They are asked for until they are split or skipped.
-    pub fn wants_splits(&self, rows_max: u64) -> Vec<SplitWanted> {
-        let Some((lane, tree)) = self.lanes.iter().find(|(_, tree)| tree.splittable > 0) else {
-            return Vec::new();
-        };
-        let slots = tree.slots.iter().enumerate().filter(|(_, slot)| slot.splittable > 0);
-        let leaves = slots.flat_map(|(at, slot)| {
-            let leaves = slot.page.facts.iter().enumerate();
-            leaves.filter(|(_, facts)| facts.wants_split()).map(move |(leaf, _)| (at, leaf))
+    /// Leaves of at least so many rows that have grown far beyond their mean and have boundaries
+    /// that were not taken: what to read to split them. Of one lane, ascending, and of about
+    /// `rows_max` rows, but one in any case. They are asked for until they are split or skipped.
+    pub fn wants_splits(&self, rows_max: u64, leaf_rows_min: u32) -> Vec<SplitWanted> {
+        let least = i32::try_from(leaf_rows_min).unwrap_or(i32::MAX);
+        let wants = move |facts: &page::Facts| facts.wants_split() && facts.rows >= least;
+        let found = self.lanes.iter().find_map(|(lane, tree)| {
+            let slots = tree.slots.iter().enumerate();
+            let slots = slots.filter(move |(_, slot)| tree.splittable > 0 && slot.splittable > 0);
+            let leaves = slots.flat_map(move |(at, slot)| {
+                let leaves = slot.page.facts.iter().enumerate();
+                leaves.filter(move |(_, facts)| wants(facts)).map(move |(leaf, _)| (at, leaf))
+            });
+            let mut leaves = leaves.peekable();
+            leaves.peek().is_some().then_some((lane, tree, leaves))
         });
+        let Some((lane, tree, leaves)) = found else { return Vec::new() };
         let mut rows_before = 0;
         let wanted = leaves.map(|(at, leaf)| {
             let Leaf { start, end, rows, .. } = tree.leaf(at, leaf);
@@ -286,7 +291,7 @@ impl Tree {
 
     /// One leaf that wants to be split.
     pub fn wants_split(&self) -> Option<SplitWanted> {
-        self.wants_splits(1).pop()
+        self.wants_splits(1, 0).pop()
     }
 
     /// Splits a leaf at boundaries that were found by reading all its rows, the first part being

@@ -19,7 +19,7 @@ pub use rules::Rules;
 pub use scrub::{BadRange, ScrubStep};
 pub use view::{DigestView, ViewRow};
 
-pub(crate) use cache::{PartsCache, Tag};
+pub(crate) use cache::{Before, PartsCache, Tag};
 pub(crate) use live::{LiveDigest, Silent, Stamped};
 pub(crate) use rules::{Measure, families_of, kills_bucket, start_of_kills_bucket};
 pub(crate) use upkeep::Checkpointing;

@@ -218,6 +218,21 @@ pub trait Snapshot: Send + Sync {
             self.scan(space, &start, Some(&end), Direction::Forward)
         }))
     }
+
+    /// Shows what `scan_ranges` would give, in the same order and without copying it; ends at the
+    /// first error. For upkeep that passes over much once: it pushes nothing out of a cache.
+    fn visit_ranges(
+        &self,
+        space: Space,
+        ranges: Vec<ScanRange>,
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), EngineError> {
+        for pair in self.scan_ranges(space, ranges) {
+            let (key, value) = pair?;
+            visit(&key, &value);
+        }
+        Ok(())
+    }
 }
 
 /// Keys from `start` (inclusive) to `end` (exclusive).

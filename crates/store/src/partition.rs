@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use isthmus_digest::Hasher;
+use isthmus_digest::{Hasher, Parts};
 use isthmus_model::hlc::Hlc;
 use isthmus_model::ids::{Lsn, PartitionId, TableId};
 use isthmus_model::key::EncodedKey;
@@ -55,6 +55,9 @@ pub(crate) struct Inner {
     hasher: Option<Hasher>,
     /// What of rows written lately is in the digest, and this digest's number there.
     cache: Arc<PartsCache>,
+    /// What is to be put there of rows of the open group: all at once, since each place in it is
+    /// waited for. The overlay knows of them.
+    uncached: Vec<(Tag, Parts)>,
     life: Arc<AtomicU64>,
     pub(crate) part: Part,
     /// Whether it is in the committer's queue.
@@ -174,6 +177,7 @@ impl Partition {
                 is_held: false,
                 hasher,
                 cache,
+                uncached: Vec::new(),
                 life,
                 part: Part::default(),
                 queued: false,
@@ -261,6 +265,7 @@ impl Partition {
     pub(crate) fn take_group(self: &Arc<Self>) -> Group {
         let mut inner = self.inner.lock();
         inner.queued = false;
+        inner.fill_cache();
         let mut part = std::mem::take(&mut inner.part);
         let digest = Arc::new(std::mem::take(&mut part.digest));
         let number = inner.open_group;

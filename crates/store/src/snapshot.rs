@@ -13,6 +13,7 @@ use isthmus_model::row::Row;
 use isthmus_model::schema::Schema;
 
 use crate::atomic::{AtomicState, read_state as read_state_of_batches};
+use crate::codec::Corrupt;
 use crate::codec::row::decode_row;
 use crate::digest::Rules;
 use crate::engine::{EngineError, ScanRange, Snapshot, Space};
@@ -144,13 +145,39 @@ impl TableSnapshot {
         &'a self,
         ranges: &[(EncodedKey, Option<EncodedKey>)],
     ) -> impl Iterator<Item = Result<(EncodedKey, Bytes), StoreError>> + Send + use<'a> {
-        let partition = self.spec.partition;
-        let range = |(start, end): &(EncodedKey, Option<EncodedKey>)| ScanRange {
-            start: keys::row::encode_key(partition, start),
-            end: end_of(partition, end.as_ref()),
-        };
-        self.snapshot.scan_ranges(Space::Rows, ranges.iter().map(range).collect()).map(row)
+        let ranges = scan_ranges_of(self.spec.partition, ranges);
+        self.snapshot.scan_ranges(Space::Rows, ranges).map(row)
     }
+
+    /// Shows the encoded key and the packed form of each row that `scan_packed_ranges` would give,
+    /// uncopied; for upkeep that passes over much. Ends at the first error.
+    pub(crate) fn visit_packed_ranges(
+        &self,
+        ranges: &[(EncodedKey, Option<EncodedKey>)],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Corrupt>,
+    ) -> Result<(), StoreError> {
+        let partition = self.spec.partition;
+        let mut damaged = Ok(());
+        let mut visit = |key: &[u8], packed: &[u8]| {
+            if damaged.is_ok() {
+                damaged = keys::row::primary_key_in(key).and_then(|key| visit(key, packed));
+            }
+        };
+        let ranges = scan_ranges_of(partition, ranges);
+        self.snapshot.visit_ranges(Space::Rows, ranges, &mut visit)?;
+        damaged.map_err(StoreError::corrupt("row"))
+    }
+}
+
+fn scan_ranges_of(
+    partition: PartitionId,
+    ranges: &[(EncodedKey, Option<EncodedKey>)],
+) -> Vec<ScanRange> {
+    let range = |(start, end): &(EncodedKey, Option<EncodedKey>)| ScanRange {
+        start: keys::row::encode_key(partition, start),
+        end: end_of(partition, end.as_ref()),
+    };
+    ranges.iter().map(range).collect()
 }
 
 fn decode(bytes: &Bytes) -> Result<Row, StoreError> {

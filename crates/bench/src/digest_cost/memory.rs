@@ -25,10 +25,12 @@ pub(crate) struct DigestMemory {
     leaves: u64,
     memory_bytes: u64,
     apply_ns_per_row: f64,
+    /// When ranges were read from disk, as each comparison asks, with leaves read in many minutes.
+    scrubbed_ms: f64,
 }
 
-pub(super) const HEADINGS: [&str; 6] =
-    ["DIGEST", "ROWS", "LEAVES", "MIB", "AIM AT 10 MILLION", "APPLY NS/ROW"];
+pub(super) const HEADINGS: [&str; 7] =
+    ["DIGEST", "ROWS", "LEAVES", "MIB", "AIM AT 10 MILLION", "APPLY NS/ROW", "SCRUBBED MS"];
 
 impl DigestMemory {
     pub(super) fn cells(&self) -> Vec<String> {
@@ -39,6 +41,7 @@ impl DigestMemory {
             format!("{:.1}", self.memory_bytes as f64 / MIB),
             format!("{AIM_MIB:.0}"),
             format!("{:.0}", self.apply_ns_per_row),
+            format!("{:.2}", self.scrubbed_ms),
         ]
     }
 }
@@ -48,6 +51,13 @@ pub(super) fn measure(rows: u64) -> Vec<DigestMemory> {
     let by_chance = |place: u64| place.wrapping_mul(STEP) % rows;
     vec![fill("in the order of keys", rows, |place| place), fill("by chance", rows, by_chance)]
 }
+
+/// Rows that a scrub reads in a minute.
+const SCRUBBED_A_MINUTE: u64 = 20_000;
+/// Ranges that a comparison tells of.
+const SCRUBBED_RANGES: usize = 256;
+/// Times that they are asked for.
+const SCRUBBED_TIMES: usize = 9;
 
 /// A prime above any number of rows.
 const STEP: u64 = 6_180_339_887;
@@ -78,9 +88,11 @@ fn fill(order: &'static str, rows: u64, number: impl Fn(u64) -> u64) -> DigestMe
             filling.split(&wanted);
         }
     }
+    let scrubbed_ms = filling.scrubbed_ms();
     DigestMemory {
         order,
         rows,
+        scrubbed_ms,
         leaves: filling.tree.leaf_count(),
         memory_bytes: filling.tree.memory_bytes() as u64,
         apply_ns_per_row: filling.applying.as_nanos() as f64 / (rows as f64).max(1.0),
@@ -107,6 +119,23 @@ impl Filling {
             self.tree.apply(&self.hasher, self.group, change);
         }
         self.applying += start.elapsed();
+    }
+
+    /// The middle one of some questions when ranges were read, as the background scrub leaves them.
+    fn scrubbed_ms(&mut self) -> f64 {
+        let minutes = self.present.len() as u64 / SCRUBBED_A_MINUTE + 1;
+        let mut start = Vec::new();
+        for minute in 0..minutes {
+            let end = encoded_key((minute + 1) * SCRUBBED_A_MINUTE).0;
+            self.tree.set_scrubbed(&start, Some(&end), minute as u32 + 1);
+            start = end.to_vec();
+        }
+        let ask = |_| {
+            let start = Instant::now();
+            std::hint::black_box(self.tree.scrubbed(SCRUBBED_RANGES));
+            start.elapsed().as_secs_f64() * 1e3
+        };
+        super::median((0..SCRUBBED_TIMES).map(ask).collect())
     }
 
     /// Does what the store does in the background: reads the rows and finds the boundaries.

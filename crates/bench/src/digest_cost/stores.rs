@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use super::{DigestCost, Round, Side, Sizes, Writes, rest};
 use crate::cluster::{Memory, Place};
 use crate::error::{BenchError, Result, Tried};
-use crate::process::{cpu_of, cpu_of_all, share_of_others};
+use crate::process::{cpu_of, cpu_of_all, cpu_of_threads, share_of_others};
 use crate::rows::{BATCH_ROWS, KEY, RowSet, TABLE};
 
 /// Different contents that rows are given.
@@ -50,6 +50,8 @@ struct Work {
     writes: Writes,
     contents: Vec<RowChange>,
     new_rows: AtomicU64,
+    /// Rows that are still to be written.
+    left: AtomicU64,
     stop: AtomicBool,
     /// Rows that are durable.
     done: AtomicU64,
@@ -71,7 +73,10 @@ pub(super) fn measure(sizes: &Sizes<'_>, place: &Place, found: &mut DigestCost) 
         let known = running.iter().find(|(known, _)| *known == side);
         let (_, one) = known.ok_or_else(|| BenchError::failed("no such side"))?;
         rest(&[std::process::id()])?;
-        runtime.block_on(one.round(sizes.rows, writes, warm_up, measure))
+        match sizes.args.count {
+            None => runtime.block_on(one.round(sizes.rows, writes, warm_up, measure)),
+            Some(count) => runtime.block_on(one.counted_round(sizes.rows, writes, count)),
+        }
     })?;
     runtime.shutdown_timeout(Duration::from_secs(5));
     running.into_iter().try_for_each(|(_, one)| one.close())
@@ -148,6 +153,52 @@ impl Running {
         Ok(())
     }
 
+    fn work(&self, rows: RowSet, writes: Writes, count: Option<u64>) -> Arc<Work> {
+        let mut random = SmallRng::seed_from_u64(12);
+        let contents = (0..CONTENTS as u64).map(|n| rows.change(n, &mut random)).collect();
+        Arc::new(Work {
+            table: self.table.clone(),
+            schema: self.table.schema(),
+            rows,
+            writes,
+            contents,
+            new_rows: AtomicU64::new(self.new_rows.load(Ordering::Relaxed)),
+            left: AtomicU64::new(count.unwrap_or(u64::MAX)),
+            stop: AtomicBool::new(false),
+            done: AtomicU64::new(0),
+        })
+    }
+
+    async fn finish(&self, work: &Work, mut writers: JoinSet<Result<()>>) -> Result<()> {
+        while let Some(joined) = writers.join_next().await {
+            joined.map_err(|error| BenchError::failed(error.to_string()))??;
+        }
+        self.new_rows.store(work.new_rows.load(Ordering::Relaxed), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// So many rows, and what they leave to do.
+    async fn counted_round(&self, rows: RowSet, writes: Writes, count: u64) -> Result<Round> {
+        let work = self.work(rows, writes, Some(count));
+        let (cpu, threads, start) = (cpu_of(std::process::id())?, cpu_of_threads(), Instant::now());
+        let writers = writers_of(&work);
+        self.finish(&work, writers).await?;
+        let elapsed = start.elapsed();
+        rest(&[std::process::id()])?;
+        let written = work.done.load(Ordering::Relaxed) as f64;
+        let cpu = cpu_of(std::process::id())?.saturating_sub(cpu);
+        for (name, after) in cpu_of_threads() {
+            let before = threads.get(&name).copied().unwrap_or_default();
+            let micros = after.saturating_sub(before).as_secs_f64() * 1e6 / written.max(1.0);
+            eprintln!("    {micros:>8.3} us a row: {name}");
+        }
+        Ok(Round {
+            rows_per_second: written / elapsed.as_secs_f64().max(1e-9),
+            cpu_us_per_row: cpu.as_secs_f64() * 1e6 / written.max(1.0),
+            others: None,
+        })
+    }
+
     async fn round(
         &self,
         rows: RowSet,
@@ -155,22 +206,8 @@ impl Running {
         warm_up: Duration,
         measure: Duration,
     ) -> Result<Round> {
-        let mut random = SmallRng::seed_from_u64(12);
-        let contents = (0..CONTENTS as u64).map(|n| rows.change(n, &mut random)).collect();
-        let work = Arc::new(Work {
-            table: self.table.clone(),
-            schema: self.table.schema(),
-            rows,
-            writes,
-            contents,
-            new_rows: AtomicU64::new(self.new_rows.load(Ordering::Relaxed)),
-            stop: AtomicBool::new(false),
-            done: AtomicU64::new(0),
-        });
-        let mut writers = JoinSet::new();
-        for seed in 0..writes.writers() as u64 {
-            writers.spawn(write(work.clone(), SmallRng::seed_from_u64(seed)));
-        }
+        let work = self.work(rows, writes, None);
+        let writers = writers_of(&work);
         tokio::time::sleep(warm_up).await;
         let (cpu, all) = (cpu_of(std::process::id())?, cpu_of_all());
         let (start, done) = (Instant::now(), work.done.load(Ordering::Relaxed));
@@ -179,10 +216,7 @@ impl Running {
         let cpu = cpu_of(std::process::id())?.saturating_sub(cpu);
         let all = cpu_of_all().zip(all).map(|(after, before)| after.saturating_sub(before));
         work.stop.store(true, Ordering::Relaxed);
-        while let Some(joined) = writers.join_next().await {
-            joined.map_err(|error| BenchError::failed(error.to_string()))??;
-        }
-        self.new_rows.store(work.new_rows.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.finish(&work, writers).await?;
         let written = (end - done) as f64;
         Ok(Round {
             rows_per_second: written / elapsed.as_secs_f64().max(1e-9),
@@ -233,13 +267,21 @@ fn keep_up(store: &Store, table: &Table, stop: &AtomicBool) {
     }
 }
 
+fn writers_of(work: &Arc<Work>) -> JoinSet<Result<()>> {
+    let mut writers = JoinSet::new();
+    for seed in 0..work.writes.writers() as u64 {
+        writers.spawn(write(work.clone(), SmallRng::seed_from_u64(seed)));
+    }
+    writers
+}
+
 /// One writer, until it is to stop.
 async fn write(work: Arc<Work>, mut random: SmallRng) -> Result<()> {
     let size = match work.writes {
         Writes::Single => 1,
         Writes::NewRows | Writes::Overwrites => BATCH_ROWS,
     };
-    while !work.stop.load(Ordering::Relaxed) {
+    while !work.stop.load(Ordering::Relaxed) && work.takes(size as u64) {
         let checked: Result<Vec<CheckedChange>> =
             (0..size).map(|_| work.next(&mut random)).collect();
         let results = work.table.write(checked?, false).await?;
@@ -252,6 +294,12 @@ async fn write(work: Arc<Work>, mut random: SmallRng) -> Result<()> {
 }
 
 impl Work {
+    /// Takes some rows of those that are left to be written.
+    fn takes(&self, rows: u64) -> bool {
+        let less = |left: u64| left.checked_sub(rows);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
     fn next(&self, random: &mut SmallRng) -> Result<CheckedChange> {
         let number = match self.writes {
             Writes::Single | Writes::Overwrites => random.random_range(0..self.rows.count),

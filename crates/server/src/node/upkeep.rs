@@ -21,7 +21,7 @@ const EXPIRE_EVERY: u32 = 60;
 /// After upkeep of digests that took t, it rests for this times t.
 const DIGEST_REST_FACTOR: u32 = 15;
 /// It rests so long where there was nothing to do.
-const DIGEST_REST: Duration = Duration::from_millis(50);
+const DIGEST_REST: Duration = Duration::from_millis(200);
 /// And never longer than this.
 const DIGEST_REST_MAX: Duration = Duration::from_secs(1);
 /// The sweep rests so long where there was nothing to do.
@@ -193,7 +193,7 @@ mod tests {
     fn upkeep_of_digests_keeps_to_its_share() {
         let millis = Duration::from_millis;
         assert_eq!(digest_rest(millis(2), true), millis(30));
-        assert_eq!(digest_rest(millis(2), false), millis(50));
+        assert_eq!(digest_rest(millis(2), false), millis(200));
         assert_eq!(digest_rest(Duration::from_secs(9), false), DIGEST_REST_MAX);
     }
 }

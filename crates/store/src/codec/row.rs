@@ -133,6 +133,47 @@ pub(crate) fn is_packed_plain(packed: &[u8]) -> bool {
     packed.get(1).is_some_and(|flags| flags & (ROW_PLAIN | ROW_TOMBSTONE) == ROW_PLAIN)
 }
 
+/// The packed form of a row as a put leaves it where rows remember what they kill: a tombstone, a
+/// marker of the same stamp, and columns of one live version each.
+pub(crate) struct PackedPut<'a> {
+    pub(crate) tombstone: Stamp,
+    /// What the packed form begins with where there is no tombstone.
+    live_head: [u8; 2],
+    stamps: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl<'a> PackedPut<'a> {
+    const FLAGS: u8 = ROW_TOMBSTONE | ROW_MARKER | ROW_PLAIN;
+    /// Version and flags of a row that is a tombstone, and that there is one stamp; after the
+    /// stamp its place and that there are no columns.
+    const DEAD: ([u8; 3], [u8; 2]) = ([VERSION, ROW_TOMBSTONE, 1], [0, 0]);
+
+    /// Finds it in a packed row that is one.
+    pub(crate) fn find(packed: &'a [u8]) -> Option<PackedPut<'a>> {
+        let (&[VERSION, Self::FLAGS], body) = packed.split_first_chunk()? else { return None };
+        let count = usize::from(*body.first().filter(|count| (1..0x80).contains(*count))?);
+        let (stamps, rest) = body.split_at_checked(1 + count * STAMP_BYTES)?;
+        // Both stamps are the first, so that without the tombstone all keep their places.
+        let ([0, 0], _) = rest.split_first_chunk()? else { return None };
+        let (hlc, origin) = stamps[1..].split_first_chunk()?;
+        let hlc = isthmus_model::hlc::Hlc(u64::from_le_bytes(*hlc));
+        let origin = isthmus_model::ids::Origin(*origin.first()?);
+        let live_head = [VERSION, ROW_MARKER | ROW_PLAIN];
+        Some(PackedPut { tombstone: Stamp { hlc, origin }, live_head, stamps, rest: &rest[1..] })
+    }
+
+    /// The packed form of the row without its tombstone, in pieces.
+    pub(crate) fn live(&self) -> [&[u8]; 3] {
+        [&self.live_head, self.stamps, self.rest]
+    }
+
+    /// The packed form of the tombstone alone, in pieces.
+    pub(crate) fn dead(&self) -> [&[u8]; 3] {
+        [&Self::DEAD.0, &self.stamps[1..=STAMP_BYTES], &Self::DEAD.1]
+    }
+}
+
 /// The packed form.
 pub fn encode_row(row: &Row) -> Bytes {
     let mut out = Vec::new();

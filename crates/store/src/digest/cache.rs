@@ -3,8 +3,8 @@
 //!
 //! One cache for all partitions, of fixed size and without a heap block per row. It holds only
 //! rows that are one part, or none, in the lane of all live cells: that is most rows of most
-//! tables. Under the lock of its partition a row is here as it was accepted last, or not at all.
-//! Rows are known by a 128-bit keyed hash of their keys and of the partition's life; what is left
+//! tables. Under the lock of its partition a row that is not in the overlay is here as it was
+//! accepted last, or not at all. Rows are known by a 128-bit keyed hash of their keys and of the partition's life; what is left
 //! of an earlier life is never found again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 
 /// Rows of one set. The oldest goes first.
 const WAYS: usize = 3;
+/// Sets that are fetched together: what the processor keeps near.
+const FETCHED_MAX: usize = 64;
 
 #[derive(Clone, Copy, Default)]
 struct Entry {
@@ -34,9 +36,31 @@ struct Set {
 #[repr(align(128))]
 struct Shelf(Mutex<Set>);
 
-/// A row's name in the cache.
+/// A row's name in the cache, and in which life it has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tag(u128);
+pub(crate) struct Tag {
+    name: u128,
+    life: u64,
+}
+
+impl Tag {
+    /// Whether it is the row's name in a life.
+    pub(crate) fn is_of(self, life: u64) -> bool {
+        self.life == life
+    }
+}
+
+/// What of a row was in the digest before a change, and its name in the cache if that is at hand.
+pub(crate) struct Before {
+    pub(crate) parts: Parts,
+    pub(crate) tag: Option<Tag>,
+}
+
+impl From<Parts> for Before {
+    fn from(parts: Parts) -> Before {
+        Before { parts, tag: None }
+    }
+}
 
 /// What of rows written lately is in the digest.
 pub(crate) struct PartsCache {
@@ -58,29 +82,42 @@ impl PartsCache {
 
     /// The name of a row of a partition in a life.
     pub(crate) fn tag(hasher: &Hasher, life: u64, key: &[u8]) -> Tag {
-        let Sum(tag) = hasher.part(Lane::Data, key, &life.to_le_bytes());
-        Tag(tag.max(1))
+        let Sum(name) = hasher.part(Lane::Data, key, &life.to_le_bytes());
+        Tag { name: name.max(1), life }
     }
 
     fn set(&self, tag: Tag) -> Option<&Mutex<Set>> {
         let count = self.sets.len() as u64;
         // The high half, spread over the sets; both halves are the name.
-        let place = (tag.0 >> 64) as u64 % count.max(1);
+        let place = (tag.name >> 64) as u64 % count.max(1);
         self.sets.get(place as usize).map(|Shelf(set)| set)
     }
 
-    /// Which of some rows are known. Their sets are fetched together: one after the other they
-    /// would each be waited for, as a lock is taken in order.
-    pub(crate) fn knows(&self, tags: &[Tag]) -> Vec<bool> {
-        let sets = tags.iter().filter_map(|tag| self.set(*tag));
+    /// Fetches the sets of some rows together: one after the other they would each be waited for,
+    /// as a lock is taken in order.
+    fn fetch(&self, tags: impl Iterator<Item = Tag>) {
+        let sets = tags.filter_map(|tag| self.set(tag));
         std::hint::black_box(sets.filter(|set| set.is_locked()).count());
-        tags.iter().map(|tag| self.get(*tag).is_some()).collect()
+    }
+
+    /// Which of some rows are known; one without a name is not.
+    pub(crate) fn knows(&self, tags: &[Option<Tag>]) -> Vec<bool> {
+        self.fetch(tags.iter().flatten().copied());
+        tags.iter().map(|tag| tag.and_then(|tag| self.get(tag)).is_some()).collect()
+    }
+
+    /// Takes note of what of some rows is in the digest now, the last word on each last.
+    pub(crate) fn put_all(&self, rows: &[(Tag, Parts)]) {
+        for rows in rows.chunks(FETCHED_MAX) {
+            self.fetch(rows.iter().map(|(tag, _)| *tag));
+            rows.iter().for_each(|(tag, parts)| self.put(*tag, parts));
+        }
     }
 
     /// What of a row is in the digest, if that is known.
     pub(crate) fn get(&self, tag: Tag) -> Option<Parts> {
         let set = self.set(tag)?.lock();
-        let found = set.entries.iter().find(|entry| entry.tag == tag.0)?;
+        let found = set.entries.iter().find(|entry| entry.tag == tag.name)?;
         Some(match found.sum {
             0 => Parts::new(),
             sum => Parts::one(Lane::Data, Sum(sum)),
@@ -97,13 +134,13 @@ impl PartsCache {
             _ => None,
         };
         let mut set = set.lock();
-        let known = set.entries.iter().position(|entry| entry.tag == tag.0);
+        let known = set.entries.iter().position(|entry| entry.tag == tag.name);
         match (known, sum) {
             (Some(place), Some(sum)) => set.entries[place].sum = sum,
             (Some(place), None) => set.entries[place] = Entry::default(),
             (None, Some(sum)) => {
                 let place = usize::from(set.next) % WAYS;
-                set.entries[place] = Entry { tag: tag.0, sum };
+                set.entries[place] = Entry { tag: tag.name, sum };
                 set.next = set.next.wrapping_add(1);
             }
             (None, None) => {}

@@ -16,6 +16,7 @@ use isthmus_model::key::EncodedKey;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::digest::DigestState;
+use crate::digest::upkeep::Growth;
 use crate::error::StoreError;
 use crate::keys::digest_mark::Mark;
 use crate::partition::Group;
@@ -87,6 +88,7 @@ pub(crate) struct Live {
     pub(crate) built_to: EncodedKey,
     pub(crate) mark: Option<Mark>,
     pub(crate) generation: u32,
+    pub(crate) growth: Growth,
     /// Bytes of redo records since the last checkpoint.
     pub(crate) redo_bytes: usize,
     ring: VecDeque<Arc<RingGroup>>,
@@ -126,6 +128,7 @@ impl LiveDigest {
             built_to: EncodedKey::default(),
             generation: mark.map_or(0, |mark| mark.generation),
             mark,
+            growth: Growth::default(),
             redo_bytes: 0,
             ring: VecDeque::new(),
             ring_bytes: 0,

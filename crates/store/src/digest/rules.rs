@@ -17,7 +17,7 @@ use isthmus_model::row::{Cell, Column, Row, expiry_bucket};
 use isthmus_model::schema::Schema;
 use isthmus_model::value::Text;
 
-use crate::codec::row::{decode_row, encode_row, is_packed_plain};
+use crate::codec::row::{PackedPut, decode_row, encode_row, is_packed_plain};
 use crate::codec::{Corrupt, put_bytes};
 
 /// Kills share a lane with those of the same 2^20 milliseconds, about 17 minutes.
@@ -114,19 +114,33 @@ impl Measure<'_> {
         if self.is_one_part(packed) {
             return Ok(self.one_part(key, packed));
         }
-        Ok(self.of_lanes(key, &decode_row(packed)?))
+        if let Some(parts) = self.of_put(key, packed) {
+            return Ok(parts);
+        }
+        Ok(self.of_lanes(key, &decode_row(packed)?, packed))
+    }
+
+    /// As `of_packed`, of bytes that are not shared.
+    pub(crate) fn of_slice(&self, key: &[u8], packed: &[u8]) -> Result<Parts, Corrupt> {
+        if self.is_one_part(packed) {
+            return Ok(self.one_part(key, packed));
+        }
+        if let Some(parts) = self.of_put(key, packed) {
+            return Ok(parts);
+        }
+        self.of_packed(key, &Bytes::copy_from_slice(packed))
     }
 
     /// The parts of a row of which the packed form is at hand.
     pub(crate) fn of_row(&self, key: &[u8], row: &Row, packed: &Bytes) -> Parts {
-        match self.is_one_part(packed) {
-            true => self.one_part(key, packed),
-            false => self.of_lanes(key, row),
+        if self.is_one_part(packed) {
+            return self.one_part(key, packed);
         }
+        self.of_put(key, packed).unwrap_or_else(|| self.of_lanes(key, row, packed))
     }
 
     /// Whether what is stored is what is hashed.
-    fn is_one_part(&self, packed: &Bytes) -> bool {
+    fn is_one_part(&self, packed: &[u8]) -> bool {
         let simple = !self.rules.time_lanes && self.rules.base.is_empty();
         simple && (!self.may_hold_kills || is_packed_plain(packed))
     }
@@ -136,12 +150,59 @@ impl Measure<'_> {
     }
 
     /// The packed form of what lies in each lane is what is hashed.
-    fn of_lanes(&self, key: &[u8], row: &Row) -> Parts {
+    fn of_lanes(&self, key: &[u8], row: &Row, packed: &[u8]) -> Parts {
+        if let Some(lane) = self.only_lane(row) {
+            return match self.rules.counts(lane) {
+                true => Parts::one(lane, self.hasher.part(lane, key, packed)),
+                false => Parts::new(),
+            };
+        }
         let mut parts = Parts::new();
         for (lane, row) in self.lanes(row) {
             parts.push(lane, self.hasher.part(lane, key, &encode_row(&row)));
         }
         parts
+    }
+
+    /// The lane of a row of which all lies in one, so that its packed form is what is hashed.
+    fn only_lane(&self, row: &Row) -> Option<Lane> {
+        if row.tombstone.is_some() || !self.rules.base.is_empty() {
+            return None;
+        }
+        let own_time = self.families.with_own_time();
+        let lanes = Lanes { rules: self.rules, own_time, rows: BTreeMap::new() };
+        let mut only = None;
+        let mut is_only = |lane: Lane| *only.get_or_insert(lane) == lane;
+        let marker = row.marker.map(|stamp| lanes.live(FamilyNumber::NONE, stamp.hlc.timestamp()));
+        let is_one = marker.is_none_or(&mut is_only)
+            && row.columns.iter().all(|column| {
+                let family = self.families.of(&column.name);
+                let is_bare = column.tombstone.is_none()
+                    && column.trims.is_empty()
+                    && column.shares.is_none()
+                    && !column.cells.is_empty();
+                let is_live = |cell: &Cell| {
+                    cell.value.is_some() && is_only(lanes.live(family, cell.timestamp))
+                };
+                is_bare && column.cells.iter().all(is_live)
+            });
+        only.filter(|_| is_one)
+    }
+
+    /// The parts of a row as a put leaves it where rows remember what they kill: a tombstone and
+    /// live cells. What lies in either lane is found in its packed form.
+    fn of_put(&self, key: &[u8], packed: &[u8]) -> Option<Parts> {
+        if self.rules.time_lanes || !self.rules.base.is_empty() {
+            return None;
+        }
+        let put = PackedPut::find(packed)?;
+        let data = self.hasher.part_of(Lane::Data, key, &put.live());
+        let mut parts = Parts::one(Lane::Data, data);
+        let kills = Lane::Kills(kills_bucket(put.tombstone.hlc));
+        if self.rules.counts(kills) {
+            parts.push(kills, self.hasher.part_of(kills, key, &put.dead()));
+        }
+        Some(parts)
     }
 
     fn lanes(&self, row: &Row) -> BTreeMap<Lane, Row> {
@@ -233,6 +294,10 @@ mod tests {
     use isthmus_model::ids::{Origin, Timestamp};
     use isthmus_model::row::{EXPIRY_BUCKET_MILLIS, Trim};
     use isthmus_model::value::Value;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
+    use proptest::prop_assert_eq;
 
     use super::*;
 
@@ -258,6 +323,59 @@ mod tests {
         let parts = measure.of_row(b"k", row, &packed);
         assert_eq!(measure.of_packed(b"k", &packed), Ok(parts.clone()));
         parts
+    }
+
+    /// Every row by the way that holds for all, whatever shortcut there is.
+    fn measure_slowly(measure: &Measure<'_>, row: &Row) -> Parts {
+        let mut parts = Parts::new();
+        for (lane, row) in measure.lanes(row) {
+            parts.push(lane, measure.hasher.part(lane, b"k", &encode_row(&row)));
+        }
+        parts
+    }
+
+    fn any_row() -> impl Strategy<Value = Row> {
+        let millis =
+            || prop_oneof![4 => Just(7i64), 2 => 0..4i64, 1 => 0..3 * EXPIRY_BUCKET_MILLIS];
+        let cell = (millis(), millis(), proptest::option::weighted(0.9, any::<i64>()));
+        let column = (vec(cell, 0..3), option::weighted(0.1, millis()));
+        let columns = vec((0..4u8, column), 0..4);
+        let tombstone = option::of(millis());
+        (tombstone, option::weighted(0.8, millis()), columns).prop_map(|(dead, marker, columns)| {
+            let mut row =
+                Row { tombstone: dead.map(stamp), marker: marker.map(stamp), ..Row::default() };
+            for (name, (cells, dead)) in columns {
+                let column = row.column_mut(&format!("c{name}").as_str().into());
+                column.tombstone = dead.map(stamp);
+                for (at, written, value) in cells {
+                    let (timestamp, stamp) = (Timestamp(at), stamp(written));
+                    let value = value.map(Value::Integer);
+                    column.set(Cell { timestamp, stamp, value });
+                }
+            }
+            let is_something =
+                |column: &Column| column.tombstone.is_some() || !column.cells.is_empty();
+            row.columns.retain(is_something);
+            row
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn shortcuts_measure_what_the_lanes_of_a_row_measure(
+            row in any_row(), time_lanes: bool, time_floor in 0..3i64, kills_floor in 0..2u64,
+        ) {
+            let hasher = Hasher::for_table(1, 2);
+            let rules = Rules { time_lanes, time_floor, kills_floor, ..Rules::default() };
+            let families = &NO_FAMILIES;
+            let measure =
+                Measure { hasher: &hasher, rules: &rules, families, may_hold_kills: true };
+            let packed = encode_row(&row);
+            let slowly = measure_slowly(&measure, &row);
+            prop_assert_eq!(measure.of_row(b"k", &row, &packed), slowly.clone());
+            prop_assert_eq!(measure.of_packed(b"k", &packed), Ok(slowly.clone()));
+            prop_assert_eq!(measure.of_slice(b"k", &packed), Ok(slowly));
+        }
     }
 
     #[test]

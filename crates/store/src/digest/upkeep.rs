@@ -15,7 +15,7 @@ use isthmus_model::ids::{Lsn, PartitionId};
 use isthmus_model::key::EncodedKey;
 
 use crate::codec::Corrupt;
-use crate::digest::live::key_of;
+use crate::digest::live::{Live, key_of};
 use crate::digest::{DigestState, LiveDigest};
 use crate::engine::{BatchWrite, Snapshot, Space};
 use crate::error::StoreError;
@@ -28,6 +28,13 @@ use crate::table::Table;
 const BUILD_ROWS: usize = 2000;
 /// Rows of leaves split in one step, about.
 const SPLIT_ROWS: u64 = 2000;
+/// While a table grows, only leaves of so many rows are split: each row that comes is read about
+/// once for that, and more often the smaller the leaves are that are split.
+const GROWING_LEAF_ROWS_MIN: u32 = 256;
+/// A table grows if so many parts came a second,
+const GROWING_ROWS: u64 = 1000;
+/// by what is seen this often.
+const GROWING_LOOK: Duration = Duration::from_secs(1);
 /// Redo records after which pages are written: what a start has to take in again.
 const CHECKPOINT_BYTES: usize = 64 * 1024 * 1024;
 /// Pages are written after this long in any case.
@@ -42,6 +49,32 @@ pub(crate) struct Checkpointing {
     goal: Option<(u32, u64)>,
     /// When the last one ended, on the monotonic clock.
     done: Duration,
+}
+
+/// How a digest grows, as it was seen last.
+#[derive(Default)]
+pub(crate) struct Growth {
+    /// When it was looked at, on the monotonic clock.
+    at: Duration,
+    /// Its parts then.
+    rows: u64,
+    is_growing: bool,
+    /// Nothing was left to be split since then.
+    is_split: bool,
+}
+
+impl Live {
+    /// Whether many parts come.
+    fn look_at_growth(&mut self, now: Duration) -> bool {
+        let passed = now.saturating_sub(self.growth.at);
+        if passed >= GROWING_LOOK {
+            let rows = self.tree.rows();
+            let more = u128::from(rows.saturating_sub(self.growth.rows));
+            let is_growing = more * 1000 > u128::from(GROWING_ROWS) * passed.as_millis();
+            self.growth = Growth { at: now, rows, is_growing, is_split: false };
+        }
+        self.growth.is_growing
+    }
 }
 
 impl LiveDigest {
@@ -222,7 +255,18 @@ impl Table {
     /// Splits some leaves that have grown. They are read by one iterator.
     fn split_step(&self) -> Result<bool, StoreError> {
         let digest = &self.partition.digest;
-        let wanted = digest.lock().tree.wants_splits(SPLIT_ROWS);
+        let wanted = {
+            let mut live = digest.lock();
+            let is_growing = live.look_at_growth(self.core.clock.monotonic());
+            // Nothing was found to split since it was looked last.
+            if is_growing && live.growth.is_split {
+                return Ok(false);
+            }
+            let least = if is_growing { GROWING_LEAF_ROWS_MIN } else { 0 };
+            let wanted = live.tree.wants_splits(SPLIT_ROWS, least);
+            live.growth.is_split = wanted.is_empty();
+            wanted
+        };
         if wanted.is_empty() {
             return Ok(false);
         }
@@ -230,13 +274,18 @@ impl Table {
         let snapshot = self.snapshot()?;
         let measure = self.partition.measure(snapshot.rules(), snapshot.spec());
         let ranges: Vec<_> = leaves.iter().map(Splitting::range).collect();
-        for row in snapshot.scan_packed_ranges(&ranges) {
-            let (key, packed) = row?;
-            let row = measure.of_packed(&key.0, &packed).map_err(StoreError::corrupt("row"))?;
-            if let Some(leaf) = leaf_of(&mut leaves, &key.0) {
-                leaf.add_row(&digest.hasher, &key.0, &row);
+        // Both ascend.
+        let mut place = 0;
+        snapshot.visit_packed_ranges(&ranges, |key, packed| {
+            while leaves.get(place + 1).is_some_and(|next| next.wanted.start[..] <= *key) {
+                place += 1;
             }
-        }
+            let row = measure.of_slice(key, packed)?;
+            if let Some(leaf) = leaves.get_mut(place) {
+                leaf.add_row(&digest.hasher, key, &row);
+            }
+            Ok(())
+        })?;
         let group = snapshot.groups();
         let mut live = digest.lock_at(group)?;
         let Some(later) = live.groups_after(group) else { return Ok(true) };

@@ -162,6 +162,14 @@ fn ranges_give_what_scans_of_each_give(engine: &dyn Engine) {
         let text = |key: Bytes| String::from_utf8_lossy(&key).into_owned();
         let all: Vec<String> = scan.map(|pair| text(pair.expect("a scan succeeds").0)).collect();
         assert_eq!(all, each.collect::<Vec<_>>(), "{ranges:?}");
+        let mut visited = Vec::new();
+        let mut visit = |key: &[u8], value: &[u8]| {
+            assert_eq!(snapshot.get(Space::Meta, key), Ok(Some(Bytes::copy_from_slice(value))));
+            visited.push(text(Bytes::copy_from_slice(key)));
+        };
+        let ranges = ranges.iter().map(range).collect();
+        snapshot.visit_ranges(Space::Meta, ranges, &mut visit).expect("a visit succeeds");
+        assert_eq!(visited, all);
     }
 }
 

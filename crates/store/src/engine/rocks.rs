@@ -148,7 +148,7 @@ impl Engine for RocksEngine {
             return Ok(Vec::new());
         }
         let db = self.db()?;
-        let values = db.batched_multi_get_cf(family(&db, space)?, keys, false);
+        let values = db.batched_multi_get_cf(family(&db, space)?, keys, keys.is_sorted());
         let value = |value: Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>| {
             value.map(shared).map_err(|error| failed(&error))
         };

@@ -34,6 +34,14 @@ pub fn decode_key(mut key: Bytes) -> Result<(PartitionId, EncodedKey), Corrupt> 
     }
 }
 
+/// The encoded primary key in the key of a row.
+pub(crate) fn primary_key_in(key: &[u8]) -> Result<&[u8], Corrupt> {
+    match key.split_first_chunk::<PREFIX_BYTES>() {
+        Some(([KIND_ROW, ..], key)) => Ok(key),
+        _ => corrupt("key of another kind"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};

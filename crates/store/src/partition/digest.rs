@@ -41,14 +41,21 @@ impl Inner {
         self.overlay.get(key).map(|known| known.parts.clone())
     }
 
-    /// What of a row is in the digest, if it was written lately.
-    pub(crate) fn parts_cached(&self, key: &EncodedKey) -> Option<Parts> {
-        self.tag(key).and_then(|tag| self.cache.get(tag))
+    /// What of a row is in the digest, if it was written lately. Its name may be at hand.
+    pub(crate) fn parts_cached(&self, key: &EncodedKey, tag: Option<Tag>) -> Option<Parts> {
+        self.tag(key, tag).and_then(|tag| self.cache.get(tag))
+    }
+
+    /// Puts into the cache what it is to know of the rows of the open group.
+    pub(super) fn fill_cache(&mut self) {
+        self.cache.put_all(&self.uncached);
+        self.uncached.clear();
     }
 
     /// Sets right what is known of a row in the digest.
     pub(crate) fn know_parts(&mut self, key: &EncodedKey, parts: Parts) {
-        if let Some(tag) = self.tag(key) {
+        self.fill_cache();
+        if let Some(tag) = self.tag(key, None) {
             self.cache.put(tag, &parts);
         }
         if let Some(known) = self.overlay.get_mut(key) {
@@ -62,10 +69,14 @@ impl Inner {
         self.life.store(self.cache.begin_life(), Ordering::Relaxed);
     }
 
-    /// The name of a row in the cache of parts.
-    pub(super) fn tag(&self, key: &EncodedKey) -> Option<Tag> {
+    /// The name of a row in the cache of parts, given perhaps what it was a moment before.
+    pub(super) fn tag(&self, key: &EncodedKey, known: Option<Tag>) -> Option<Tag> {
         let life = self.life.load(Ordering::Relaxed);
-        self.hasher.as_ref().map(|hasher| PartsCache::tag(hasher, life, &key.0))
+        let tag = |hasher| {
+            let known = known.filter(|tag| tag.is_of(life));
+            known.unwrap_or_else(|| PartsCache::tag(hasher, life, &key.0))
+        };
+        self.hasher.as_ref().map(tag)
     }
 
     pub(super) fn measure_row(&self, key: &EncodedKey, row: &Row, value: &Bytes) -> Parts {
@@ -88,14 +99,13 @@ impl Inner {
         }
         let rules = &self.state.rules;
         before.retain(|lane| rules.counts(lane));
-        let mut changes = Vec::new();
-        changes_between(&key.0, &before, after, &mut changes);
-        if changes.is_empty() && at.stamp.is_some() {
-            self.part.silent.push(Silent { key: key.0.clone(), lsn: at.lsn });
-        }
-        for change in changes {
+        let changed = self.part.digest.len();
+        changes_between(&key.0, &before, after, |change| {
             self.part.bytes += key.0.len();
             self.part.digest.push(Stamped { change, lsn: at.lsn, stamp: at.stamp });
+        });
+        if self.part.digest.len() == changed && at.stamp.is_some() {
+            self.part.silent.push(Silent { key: key.0.clone(), lsn: at.lsn });
         }
     }
 

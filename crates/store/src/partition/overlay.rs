@@ -4,6 +4,7 @@
 //! be there. Rows of the last few durable groups stay, so that what was read from the engine a
 //! moment before need not be read again; how many is bounded.
 
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use isthmus_model::row::Row;
 
 use super::{At, Group, Inner};
 use crate::codec::row::encode_row;
-use crate::digest::kills_bucket;
+use crate::digest::{Before, Tag, kills_bucket};
 
 /// Groups whose rows stay in the overlay after they are durable, so that rows read from the
 /// engine a moment before need not be read again.
@@ -90,15 +91,16 @@ impl Inner {
     }
 
     /// Accepts a row as it is from now on. Forgets what is below the horizon. `before` is what of
-    /// the row was in the digest (`parts_of`).
+    /// the row was in the digest (`parts_of`), unless the overlay tells.
     pub(crate) fn put_row(
         &mut self,
         key: EncodedKey,
-        before: Parts,
+        before: impl Into<Before>,
         mut row: Row,
         horizon: Hlc,
         at: At,
     ) {
+        let Before { parts: before, tag } = before.into();
         row.purge(horizon);
         self.raise_kills_floor(horizon, at);
         let (row, value) = match row.is_bare() {
@@ -112,9 +114,9 @@ impl Inner {
             (Some(row), Some(value)) => self.measure_row(&key, row, value),
             (Some(_) | None, Some(_) | None) => Parts::new(),
         };
-        self.change_digest(&key, before, &parts, at);
         self.part.bytes += key.0.len() + value.as_ref().map_or(0, Bytes::len);
-        self.store_row(key, row, value, parts);
+        let overlaid = self.store_named_row(key.clone(), tag, row, value, parts.clone());
+        self.change_digest(&key, overlaid.unwrap_or(before), &parts, at);
     }
 
     /// Accepts bytes of a row, and says nothing of it to the digest.
@@ -125,23 +127,41 @@ impl Inner {
         value: Option<Bytes>,
         parts: Parts,
     ) {
-        if let Some(tag) = self.tag(&key) {
-            self.cache.put(tag, &parts);
+        self.store_named_row(key, None, row, value, parts);
+    }
+
+    /// As `store_row`, with the row's name in the cache. Gives what the overlay knew to be in the
+    /// digest.
+    fn store_named_row(
+        &mut self,
+        key: EncodedKey,
+        tag: Option<Tag>,
+        row: Option<Arc<Row>>,
+        value: Option<Bytes>,
+        parts: Parts,
+    ) -> Option<Parts> {
+        if let Some(tag) = self.tag(&key, tag) {
+            self.uncached.push((tag, parts.clone()));
         }
         if let Some(row) = &row {
             self.note_kills(&key, row);
         }
-        let group = self.open_group;
-        match self.overlay.get_mut(&key) {
-            Some(known) if known.group == group => {
+        let (group, place) = (self.open_group, self.part.rows.len());
+        match self.overlay.entry(key) {
+            Entry::Occupied(mut known) if known.get().group == group => {
+                let known = known.get_mut();
                 known.row = row;
-                known.parts = parts;
                 self.part.rows[known.place].1 = value;
+                Some(std::mem::replace(&mut known.parts, parts))
             }
-            _ => {
-                let place = self.part.rows.len();
-                self.part.rows.push((key.clone(), value));
-                self.overlay.insert(key, Overlaid { row, parts, group, place });
+            Entry::Occupied(mut known) => {
+                self.part.rows.push((known.key().clone(), value));
+                Some(known.insert(Overlaid { row, parts, group, place }).parts)
+            }
+            Entry::Vacant(free) => {
+                self.part.rows.push((free.key().clone(), value));
+                free.insert(Overlaid { row, parts, group, place });
+                None
             }
         }
     }

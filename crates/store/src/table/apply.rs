@@ -233,7 +233,7 @@ impl Table {
             for expiry in &inner.state.expiry {
                 row.expire(&expiry.of_whole_buckets(), families);
             }
-            let before = prefetched.parts(&self.core, &self.partition, inner, key)?;
+            let before = prefetched.parts_below(&self.core, &self.partition, inner, key)?;
             merged.push((key.clone(), before, row));
         }
         for (key, before, delta) in pasts {

@@ -3,7 +3,6 @@
 //! A change that replaces its row needs of it only what was in the digest; such a row is measured
 //! in its packed form and not decoded.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use isthmus_model::row::Row;
 
 use crate::codec::row::decode_row;
 use crate::core::Core;
-use crate::digest::{Rules, Tag};
+use crate::digest::{Before, Rules, Tag};
 use crate::engine::Space;
 use crate::error::StoreError;
 use crate::keys;
@@ -35,11 +34,21 @@ struct Fetched {
     parts: Parts,
 }
 
+/// A row that was looked up.
+struct Found {
+    key: EncodedKey,
+    /// Its name in the cache of parts.
+    tag: Option<Tag>,
+    /// `None`: it was not read, since the cache knew enough of it.
+    fetched: Option<Fetched>,
+}
+
 /// Rows read from the engine, and when.
 pub(crate) struct Prefetched {
     groups_finished: u64,
     rules: Option<Rules>,
-    rows: HashMap<EncodedKey, Fetched>,
+    /// In the order of their keys.
+    rows: Vec<Found>,
 }
 
 /// A row as it will be when all that is accepted is durable.
@@ -81,30 +90,39 @@ impl Prefetched {
     pub(crate) fn read(
         core: &Core,
         partition: &Partition,
-        wanted: Vec<Wanted>,
+        mut wanted: Vec<Wanted>,
     ) -> Result<Prefetched, StoreError> {
         let groups_finished = partition.groups_finished();
-        let mut read = Prefetched { groups_finished, rules: None, rows: HashMap::new() };
+        let mut read = Prefetched { groups_finished, rules: None, rows: Vec::new() };
         let has_digest = core.options.digests;
-        let (mut wanted, measured): (Vec<Wanted>, Vec<Wanted>) =
-            wanted.into_iter().partition(|wanted| wanted.decoded);
-        if has_digest && !measured.is_empty() {
-            let tags: Vec<Tag> = measured.iter().map(|wanted| partition.tag(&wanted.key)).collect();
-            let known = core.parts.knows(&tags);
-            let unknown = measured.into_iter().zip(known).filter(|(_, known)| !known);
-            wanted.extend(unknown.map(|(wanted, _)| wanted));
-        }
+        wanted.retain(|wanted| wanted.decoded || has_digest);
         if wanted.is_empty() {
             return Ok(read);
         }
+        // In this order the engine finds them sooner, and they are found here.
+        wanted.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        let tag = |wanted: &Wanted| has_digest.then(|| partition.tag(&wanted.key));
+        let tags: Vec<Option<Tag>> = wanted.iter().map(tag).collect();
+        let asked = wanted.iter().zip(&tags).map(|(wanted, tag)| tag.filter(|_| !wanted.decoded));
+        let is_enough = core.parts.knows(&asked.collect::<Vec<Option<Tag>>>());
+        let unknown = wanted.iter().zip(&is_enough).filter(|(_, enough)| !**enough);
+        let keys: Vec<EncodedKey> = unknown.map(|(wanted, _)| wanted.key.clone()).collect();
+        let values = match keys.is_empty() {
+            true => Vec::new(),
+            false => read_packed(core, partition.id, &keys)?,
+        };
         let durable = partition.durable();
-        let (keys, decoded): (Vec<EncodedKey>, Vec<bool>) =
-            wanted.into_iter().map(|wanted| (wanted.key, wanted.decoded)).unzip();
-        read.rows.reserve(keys.len());
         let measure = partition.measure(&durable.state.rules, &durable.spec);
-        let values = read_packed(core, partition.id, &keys)?;
-        for ((key, packed), is_decoded) in keys.into_iter().zip(values).zip(decoded) {
-            let row = match (&packed, is_decoded) {
+        let mut values = values.into_iter();
+        read.rows.reserve(wanted.len());
+        for ((Wanted { key, decoded }, tag), enough) in wanted.into_iter().zip(tags).zip(is_enough)
+        {
+            let value = if enough { None } else { values.next() };
+            let Some(packed) = value else {
+                read.rows.push(Found { key, tag, fetched: None });
+                continue;
+            };
+            let row = match (&packed, decoded) {
                 (Some(packed), true) => Some(Some(Arc::new(decode(packed)?))),
                 (None, _) => Some(None),
                 (Some(_), false) => None,
@@ -115,15 +133,22 @@ impl Prefetched {
                 }
                 Some(_) | None => Parts::new(),
             };
-            read.rows.insert(key, Fetched { packed, row, parts });
+            read.rows.push(Found { key, tag, fetched: Some(Fetched { packed, row, parts }) });
         }
-        read.rules = Some(durable.state.rules.clone());
+        if !keys.is_empty() {
+            read.rules = Some(durable.state.rules.clone());
+        }
         Ok(read)
+    }
+
+    fn found(&self, key: &EncodedKey) -> Option<&Found> {
+        let place = self.rows.binary_search_by(|found| found.key.cmp(key)).ok()?;
+        self.rows.get(place)
     }
 
     /// What was read of a row, if the overlay has all that became durable since.
     fn known(&self, inner: &Inner, key: &EncodedKey) -> Option<&Fetched> {
-        self.rows.get(key).filter(|_| inner.is_covered(self.groups_finished))
+        self.found(key)?.fetched.as_ref().filter(|_| inner.is_covered(self.groups_finished))
     }
 
     /// The row as it is under the lock. What was read holds if the overlay has all that became
@@ -161,25 +186,46 @@ impl Prefetched {
         inner: &Inner,
         key: &EncodedKey,
     ) -> Result<Parts, StoreError> {
+        match inner.parts_overlaid(key) {
+            Some(parts) if inner.has_digest() => Ok(parts),
+            Some(_) | None => {
+                self.parts_below(core, partition, inner, key).map(|before| before.parts)
+            }
+        }
+    }
+
+    /// As `parts`, unless the overlay knows of the row: for `put_row`, which asks it anyhow.
+    pub(crate) fn parts_below(
+        &self,
+        core: &Core,
+        partition: &Partition,
+        inner: &Inner,
+        key: &EncodedKey,
+    ) -> Result<Before, StoreError> {
         if !inner.has_digest() {
-            return Ok(Parts::new());
+            return Ok(Parts::new().into());
         }
-        if let Some(parts) = inner.parts_overlaid(key) {
-            return Ok(parts);
-        }
+        let found = self.found(key);
+        let tag = found.and_then(|found| found.tag);
+        let fetched = found.and_then(|found| found.fetched.as_ref());
         let measured_so =
-            self.rules.as_ref().is_some_and(|rules| rules.measure_alike(&inner.state.rules));
-        if let Some(known) = self.known(inner, key).filter(|_| measured_so) {
-            return Ok(known.parts.clone());
+            || self.rules.as_ref().is_some_and(|rules| rules.measure_alike(&inner.state.rules));
+        let holds = |_: &&Fetched| inner.is_covered(self.groups_finished) && measured_so();
+        if let Some(known) = fetched.filter(holds) {
+            return Ok(Before { parts: known.parts.clone(), tag });
         }
-        if let Some(parts) = inner.parts_cached(key) {
-            return Ok(parts);
+        let remembered = inner.parts_cached(key, tag).or_else(|| inner.parts_overlaid(key));
+        if let Some(parts) = remembered {
+            return Ok(Before { parts, tag });
         }
         let mut packed = read_packed(core, partition.id, std::slice::from_ref(key))?;
         let measure = partition.measure(&inner.state.rules, &inner.spec);
-        match packed.pop().flatten() {
-            Some(packed) => measure.of_packed(&key.0, &packed).map_err(StoreError::corrupt("row")),
-            None => Ok(Parts::new()),
-        }
+        let parts = match packed.pop().flatten() {
+            Some(packed) => {
+                measure.of_packed(&key.0, &packed).map_err(StoreError::corrupt("row"))?
+            }
+            None => Parts::new(),
+        };
+        Ok(Before { parts, tag })
     }
 }

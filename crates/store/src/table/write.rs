@@ -20,6 +20,7 @@ use isthmus_model::ids::{Epoch, Lsn, id_of_region};
 use isthmus_model::key::{EncodedKey, PrimaryKey};
 use isthmus_model::row::Row;
 
+use crate::digest::Before;
 use crate::error::StoreError;
 use crate::limits::WRITE_CHANGES_MAX;
 use crate::partition::{At, Inner};
@@ -55,8 +56,8 @@ pub(crate) struct Judged {
     pub(crate) encoded: EncodedKey,
     /// The row before, if it is to be kept.
     replaced: Option<Arc<Row>>,
-    /// What of the row is in the digest.
-    before: Parts,
+    /// What of the row is in the digest, unless the overlay tells.
+    before: Before,
     delta: Row,
     after: Row,
     shown: Vec<ShownCell>,
@@ -381,9 +382,9 @@ impl Call<'_> {
         let before = match &encoded {
             Some(encoded) => {
                 let Table { core, partition, .. } = self.table;
-                self.prefetched.parts(core, partition, self.inner, encoded)?
+                self.prefetched.parts_below(core, partition, self.inner, encoded)?
             }
-            None => Parts::new(),
+            None => Parts::new().into(),
         };
         let encoded = encoded.unwrap_or_else(|| key.encode());
         let isthmus_model::apply::Applied { delta, after, shown, read_bytes } = applied;

@@ -145,6 +145,32 @@ fn digest_survives_a_restart_without_being_built() {
 }
 
 #[test]
+fn while_a_table_grows_only_large_leaves_are_split() {
+    let region = Region::new(1, Writers::One);
+    upkeep(&region);
+    region.clock.advance(1000);
+    // Beyond all others: each leaf begins in time. Then before all others, from the last one down.
+    for rows in [(10_000..11_500).collect(), (1000..1150).rev().collect::<Vec<i64>>()] {
+        let writes = rows.chunks(50);
+        let write = |rows: &[i64]| {
+            let changes = rows.iter().map(|row| put(*row, *row)).collect();
+            region.finish(region.table().write(changes, false)).unwrap();
+        };
+        writes.for_each(write);
+    }
+    let largest = || {
+        let view = region.table().digest_view().unwrap();
+        view.tree().leaves(Lane::Data, &[], None).map(|leaf| leaf.rows).max()
+    };
+    upkeep(&region);
+    assert_eq!(largest(), Some(150));
+    region.clock.advance(1000);
+    upkeep(&region);
+    assert!(largest() < Some(100), "{:?}", largest());
+    check_digest(&region);
+}
+
+#[test]
 fn mark_on_its_way_does_not_outlive_the_digest_that_it_is_of() {
     let mut region = Region::new(1, Writers::One);
     for row in 0..20 {

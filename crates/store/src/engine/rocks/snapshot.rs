@@ -66,19 +66,46 @@ impl Snapshot for RocksSnapshot {
     }
 
     fn scan_ranges(&self, space: Space, ranges: Vec<ScanRange>) -> Scan<'_> {
-        let family = match family(&self.db, space) {
-            Ok(family) => family,
-            Err(error) => return Box::new(std::iter::once(Err(error))),
-        };
-        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
-            return Box::new(std::iter::empty());
-        };
+        match self.ranges_scan(space, ranges, true) {
+            Ok(Some(scan)) => Box::new(scan),
+            Ok(None) => Box::new(std::iter::empty()),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
+    }
+
+    fn visit_ranges(
+        &self,
+        space: Space,
+        ranges: Vec<ScanRange>,
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), EngineError> {
+        let Some(mut scan) = self.ranges_scan(space, ranges, false)? else { return Ok(()) };
+        while scan.go_on()? {
+            if let Some((key, value)) = scan.iterator.item() {
+                visit(key, value);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RocksSnapshot {
+    /// `None`: there are no ranges.
+    fn ranges_scan(
+        &self,
+        space: Space,
+        ranges: Vec<ScanRange>,
+        fill_cache: bool,
+    ) -> Result<Option<RangesScan<'_>>, EngineError> {
+        let family = family(&self.db, space)?;
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(None) };
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.snapshot);
         options.set_iterate_lower_bound(&first.start[..]);
         options.set_iterate_upper_bound(&last.end[..]);
+        options.fill_cache(fill_cache);
         let iterator = self.db.raw_iterator_cf_opt(family, options);
-        Box::new(RangesScan { iterator, ranges: ranges.into_iter(), end: None })
+        Ok(Some(RangesScan { iterator, ranges: ranges.into_iter(), end: None }))
     }
 }
 
@@ -96,27 +123,38 @@ impl Iterator for RangesScan<'_> {
     type Item = Result<(Bytes, Bytes), EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        match self.go_on() {
+            Ok(true) => {
+                let (key, value) = self.iterator.item()?;
+                Some(Ok((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))))
+            }
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl RangesScan<'_> {
+    /// Goes to the next key; gives whether there is one.
+    fn go_on(&mut self) -> Result<bool, EngineError> {
         if self.end.is_some() && self.iterator.valid() {
             self.iterator.next();
         }
         loop {
             if let Some(end) = &self.end {
-                match self.iterator.item() {
-                    Some((key, value)) if key < &end[..] => {
-                        let pair = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-                        return Some(Ok(pair));
-                    }
+                match self.iterator.key() {
+                    Some(key) if key < &end[..] => return Ok(true),
                     Some(_) => {}
                     // Past the last key of all ranges, or a block that could not be read.
                     None => {
                         if let Err(error) = self.iterator.status() {
                             self.end = None;
-                            return Some(Err(failed(&error)));
+                            return Err(failed(&error));
                         }
                     }
                 }
             }
-            let ScanRange { start, end } = self.ranges.next()?;
+            let Some(ScanRange { start, end }) = self.ranges.next() else { return Ok(false) };
             // Where it stands at or beyond the start, no key lies between.
             let stands = self.end.is_some() && self.iterator.valid();
             if !stands || self.iterator.key().is_none_or(|key| key < &start[..]) {
