@@ -422,6 +422,8 @@ def test_intents_outlive_restarts_and_end_when_the_anchor_is_back(regions):
     first, second = regions.regions[:2]
     load = Transfers(regions, tables)
     with load:
+        cluster.wait_until(lambda: load.made > 20, "batches are made", 60)
+
         def caught():
             first.kill()
             time.sleep(0.5)

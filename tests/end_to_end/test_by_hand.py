@@ -9,11 +9,16 @@ import time
 
 import cluster
 import wire
+from sizes import number
 from test_atomic import PUT, atomic, await_nothing_left, batches, key, newest, pair, value
 from test_failover import await_enrolled, put_until_taken, tenure
 from test_modes import events, set_mode, told
 from test_switchover import await_forwarding, await_writer, make, switch
 from test_sync import PATIENT, await_open
+
+
+# How long batches are in doubt before they are settled: after a minute that is noticed, too.
+DOUBT_SECONDS = number("DOUBT_SECONDS", 0)
 
 
 class Puts(threading.Thread):
@@ -65,6 +70,17 @@ def caught_in_doubt(running, tables, members, lost):
     return cluster.wait_until(caught, "a batch is in doubt in all members", 180), begun[0]
 
 
+def key_of(listed, batch):
+    """The last part of the key of a batch's rows."""
+    found = [one for one in listed["batches"] if one["batch"] == batch]
+    return found[0]["members"][0]["keys"][0][1]["value"]
+
+
+def told_otherwise(region, table):
+    """The batches that were settled by hand otherwise than they were decided, as a region tells."""
+    return {one["detail"]["batch"] for one in events(region, "batch-settled-otherwise", table)}
+
+
 def settle(running, region, *words, check=True):
     return running.run("row", "settle", *words, "--json", config=region.config, check=check)
 
@@ -91,14 +107,19 @@ def test_a_batch_whose_anchor_is_lost_is_settled_by_hand_alike_in_all_members(tm
         asked = settle(running, second, one["batch"], "--given-up", check=False)
         assert asked.returncode == 2 and "in part" in json.loads(asked.stdout)["risk"]
         assert one["batch"] in named(running, tables[1], second)
+        time.sleep(DOUBT_SECONDS)
         # One member is away when the word is said, and is told when it is back.
         third.kill()
+        listed = json.loads(settle(running, second).stdout)
+        said = {}
         for place, batch in enumerate(sorted(named(running, tables[1], second))):
+            said[batch] = bool(place % 2)
             how = "--made" if place % 2 else "--given-up"
             done = json.loads(settle(running, second, batch, how, "--why", "r1 burnt", "--who",
                                      "ann", "--yes").stdout)
             assert [it["done"] for it in done["settled"]] == [True], done
             assert sorted(done["told_later"]) == [first.name, third.name]
+            assert not done["refused_by"]
             other = "--given-up" if place % 2 else "--made"
             again = settle(running, second, batch, other, "--why", "no", "--yes", check=False)
             assert again.returncode != 0 and "stays so" in again.stderr + again.stdout
@@ -120,9 +141,45 @@ def test_a_batch_whose_anchor_is_lost_is_settled_by_hand_alike_in_all_members(tm
         assert [value(client.get_row(tables[1], key(it))) for it in range(1, count)] \
             == there[tables[1]]
         client.close()
+        # Where it was decided otherwise, that is told: by a member where it was made and is not
+        # there, where it was to be decided where it is made only in members. Else nothing is.
+        client = newest(first)
+        decided = {batch for batch in said
+                   if client.get_row(tables[0], key(key_of(listed, batch))) is not None}
+        client.close()
+        made = {batch for batch, is_made in said.items() if is_made}
+        lacking, alone = decided - made, made - decided
+        cluster.wait_until(lambda: told_otherwise(second, tables[1]) == lacking,
+                           f"{lacking} are told of", 30)
+        cluster.wait_until(lambda: told_otherwise(first, tables[0]) == alone,
+                           f"{alone} are told of", 30)
+        print(f"\nsettled {len(said)}, decided {len(decided)}, otherwise {len(lacking | alone)}")
         unknown = settle(running, second, one["batch"], "--made", "--why", "no", "--yes",
                          check=False)
         assert unknown.returncode == 1
+
+
+def test_a_region_that_is_back_and_cannot_say_yet_is_waited_for(tmp_path):
+    with cluster.Cluster(regions=2, folder=tmp_path) as running:
+        first, second = running.regions
+        tables = pair(running, "soon")
+        both, _ = caught_in_doubt(running, tables, [second], first)
+        batch = sorted(both)[0]
+        first.start()
+        cluster.wait_until(lambda: not json.loads(settle(running, second).stdout)["unreached"],
+                           f"{first.name} is reached", 30, 0.05)
+        words = []
+
+        def is_over():
+            done = settle(running, second, batch, "--made", "--why", "no", "--yes", check=False)
+            assert done.returncode != 0, done.stdout
+            words.append(done.stderr)
+            return "No region that is reached has rows" in done.stderr
+
+        cluster.wait_until(is_over, f"{first.name} has said what became of it", 60, 0.1)
+        print("\n" + "\n".join(sorted(set(words))))
+        await_nothing_left(running, tables)
+        assert not events(second, "batch-settled-by-hand", tables[1])
 
 
 def test_what_another_region_can_tell_is_not_settled_by_hand(tmp_path):
@@ -189,8 +246,9 @@ def test_a_synchronous_table_whose_majority_is_lost_is_written_on_when_a_person_
         told_before = json.loads(running.run(*say, "--accept-loss", "--dry-run", "--json",
                                              config=asked.config).stdout)
         assert told_before["silent"] == [one.name for one in lost]
-        # The region that is asked has no replica: it cannot tell how the table is written.
-        assert told_before["may_lose_answered"] and told_before["sync"] is None
+        # The region that is asked has no replica: the one that is to write tells it.
+        assert told_before["may_lose_answered"] and told_before["sync"] is True
+        assert told_before["awaited"] == []
         assert (told_before["heard"], told_before["needed"]) == (1, 2)
         assert tenure(running, asked, table)["vacant"], "nothing was done"
         # Without it the table is granted, and waits for those who may know of answered writes.
@@ -214,8 +272,9 @@ def test_a_synchronous_table_whose_majority_is_lost_is_written_on_when_a_person_
         assert sorted(found[0]["detail"]["silent"]) == [one.name for one in lost]
         audit = json.loads(running.run("failover", "--json", config=left.config).stdout)["audit"]
         assert [one["who"] for one in audit if "loss is accepted" in one["why"]] == ["ann"]
-        again = running.run(*say, "--accept-loss", config=left.config, check=False)
-        assert again.returncode != 0 and "no loss to accept" in again.stderr
+        for region in (left, asked):
+            again = running.run(*say, "--accept-loss", config=region.config, check=False)
+            assert again.returncode != 0 and "no loss to accept" in again.stderr
         # Those who come back are made alike.
         for region in lost:
             region.start()
@@ -318,7 +377,15 @@ def test_a_link_is_held_where_it_begins_while_the_base_is_away(tmp_path):
         client = second.client(timeout=30)
         client.put_row(table, key(3), [("v", 3)])
         cluster.wait_until(lambda: has(third, table, 3), "it ships again", 60)
+        # Of all links: those of the base nobody holds, and that is told.
+        told = json.loads(running.run("link", "pause", "--table", table, "--json",
+                                      config=second.config).stdout)
+        assert told["held_in"] == [second.name, third.name]
+        assert list(told["not_held_in"]) == [base.name]
         base.start()
+        cluster.wait_until(lambda: not link(running, table, third, second).get("held"),
+                           "the base has taken all of it", 60)
+        assert link(running, table, third, second)["state"] == "paused"
         client.close()
         writer.close()
 

@@ -52,6 +52,13 @@ def test_alarms_come_in_order_and_a_gap_is_healed_by_what_differs(folder):
         clients = [one.client() for one in running.regions]
         cluster.await_alike(clients, clients[:1], TABLE, ledger.KEY_NAMES, ledger.filler)
         assert status(running)["log"]["alarm_percent"] is None
+
+        def waiting():
+            links = [one for one in status(running)["links"] if one["table"] == TABLE]
+            return [one["lag_entries"] for one in links]
+
+        # Else the replica may have what is cut later without a word of it having come here.
+        cluster.wait_until(lambda: waiting() == [0], "the replica has told what it has")
         second.kill()
 
         def used():

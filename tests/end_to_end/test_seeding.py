@@ -228,3 +228,42 @@ def test_what_was_begun_is_removed_when_a_split_is_given_up(folder):
         await_reshaped(running, table)
         await_rows(running, table, rows)
         verify_partitions(running, table)
+
+
+def test_regions_that_die_while_they_seed_end_up_alike(folder):
+    """Whoever is killed while it puts rows into new partitions begins anew, or is copied: what was
+    deleted meanwhile does not come back."""
+    rows = min(ROWS, 20_000)
+    with cluster.Cluster(regions=3, folder=folder) as running:
+        table = "killed"
+        made(running, table, 1)
+        loaded(running, table, rows)
+        await_rows(running, table, rows)
+        part = show(running, table)["partitions"][0]
+        writer = running.region(part["primary"])
+        other = running.region(next(name for name in part["held"] if name != part["primary"]))
+        deleted, chance = 0, random.Random(7)
+        for region, wait in [(other, 0.3), (writer, 0.3), (other, 0.6)]:
+            first = numbers(show(running, table))[0]
+            reshape(running, table, "split", "--partition", str(first))
+            time.sleep(wait)
+            region.kill()
+            alive = next(one for one in running.regions if one is not region)
+            time.sleep(chance.random())
+            region.start()
+            client = sdk(running, alive)
+            for row in range(deleted, deleted + 20):
+                key = [("u", f"user-{row:08}"), ("n", row)]
+                cluster.wait_until(lambda key=key: delete(client, table, key), "deleted", 60, 0.2)
+            deleted += 20
+            await_reshaped(running, table)
+            await_rows(running, table, rows - deleted)
+            verify_partitions(running, table)
+
+
+def delete(client, table, key):
+    try:
+        client.delete_row(table, tablestore.Row(key), tablestore.Condition("IGNORE"))
+        return True
+    except Exception:
+        return False

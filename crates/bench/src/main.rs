@@ -3,8 +3,9 @@
 //! `write` and `read` print rows per second of three real processes beside what the engine alone
 //! and the HTTP stack alone reach under the same load; `lag` prints how long a write takes to be
 //! visible in the other regions, `replicate` how fast a replica gets what it lacks, `isolation`
-//! what a dead and a slow peer cost the others, `split` what becomes of a hot partition. Nothing is asserted about times. Every measurement
-//! has a bound, and every process that is started ends with this one, however it ends.
+//! what a dead and a slow peer cost the others, `split` what becomes of a hot partition. Nothing is
+//! asserted about times. Every measurement has a bound, and every process that is started ends with
+//! this one, however it ends.
 
 // Measuring is reading the clock and waiting.
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the machine's clock")]

@@ -2,15 +2,15 @@
 //! split for its load.
 //!
 //! Three regions, a table divided by hash with two replicas of each partition, and the same writers
-//! through all regions from the first measurement to the last; only the keys that they write change.
-//! First evenly; then at one partition, with no limit that would split it; then evenly again with a
-//! limit of twice what a partition is asked for then; then the heat begins. What counts is how long
-//! it takes from there until the split is in the record, the longest write meanwhile, and the rate
-//! when all splits and moves have ended.
+//! through all regions from the first measurement to the last; only the keys that they write
+//! change. First evenly; then at one partition, with no limit that would split it; then evenly
+//! again with a limit of twice what a partition is asked for then; then the heat begins. What
+//! counts is how long it takes from there until the split is in the record, the longest write
+//! meanwhile, and the rate when all splits and moves have ended.
 //!
 //! Where all regions share few cores, a hot partition costs little: the others leave their part of
-//! the processor to the region that writes it. With `--region-cpu` each region has a processor share
-//! of its own.
+//! the processor to the region that writes it. With `--region-cpu` each region has a processor
+//! share of its own.
 
 mod share;
 mod writers;
@@ -373,8 +373,8 @@ fn tell(found: SplitFound, report: &mut Report) {
     if found.region_cpu.is_none() {
         report.note(
             "all regions and the load generator share the cores: a region that writes more takes \
-             from the others what they do not use, so a hot partition seems to cost less than where \
-             each region has a machine of its own",
+             from the others what they do not use, so a hot partition seems to cost less than \
+             where each region has a machine of its own",
         );
     }
     report.split(found);

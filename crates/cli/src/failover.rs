@@ -199,8 +199,16 @@ fn acceptance_in_words(forecast: &Json) -> String {
         ),
         (true, false) => "writes that were answered may be lost".to_owned(),
     };
+    let awaited = list(forecast, "awaited").iter().map(text).collect::<Vec<_>>().join(", ");
+    let waits = match awaited.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; {awaited} can be reached and has not told yet what it holds: it is waited for, \
+             unless it is taken out (`isthmus failover --suspend`)"
+        ),
+    };
     format!(
-        "{table} in {to}: {} of {} replicas are heard that must be{}; {entries}; {loss}",
+        "{table} in {to}: {} of {} replicas are heard that must be{}{waits}; {entries}; {loss}",
         forecast["heard"],
         forecast["needed"],
         if names.is_empty() { String::new() } else { format!(", {names} not") },
@@ -299,6 +307,10 @@ mod tests {
         let words = acceptance_in_words(&forecast);
         assert!(words.contains("1 of 2 replicas are heard that must be, r1, r2 not"), "{words}");
         assert!(words.contains("4 entries") && words.contains("prepared in r1, r2"), "{words}");
+        assert!(!words.contains("waited for"), "{words}");
+        let mut awaited = forecast.clone();
+        awaited["awaited"] = json!(["r2"]);
+        assert!(acceptance_in_words(&awaited).contains("r2 can be reached"));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! have left. What locks rows and what a verdict means is in [`crate::atomic`].
 //!
 //! Pure: who asks whom, and when an entry is durable, is for the caller to see to. Whoever does not
-//! answer has said nothing: neither that a batch is made, nor that it is given up, nor that a member
-//! has settled it.
+//! answer has said nothing: neither that a batch is made, nor that it is given up, nor that a
+//! member has settled it.
 
 mod books;
 mod telling;

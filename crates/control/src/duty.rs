@@ -327,8 +327,7 @@ mod tests {
         let waited = Stand { has_waited: true, ..sealed };
         assert_eq!(waited.duty(&agreed), None, "however long it takes");
         let (who, region) = ("a person".to_owned(), "r2".to_owned());
-        let decide =
-            Command::Decide { table: 1, epoch: 2, region, who, at_millis: 0, accept_loss: false };
+        let decide = Command::Decide { table: 1, epoch: 2, region, who, at_millis: 0 };
         assert!(!matches!(agreed.apply(40, &decide), Outcome::Refused(_)));
         assert_eq!(sealed.duty(&agreed), Some(Duty::Open { epoch: 2, after: 10 }));
         assert_eq!(Stand { are_leases_over: false, ..sealed }.duty(&agreed), None);
@@ -343,8 +342,7 @@ mod tests {
         suspend(&mut agreed, "r1");
         claim(&mut agreed, "r2", 10);
         let (who, region) = ("a person".to_owned(), "r2".to_owned());
-        let decide =
-            Command::Decide { table: 1, epoch: 2, region, who, at_millis: 0, accept_loss: false };
+        let decide = Command::Decide { table: 1, epoch: 2, region, who, at_millis: 0 };
         agreed.apply(40, &decide);
         let back = Stand { end: 12, ..stand("r1", &record) };
         assert_eq!(back.duty(&agreed), Some(Duty::Seal(2)));

@@ -63,9 +63,9 @@ impl LinkHold {
         Ok(())
     }
 
-    /// Whether it asks for nothing.
+    /// Whether it asks for nothing beyond what the record says.
     pub fn is_empty(&self) -> bool {
-        *self == LinkHold::new(self.over.clone())
+        self.held(self.over.clone()) == self.over
     }
 
     /// Whether the record of the table says something else of the link by now.
@@ -142,6 +142,20 @@ mod tests {
         hold.ask(&SetLink { bytes_per_second: Some(0), ..wanted(Wanted::Running) }).unwrap();
         assert!(hold.is_empty());
         assert_eq!(hold.held(table.link_rule("r2", "r3")), table.link_rule("r2", "r3"));
+    }
+
+    #[test]
+    fn what_the_record_says_already_is_not_asked() {
+        let mut table = table();
+        let slow = SetLink { entries_per_second: Some(10), ..wanted(Wanted::Paused) };
+        table.change(&Change::SetLink(slow)).unwrap();
+        let mut hold = hold(&table);
+        hold.ask(&wanted(Wanted::Paused)).unwrap();
+        hold.ask(&SetLink { entries_per_second: Some(50), ..SetLink::default() }).unwrap();
+        assert!(hold.is_empty(), "the base would be asked for ever and change nothing");
+        assert_eq!(table.change(&Change::SetLink(hold.to_base())), Ok(false));
+        hold.ask(&SetLink { entries_per_second: Some(9), ..SetLink::default() }).unwrap();
+        assert!(!hold.is_empty());
     }
 
     #[test]

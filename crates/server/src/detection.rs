@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::node::lease_clock;
-use crate::peer::call::{Probe, Probed, Question};
+use crate::peer::call::{COMMANDS, Probe, Probed, Question};
 use crate::quorum::Quorum;
 use crate::registry::Registry;
 use crate::status::{DetectionStatus, SeenStatus};
@@ -50,7 +50,8 @@ impl Detection {
         let heard_ago = probe.heard_micros_ago.map(Duration::from_micros);
         self.watch().asked(from, heard_ago, lease_clock());
         let ill = ill.unwrap_or_default();
-        Probed { sent_micros: probe.sent_micros, ill }.encode_to_vec().into()
+        let told = Probed { sent_micros: probe.sent_micros, ill, commands: COMMANDS };
+        told.encode_to_vec().into()
     }
 
     /// Probes whom it should, until `stop` says so. `feed` tells what links have brought.

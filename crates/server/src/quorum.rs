@@ -235,7 +235,8 @@ fn echo(command: &Command) -> Option<Command> {
         | Command::Open { region, .. }
         | Command::Resign { region, .. }
         | Command::Rejoin { region, .. }
-        | Command::Decide { region, .. } => of(region),
+        | Command::Decide { region, .. }
+        | Command::AcceptLoss { region, .. } => of(region),
         _ => None,
     }
 }

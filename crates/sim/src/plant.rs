@@ -107,8 +107,6 @@ pub enum Plant {
     CopyUnfinished,
     /// New partitions are opened before the ends of the old ones are held by others.
     OpenedBeforeHeld,
-    /// A partition ends before what others have prepared of it is in its log.
-    EndedUngathered,
     /// A peer that is bound again gives its rows to others before it has all that the base has.
     CopiesBeforeWhole,
     /// The log of a peer that is bound again goes on where it was.
@@ -193,12 +191,8 @@ impl Plant {
     ];
 
     /// Those of splits and merges.
-    pub const OF_RESHAPES: [Plant; 4] = [
-        Plant::HoldIgnored,
-        Plant::CopyUnfinished,
-        Plant::OpenedBeforeHeld,
-        Plant::EndedUngathered,
-    ];
+    pub const OF_RESHAPES: [Plant; 3] =
+        [Plant::HoldIgnored, Plant::CopyUnfinished, Plant::OpenedBeforeHeld];
     /// Those of regions that come and go.
     pub const OF_BINDINGS: [Plant; 5] = [
         Plant::LeftForgotten,
@@ -256,10 +250,9 @@ impl Plant {
             | Plant::SilenceGivesUp
             | Plant::OpenGivenUp
             | Plant::AllAwaited => Scenario::Batches,
-            Plant::HoldIgnored
-            | Plant::CopyUnfinished
-            | Plant::OpenedBeforeHeld
-            | Plant::EndedUngathered => Scenario::Reshapes,
+            Plant::HoldIgnored | Plant::CopyUnfinished | Plant::OpenedBeforeHeld => {
+                Scenario::Reshapes
+            }
             Plant::RedoLeftOut | Plant::RedoOfOverwritesWrong | Plant::OldPartKept => {
                 Scenario::Crashes
             }

@@ -89,7 +89,9 @@ struct Tables {
 
 impl Tables {
     fn insert(&mut self, spec: &TableSpec, table: Arc<Table>) {
-        if !spec.schema.options.is_dropped {
+        // One that is dropped leaves its name to others, and may come back: an end that nobody goes
+        // on from was none.
+        if !spec.schema.options.is_dropped || !self.by_name.contains_key(&spec.name) {
             self.by_name.insert(spec.name.clone(), spec.id);
         }
         self.by_partition.insert(spec.partition, spec.id);
@@ -344,7 +346,7 @@ impl Store {
     pub fn table_held_by_name(&self, name: &str) -> Option<Arc<Table>> {
         let tables = self.tables.read();
         let known = tables.by_name.get(name.as_bytes()).and_then(|id| tables.by_id.get(id));
-        // One that was dropped before the start has no name any more.
+        // One that is dropped may have left its name to another that has gone since.
         let mut all = tables.by_id.values();
         known.or_else(|| all.find(|table| table.name().as_str() == name)).cloned()
     }
@@ -432,6 +434,11 @@ impl Store {
     /// Why no writes are accepted at the moment; `None`: they are.
     pub fn refuses_writes(&self) -> Option<StoreError> {
         self.core.refuses()
+    }
+
+    /// Whether upkeep is to wait: too much waits already, and more of it would hold up clients.
+    pub fn is_too_busy_for_upkeep(&self) -> bool {
+        matches!(self.core.admit_upkeep(), Err(StoreError::Busy))
     }
 
     /// How old the oldest write is that is not durable yet; zero where all are. A disk that hangs

@@ -149,6 +149,11 @@ impl Table {
         self.partition.durable().state.log_start
     }
 
+    /// Whether anything was ever appended to its log here, also where all of that is gone from it.
+    pub fn has_logged(&self) -> bool {
+        self.partition.log_sizes.lock().ends().1.bytes > 0
+    }
+
     /// With several writers: its log has every entry of every origin after this LSN; at or before
     /// it some may have come as rows of a copy. With it what of each origin was applied then, if
     /// that is known still.

@@ -1,5 +1,5 @@
-//! `isthmus row settle`: batches of which it is not known whether they are made, and a person's word
-//! on one of which no region can tell any more.
+//! `isthmus row settle`: batches of which it is not known whether they are made, and a person's
+//! word on one of which no region can tell any more.
 //!
 //! What must hold: nothing is settled before it was told what is known and what the risk is, and
 //! without `--yes`.
@@ -79,6 +79,9 @@ pub(super) async fn run(args: SettleArgs, target: &TargetArgs) -> Result<(), Cli
     }
     for region in done["told_later"].as_object().into_iter().flat_map(|left| left.keys()) {
         output::line(&format!("{} is told when it is reached", output::plain(region)))?;
+    }
+    for (region, why) in done["refused_by"].as_object().into_iter().flatten() {
+        output::line(&format!("{} does not take it: {}", output::plain(region), text(why)))?;
     }
     output::line(&format!("settled as {word}"))
 }

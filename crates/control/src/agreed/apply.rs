@@ -71,13 +71,11 @@ impl Agreed {
             Command::Release { region, who, at_millis } => {
                 self.release(&context(at_millis, who), region)
             }
-            Command::Decide { table, epoch, region, who, at_millis, accept_loss } => {
-                let context = context(at_millis, who);
-                let decided = self.decide(&context, *table, *epoch, region)?;
-                if *accept_loss {
-                    self.accept_loss(&context, *table);
-                }
-                Ok(decided)
+            Command::Decide { table, epoch, region, who, at_millis } => {
+                self.decide(&context(at_millis, who), *table, *epoch, region)
+            }
+            Command::AcceptLoss { table, epoch, region, who, at_millis } => {
+                self.accept_loss(&context(at_millis, who), *table, *epoch, region)
             }
             Command::Forget { region, who, at_millis } => {
                 self.forget(&context(at_millis, who), region)
@@ -388,12 +386,25 @@ impl Agreed {
         Ok(Outcome::Done)
     }
 
-    /// The newest epoch begins with what is known of earlier ones.
-    fn accept_loss(&mut self, context: &Context<'_>, table: u64) {
-        let Some(tenure) = self.tables.get_mut(&table) else { return };
-        let Some(newest) = tenure.history.last_mut() else { return };
-        if newest.how != How::Failover || std::mem::replace(&mut newest.accepts_loss, true) {
-            return;
+    /// The epoch that a region was granted begins with what is known of earlier ones.
+    fn accept_loss(
+        &mut self,
+        context: &Context<'_>,
+        table: u64,
+        epoch: u64,
+        region: &str,
+    ) -> Applied {
+        let tenure = self.tables.get_mut(&table).ok_or(Refusal::NoTable(table))?;
+        if tenure.granted_to(region, epoch).is_none() {
+            return Err(match &tenure.vacant {
+                Some(vacancy) => Refusal::Vacant { table, epoch: vacancy.epoch },
+                None => tenure.held_otherwise(table),
+            });
+        }
+        let newest = tenure.history.last_mut().filter(|newest| newest.how == How::Failover);
+        let Some(newest) = newest else { return Ok(Outcome::Done) };
+        if std::mem::replace(&mut newest.accepts_loss, true) {
+            return Ok(Outcome::Done);
         }
         let what = format!(
             "region {} writes table {} in epoch {} without what replicas that are gone may have \
@@ -401,6 +412,7 @@ impl Agreed {
             newest.writer, tenure.name, newest.epoch
         );
         self.audit(context, what, "the loss is accepted by hand");
+        Ok(Outcome::Done)
     }
 
     fn open(&mut self, context: &Context<'_>, table: u64, epoch: u64, after: u64) -> Applied {

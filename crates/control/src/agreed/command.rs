@@ -182,10 +182,21 @@ pub enum Command {
         who: String,
         /// When, by the clock of the region that proposes it.
         at_millis: u64,
-        /// The epoch begins without what replicas that are gone may have prepared of synchronous
-        /// writes. It can be said later, too, of an epoch that was granted.
-        #[serde(default)]
-        accept_loss: bool,
+    },
+    /// A person says that an epoch which was granted begins without what replicas that are gone may
+    /// have prepared of synchronous writes. A voter of a former version does not apply it as
+    /// something else: it takes nothing more before it knows it.
+    AcceptLoss {
+        /// The table.
+        table: u64,
+        /// The epoch.
+        epoch: u64,
+        /// To whom it was granted.
+        region: String,
+        /// The person.
+        who: String,
+        /// When, by the clock of the region that proposes it.
+        at_millis: u64,
     },
     /// A suspended region is gone for good and holds no replica any more.
     Forget {

@@ -67,12 +67,12 @@ fn by_hand(region: &str) -> Command {
 
 fn decide(region: &str, epoch: u64) -> Command {
     let (region, who) = (region.to_owned(), "ann".to_owned());
-    Command::Decide { table: 7, epoch, region, who, at_millis: AT, accept_loss: false }
+    Command::Decide { table: 7, epoch, region, who, at_millis: AT }
 }
 
 fn accept_loss(region: &str, epoch: u64) -> Command {
     let (region, who) = (region.to_owned(), "ann".to_owned());
-    Command::Decide { table: 7, epoch, region, who, at_millis: AT, accept_loss: true }
+    Command::AcceptLoss { table: 7, epoch, region, who, at_millis: AT }
 }
 
 /// What is agreed on, and the index of the newest command.
@@ -310,6 +310,9 @@ fn a_loss_is_accepted_once_of_the_epoch_that_was_granted_and_of_no_other() {
     quorum.done(&by_hand("r1"));
     quorum.done(&by_hand("r3"));
     quorum.done(&claim("r2", 2, 1, 5));
+    // It is said of an epoch that was granted, so that a voter which does not know it grants
+    // nothing else by it.
+    assert_eq!(quorum.refused(&accept_loss("r2", 2)), Refusal::Vacant { table: 7, epoch: 2 });
     let accepts = |quorum: &Quorum| quorum.tenure().history.last().unwrap().accepts_loss;
     // One claim of two is enough for a person; what was prepared is waited for all the same.
     quorum.done(&decide("r2", 2));

@@ -106,10 +106,10 @@ impl Books {
         }
     }
 
-    /// What is to be said of a batch, by a process that writes its anchor in that term; to be looked
-    /// at afterwards whether it still does. `decided` is asked after it is known that no decision
-    /// comes any more: whether there is one, and whether it may be told, since it is durable and
-    /// held as the anchor's mode asks for.
+    /// What is to be said of a batch, by a process that writes its anchor in that term; to be
+    /// looked at afterwards whether it still does. `decided` is asked after it is known that no
+    /// decision comes any more: whether there is one, and whether it may be told, since it is
+    /// durable and held as the anchor's mode asks for.
     pub fn verdict(
         &mut self,
         id: BatchId,

@@ -113,8 +113,8 @@ impl Upkeep {
         self.settled.remove(&(table, id));
     }
 
-    /// All regions have said that they do not have a table. Whether it is gone for good: they say so
-    /// for long, and nobody else can have it.
+    /// All regions have said that they do not have a table. Whether it is gone for good: they say
+    /// so for long, and nobody else can have it.
     pub fn is_gone(&mut self, table: TableId, may_be_elsewhere: bool, now: Duration) -> bool {
         if may_be_elsewhere {
             return false;

@@ -25,6 +25,16 @@ pub enum Step {
     Unbind(String),
 }
 
+impl Step {
+    /// Whether something is done for it; else it is only waited.
+    pub fn is_taken(&self) -> bool {
+        match self {
+            Step::Nothing | Step::Copying(_) | Step::Leaving(_) => false,
+            Step::Bind(_) | Step::Switchover(_) | Step::MoveBase(_) | Step::Unbind(_) => true,
+        }
+    }
+}
+
 impl GlobalTable {
     /// What is to be done next so that the regions hold the table that are wanted, the first of
     /// which is to write it.
@@ -84,6 +94,7 @@ mod tests {
             match &step {
                 Step::Nothing => return done,
                 Step::Copying(_) | Step::Leaving(_) => {
+                    assert!(!step.is_taken(), "it is only waited");
                     let waiting = table.replicas.iter().find(|r| r.progress != Progress::Active);
                     let waiting = waiting.unwrap().clone();
                     match waiting.progress {
@@ -102,6 +113,7 @@ mod tests {
                 Step::MoveBase(to) => assert!(table.move_base(to, table.epoch)),
                 Step::Unbind(region) => table.unbind(region, 0).unwrap(),
             }
+            assert!(step.is_taken());
             done.push(step);
             let whole = table.replicas.iter().filter(|r| r.progress == Progress::Active).count();
             assert!(whole >= 2, "never fewer replicas than before");

@@ -1,9 +1,9 @@
 //! What comes on an open link, and waits where a schema that it names has not come yet.
 //!
-//! Only the base makes schemas. Where several regions write, and all the more where they pass on, an
-//! entry can be here before the schema that it was made under, which goes another way. What comes
-//! on such a link waits, in order and bounded, until that schema is here: so it need not be sent
-//! once more. If it stays away the origin is told, and opens the link anew.
+//! Only the base makes schemas. Where several regions write, and all the more where they pass on,
+//! an entry can be here before the schema that it was made under, which goes another way. What
+//! comes on such a link waits, in order and bounded, until that schema is here: so it need not be
+//! sent once more. If it stays away the origin is told, and opens the link anew.
 
 use std::collections::VecDeque;
 use std::time::Duration;

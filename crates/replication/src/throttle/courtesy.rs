@@ -3,8 +3,9 @@
 //! Every half second the copies to a region rest for a moment, and how long commits take on
 //! average then is held against what they took while rows were copied. The average feels the few
 //! that take very long, which a median would not. Rests too are disturbed by what a copy has set
-//! going, such as files that are merged, so the quickest of the last ones counts. Where hardly
-//! anybody writes, copies neither rest nor go more slowly. Pure: time and counts are handed in.
+//! going, such as files that are merged, so the quickest of the last ones counts. A rest that is
+//! too short to tell anything is taken together with the next ones. Where hardly anybody writes,
+//! copies neither rest nor go more slowly. Pure: time and counts are handed in.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -47,11 +48,16 @@ impl Commits {
         Commits { count: counters.commits.get(), time: counters.commit_time.get().1 }
     }
 
-    /// Seconds that a commit took on average since `before`; `None`: there were too few.
-    fn mean_since(self, before: Commits) -> Option<f64> {
-        let count = self.count.saturating_sub(before.count);
-        let time = self.time.saturating_sub(before.time);
-        (count >= COMMITS_MIN).then(|| time.as_secs_f64() / count as f64)
+    fn since(self, before: Commits) -> Commits {
+        Commits {
+            count: self.count.saturating_sub(before.count),
+            time: self.time.saturating_sub(before.time),
+        }
+    }
+
+    /// Seconds that a commit took on average; `None`: there were too few.
+    fn mean(self) -> Option<f64> {
+        (self.count >= COMMITS_MIN).then(|| self.time.as_secs_f64() / self.count as f64)
     }
 }
 
@@ -72,13 +78,15 @@ pub struct Courtesy {
     copying: f64,
     /// The same of the last rests.
     resting: VecDeque<f64>,
+    /// Those of rests that are not judged yet.
+    rested: Commits,
     slower: f64,
 }
 
 impl Default for Courtesy {
     fn default() -> Courtesy {
-        let (last, resting) = (Duration::ZERO, VecDeque::new());
-        Courtesy { phase: None, last, copying: 0.0, resting, slower: 1.0 }
+        let (last, resting, rested) = (Duration::ZERO, VecDeque::new(), Commits::default());
+        Courtesy { phase: None, last, copying: 0.0, resting, rested, slower: 1.0 }
     }
 }
 
@@ -110,19 +118,23 @@ impl Courtesy {
             }
             Some(Phase::Rests { until, .. }) if until > now => return,
             Some(Phase::Rests { from, .. }) => {
-                if let Some(mean) = commits.mean_since(from) {
+                let rest = commits.since(from);
+                self.rested.count += rest.count;
+                self.rested.time += rest.time;
+                if let Some(mean) = self.rested.mean() {
+                    self.rested = Commits::default();
                     self.judge(mean);
                 }
                 copies
             }
             Some(Phase::Copies { since, .. }) if now - since < COPIES_FOR => return,
-            Some(Phase::Copies { from, .. }) => match commits.mean_since(from) {
+            Some(Phase::Copies { from, .. }) => match commits.since(from).mean() {
                 Some(mean) => {
                     self.copying = mean;
                     Some(Phase::Rests { until: now + RESTS_FOR, from: commits })
                 }
                 None => {
-                    self.slower = 1.0;
+                    (self.slower, self.rested) = (1.0, Commits::default());
                     copies
                 }
             },
@@ -151,72 +163,95 @@ mod tests {
 
     const STEP: Duration = Duration::from_millis(10);
 
-    /// Copies a piece whenever it may, for so many seconds; a commit, of which there are so many
-    /// a second, takes `busy` while rows are copied and `quiet` in a rest. Returns the pieces.
-    fn run(
-        courtesy: &mut Courtesy,
-        now: &mut Duration,
-        told: (u64, u64, u64),
-        seconds: u64,
-    ) -> u64 {
-        let (per_second, busy, quiet) = told;
-        let mut commits = Commits::default();
-        let (mut pieces, until) = (0, *now + Duration::from_secs(seconds));
-        while *now < until {
-            let rests = courtesy.due(*now).is_some();
-            commits.count += per_second / 100;
-            let micros = (per_second / 100) * if rests { quiet } else { busy };
-            commits.time += Duration::from_micros(micros);
-            if !rests {
-                courtesy.copied(commits, *now);
-                pieces += 1;
-            }
-            *now += STEP;
+    /// A region that copies and writes.
+    struct Site {
+        courtesy: Courtesy,
+        commits: Commits,
+        now: Duration,
+    }
+
+    impl Site {
+        fn new() -> Site {
+            Site { courtesy: Courtesy::default(), commits: Commits::default(), now: STEP }
         }
-        pieces
+
+        /// Copies a piece whenever it may, for so many seconds; a commit, of which there are so
+        /// many a second, takes `busy` while rows are copied and `quiet` in a rest. Returns the
+        /// pieces.
+        fn run(&mut self, (per_second, busy, quiet): (u64, u64, u64), seconds: u64) -> u64 {
+            let (mut pieces, until) = (0, self.now + Duration::from_secs(seconds));
+            let mut due = 0;
+            while self.now < until {
+                let rests = self.courtesy.due(self.now).is_some();
+                due += per_second;
+                let count = due / 100;
+                due %= 100;
+                self.commits.count += count;
+                let micros = count * if rests { quiet } else { busy };
+                self.commits.time += Duration::from_micros(micros);
+                if !rests {
+                    self.courtesy.copied(self.commits, self.now);
+                    pieces += 1;
+                }
+                self.now += STEP;
+            }
+            pieces
+        }
+
+        fn slower(&self) -> f64 {
+            self.courtesy.slower()
+        }
     }
 
     #[test]
     fn copies_go_more_slowly_while_they_hold_up_commits() {
-        let (mut courtesy, mut now) = (Courtesy::default(), STEP);
-        run(&mut courtesy, &mut now, (1000, 5_000, 500), 2);
-        assert_eq!(courtesy.slower(), SLOWER_MAX);
-        run(&mut courtesy, &mut now, (1000, 600, 500), 60);
-        assert_eq!(courtesy.slower(), 1.0, "and faster again");
+        let mut site = Site::new();
+        site.run((1000, 5_000, 500), 2);
+        assert_eq!(site.slower(), SLOWER_MAX);
+        site.run((1000, 600, 500), 60);
+        assert_eq!(site.slower(), 1.0, "and faster again");
+    }
+
+    #[test]
+    fn rests_with_few_commits_are_judged_together() {
+        let mut site = Site::new();
+        site.run((40, 5_000, 500), 10);
+        assert_eq!(site.slower(), SLOWER_MAX, "though a rest has four");
+        site.run((40, 600, 500), 60);
+        assert_eq!(site.slower(), 1.0, "it does not stay so for good");
     }
 
     #[test]
     fn what_is_hardly_felt_changes_nothing() {
-        let (mut courtesy, mut now) = (Courtesy::default(), STEP);
-        run(&mut courtesy, &mut now, (1000, 700, 500), 60);
-        assert_eq!(courtesy.slower(), 1.0);
-        run(&mut courtesy, &mut now, (1000, 250, 100), 60);
-        assert_eq!(courtesy.slower(), 1.0, "on a quick disk");
+        let mut site = Site::new();
+        site.run((1000, 700, 500), 60);
+        assert_eq!(site.slower(), 1.0);
+        site.run((1000, 250, 100), 60);
+        assert_eq!(site.slower(), 1.0, "on a quick disk");
     }
 
     #[test]
     fn a_copy_where_nobody_writes_never_rests() {
-        let (mut courtesy, mut now) = (Courtesy::default(), STEP);
-        assert_eq!(run(&mut courtesy, &mut now, (0, 0, 0), 30), 3000);
-        run(&mut courtesy, &mut now, (1000, 5_000, 500), 20);
-        run(&mut courtesy, &mut now, (0, 0, 0), 5);
-        assert_eq!(courtesy.slower(), 1.0, "once the writers have gone");
+        let mut site = Site::new();
+        assert_eq!(site.run((0, 0, 0), 30), 3000);
+        site.run((1000, 5_000, 500), 20);
+        site.run((0, 0, 0), 5);
+        assert_eq!(site.slower(), 1.0, "once the writers have gone");
     }
 
     #[test]
     fn rests_take_a_sixth_of_the_time() {
-        let (mut courtesy, mut now) = (Courtesy::default(), STEP);
-        let pieces = run(&mut courtesy, &mut now, (1000, 500, 500), 24);
+        let pieces = Site::new().run((1000, 500, 500), 24);
         assert!((1900..=2050).contains(&pieces), "{pieces} of 2400");
     }
 
     #[test]
     fn a_later_copy_begins_anew() {
-        let (mut courtesy, mut now) = (Courtesy::default(), STEP);
-        run(&mut courtesy, &mut now, (1000, 5_000, 500), 20);
-        now += FORGETS_AFTER;
-        courtesy.copied(Commits::default(), now);
-        assert_eq!((courtesy.slower(), courtesy.due(now)), (1.0, None));
-        assert!(courtesy.resting.is_empty());
+        let mut site = Site::new();
+        site.run((1000, 5_000, 500), 20);
+        site.now += FORGETS_AFTER;
+        site.courtesy.copied(Commits::default(), site.now);
+        assert_eq!((site.slower(), site.courtesy.due(site.now)), (1.0, None));
+        assert!(site.courtesy.resting.is_empty());
     }
 }

@@ -15,6 +15,7 @@ const SOURCES: [&str; 8] = [
     include_str!("links.rs"),
     include_str!("tables.rs"),
 ];
+const EVENTS: &str = include_str!("../node/events.rs");
 const DESCRIPTION: &str = include_str!("../../../../docs/openapi.json");
 const METHODS: [&str; 5] = ["get", "post", "put", "delete", "patch"];
 
@@ -71,4 +72,29 @@ fn every_route_is_described_and_everything_described_is_a_route() {
     let unserved: Vec<&Route> =
         described.iter().filter(|told| !routes.iter().any(|route| serves(route, told))).collect();
     assert!(unserved.is_empty(), "docs/openapi.json tells of what is not there: {unserved:?}");
+}
+
+#[test]
+fn every_kind_of_event_is_described() {
+    let (_, kinds) = EVENTS.split_once("pub enum EventKind {").unwrap();
+    let (kinds, _) = kinds.split_once("\n}").unwrap();
+    let variants = kinds.lines().map(str::trim).filter_map(|line| line.strip_suffix(','));
+    let kebab = |name: &str| {
+        let mut word = String::new();
+        for at in name.chars() {
+            if at.is_uppercase() && !word.is_empty() {
+                word.push('-');
+            }
+            word.extend(at.to_lowercase());
+        }
+        word
+    };
+    let is_name = |line: &&str| line.chars().all(char::is_alphanumeric);
+    let kinds: BTreeSet<String> = variants.filter(is_name).map(kebab).collect();
+    assert!(kinds.len() > 40, "{kinds:?}");
+    let description: Value = serde_json::from_str(DESCRIPTION).unwrap();
+    let described = &description["components"]["schemas"]["Event"]["properties"]["kind"]["enum"];
+    let described = described.as_array().unwrap().iter();
+    let described: BTreeSet<String> = described.map(|kind| kind.as_str().unwrap().into()).collect();
+    assert_eq!(kinds, described);
 }

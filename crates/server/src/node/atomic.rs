@@ -96,14 +96,27 @@ impl Node {
 
     /// What became of batches whose anchor is written here.
     pub(super) async fn on_verdict(&self, asked: AskVerdict) -> Result<Bytes, ApiError> {
-        let mut verdicts = Vec::with_capacity(asked.batches.len());
-        for name in asked.batches {
-            let id = name.into();
-            // What a person has said counts, whoever is back since.
-            let verdict = match self.batches.words.outcome(id) {
+        let ids: Vec<BatchId> = asked.batches.into_iter().map(BatchId::from).collect();
+        // What a person has said counts, whoever is back since.
+        let words: Vec<Option<bool>> =
+            ids.iter().map(|id| self.batches.words.outcome(*id)).collect();
+        let has_words = words.iter().any(Option::is_some);
+        let mut says_no_more = false;
+        let mut verdicts = Vec::with_capacity(ids.len());
+        for (id, word) in ids.into_iter().zip(words) {
+            let verdict = match word {
                 Some(true) => Verdict::Committed,
                 Some(false) => Verdict::Abandoned,
-                None => self.verdict(id).await?,
+                None if says_no_more => Verdict::Open,
+                None => match self.verdict(id).await {
+                    Ok(verdict) => verdict,
+                    // What was said of others is told all the same.
+                    Err(_) if has_words => {
+                        says_no_more = true;
+                        Verdict::Open
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             verdicts.push(verdict_number(verdict));
         }

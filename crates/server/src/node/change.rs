@@ -143,10 +143,7 @@ impl Node {
         }
         let told = match is_of_schema {
             true => self.decide_schema_change(&asked.table, &asked.change).await?,
-            false => {
-                let over = (asked.over > 0).then_some((asked.over_reign, asked.over));
-                self.decide_change(&asked.table, &asked.change, over).await?
-            }
+            false => self.decide_change(&asked.table, &asked.change, None).await?,
         };
         Ok(told.to_string().into())
     }

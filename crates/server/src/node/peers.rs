@@ -31,11 +31,12 @@ impl Assignments for Node {
         partition: PartitionId,
     ) -> Result<Arc<Table>, Unfed> {
         let table = self.table_of(partition).ok_or(Unfed::Unassigned)?;
+        let records = self.records.lock();
+        let record = records.get(&table.id()).ok_or(Unfed::Unassigned)?;
+        // In this order: what is seeded is so before there is a record of it.
         if self.is_seeded_now(partition) {
             return Err(Unfed::NotYet);
         }
-        let records = self.records.lock();
-        let record = records.get(&table.id()).ok_or(Unfed::Unassigned)?;
         let own = &self.config.region.name;
         let feeds = |region: &String| {
             record.table.feeds(region, own).next().is_some()

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use isthmus_control::binding::BindStep;
 use isthmus_control::distribution::partition_named;
 use isthmus_control::global_table::{GlobalTable, Progress, Replica, Serve};
-use isthmus_model::ids::{Epoch, TableId};
+use isthmus_model::ids::{Epoch, Lsn, TableId};
 use isthmus_model::limits::COUNT_MAX;
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::link::State;
@@ -201,6 +201,7 @@ impl Node {
         let question = Question::Assign(Assign {
             record: table.to_json().into(),
             table: keys::table::encode_value(&held.spec()),
+            has_rows: held.log_start() > Lsn(0),
         });
         self.ask(region, question).await.map(|_| ())
     }
@@ -251,6 +252,7 @@ impl Node {
             Question::Probe(probe) => Ok(self.on_probe(from, probe)),
             Question::Trigger(trigger) => self.on_trigger(&trigger),
             Question::HoldLinks(asked) => self.on_hold_links(&asked).await,
+            Question::TakeHold(asked) => self.on_take_hold(&asked).await,
             Question::Drop(asked) => self.on_drop(from, &asked).await.map(|()| Bytes::new()),
             Question::Holds(holds) => self.on_holds(&holds).await.map(|()| Bytes::new()),
             Question::Measure(measure) => self.on_measure(measure).await,
@@ -313,7 +315,11 @@ impl Node {
         if let Some(left) = left.as_ref().filter(|_| is_of_one) {
             check_left(own, left.epoch(), &table)?;
         }
+        // A partition without a record is one that was begun here and interrupted. Nobody has fed
+        // it, and what a note says of seeds in it holds still.
+        let is_begun = left.is_some() && is_partition(&table);
         if known.is_none()
+            && !is_begun
             && let Some(base) = self.number_of(&table.base)
         {
             // What an earlier binding had copied says nothing about what is here now.
@@ -339,7 +345,8 @@ impl Node {
         if is_new {
             self.forget_line(id).await?;
         }
-        if let Some(held) = self.store.table(id).filter(|_| is_new && is_of_one) {
+        let may_seed = is_new && is_of_one && assign.has_rows;
+        if let Some(held) = self.store.table(id).filter(|_| may_seed) {
             self.seed_replica(&held).await;
         }
         let ready = known.is_some_and(|known| known.ready) || table.has_enough(own);
@@ -396,10 +403,10 @@ impl Node {
         }
         if let Some(other) = self.store.table_by_name(spec.name.as_str()) {
             // A partition that this region began to make, and was lost before it had a record of
-            // it: nobody was told, so it holds no entry, and others have made it since.
+            // it: nobody was told, so it never had an entry, and others have made it since.
             let is_left = partition_named(spec.name.as_str()).is_some()
                 && self.record(other.id()).is_none()
-                && other.log_start() == other.durable_lsn();
+                && !other.has_logged();
             if !is_left {
                 tracing::warn!(table = %spec.name, id = other.id().0, "name is taken");
                 return Err(ApiError::table_exists());

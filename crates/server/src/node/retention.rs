@@ -224,9 +224,11 @@ impl Node {
             State::Following if report.acked.is_some_and(|acked| acked >= table.log_start()) => {
                 let key = (region.to_owned(), report.partition);
                 let Some(since) = self.kept_logs.lock().fallen.remove(&key) else { return };
-                let text = format!(
-                    "the link to region {region} follows again: its gap was healed by a copy"
-                );
+                let how = match report.copied_rows + report.alike_rows {
+                    0 => "the replica had all that was cut",
+                    _ => "its gap was healed by a copy",
+                };
+                let text = format!("the link to region {region} follows again: {how}");
                 let detail = json!({
                     "region": region,
                     "copied_rows": report.copied_rows,

@@ -70,6 +70,9 @@ pub struct SyncTable {
     epoch: u64,
     locks: RowLocks,
     stage: watch::Sender<Stage>,
+    /// While a term begins: the replicas that had not told what they have prepared when they were
+    /// last asked.
+    silent: Mutex<Option<BTreeSet<String>>>,
     undecided: Mutex<Undecided>,
     /// Held for reading by each write that is under way.
     under_way: Arc<tokio::sync::RwLock<()>>,
@@ -163,6 +166,7 @@ impl SyncTable {
             epoch,
             locks: before.map(|before| before.locks.clone()).unwrap_or_default(),
             stage: watch::Sender::new(Stage::Opening),
+            silent: Mutex::default(),
             undecided: Mutex::default(),
             under_way: before.map(|before| before.under_way.clone()).unwrap_or_default(),
         }

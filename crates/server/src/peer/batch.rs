@@ -199,7 +199,7 @@ pub struct VerdictTold {
     pub verdicts: Vec<u32>,
 }
 
-/// A question about batches that a person settles.
+/// A question about what a person decides: a batch, or the loss of what was prepared.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ByHand {
     /// The question in JSON, as is the answer's body.

@@ -15,8 +15,8 @@ pub struct Call {
     /// What is asked.
     #[prost(
         oneof = "Question",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 21, 25, 30, 40, 41, 42, 50, 60, 61, 62, 63, \
-                70, 71, 72, 80, 81, 82, 83, 84"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20, 21, 22, 25, 30, 40, 41, 42, 50, 60, 61, \
+                62, 63, 70, 71, 72, 80, 81, 82, 83, 84"
     )]
     pub question: Option<Question>,
 }
@@ -63,6 +63,10 @@ pub enum Question {
     /// Pause or throttle links that leave the region, while the base of their table is away.
     #[prost(message, tag = "21")]
     HoldLinks(HoldLinks),
+    /// Take what was held so into the record. A question of its own: who does not know it would
+    /// decide a change over whatever the record says by then.
+    #[prost(message, tag = "22")]
+    TakeHold(TakeHold),
     /// Tell whether the region has a write.
     #[prost(message, tag = "25")]
     Holds(Holds),
@@ -140,7 +144,13 @@ pub struct Probed {
     /// Why the region is not well; empty: it is.
     #[prost(string, tag = "2")]
     pub ill: String,
+    /// Which commands the voter knows; grows with them.
+    #[prost(uint32, tag = "3")]
+    pub commands: u32,
 }
+
+/// The commands of this version. From 1 on it is known that a person accepts a loss.
+pub const COMMANDS: u32 = 1;
 
 /// A client's read of a partition, already authenticated by the asking region. The answer's body
 /// is the answer.
@@ -288,6 +298,10 @@ pub struct Promised {
     /// Its log is that of the asking region through this entry.
     #[prost(uint64, tag = "3")]
     pub held: u64,
+    /// Something may be lacking here that was prepared here, so that nothing is told until a later
+    /// term is settled: whoever waits for this region waits in vain. Then `held` is 0.
+    #[prost(bool, tag = "4")]
+    pub lacks: bool,
 }
 
 /// A client's write that becomes one entry, judged where its table is written and not made yet.
@@ -457,6 +471,10 @@ pub struct Assign {
     /// The table, as the store writes it.
     #[prost(bytes = "bytes", tag = "2")]
     pub table: Bytes,
+    /// Rows of it are in no log of the asking region, so a copy is to come: whoever has them in
+    /// other tables may put them there first. A region that does not say so seeds nothing.
+    #[prost(bool, tag = "3")]
+    pub has_rows: bool,
 }
 
 /// The replica is taken out.
@@ -527,12 +545,6 @@ pub struct Change {
     /// A region that did not decide has passed it on: it goes no further.
     #[prost(bool, tag = "3")]
     pub passed_on: bool,
-    /// It is to be decided over this version of the record only; 0: over any.
-    #[prost(uint64, tag = "4")]
-    pub over: u64,
-    /// The reign of that version.
-    #[prost(uint64, tag = "5")]
-    pub over_reign: u64,
 }
 
 /// A change of links of which the base cannot be asked, for the region that they leave.
@@ -544,6 +556,24 @@ pub struct HoldLinks {
     /// The change, as the control room writes it.
     #[prost(bytes = "bytes", tag = "2")]
     pub change: Bytes,
+}
+
+/// What a region holds of a link that leaves it, for the base that is back: to be decided over one
+/// version of the record only. The answer's body is that of a change.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TakeHold {
+    /// Name of the table.
+    #[prost(string, tag = "1")]
+    pub table: String,
+    /// The change, as the control room writes it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub change: Bytes,
+    /// The reign of the record as the asking region knows it.
+    #[prost(uint64, tag = "3")]
+    pub reign: u64,
+    /// Its version.
+    #[prost(uint64, tag = "4")]
+    pub version: u64,
 }
 
 /// Bytes of a measurement. The answer is how many nanoseconds the rows took: 8 bytes, big-endian;
@@ -581,4 +611,47 @@ pub struct Failure {
     /// Nothing was done, because the table is not written in the asked region.
     #[prost(bool, tag = "3")]
     pub is_elsewhere: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+
+    /// What a region of a former version knows of a question.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct FormerCall {
+        #[prost(string, tag = "1")]
+        from: String,
+        #[prost(message, optional, tag = "2")]
+        assign: Option<FormerAssign>,
+        #[prost(message, optional, tag = "11")]
+        change: Option<Change>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct FormerAssign {
+        #[prost(bytes = "bytes", tag = "1")]
+        record: Bytes,
+        #[prost(bytes = "bytes", tag = "2")]
+        table: Bytes,
+    }
+
+    #[test]
+    fn who_does_not_know_holds_takes_none_for_a_change() {
+        let taken = TakeHold { table: "t".into(), version: 7, ..TakeHold::default() };
+        let call = Call { from: "r2".into(), question: Some(Question::TakeHold(taken)) };
+        let read = FormerCall::decode(&call.encode_to_vec()[..]).unwrap();
+        assert_eq!(read, FormerCall { from: "r2".into(), ..FormerCall::default() });
+    }
+
+    #[test]
+    fn a_region_of_a_former_version_says_of_no_table_that_it_may_be_seeded() {
+        let assign = FormerAssign { record: "record".into(), table: "table".into() };
+        let call = FormerCall { assign: Some(assign), ..FormerCall::default() };
+        let read = Call::decode(&call.encode_to_vec()[..]).unwrap();
+        let Some(Question::Assign(assign)) = read.question else { panic!("{read:?}") };
+        assert_eq!((&assign.table[..], assign.has_rows), (&b"table"[..], false));
+    }
 }

@@ -383,6 +383,7 @@ impl OtherRegion {
             return;
         }
         let heard = || {
+            self.traffic.pulled(true);
             if !self.is_dialled() {
                 self.set_reached(true, "");
             }
@@ -391,6 +392,7 @@ impl OtherRegion {
             ended = carry::ship(self, Direction::Pull, sender, answers, heard) => ended,
             _ = newest.wait_for(|newest| *newest != number) => "it has dialled anew".to_owned(),
         };
+        self.traffic.pulled(false);
         self.links().disconnected(Direction::Pull, &reason);
         if !self.is_dialled() {
             self.set_reached(false, &reason);

@@ -3,7 +3,7 @@
 //! Noted for each frame and read now and then, so it takes no lock. Moments are microseconds of the
 //! clock of leases; 0: never.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::node::lease_clock;
@@ -13,6 +13,8 @@ use crate::node::lease_clock;
 pub(crate) struct StreamTraffic {
     heard: AtomicU64,
     awaits: AtomicU64,
+    /// The other end has spoken on a stream that it has dialled, and on which this region ships.
+    is_pulled: AtomicBool,
 }
 
 impl StreamTraffic {
@@ -38,15 +40,21 @@ impl StreamTraffic {
         self.awaits.store(0, Ordering::Relaxed);
     }
 
+    /// Whether the other end speaks on a stream that it has dialled.
+    pub(crate) fn pulled(&self, is_pulled: bool) {
+        self.is_pulled.store(is_pulled, Ordering::Relaxed);
+    }
+
     /// When a frame last arrived.
     pub(crate) fn heard_at(&self) -> Option<Duration> {
         moment(&self.heard)
     }
 
-    /// Since when an answer is owed. `is_open`: the other end has spoken on the stream that there is
-    /// now; `awaits`: whether what was sent there waits for an answer. What was asked before a
-    /// connection was replaced, and the greeting of the new one, is owed until something comes, as
-    /// long as there is a link (`has_links`).
+    /// Since when an answer is owed. `is_open`: the other end has spoken on the stream that was
+    /// dialled from here; `awaits`: whether what was sent waits for an answer. What was asked
+    /// before a connection was replaced, and the greeting of the new one, is owed until something
+    /// comes, as long as there is a link (`has_links`). Who speaks on a stream that it has dialled
+    /// itself owes no greeting on one that cannot be dialled from here.
     pub(crate) fn owed_since(
         &self,
         is_open: bool,
@@ -54,7 +62,8 @@ impl StreamTraffic {
         has_links: impl FnOnce() -> bool,
     ) -> Option<Duration> {
         let since = moment(&self.awaits)?;
-        let is_owed = if is_open { awaits() } else { has_links() };
+        let speaks = is_open || self.is_pulled.load(Ordering::Relaxed);
+        let is_owed = if speaks { awaits() } else { has_links() };
         if !is_owed {
             self.owes_nothing();
         }
@@ -90,7 +99,8 @@ mod tests {
         // The connection is replaced, again and again; each greeting is a question, too.
         for _ in 0..3 {
             assert_eq!(owed(&traffic), since);
-            std::thread::sleep(Duration::from_millis(2));
+            let now = lease_clock();
+            while lease_clock() == now {}
             traffic.asked();
         }
         assert_eq!(owed(&traffic), since, "the first question counts");
@@ -107,5 +117,17 @@ mod tests {
         assert_eq!(owed(&traffic), None, "and it is forgotten");
         traffic.asked();
         assert_eq!(traffic.owed_since(true, || false, || true), None, "it was answered");
+    }
+
+    #[test]
+    fn who_can_only_dial_and_does_owes_no_greeting() {
+        let traffic = StreamTraffic::default();
+        traffic.pulled(true);
+        traffic.asked();
+        assert_eq!(traffic.owed_since(false, || false, || true), None);
+        traffic.asked();
+        assert!(traffic.owed_since(false, || true, || true).is_some(), "what was sent is owed");
+        traffic.pulled(false);
+        assert!(owed(&traffic).is_some(), "it dials no more");
     }
 }

@@ -1,16 +1,16 @@
 //! Batches of several tables, each written by a region and in a mode of its own, while regions are
 //! lost, ways are cut and power fails.
 //!
-//! Intents, decisions and their ends are those of the store; what is begun, said, told and forgotten
-//! is decided by `isthmus_control::batches`, as in the server. What lies around them is made simple:
-//! a question goes to all regions at once, and what is not answered was not said.
+//! Intents, decisions and their ends are those of the store; what is begun, said, told and
+//! forgotten is decided by `isthmus_control::batches`, as in the server. What lies around them is
+//! made simple: a question goes to all regions at once, and what is not answered was not said.
 //!
-//! A batch moves amounts between rows of several tables and leaves a mark in each. So it is known of
-//! each table which batches it has made, whatever the code says: a batch that was acknowledged is in
-//! all of its tables, one that was refused in none, any other in all or in none, each once; the sum
-//! of all rows is always nothing, also in reads of one moment; and in the end nothing is kept of any.
-//! Where a table is written asynchronously and its region is lost, batches whose parts were cut off
-//! are left out.
+//! A batch moves amounts between rows of several tables and leaves a mark in each. So it is known
+//! of each table which batches it has made, whatever the code says: a batch that was acknowledged
+//! is in all of its tables, one that was refused in none, any other in all or in none, each once;
+//! the sum of all rows is always nothing, also in reads of one moment; and in the end nothing is
+//! kept of any. Where a table is written asynchronously and its region is lost, batches whose parts
+//! were cut off are left out.
 
 mod begun;
 mod judge;

@@ -155,7 +155,7 @@ impl Part {
         now: u64,
         from: usize,
         message: TableMessage,
-        at_rest: &AtRest,
+        at_rest: &mut AtRest,
         out: &mut Out,
     ) {
         match message {
@@ -402,9 +402,11 @@ impl Part {
     }
 
     /// Takes a piece of a copy, if that is wanted.
-    fn take_piece(&mut self, piece: Piece, at_rest: &AtRest) {
+    fn take_piece(&mut self, piece: Piece, at_rest: &mut AtRest) {
         let (Progress { from, first, .. }, number) = (&piece.progress, piece.number);
-        let is_newest = self.heard.grant().epoch == from.1;
+        let is_newest = self.heard.vacancy.is_none()
+            && self.heard.grant().epoch == from.1
+            && self.table.epoch().0 <= from.1;
         let is_free = self.taking.is_none() && !self.table.writer_word().accepts;
         let known = at_rest.copy.as_ref().filter(|known| known.from == *from);
         let is_next = match known {
@@ -415,6 +417,8 @@ impl Part {
         if !(is_free && is_newest && is_next && is_wanted) {
             return;
         }
+        // Rows of two moments are not all of a table.
+        at_rest.is_whole = false;
         let ((start, end), done) = (piece.range.clone(), piece.done());
         let taking = self.table.replace_range(&start, end.as_ref(), piece.rows, &[], done, None);
         (self.taking, self.copying) = (Some(taking), Some(piece.progress));

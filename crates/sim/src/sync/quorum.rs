@@ -1,5 +1,6 @@
 //! Those who decide who writes: leases, suspicion, claims and grants, as `isthmus_control::agreed`
-//! has them, of one table each and without faults of their own. That machine is searched by its model.
+//! has them, of one table each and without faults of their own. That machine is searched by its
+//! model.
 
 use std::collections::BTreeMap;
 

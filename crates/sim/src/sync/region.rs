@@ -147,7 +147,7 @@ impl Region {
         let Some(life) = &mut self.life else { return };
         match message {
             Message::Of(at, message) => {
-                life.parts[at].receive(now, from, message, &self.at_rest[at], out);
+                life.parts[at].receive(now, from, message, &mut self.at_rest[at], out);
             }
             Message::OfBatch(told) => life.batches.receive(now, from, told, &mut life.parts, out),
             Message::OfReshape(word) => life.reshaping.receive(now, from, word, &life.parts, out),

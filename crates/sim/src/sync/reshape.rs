@@ -6,8 +6,8 @@
 //! machine that keeps silent at times.
 //!
 //! Each client counts up a row of its own. So what may be shown wherever a partition is served is
-//! known at any moment; in the end the new partitions have taken the place of the old ones, each row
-//! is in the one that it belongs to and in no other, and nothing acknowledged is lacking.
+//! known at any moment; in the end the new partitions have taken the place of the old ones, each
+//! row is in the one that it belongs to and in no other, and nothing acknowledged is lacking.
 
 mod filling;
 mod world;

@@ -212,8 +212,8 @@ fn check_growth(early: &Kept, late: &Kept) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Whether a kind of record has a bound of its own: conflicts, 10 000 and 16 MiB of a table, which a
-/// week of so few writes does not reach; and records of logs, which are looked at one by one.
+/// Whether a kind of record has a bound of its own: conflicts, 10 000 and 16 MiB of a table, which
+/// a week of so few writes does not reach; and records of logs, which are looked at one by one.
 fn has_bound(kind: (u8, u8)) -> bool {
     [conflicts(), log_records()].contains(&kind)
 }

@@ -34,7 +34,7 @@ impl World {
             table.is_some_and(|table| table.has_written(receipt.origin, receipt.epoch, receipt.lsn))
         };
         let denied = self.options.plant == Some(Plant::AnyReceiptTaken);
-        if !has(node) && !(denied && (0..self.nature.regions).any(has)) {
+        if !(has(node) || denied && (0..self.nature.regions).any(has)) {
             return;
         }
         let checked = receipts::check(&observer, node, &table, &receipt);

@@ -4,8 +4,8 @@
 //! One cache for all partitions, of fixed size and without a heap block per row. It holds only
 //! rows that are one part, or none, in the lane of all live cells: that is most rows of most
 //! tables. Under the lock of its partition a row that is not in the overlay is here as it was
-//! accepted last, or not at all. Rows are known by a 128-bit keyed hash of their keys and of the partition's life; what is left
-//! of an earlier life is never found again.
+//! accepted last, or not at all. Rows are known by a 128-bit keyed hash of their keys and of the
+//! partition's life; what is left of an earlier life is never found again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -305,6 +305,14 @@ pub(crate) fn take_schema(inner: &mut Inner, schema: &Schema) -> Result<(), Stor
     if schema.number <= inner.schema.number {
         return Ok(());
     }
+    put_schema(inner, schema)
+}
+
+/// Takes a schema, whichever is newer: that here may be of a log that nobody goes on from.
+pub(crate) fn put_schema(inner: &mut Inner, schema: &Schema) -> Result<(), StoreError> {
+    if *schema == *inner.schema {
+        return Ok(());
+    }
     if schema.key_columns != inner.schema.key_columns {
         return Err(StoreError::BadSchema("key columns never change".into()));
     }

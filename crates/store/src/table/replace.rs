@@ -24,7 +24,7 @@ use crate::snapshot::scan_rows;
 use crate::spec::{TableSpec, Writing};
 use crate::store::{check_note, note_write};
 use crate::table::Table;
-use crate::table::apply::take_schema;
+use crate::table::apply::{put_schema, take_schema};
 use crate::table::prefetch::{Prefetched, Wanted};
 
 /// What a copy leaves behind at its end.
@@ -44,7 +44,8 @@ pub struct CopyDone {
     pub lives: Vec<Stamp>,
     /// What it had logged as expired.
     pub expiry: Vec<Expiry>,
-    /// The table as it had it, whose schema and writer may be newer than those here.
+    /// The table as it had it, whose schema and writer may be newer than those here. With one
+    /// writer its schema takes the place of that here, newer or not.
     pub table: Option<TableSpec>,
     /// What was prepared and is in its log then, of terms that are not void; `None`: it did not
     /// tell, and everything that is prepared here counts as such.
@@ -358,10 +359,17 @@ impl Table {
     fn end_copy(&self, inner: &mut Inner, done: CopyDone) -> Result<(), StoreError> {
         inner.state.epoch = inner.state.epoch.max(done.epoch);
         let mut is_as_new = false;
+        // First, since an expiry names families of it.
         if let Some(schema) = done.table.as_ref().map(|table| &table.schema) {
-            is_as_new = schema.number >= inner.schema.number;
-            // First, since an expiry names families of it.
-            take_schema(inner, schema)?;
+            if inner.spec.writers.are_many() {
+                is_as_new = schema.number >= inner.schema.number;
+                take_schema(inner, schema)?;
+            } else {
+                // Also in place of a newer one, which was of a tail: a change that the source has
+                // not, or an end that was none.
+                is_as_new = true;
+                put_schema(inner, schema)?;
+            }
         }
         for expiry in &done.expiry {
             inner.expire(*expiry, At { lsn: inner.state.lsn, stamp: None });

@@ -70,7 +70,8 @@ impl TableSnapshot {
 impl Table {
     /// Makes rows as they are in another table, at most as many as one write may change, each
     /// as an entry of its own. Those that show the same already are left. Answers how many were
-    /// made. Refused where clients could not write.
+    /// made, when all of them are durable, also those that were left. Refused where clients could
+    /// not write.
     pub fn rewrite(&self, rows: Vec<MovedRow>) -> Pending<usize> {
         Pending::from_result(self.try_rewrite(rows))
     }
@@ -111,14 +112,17 @@ impl Table {
             made += 1;
         }
         if made == 0 {
-            return Ok(Pending::ready(Ok(0)));
+            let Some(group) = inner.last_pending_group() else { return Ok(Pending::ready(Ok(0))) };
+            let (answer, pending) = Pending::new();
+            inner.when_durable(group, Box::new(|done| answer.give(done.map(|()| 0))));
+            return Ok(pending);
         }
         Ok(self.enqueue_told(&mut inner, bytes_before, made))
     }
 
     /// Puts rows as they are in another table, with their stamps and without entries, at most as
     /// many as one write may change. Whoever stood anywhere in the log is given rows. Refused where
-    /// clients could not write, and where there is any entry.
+    /// clients could not write, and where there was ever an entry.
     pub fn seed(&self, rows: Vec<MovedRow>) -> Pending<()> {
         Pending::from_result(self.try_seed(rows))
     }
@@ -136,8 +140,9 @@ impl Table {
         let read = Prefetched::read(&self.core, &self.partition, wanted.collect())?;
         let mut inner = self.partition.inner.lock();
         check_writable(&inner)?;
+        // A log of which nothing is left looks like one that has only seeds before it.
         let has_entries = inner.state.log_start < inner.state.lsn || !inner.part.records.is_empty();
-        if inner.spec.writers != Writers::One || has_entries {
+        if inner.spec.writers != Writers::One || has_entries || self.has_logged() {
             return Err(StoreError::BadSchema("only a table without entries is seeded".into()));
         }
         let bytes_before = inner.part.bytes;

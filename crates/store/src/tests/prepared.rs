@@ -125,7 +125,7 @@ fn overtake(a: &Region, b: &Region, after: Lsn) {
     b.finish(b.table().open_granted(epoch, after)).unwrap();
 }
 
-fn copy_all(from: &Region, to: &Region) {
+pub(super) fn copy_all(from: &Region, to: &Region) {
     let snapshot = from.table().snapshot().unwrap();
     let done = copy_done(from, &snapshot, snapshot.spec().clone());
     let all = EncodedKey::default();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::prepared::copy_all;
 use super::*;
 use crate::MovedRow;
 
@@ -55,13 +56,19 @@ fn what_rows_show_goes_on_and_what_is_alike_is_left() {
     assert_eq!(shown(&other), shown(&region.table()));
     let again = other.rewrite(moved(&region));
     assert_eq!(region.finish(again).unwrap(), 0);
+    region.write(put(0, 5)).unwrap();
+    let (mut made, mut again) = (other.rewrite(moved(&region)), other.rewrite(moved(&region)));
+    assert!(again.try_take().is_none(), "what is alike is not durable yet");
+    while region.store.commit_step() {}
+    assert_eq!(made.try_take().unwrap().unwrap(), 1);
+    assert_eq!(again.try_take().unwrap().unwrap(), 0);
     region.write(delete(1)).unwrap();
     region.write(put(3, 33)).unwrap();
     let made = other.rewrite(moved(&region));
     assert_eq!(region.finish(made).unwrap(), 2);
     assert_eq!(shown(&other), shown(&region.table()));
     // Each is an entry of the log, which replicas follow.
-    assert_eq!(other.durable_lsn(), Lsn(5));
+    assert_eq!(other.durable_lsn(), Lsn(6));
 }
 
 #[test]
@@ -99,6 +106,30 @@ fn a_seeded_table_holds_rows_as_they_are_and_no_entry_of_them() {
     assert_eq!(integer(Some(&row), "v"), Some(50));
     let seeded = other_table.seed(moved(&region));
     assert!(region.finish(seeded).is_err(), "it has an entry, which a row may be older than");
+}
+
+#[test]
+fn a_table_that_ever_had_an_entry_is_not_seeded() {
+    let mut region = Region::new(1, Writers::One);
+    region.write(put(1, 1)).unwrap();
+    let other_table = other(&region);
+    assert!(!other_table.has_logged());
+    let seeded = other_table.seed(moved(&region));
+    region.finish(seeded).unwrap();
+    assert!(!other_table.has_logged(), "seeds are no entries");
+    let written = other_table.write(vec![put(0, 50)], false);
+    region.finish(written).unwrap().remove(0).unwrap();
+    let end = other_table.durable_lsn();
+    let trimmed = other_table.trim_log(end);
+    region.finish(trimmed).unwrap();
+    drop(other_table);
+    region.restart();
+    let other_table = region.store.table(OTHER).unwrap();
+    let trimmed = other_table.trim_log(end);
+    region.finish(trimmed).unwrap();
+    let seeded = other_table.seed(moved(&region));
+    assert!(region.finish(seeded).is_err(), "nothing of it is left in the log");
+    assert!(other_table.has_logged());
 }
 
 #[test]
@@ -161,6 +192,43 @@ fn a_table_that_has_ended_stays_so() {
     assert!(far.table().is_dropped());
     far.restart();
     assert!(far.table().is_dropped());
+}
+
+/// The end was of a tail: the region that goes on without it has not ended the table.
+#[test]
+fn a_table_whose_end_nobody_goes_on_from_has_not_ended() {
+    let (mut a, b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    a.write(put(1, 1)).unwrap();
+    let entries = entries_after(&a.table(), Lsn(0));
+    let taken = b.table().apply(a.origin, a.table().epoch(), Lsn(0), Lsn(1), entries);
+    b.finish(taken).unwrap();
+    let table = a.table();
+    let held = table.hold().unwrap();
+    let end = held.end();
+    a.finish(end).unwrap();
+    drop((held, table));
+    a.restart();
+    assert!(a.table().is_dropped());
+    let epoch = Epoch(2);
+    a.finish(a.table().fence(epoch)).unwrap();
+    b.finish(b.table().open_granted(epoch, Lsn(1))).unwrap();
+    b.write(put(2, 2)).unwrap();
+    copy_all(&b, &a);
+    assert!(!a.table().is_dropped());
+    assert!(a.store.table_by_name("letters").is_some());
+    assert_eq!((a.table().schema(), a.rows()), (b.table().schema(), b.rows()));
+    // What it becomes there comes by the log, though the number of its schema is known here.
+    let changed = b.table().change_schema(|schema| {
+        let options = TableOptions { allow_update: false, ..schema.options.clone() };
+        Ok(Schema { options, ..schema.clone() })
+    });
+    b.finish(changed).unwrap();
+    let entries = entries_after(&b.table(), a.table().durable_lsn());
+    let (from, to) = (a.table().durable_lsn(), b.table().durable_lsn());
+    a.finish(a.table().apply(b.origin, epoch, from, to, entries)).unwrap();
+    assert_eq!(a.table().schema(), b.table().schema());
+    a.restart();
+    assert!(!a.table().is_dropped());
 }
 
 #[test]

@@ -170,7 +170,9 @@ fn too_much_at_once_is_refused_and_changes_nothing() {
         assert!(waiting.len() < 1000);
     };
     assert_eq!(refused, Err(StoreError::Busy));
+    assert!(store.is_too_busy_for_upkeep());
     store.commit_step();
+    assert!(!store.is_too_busy_for_upkeep());
     assert!(waiting.iter_mut().all(|one| one.try_take().unwrap().is_ok()));
     assert!(table.write(vec![put(1, 1)], false).try_take().is_none());
     let many = vec![put(1, 1); limits::WRITE_CHANGES_MAX + 1];

@@ -1,11 +1,13 @@
 //! Batches that a person settles, since the region that could tell what became of them is lost.
 //!
 //! A person says of a batch that it is made or given up, in all members alike. That is refused
-//! where anybody can still tell, or could if another region wrote the anchor. The word is kept in
-//! every region (`words.rs`), told to those that come back, and counts before what an anchor says
-//! that comes back with another one.
+//! where anybody can still tell, or could if another region wrote the anchor, or may be able to
+//! (`look.rs`, `known.rs`). The word is kept in every region (`words.rs`), told to those that come
+//! back, and counts before what an anchor says that comes back with another one (`judge.rs`).
 
+mod judge;
 mod known;
+mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,33 +16,31 @@ use std::time::Duration;
 use bytes::Bytes;
 use isthmus_control::agreed::Command;
 use isthmus_control::distribution::partition_named;
-use isthmus_model::atomic::{BatchId, Verdict};
-use isthmus_store::Table;
+use isthmus_model::atomic::BatchId;
+use isthmus_model::ids::TableId;
+use isthmus_protocol::error_code::ErrorCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use self::known::{check, known, members, refused, risk, said_before};
+use self::look::{Found, Seen};
 use super::ASKED_AT_ONCE;
 use super::counts::SettledBy;
 use super::member::SETTLE_WITHIN;
 use super::words::Word;
 use crate::api_error::ApiError;
+use crate::node::Node;
 use crate::node::events::EventKind;
-use crate::node::verify::json::key_json;
-use crate::node::{Node, Place};
 use crate::peer::batch::ByHand;
 use crate::peer::call::Question;
 use crate::together::{Piece, together};
 
-/// How long other regions are asked.
+/// How long other regions are asked, and those again that are reached and do not tell.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
-/// Intents that one region tells of, the oldest first, and keys of each.
-const TOLD_MAX: usize = 1_000;
-const KEYS_TOLD_MAX: usize = 20;
 /// Bytes of a name and of a reason.
 const TEXT_BYTES_MAX: usize = 200;
 
-/// What regions ask each other about it, in JSON.
+/// What regions ask each other about what people decide, in JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case")]
 enum Ask {
@@ -48,35 +48,8 @@ enum Ask {
     Look { batch: Option<String> },
     /// A person has said this of a batch.
     Word { batch: String, word: Word },
-}
-
-/// An intent.
-#[derive(Serialize, Deserialize)]
-struct Seen {
-    batch: String,
-    anchor: String,
-    table: String,
-    rows: usize,
-    waited_ms: u64,
-    /// The table is written here, so that it can be settled here.
-    written: bool,
-    keys: Vec<Json>,
-}
-
-/// What a region knows.
-#[derive(Default, Serialize, Deserialize)]
-struct Looked {
-    intents: Vec<Seen>,
-    /// What was said of the batch that was asked for.
-    word: Option<Word>,
-    /// There is a replica of the anchor.
-    holds_anchor: bool,
-    /// And in its log the batch is decided.
-    decided: bool,
-    /// The quorum could let this region write the anchor.
-    may_write_anchor: bool,
-    /// What the region that writes the anchor says.
-    verdict: Option<String>,
+    /// How far a region is that is to write a table, of that number, after a failover.
+    Beginning { table: u64 },
 }
 
 /// What became of a member.
@@ -101,12 +74,10 @@ struct Asked {
     dry_run: bool,
 }
 
-type Found = (BTreeMap<String, Looked>, BTreeMap<String, String>);
-
 impl Node {
     /// The batches that are in doubt in any region that is reached.
     pub async fn batches_json(self: &Arc<Self>) -> Result<Json, ApiError> {
-        let (looked, unreached) = self.look_everywhere(None).await;
+        let Found { looked, unreached, silent } = self.look_everywhere(None, Duration::ZERO).await;
         let mut by_batch: BTreeMap<&str, Vec<(&str, &Seen)>> = BTreeMap::new();
         for (region, looked) in &looked {
             for seen in &looked.intents {
@@ -123,6 +94,7 @@ impl Node {
                 "members": members(seen.into_iter()),
             })
         });
+        let unreached: BTreeMap<String, String> = unreached.into_iter().chain(silent).collect();
         Ok(json!({ "batches": batches.collect::<Vec<_>>(), "unreached": unreached }))
     }
 
@@ -137,17 +109,9 @@ impl Node {
         }
         let id = asked.batch.parse::<BatchId>();
         let id = id.map_err(|error| ApiError::invalid(format!("{error}.")))?;
-        let (looked, unreached) = self.look_everywhere(Some(id)).await;
-        let anchor = check(id, asked.made, &looked)?;
-        let is_known = self.knows_maker_of(id.anchor) && partition_named(&anchor).is_none();
-        let holds_none = !looked.values().any(|looked| looked.holds_anchor);
-        if unreached.is_empty() && holds_none && is_known {
-            return Err(refused(
-                "No region has its anchor any more, and all were reached: it is given up by \
-                 itself within some ten seconds.",
-            ));
-        }
-        let seen = looked.iter().flat_map(|(region, looked)| {
+        let mut found = self.look_everywhere(Some(id), ASK_WITHIN).await;
+        let anchor = self.check_nobody_says(id, asked.made, &found)?;
+        let seen = found.looked.iter().flat_map(|(region, looked)| {
             looked.intents.iter().map(move |seen| (region.as_str(), seen))
         });
         let told = json!({
@@ -155,8 +119,8 @@ impl Node {
             "anchor": anchor,
             "made": asked.made,
             "members": members(seen),
-            "unreached": unreached,
-            "known": known(&anchor, &looked, &unreached),
+            "unreached": found.unreached,
+            "known": known(&anchor, &found.looked, &found.unreached),
             "risk": risk(asked.made, &anchor),
         });
         if asked.dry_run {
@@ -168,12 +132,42 @@ impl Node {
             why: asked.why,
             at_millis: self.clock.wall_millis().unsigned_abs(),
             left: BTreeSet::new(),
+            to_judge: false,
         };
-        self.audit_word(&asked.batch, &anchor, &word).await?;
-        self.spread_word(id, word, told).await
+        if self.audit_word(&asked.batch, &anchor, &word).await? {
+            // That has taken its time, and a region may be back that can say.
+            found = self.look_everywhere(Some(id), ASK_WITHIN).await;
+            if let Err(error) = self.check_nobody_says(id, asked.made, &found) {
+                let what = format!("batch {id} is not settled by hand: {}", error.message);
+                let (who, at_millis) = (word.who, word.at_millis);
+                drop(self.note_in_audit(Command::Note { who, what, at_millis }).await);
+                return Err(error);
+            }
+        }
+        self.spread_word(id, word, (told, found)).await
     }
 
-    /// What is asked about batches that people settle. Another region asks.
+    /// An error: a region says what became of a batch, or it may be that one can. Gives the name of
+    /// its anchor.
+    fn check_nobody_says(
+        &self,
+        id: BatchId,
+        made: bool,
+        found: &Found,
+    ) -> Result<String, ApiError> {
+        let anchor = check(id, made, found)?;
+        let is_known = self.knows_maker_of(id.anchor) && partition_named(&anchor).is_none();
+        let holds_none = !found.looked.values().any(|looked| looked.holds_anchor);
+        if found.unreached.is_empty() && holds_none && is_known {
+            return Err(refused(
+                "No region has its anchor any more, and all were reached: it is given up by \
+                 itself within some ten seconds.",
+            ));
+        }
+        Ok(anchor)
+    }
+
+    /// What is asked about what people decide. Another region asks.
     pub(in crate::node) async fn on_by_hand(
         self: &Arc<Self>,
         asked: ByHand,
@@ -191,130 +185,61 @@ impl Node {
                 let id = id_of(&batch).map_err(|_| ApiError::invalid("A batch has no name."))?;
                 serde_json::to_vec(&self.take_word(id, word).await?)
             }
+            Ask::Beginning { table } => serde_json::to_vec(&self.beginning_of(TableId(table))),
         };
         Ok(told.map_err(|_| ApiError::internal())?.into())
     }
 
-    /// Tells regions that were away what people have said of batches.
+    /// Tells regions that were away what people have said of batches, and looks what this one has
+    /// decided of those itself.
     pub(super) async fn tell_words(self: &Arc<Self>) {
+        self.judge_words().await;
         for (id, word) in self.batches.words.to_tell() {
             for region in word.left.iter().filter(|region| self.is_reached(region)) {
-                let word = Word { left: BTreeSet::new(), ..word.clone() };
-                match self.ask_by_hand(region, &Ask::Word { batch: id.to_string(), word }).await {
-                    Ok(_) => {
-                        if let Err(error) = self.batches.words.told(&self.store, id, region).await {
-                            tracing::warn!(batch = %id, region, %error, "not noted as told");
-                        }
+                let told = Word { left: BTreeSet::new(), to_judge: false, ..word.clone() };
+                let ask = Ask::Word { batch: id.to_string(), word: told };
+                match self.ask_by_hand(region, &ask, ASK_WITHIN).await {
+                    Ok(_) => {}
+                    Err(error) if error.code == ErrorCode::OperationConflict => {
+                        self.notice_refused(id, &word, region, &error.message);
                     }
                     Err(error) => {
                         tracing::info!(batch = %id, region, %error, "a word is not told yet");
+                        continue;
                     }
                 }
-            }
-        }
-    }
-
-    /// The region that writes the anchor says what became of a batch; a person may have said
-    /// otherwise while it was away. Gives what counts.
-    pub(super) fn outcome_of(&self, table: &Table, id: BatchId, told: bool) -> bool {
-        let Some(word) = self.batches.words.of(id) else { return told };
-        if word.made != told && self.batches.upkeep.lock().is_first_notice(table.id(), id) {
-            let name = table.name();
-            let text = format!(
-                "batch {id} was settled by hand as {}, and the region that writes its anchor, \
-                 which is back, says otherwise; see whether rows of {name} are to be put right",
-                word.outcome()
-            );
-            let detail = json!({ "batch": id.to_string(), "settled_as": word.outcome() });
-            self.notice(EventKind::BatchSettledOtherwise, name.as_str(), text, detail);
-        }
-        word.made
-    }
-
-    async fn look_at_batches(&self, batch: Option<BatchId>) -> Looked {
-        let mut looked = Looked::default();
-        let now = self.clock.wall_millis();
-        for table in self.store.tables() {
-            let written = self.is_written_here(&table);
-            let (schema, name) = (table.schema(), table.name());
-            for (id, anchor, rows, since) in table.intents() {
-                if batch.is_some_and(|batch| batch != id) || looked.intents.len() >= TOLD_MAX {
-                    continue;
+                if let Err(error) = self.batches.words.told(&self.store, id, region).await {
+                    tracing::warn!(batch = %id, region, %error, "not noted as told");
                 }
-                let keys = table.intent(id).map(|(intent, _)| intent.keys).unwrap_or_default();
-                let keys = keys.iter().take(KEYS_TOLD_MAX).map(|key| key_json(&schema, key));
-                looked.intents.push(Seen {
-                    batch: id.to_string(),
-                    anchor: anchor.as_str().to_owned(),
-                    table: name.as_str().to_owned(),
-                    rows,
-                    waited_ms: now.saturating_sub(since.millis()).max(0).unsigned_abs(),
-                    written,
-                    keys: keys.collect(),
-                });
             }
         }
-        let Some(id) = batch else { return looked };
-        looked.word = self.batches.words.of(id);
-        let Some(anchor) = self.table_of_line(id.anchor) else { return looked };
-        looked.holds_anchor = true;
-        looked.decided = anchor.decided_batch(id).is_some_and(|it| it.lsn <= anchor.durable_lsn());
-        looked.may_write_anchor = self.registry().is_some_and(|registry| {
-            let known = registry.known();
-            let tenure = known.agreed.tenure(anchor.id().0);
-            tenure.is_some_and(|tenure| tenure.has_replica(&self.config.region.name))
-        });
-        looked.verdict = self.verdict(id).await.ok().map(|verdict| {
-            let word = match verdict {
-                Verdict::Open => "open",
-                Verdict::Committed => "made",
-                Verdict::Abandoned => "given up",
-            };
-            word.to_owned()
-        });
-        looked
     }
 
-    /// Whether this region writes a table, and has what its disk may have lacked.
-    pub(super) fn is_written_here(&self, table: &Table) -> bool {
-        let place = self.place_of_writes(table.name().as_str());
-        matches!(place, Ok(Place::Here(here)) if here.id() == table.id())
-            && !self.may_be_put_back(table)
+    /// Asks another region how far it is that is to write a table after a failover; the answer is
+    /// JSON.
+    pub(in crate::node) async fn ask_beginning(
+        self: &Arc<Self>,
+        region: &str,
+        table: TableId,
+    ) -> Result<Bytes, ApiError> {
+        self.ask_by_hand(region, &Ask::Beginning { table: table.0 }, ASK_WITHIN).await
     }
 
-    async fn ask_by_hand(self: &Arc<Self>, region: &str, ask: &Ask) -> Result<Bytes, ApiError> {
+    async fn ask_by_hand(
+        self: &Arc<Self>,
+        region: &str,
+        ask: &Ask,
+        within: Duration,
+    ) -> Result<Bytes, ApiError> {
         let asked = serde_json::to_vec(ask).map_err(|_| ApiError::internal())?.into();
-        self.ask_region(region, Question::ByHand(ByHand { asked }), ASK_WITHIN).await
+        self.ask_region(region, Question::ByHand(ByHand { asked }), within).await
     }
 
-    /// What all regions know that are reached, and why the others are not.
-    async fn look_everywhere(self: &Arc<Self>, batch: Option<BatchId>) -> Found {
-        let ask = &Ask::Look { batch: batch.map(|id| id.to_string()) };
-        let asking = self.others.keys().map(|region| -> Piece<'_, _> {
-            Box::pin(async move {
-                let told = self.ask_by_hand(region, ask).await;
-                let looked = told.and_then(|told| {
-                    serde_json::from_slice::<Looked>(&told).map_err(|_| ApiError::internal())
-                });
-                (region.clone(), looked)
-            })
-        });
-        let told = together(asking.collect(), ASKED_AT_ONCE).await;
-        let mut found = Found::default();
-        found.0.insert(self.config.region.name.clone(), self.look_at_batches(batch).await);
-        for (region, looked) in told {
-            match looked {
-                Ok(looked) => drop(found.0.insert(region, looked)),
-                Err(error) => drop(found.1.insert(region, error.message)),
-            }
-        }
-        found
-    }
-
-    /// Where regions decide together, nothing is settled by hand that is not in the audit.
-    async fn audit_word(&self, batch: &str, anchor: &str, word: &Word) -> Result<(), ApiError> {
+    /// Where regions decide together, nothing is settled by hand that is not in the audit. Gives
+    /// whether they do.
+    async fn audit_word(&self, batch: &str, anchor: &str, word: &Word) -> Result<bool, ApiError> {
         if self.registry().is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let what = format!(
             "batch {batch}, which {anchor} decides, is settled by hand as {}: {}",
@@ -322,45 +247,55 @@ impl Node {
             word.why
         );
         let (who, at_millis) = (word.who.clone(), word.at_millis);
-        self.note_in_audit(Command::Note { who, what, at_millis }).await
+        self.note_in_audit(Command::Note { who, what, at_millis }).await?;
+        Ok(true)
     }
 
-    /// Keeps a word here, tells it to all regions that are reached, and to the others later.
+    /// Keeps a word here and tells it to all regions that are reached. These, too, tell it later to
+    /// those that are not.
     async fn spread_word(
         self: &Arc<Self>,
         id: BatchId,
         word: Word,
-        known: Json,
+        (mut told, found): (Json, Found),
     ) -> Result<Json, ApiError> {
         let own = &self.config.region.name;
         let left = self.others.keys().cloned().collect();
         let kept = Word { left, ..word.clone() };
         let mut settled = BTreeMap::from([(own.clone(), self.take_word(id, kept).await?)]);
-        let ask = &Ask::Word { batch: id.to_string(), word };
+        let left = found.unreached.into_keys().collect();
+        let ask = &Ask::Word { batch: id.to_string(), word: Word { left, ..word.clone() } };
         let asking = self.others.keys().map(|region| -> Piece<'_, _> {
-            Box::pin(async move { (region.clone(), self.ask_by_hand(region, ask).await) })
+            Box::pin(async move { (region, self.ask_by_hand(region, ask, ASK_WITHIN).await) })
         });
-        let mut failed = BTreeMap::new();
-        for (region, told) in together(asking.collect(), ASKED_AT_ONCE).await {
-            match told {
-                Ok(told) => {
-                    self.batches.words.told(&self.store, id, &region).await?;
-                    let told = serde_json::from_slice(&told).map_err(|_| ApiError::internal())?;
-                    settled.insert(region, told);
+        let (mut later, mut refused_by) = (BTreeMap::new(), BTreeMap::new());
+        for (region, answer) in together(asking.collect(), ASKED_AT_ONCE).await {
+            match answer {
+                Ok(answer) => {
+                    let parts = serde_json::from_slice(&answer);
+                    settled.insert(region.clone(), parts.map_err(|_| ApiError::internal())?);
                 }
-                Err(error) => drop(failed.insert(region, error.message)),
+                Err(error) if error.code == ErrorCode::OperationConflict => {
+                    self.notice_refused(id, &word, region, &error.message);
+                    refused_by.insert(region, error.message);
+                }
+                Err(error) => {
+                    later.insert(region, error.message);
+                    continue;
+                }
             }
+            self.batches.words.told(&self.store, id, region).await?;
         }
-        let mut known = known;
         let settled = settled.into_iter().flat_map(|(region, settled)| {
             settled.into_iter().map(move |one| {
                 let (table, rows, done, why) = (one.table, one.rows, one.done, one.why);
                 json!({ "region": region, "table": table, "rows": rows, "done": done, "why": why })
             })
         });
-        known["settled"] = settled.collect();
-        known["told_later"] = json!(failed);
-        Ok(known)
+        told["settled"] = settled.collect();
+        told["told_later"] = json!(later);
+        told["refused_by"] = json!(refused_by);
+        Ok(told)
     }
 
     /// Keeps what a person has said of a batch and settles what is written here.
@@ -369,14 +304,13 @@ impl Node {
         id: BatchId,
         word: Word,
     ) -> Result<Vec<Settled>, ApiError> {
-        let is_new = self.batches.words.of(id).is_none();
         let made = word.made;
-        let word = self.batches.words.keep(&self.store, id, word).await?;
+        let anchor = self.table_of_line(id.anchor);
+        let to_judge = made && anchor.is_some_and(|anchor| self.may_say(&anchor));
+        let word = Word { to_judge, ..word };
+        let (word, is_new) = self.batches.words.keep(&self.store, id, word).await?;
         if word.made != made {
             return Err(refused(&said_before(&word)));
-        }
-        if is_new {
-            self.notice_undecided(id, &word);
         }
         let mut settled = Vec::new();
         for table in self.store.tables() {
@@ -399,27 +333,12 @@ impl Node {
             }
             let until = self.clock.monotonic() + SETTLE_WITHIN;
             let ended = self.settle(&table, id, (made, SettledBy::Hand), until).await;
+            if ended.is_ok() {
+                self.batches.upkeep.lock().is_over(table.id(), id);
+            }
             let why = ended.err().map(|error| error.message);
             settled.push(Settled { table: name, rows, done: why.is_none(), why });
         }
         Ok(settled)
-    }
-}
-
-impl Node {
-    /// A batch was settled as made while this region, which writes its anchor, was away.
-    fn notice_undecided(&self, id: BatchId, word: &Word) {
-        let Some(anchor) = self.table_of_line(id.anchor) else { return };
-        let is_decided = anchor.decided_batch(id).is_some();
-        if !word.made || is_decided || !self.is_written_here(&anchor) {
-            return;
-        }
-        let name = anchor.name();
-        let text = format!(
-            "batch {id} was settled by hand as made, and no decision of it is kept here, where it \
-             was to be decided; see whether its rows of {name} are there"
-        );
-        let detail = json!({ "batch": id.to_string(), "settled_as": word.outcome() });
-        self.notice(EventKind::BatchSettledOtherwise, name.as_str(), text, detail);
     }
 }

@@ -261,6 +261,7 @@ impl Node {
         }
         match table.forget_batches(&over).await {
             Ok(()) => {
+                self.batches.words.note_told(&over);
                 let mut upkeep = self.batches.upkeep.lock();
                 over.iter().for_each(|id| upkeep.is_over(table.id(), *id));
             }

@@ -145,8 +145,7 @@ impl Node {
         let mut held = Vec::with_capacity(asked.batches.len());
         for batch in asked.batches.into_iter().map(BatchId::from) {
             // What is not settled now is asked for again.
-            let made = self.outcome_of(&table, batch, asked.made);
-            let became = (made, SettledBy::Anchor);
+            let became = (asked.made, SettledBy::Anchor);
             let settled = match self.settle(&table, batch, became, until).await {
                 Ok(lsn) => self.how_held(&table, batch, (lsn, epoch)),
                 Err(error) => {
@@ -176,7 +175,7 @@ impl Node {
 
     /// Ends an intent, if there is one. Gives an entry at or before which it has ended, which is as
     /// durable as the table's mode asks for. It goes on after `until`, by the monotonic clock, and
-    /// where nobody waits any more.
+    /// where nobody waits any more. What a person has said of the batch counts before `made`.
     pub(super) async fn settle(
         self: &Arc<Self>,
         table: &Arc<Table>,
@@ -195,6 +194,7 @@ impl Node {
         // What protects rows until others have them must not fall with whoever asks.
         let mut work = tokio::spawn(async move {
             let is_open = table.intent(id).is_some();
+            let made = node.outcome_of(&table, id, made);
             let settled = node.settle_now(&table, id, made).await;
             if is_open && settled.is_ok() {
                 node.batches.counts.settled(by);

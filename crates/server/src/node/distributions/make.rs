@@ -465,8 +465,11 @@ impl Node {
         let is_made = self.store.table_by_name(&make.name).is_some_and(|held| has_record(&held));
         let Some(reshape) = record.reshape.as_ref().filter(|_| !is_made) else { return Ok(None) };
         let plan = self.plan_to_seed(&record, &make.name, !others.is_empty());
-        if plan.as_ref().is_some_and(|plan| self.knows_seeding(plan)) {
-            return Ok(plan);
+        match &plan {
+            Some(known) if self.knows_seeding(known) => return Ok(plan),
+            Some(_) => {}
+            // Whether it is worth it may have changed while they are seeded.
+            None => self.stop_seeding(&record, reshape)?,
         }
         let (mut is_any_made, targets) = (false, reshape.targets.iter());
         for name in targets.map(|target| name_of_partition(&record.name, target.number)) {

@@ -214,14 +214,18 @@ impl Node {
             Some(Seen { table, ended_in: ended.get(&number).map_or(&[], Vec::as_slice) })
         };
         let Some(step) = record.reshape_step(of, &silent) else { return };
-        let is_made_or_brought = matches!(step, ReshapeStep::Make(..) | ReshapeStep::Bring(..));
+        let is_taken = match &step {
+            ReshapeStep::Make(..) => true,
+            ReshapeStep::Bring(target, step) => step.is_taken() && tables.contains_key(target),
+            _ => false,
+        };
         let waits = match self.give_up_what_is_vain(looks, record).await {
             Ok(true) => None,
             Ok(false) => self.take_reshape_step(record, looks, &tables, step).await.err(),
             Err(error) => Some(error),
         };
-        if is_made_or_brought && waits.is_none() {
-            // The next step is another one.
+        if is_taken && waits.is_none() {
+            // The next step is another one; what is only waited for would come again at once.
             self.distributions.soon.notify_one();
         }
         let first = record.reshape.as_ref().map_or(0, Reshape::id);

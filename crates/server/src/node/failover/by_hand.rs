@@ -1,16 +1,46 @@
 //! Failover as people see it and ask for it: who is suspended, which tables nobody writes, what
 //! would be lost, and a person's word where the table waits for one.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
 use isthmus_control::agreed::{Command, How, Outcome, Tenure};
 use isthmus_model::ids::TableId;
 use isthmus_protocol::error_code::ErrorCode;
-use serde::Deserialize;
+use prost::Message;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::super::Node;
 use super::{Trouble, lease_clock};
 use crate::api_error::ApiError;
+use crate::peer::call::{Probe, Probed, Question};
 use crate::registry::ProposeError;
+use crate::together::{Piece, together};
+
+/// How long voters are asked which commands they know.
+const VOTERS_WITHIN: Duration = Duration::from_secs(2);
+/// From this on voters know that a person accepts a loss.
+const COMMANDS_OF_LOSS: u32 = 1;
+
+/// How far a region is that is to write a table after a failover, as it tells itself.
+#[derive(Default, Serialize, Deserialize)]
+pub(in crate::node) struct Beginning {
+    /// The epoch of its log, if all is in it that was prepared before.
+    gathered: Option<u64>,
+    /// What was prepared in it may be lacking, so that one more must tell.
+    may_lack: bool,
+    /// Writes that are prepared in it.
+    prepared: usize,
+    /// The table is written synchronously.
+    sync: bool,
+    /// Replicas that have not told what they have prepared, if it waits for them.
+    silent: Option<BTreeSet<String>>,
+    /// Regions that it reaches.
+    reaches: BTreeSet<String>,
+}
 
 /// What a person asks for.
 #[derive(Deserialize)]
@@ -95,7 +125,7 @@ impl Node {
     }
 
     /// Does what a person asks for. `body` is its JSON.
-    pub async fn fail_over(&self, body: &[u8]) -> Result<Json, ApiError> {
+    pub async fn fail_over(self: &Arc<Self>, body: &[u8]) -> Result<Json, ApiError> {
         self.registry().ok_or_else(no_quorum)?;
         let asked: Asked = serde_json::from_slice(body)
             .map_err(|error| ApiError::invalid(format!("The request cannot be read: {error}.")))?;
@@ -116,15 +146,102 @@ impl Node {
                 let found = tables.find(|(_, tenure)| tenure.name == table);
                 let (id, tenure) =
                     found.ok_or_else(super::super::global_tables::no_global_table)?;
-                let epoch = self.epoch_to_decide(*id, tenure, (&to, accept_loss))?;
+                let there = match accept_loss || dry_run {
+                    true => self.beginning_in(&to, TableId(*id)).await,
+                    false => Ok(None),
+                };
+                // Only that region knows what it waits for.
+                let there = if accept_loss { there? } else { there.ok().flatten() };
+                let epoch = epoch_to_decide(tenure, (&to, accept_loss), there.as_ref())?;
+                if accept_loss {
+                    self.check_voters_know_losses().await?;
+                }
                 if dry_run {
-                    return Ok(self.loss_json(*id, tenure, &to));
+                    return Ok(self.loss_json(*id, tenure, &to, there.as_ref()));
                 }
                 let (table, region) = (*id, to);
-                Command::Decide { table, epoch, region, who, at_millis, accept_loss }
+                let accepted = Command::AcceptLoss {
+                    table,
+                    epoch,
+                    region: region.clone(),
+                    who: who.clone(),
+                    at_millis,
+                };
+                let decided = Command::Decide { table, epoch, region, who, at_millis };
+                if tenure.vacant.is_some() {
+                    self.propose_by_hand(decided).await?;
+                }
+                if !accept_loss {
+                    return Ok(json!({ "done": true }));
+                }
+                accepted
             }
         };
         self.propose_by_hand(command).await.map(|()| json!({ "done": true }))
+    }
+
+    /// How far this region is with a table; `None`: it has no replica.
+    pub(in super::super) fn beginning_of(&self, id: TableId) -> Option<Beginning> {
+        let table = self.store.table(id)?;
+        let record = self.record(id)?.table;
+        let epoch = table.writer_word().epoch.0;
+        let reached = self.others().keys().filter(|region| self.is_reached(region));
+        Some(Beginning {
+            gathered: self.has_gathered(&table, &record).then_some(epoch),
+            may_lack: self.may_lack_prepared(&table),
+            prepared: table.prepared_count(),
+            sync: record.sync_commit().is_some(),
+            silent: self.silent_of(&table),
+            reaches: reached.cloned().collect(),
+        })
+    }
+
+    async fn beginning_in(
+        self: &Arc<Self>,
+        region: &str,
+        table: TableId,
+    ) -> Result<Option<Beginning>, ApiError> {
+        if *region == self.config.region.name {
+            return Ok(self.beginning_of(table));
+        }
+        let told = self.ask_beginning(region, table).await.map_err(|error| {
+            let why = error.message;
+            ApiError::new(
+                ErrorCode::ServerUnavailable,
+                format!(
+                    "Nothing was done. Region {region} is to write the table, and has not told \
+                     what it waits for: {why}"
+                ),
+            )
+        })?;
+        serde_json::from_slice(&told).map_err(|_| ApiError::internal())
+    }
+
+    /// An error: a voter is reached that would take it for something else that a loss is accepted.
+    async fn check_voters_know_losses(&self) -> Result<(), ApiError> {
+        let Some(quorum) = self.quorum() else { return Ok(()) };
+        let own = &self.config.region.name;
+        let voters = quorum.standing().members.into_iter().map(|member| member.name);
+        let asking = voters.filter(|voter| voter != own).map(|voter| -> Piece<'_, _> {
+            Box::pin(async move {
+                let probe = Question::Probe(Probe { sent_micros: 0, heard_micros_ago: None });
+                let told = quorum.ask(&voter, probe, VOTERS_WITHIN).await;
+                (voter, told)
+            })
+        });
+        let asking: Vec<_> = asking.collect();
+        let count = asking.len();
+        let told = together(asking, count).await;
+        match told.into_iter().find(|(_, told)| is_older(told)) {
+            None => Ok(()),
+            Some((voter, _)) => Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                format!(
+                    "Nothing was done. {voter} votes and runs a former version, which does not \
+                     know that a loss can be accepted. Upgrade it first."
+                ),
+            )),
+        }
     }
 
     /// Writes something that a person did into the audit; an error: it is not known to be there.
@@ -150,65 +267,30 @@ impl Node {
         }
     }
 
-    /// The epoch of which a person says who writes in it.
-    fn epoch_to_decide(
-        &self,
-        id: u64,
-        tenure: &Tenure,
-        (to, accepts_loss): (&str, bool),
-    ) -> Result<u64, ApiError> {
-        if let Some(vacancy) = &tenure.vacant {
-            return Ok(vacancy.epoch);
-        }
-        let newest = tenure.history.last();
-        let is_granted = newest.is_some_and(|newest| newest.how == How::Failover);
-        if tenure.writer != to || !accepts_loss || !is_granted {
-            return Err(ApiError::invalid(format!(
-                "Region {} writes the table. Use a switchover to let another one write.",
-                tenure.writer
-            )));
-        }
-        let held = self.store.table(TableId(id)).filter(|_| self.config.region.name == to);
-        let record = self.record(TableId(id));
-        let has_all = held.zip(record).is_some_and(|(held, record)| {
-            held.writer_word().epoch.0 == tenure.epoch && self.has_gathered(&held, &record.table)
-        });
-        match has_all {
-            true => Err(ApiError::invalid(format!(
-                "Region {to} writes the table and waits for no word of what was prepared before: \
-                 there is no loss to accept. If writes wait, see what its mode asks for \
-                 (`isthmus status`)."
-            ))),
-            false => Ok(tenure.epoch),
-        }
-    }
-
     /// What may be lost if a region writes a table without those who are not heard.
-    fn loss_json(&self, id: u64, tenure: &Tenure, to: &str) -> Json {
-        let claims = tenure.vacant.as_ref().map(|vacancy| &vacancy.claims);
-        let is_heard = |region: &String| match claims {
-            Some(claims) => claims.contains_key(region),
-            None => region == to || self.is_reached(region) || *region == self.config.region.name,
+    fn loss_json(&self, id: u64, tenure: &Tenure, to: &str, there: Option<&Beginning>) -> Json {
+        let is_reached = |region: &str| {
+            let from_there = there.map(|there| there.reaches.contains(region));
+            let own = *region == self.config.region.name;
+            region == to || from_there.unwrap_or_else(|| own || self.is_reached(region))
         };
-        let silent: Vec<&String> = tenure.replicas.iter().filter(|one| !is_heard(one)).collect();
-        let claim = claims.and_then(|claims| claims.get(to));
-        let known_end = claims.into_iter().flatten().map(|(_, claim)| claim.known_end).max();
-        let lost = claim.zip(known_end).map(|(claim, end)| end.saturating_sub(claim.lsn));
-        let heard = tenure.replicas.len() - silent.len();
-        let needed = tenure.claims_needed();
-        let table = self.store.table(TableId(id));
+        let known = self.registry().map(|registry| registry.known());
+        let is_suspended =
+            |region: &str| known.as_ref().is_some_and(|known| known.agreed.is_suspended(region));
+        let forecast = Forecast::of(tenure, to, there, is_reached, is_suspended);
         // Not known in a region without a replica.
-        let is_sync = self.record(TableId(id)).map(|it| it.table.sync_commit().is_some());
+        let here = self.record(TableId(id)).map(|it| it.table.sync_commit().is_some());
         json!({
             "table": tenure.name,
             "to": to,
-            "needed": needed,
-            "heard": heard,
-            "silent": silent,
-            "may_lose_answered": heard < needed || tenure.held_by == 0,
-            "would_be_lost_entries": lost,
-            "sync": is_sync,
-            "prepared_here": table.map(|table| table.prepared_count()),
+            "needed": forecast.needed,
+            "heard": forecast.heard,
+            "silent": forecast.silent,
+            "awaited": forecast.awaited,
+            "may_lose_answered": forecast.heard < forecast.needed || tenure.held_by == 0,
+            "would_be_lost_entries": forecast.lost,
+            "sync": there.map(|there| there.sync).or(here),
+            "prepared": there.map(|there| there.prepared),
         })
     }
 
@@ -220,10 +302,166 @@ impl Node {
     }
 }
 
+/// Whether a voter has answered as one of a former version does. No answer says nothing: such a
+/// voter takes nothing more before it knows the command.
+fn is_older(told: &Result<Option<Bytes>, String>) -> bool {
+    match told {
+        Err(_) => false,
+        Ok(None) => true,
+        Ok(Some(told)) => {
+            Probed::decode(told.clone()).map_or(true, |told| told.commands < COMMANDS_OF_LOSS)
+        }
+    }
+}
+
+/// The epoch of which a person says who writes in it. `there`: what the region tells that is to.
+fn epoch_to_decide(
+    tenure: &Tenure,
+    (to, accepts_loss): (&str, bool),
+    there: Option<&Beginning>,
+) -> Result<u64, ApiError> {
+    if let Some(vacancy) = &tenure.vacant {
+        return Ok(vacancy.epoch);
+    }
+    let newest = tenure.history.last();
+    let is_granted = newest.is_some_and(|newest| newest.how == How::Failover);
+    if tenure.writer != to || !accepts_loss || !is_granted {
+        return Err(ApiError::invalid(format!(
+            "Region {} writes the table. Use a switchover to let another one write.",
+            tenure.writer
+        )));
+    }
+    match there.and_then(|there| there.gathered) == Some(tenure.epoch) {
+        true => Err(ApiError::invalid(format!(
+            "Region {to} writes the table and waits for no word of what was prepared before: there \
+             is no loss to accept. If writes wait, see what its mode asks for (`isthmus status`)."
+        ))),
+        false => Ok(tenure.epoch),
+    }
+}
+
+/// What may be lost.
+struct Forecast {
+    /// So many replicas must have told what they have.
+    needed: usize,
+    heard: usize,
+    /// The others.
+    silent: Vec<String>,
+    /// Those of them that are reached: they are waited for.
+    awaited: Vec<String>,
+    /// Entries that others have told of and the region lacks.
+    lost: Option<u64>,
+}
+
+impl Forecast {
+    fn of(
+        tenure: &Tenure,
+        to: &str,
+        there: Option<&Beginning>,
+        is_reached: impl Fn(&str) -> bool,
+        is_suspended: impl Fn(&str) -> bool,
+    ) -> Forecast {
+        let claims = tenure.vacant.as_ref().map(|vacancy| &vacancy.claims);
+        let told = there.and_then(|there| there.silent.as_ref());
+        let is_heard = |region: &str| match (claims, told) {
+            (Some(claims), _) => claims.contains_key(region),
+            (None, Some(silent)) => !silent.contains(region),
+            (None, None) => is_reached(region),
+        };
+        let silent: Vec<String> =
+            tenure.replicas.iter().filter(|one| !is_heard(one)).cloned().collect();
+        let awaited = silent.iter().filter(|one| is_reached(one) && !is_suspended(one));
+        let awaited = awaited.cloned().collect();
+        let claim = claims.and_then(|claims| claims.get(to));
+        let known_end = claims.into_iter().flatten().map(|(_, claim)| claim.known_end).max();
+        let lost = claim.zip(known_end).map(|(claim, end)| end.saturating_sub(claim.lsn));
+        let may_lack = there.is_some_and(|there| there.may_lack);
+        let needed = tenure.claims_needed() + usize::from(may_lack);
+        Forecast { needed, heard: tenure.replicas.len() - silent.len(), silent, awaited, lost }
+    }
+}
+
 fn no_quorum() -> ApiError {
     ApiError::new(
         ErrorCode::ServerUnavailable,
         "This region has no quorum with others, so failover is by hand: see `[quorum]` in the \
          operating guide.",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_control::agreed::Opening;
+
+    use super::*;
+
+    /// Three replicas, of which the second was granted epoch 4.
+    fn granted() -> Tenure {
+        let opening = Opening {
+            epoch: 4,
+            writer: "r2".to_owned(),
+            after: 9,
+            log_epoch: 3,
+            how: How::Failover,
+            accepts_loss: false,
+        };
+        Tenure {
+            name: "t".to_owned(),
+            epoch: 4,
+            writer: "r2".to_owned(),
+            vacant: None,
+            replicas: ["r1", "r2", "r3"].map(str::to_owned).to_vec(),
+            held_by: 1,
+            automatic: true,
+            version: 1,
+            history: vec![opening],
+        }
+    }
+
+    #[test]
+    fn there_is_a_loss_to_accept_until_the_writer_itself_says_otherwise() {
+        let decide = |there: Option<&Beginning>| {
+            epoch_to_decide(&granted(), ("r2", true), there).map_err(|error| error.message)
+        };
+        let gathered = |gathered| Beginning { gathered, ..Beginning::default() };
+        assert_eq!(decide(Some(&gathered(None))), Ok(4));
+        assert_eq!(decide(Some(&gathered(Some(3)))), Ok(4), "it has not opened its epoch");
+        assert!(decide(Some(&gathered(Some(4)))).unwrap_err().contains("no loss to accept"));
+        assert!(epoch_to_decide(&granted(), ("r3", true), None).is_err());
+        assert!(epoch_to_decide(&granted(), ("r2", false), None).is_err());
+    }
+
+    #[test]
+    fn who_is_there_and_has_not_told_is_named_as_awaited() {
+        let forecast = |there: Option<&Beginning>| {
+            Forecast::of(&granted(), "r2", there, |region| region != "r1", |_| false)
+        };
+        let there = Beginning {
+            may_lack: true,
+            silent: Some(["r1", "r3"].map(str::to_owned).into()),
+            ..Beginning::default()
+        };
+        let told = forecast(Some(&there));
+        assert_eq!((told.heard, told.needed), (1, 3), "one more than else, as it may lack some");
+        assert_eq!(
+            (told.silent, told.awaited),
+            (vec!["r1".to_owned(), "r3".to_owned()], vec!["r3".to_owned()],)
+        );
+        let reached = forecast(None);
+        assert_eq!((reached.heard, reached.needed), (2, 2));
+        assert!(reached.awaited.is_empty());
+        let all = |_: &str| true;
+        assert!(Forecast::of(&granted(), "r2", Some(&there), all, all).awaited.is_empty());
+    }
+
+    #[test]
+    fn a_voter_that_answers_and_does_not_know_losses_is_older() {
+        let probed = |commands| {
+            Ok(Some(Bytes::from(Probed { commands, ..Probed::default() }.encode_to_vec())))
+        };
+        assert!(is_older(&Ok(None)) && is_older(&probed(0)));
+        assert!(!is_older(&probed(COMMANDS_OF_LOSS)));
+        assert!(!is_older(&probed(crate::peer::call::COMMANDS)));
+        assert!(!is_older(&Err("it is away".to_owned())));
+    }
 }

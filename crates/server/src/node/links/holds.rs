@@ -23,7 +23,7 @@ use crate::node::events::EventKind;
 use crate::node::global_tables::no_global_table;
 use crate::node::{Node, NodeError};
 use crate::peer::CALL_TIMEOUT;
-use crate::peer::call::{self, HoldLinks, Question};
+use crate::peer::call::{HoldLinks, Question, TakeHold};
 
 const NOTES: &str = "link-hold/";
 /// How long the base is waited for that is to take a hold into the record.
@@ -37,6 +37,8 @@ fn note_name(table: TableId, to: &str) -> Vec<u8> {
 #[derive(Default)]
 pub(in crate::node) struct Holds {
     kept: Mutex<BTreeMap<(TableId, String), LinkHold>>,
+    /// They change one after the other, at rest as here.
+    changing: tokio::sync::Mutex<()>,
     handing: AtomicBool,
 }
 
@@ -53,11 +55,50 @@ impl Holds {
             let hold = serde_json::from_slice(&value).map_err(|_| damaged())?;
             kept.insert((TableId(table), to.to_owned()), hold);
         }
-        Ok(Holds { kept: Mutex::new(kept), handing: AtomicBool::new(false) })
+        Ok(Holds { kept: Mutex::new(kept), ..Holds::default() })
     }
 
     fn of(&self, table: TableId, to: &str) -> Option<LinkHold> {
         self.kept.lock().get(&(table, to.to_owned())).cloned()
+    }
+
+    /// Keeps a hold, or nothing, in the place of what is kept of a link.
+    async fn keep(
+        &self,
+        store: &Store,
+        table: TableId,
+        to: &str,
+        hold: Option<LinkHold>,
+    ) -> Result<(), ApiError> {
+        let (name, key) = (note_name(table, to), (table, to.to_owned()));
+        match hold {
+            Some(hold) => {
+                let note = serde_json::to_vec(&hold).map_err(|_| ApiError::internal())?;
+                store.put_note(&name, &note).await?;
+                self.kept.lock().insert(key, hold);
+            }
+            None => {
+                store.delete_note(&name).await?;
+                self.kept.lock().remove(&key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a hold that was looked at, unless another one is kept by now; says whether it did.
+    async fn end(
+        &self,
+        store: &Store,
+        table: TableId,
+        to: &str,
+        ended: &LinkHold,
+    ) -> Result<bool, ApiError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let is_it = self.of(table, to).as_ref() == Some(ended);
+        if is_it {
+            self.keep(store, table, to, None).await?;
+        }
+        Ok(is_it)
     }
 }
 
@@ -88,8 +129,14 @@ impl Node {
         let asked = set_link(change)?;
         let links = table.links_between(asked.from.as_deref(), asked.to.as_deref());
         let origins: BTreeSet<&String> = links.iter().map(|(from, _)| from).collect();
-        // The base has no links that anybody could hold while it is away.
-        let origins: Vec<&String> = origins.into_iter().filter(|it| **it != table.base).collect();
+        let (mut held_in, mut failed) = (Vec::new(), BTreeMap::new());
+        // Those that leave the base nobody else can hold.
+        let is_base = |origin: &&String| **origin == table.base;
+        let (of_base, origins): (Vec<_>, Vec<_>) = origins.into_iter().partition(is_base);
+        for base in of_base {
+            let why = "It is the base and cannot be reached; its links obey the record.";
+            failed.insert(base.clone(), why.to_owned());
+        }
         if origins.is_empty() {
             return Err(ApiError::new(
                 ErrorCode::ServerUnavailable,
@@ -100,7 +147,6 @@ impl Node {
                 ),
             ));
         }
-        let (mut held_in, mut failed) = (Vec::new(), BTreeMap::new());
         let mut first = None;
         for origin in origins {
             let hold = HoldLinks { table: name.to_owned(), change: change.clone() };
@@ -150,6 +196,7 @@ impl Node {
         if links.is_empty() {
             return Err(ApiError::new(ErrorCode::ObjectNotExist, "There is no such link."));
         }
+        let _one_at_a_time = self.holds.changing.lock().await;
         let mut holds = Vec::with_capacity(links.len());
         for (_, to) in links {
             let rule = table.link_rule(own, &to);
@@ -159,7 +206,8 @@ impl Node {
             holds.push((to, hold));
         }
         for (to, hold) in holds {
-            self.keep_hold(id, &to, Some(hold.clone()).filter(|hold| !hold.is_empty())).await?;
+            let kept = Some(hold.clone()).filter(|hold| !hold.is_empty());
+            self.holds.keep(&self.store, id, &to, kept).await?;
             let text = match hold.is_empty() {
                 true => format!("the link from {own} to {to} obeys the record again"),
                 false => format!(
@@ -175,27 +223,6 @@ impl Node {
         Ok(Bytes::new())
     }
 
-    async fn keep_hold(
-        &self,
-        table: TableId,
-        to: &str,
-        hold: Option<LinkHold>,
-    ) -> Result<(), ApiError> {
-        let (name, key) = (note_name(table, to), (table, to.to_owned()));
-        match hold {
-            Some(hold) => {
-                let note = serde_json::to_vec(&hold).map_err(|_| ApiError::internal())?;
-                self.store.put_note(&name, &note).await?;
-                self.holds.kept.lock().insert(key, hold);
-            }
-            None => {
-                self.store.delete_note(&name).await?;
-                self.holds.kept.lock().remove(&key);
-            }
-        }
-        Ok(())
-    }
-
     /// Ends holds that the record has overtaken, and hands others to the base if it is back. One
     /// bounded step, in the background.
     pub(in crate::node) fn look_at_holds(&self) {
@@ -207,7 +234,7 @@ impl Node {
         self.spawn(async move {
             for ((id, to), hold) in kept {
                 if let Err(error) = node.look_at_hold(id, &to, &hold).await {
-                    tracing::info!(table = id.0, to, %error, "a held link is not with its base yet");
+                    tracing::debug!(table = id.0, to, %error, "a hold is not with its base yet");
                 }
             }
             node.holds.handing.store(false, Ordering::Release);
@@ -221,33 +248,69 @@ impl Node {
         hold: &LinkHold,
     ) -> Result<(), ApiError> {
         let own = &self.config.region.name;
-        let Some(record) = self.record(id) else { return self.keep_hold(id, to, None).await };
+        let Some(record) = self.record(id) else {
+            return self.holds.end(&self.store, id, to, hold).await.map(drop);
+        };
         let table = &record.table;
         if hold.is_over(table) {
-            self.keep_hold(id, to, None).await?;
-            self.obey_links();
-            let text = format!(
-                "the link from {own} to {to} obeys version {} of the record, by base {}",
-                table.version, table.base
-            );
-            let (detail, name) =
-                (json!({ "from": own, "to": to, "base": table.base }), &table.name);
-            self.notice(EventKind::LinkHoldEnded, name, text, detail);
-            return Ok(());
+            return self.end_hold(id, table, to, hold).await;
         }
         let change = Change::SetLink(hold.to_base());
         let change: Bytes = serde_json::to_vec(&change).map_err(|_| ApiError::internal())?.into();
         // What it has decided meanwhile comes first.
         let (name, reign, version) = (table.name.clone(), table.reign, table.version);
-        if table.base == *own {
-            return self.decide_change(&name, &change, Some((reign, version))).await.map(drop);
+        let told: Json = if table.base == *own {
+            self.decide_change(&name, &change, Some((reign, version))).await?
+        } else if self.is_reached(&table.base) {
+            let taken = TakeHold { table: name, change, reign, version };
+            let told =
+                self.ask_in_time(&table.base, Question::TakeHold(taken), HAND_WITHIN).await?;
+            serde_json::from_slice(&told).map_err(|_| ApiError::internal())?
+        } else {
+            return Ok(());
+        };
+        // Where it has changed the record, that comes and ends the hold.
+        match told["changed"] == true {
+            true => Ok(()),
+            false => self.end_hold(id, table, to, hold).await,
         }
-        if !self.is_reached(&table.base) {
+    }
+
+    /// The link obeys the record again, unless something was asked of it anew meanwhile.
+    async fn end_hold(
+        &self,
+        id: TableId,
+        table: &GlobalTable,
+        to: &str,
+        hold: &LinkHold,
+    ) -> Result<(), ApiError> {
+        if !self.holds.end(&self.store, id, to, hold).await? {
             return Ok(());
         }
-        let change =
-            call::Change { table: name, change, passed_on: true, over_reign: reign, over: version };
-        self.ask_in_time(&table.base, Question::Change(change), HAND_WITHIN).await.map(drop)
+        self.obey_links();
+        let own = &self.config.region.name;
+        let text = format!(
+            "the link from {own} to {to} obeys version {} of the record, by base {}",
+            table.version, table.base
+        );
+        let detail = json!({ "from": own, "to": to, "base": table.base });
+        self.notice(EventKind::LinkHoldEnded, &table.name, text, detail);
+        Ok(())
+    }
+
+    /// Takes what a region holds of a link into a record whose base is here, if that is still as
+    /// that region knows it. The answer is that of a change.
+    pub(in crate::node) async fn on_take_hold(&self, asked: &TakeHold) -> Result<Bytes, ApiError> {
+        set_link(&asked.change)?;
+        let (_, record) = self.record_named(&asked.table).ok_or_else(no_global_table)?;
+        if record.table.base != self.config.region.name {
+            return Err(ApiError::new(
+                ErrorCode::OperationConflict,
+                format!("Region {} decides about links of the table.", record.table.base),
+            ));
+        }
+        let over = Some((asked.reign, asked.version));
+        Ok(self.decide_change(&asked.table, &asked.change, over).await?.to_string().into())
     }
 }
 
@@ -277,8 +340,28 @@ fn in_words(hold: &LinkHold) -> String {
 mod tests {
     use isthmus_control::global_table::{Serve, Sync};
     use isthmus_control::link_rule::Wanted;
+    use isthmus_model::clock::SystemClock;
+    use isthmus_model::ids::Origin;
+    use isthmus_store::StoreOptions;
+    use isthmus_store::engine::memory::MemoryEngine;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_asked_anew_meanwhile_is_not_ended() {
+        let (engine, options) = (Arc::new(MemoryEngine::new()), StoreOptions::new(Origin(1)));
+        let store = Store::open(engine, Arc::new(SystemClock), options).unwrap();
+        let table = GlobalTable::new("t", 1, "r1", Sync::Row, Serve::PeerToPeer);
+        let looked_at = LinkHold::new(table.link_rule("r2", "r3"));
+        let anew = LinkHold { paused: true, ..looked_at.clone() };
+        let (holds, id) = (Holds::default(), TableId(1));
+        holds.kept.lock().insert((id, "r3".to_owned()), anew.clone());
+        assert_eq!(holds.end(&store, id, "r3", &looked_at).await, Ok(false));
+        assert_eq!(holds.of(id, "r3"), Some(anew.clone()));
+        let commits = async { while store.commit_step() {} };
+        let (ended, ()) = tokio::join!(holds.end(&store, id, "r3", &anew), commits);
+        assert_eq!((ended, holds.of(id, "r3")), (Ok(true), None));
+    }
 
     #[test]
     fn a_hold_is_told_in_words() {

@@ -41,7 +41,7 @@ impl Node {
 
     /// Whether something may be lacking here that was prepared or made here: then nothing is told
     /// of what is prepared, until a later term is settled in the log.
-    pub(super) fn may_lack_prepared(&self, table: &Table) -> bool {
+    pub(in crate::node) fn may_lack_prepared(&self, table: &Table) -> bool {
         let Ok(cut) = self.cut_tail(table) else { return true };
         let Some(cut) = cut else { return false };
         let (_, settled) = table.terms();

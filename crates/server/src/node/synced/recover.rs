@@ -7,7 +7,7 @@
 //! entry says that the rest is void, and before anything new is made so many others hold that entry
 //! as a write asks for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// What is asked of other regions is asked again after this.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
-/// Those who are there are asked for so long after a person has said that a term is to begin without
-/// those who are not.
+/// Those who are there are asked for so long after a person has said that a term is to begin
+/// without those who are not.
 const ACCEPTED_PATIENCE: Duration = Duration::from_secs(5);
 /// Answers of one region to one question at most.
 const PAGES_MAX: usize = 1_000;
@@ -54,7 +54,7 @@ impl Node {
     /// Begins a term of a table that this region writes or is about to write. Ends when writes are
     /// made or the table is written elsewhere.
     pub(super) async fn begin_term(self: Arc<Self>, sync: &Arc<SyncTable>, table: &Arc<Table>) {
-        let mut warned = false;
+        let mut warned = String::new();
         let mut accepted = Accepted::default();
         while *sync.stage.borrow() == Stage::Opening {
             let word = table.writer_word();
@@ -73,9 +73,9 @@ impl Node {
                     // It may not be written so any more.
                     return self.obey_modes_now();
                 }
-                Err(error) if !warned => {
-                    warned = true;
+                Err(error) if warned != error.message => {
                     tracing::info!(table = %table.name(), %error, "a term is not begun yet");
+                    warned = error.message;
                 }
                 Err(_) => {}
             }
@@ -104,7 +104,7 @@ impl Node {
         };
         let term = Term { epoch: sync.epoch, life };
         table.promise(term).await?;
-        let found = self.find_prepared(table, term, accepted).await?;
+        let found = self.find_prepared(sync, table, term, accepted).await?;
         self.make_found(table, found).await?;
         let lsn = table.settle(term).await?;
         self.check_lease(table, Epoch(term.epoch))?;
@@ -158,6 +158,7 @@ impl Node {
     /// What was prepared in earlier terms and may have been acknowledged, in its order.
     async fn find_prepared(
         &self,
+        sync: &SyncTable,
         table: &Arc<Table>,
         term: Term,
         accepted: &mut Accepted,
@@ -178,52 +179,75 @@ impl Node {
             table.with_participant(|own_books| Recovery::new(term, (own, own_books), needed, end));
         let mut recovery = recovery.map_err(|refusal| not_begun(&refusal.to_string()))?;
         let mut changes: BTreeMap<TxId, Bytes> = table.prepared().into_iter().collect();
-        let mut answered = vec![self.config.region.name.clone()];
+        let mut told_by = BTreeSet::from([self.config.region.name.clone()]);
+        let mut lacking = BTreeSet::new();
         if recovery.plan().is_none() {
             let others = replicas.iter().filter_map(|region| self.others.get(region));
             let mut asked: JoinSet<_> =
                 others.map(|other| ask_for_prepared(other.clone(), table.id().0, term)).collect();
             while recovery.plan().is_none() {
                 let Some(told) = asked.join_next().await else { break };
-                let Ok(Some((region, held, told))) = told else { continue };
+                let Ok(Some((region, told))) = told else { continue };
                 let Some(member) = self.number_of(&region) else { continue };
+                let Told::Prepared(held, told) = told else {
+                    lacking.insert(region);
+                    continue;
+                };
                 let prepared = told.iter().map(|(tx, _)| (*tx, 0)).collect();
                 let answer = commit::Answer { promised: term, held, prepared };
                 if recovery.answer(member, answer).is_ok() {
                     changes.extend(told);
-                    answered.push(region);
+                    told_by.insert(region);
                 }
             }
         }
-        if takes_what_there_is && recovery.plan().is_none() {
+        let silent = missing(&replicas, &told_by);
+        *sync.silent.lock() = recovery.plan().is_none().then(|| silent.clone());
+        let there = silent.iter().filter(|one| !lacking.contains(*one) && self.may_tell_yet(one));
+        let there = there.cloned().collect::<Vec<_>>().join(", ");
+        let takes = takes_what_there_is && recovery.plan().is_none() && there.is_empty();
+        if takes {
             recovery.accept_loss();
-            if !std::mem::replace(&mut accepted.noticed, true) {
-                self.notice_accepted(table, term, (&answered, &replicas));
-            }
         }
         let Some(plan) = recovery.plan() else {
-            return Err(not_begun("too few others have told what they have prepared"));
+            return Err(not_begun(&match accepts_loss && !there.is_empty() {
+                true => format!(
+                    "{there} can be reached and has not told yet what it has prepared; it is \
+                     waited for though a loss is accepted, unless it is suspended by hand"
+                ),
+                false => "too few others have told what they have prepared".to_owned(),
+            }));
         };
+        if takes && !std::mem::replace(&mut accepted.noticed, true) {
+            self.notice_accepted(table, term, &silent, &plan.torn);
+        }
         let found = plan.commit.into_iter();
         Ok(found.filter_map(|(tx, _)| Some((tx, changes.remove(&tx)?))).collect())
     }
 
-    fn notice_accepted(
-        &self,
-        table: &Table,
-        term: Term,
-        (answered, replicas): (&[String], &[String]),
-    ) {
-        let silent: Vec<&String> = replicas.iter().filter(|one| !answered.contains(one)).collect();
-        let names = silent.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    fn notice_accepted(&self, table: &Table, term: Term, silent: &BTreeSet<String>, torn: &[TxId]) {
         let own = &self.config.region.name;
-        let text = format!(
-            "{own} writes in epoch {} without what {names} may have prepared before; a person has \
-             accepted that answered writes can be lost by it",
-            term.epoch
-        );
-        let detail = json!({ "region": own, "epoch": term.epoch, "silent": silent });
+        let text = accepted_in_words(own, term, silent, torn.len());
+        let torn: Vec<String> = torn.iter().map(TxId::to_string).collect();
+        let detail =
+            json!({ "region": own, "epoch": term.epoch, "silent": silent, "in_part": torn });
         self.notice(EventKind::LossAccepted, table.name().as_str(), text, detail);
+    }
+
+    /// Whether what a replica has prepared may still be heard of: it is reached, and what it says
+    /// counts.
+    fn may_tell_yet(&self, region: &str) -> bool {
+        let is_suspended =
+            self.registry().is_some_and(|registry| registry.known().agreed.is_suspended(region));
+        self.is_reached(region) && !is_suspended
+    }
+
+    /// The replicas of a table that have not told what they have prepared, if a term of it waits
+    /// for them here.
+    pub(in crate::node) fn silent_of(&self, table: &Table) -> Option<BTreeSet<String>> {
+        let sync = self.sync_table(table)?;
+        let silent = sync.silent.lock().clone();
+        silent.filter(|_| *sync.stage.borrow() == Stage::Opening)
     }
 
     /// Whether all that was prepared before this region wrote a table is in its log, as far as it
@@ -289,6 +313,14 @@ struct WhoKnows {
     replicas: Vec<String>,
     /// A person has said that it goes on without those who are gone.
     accepts_loss: bool,
+}
+
+/// What a replica has told.
+enum Told {
+    /// Through which entry its log is that of this region, and the changes.
+    Prepared(u64, Vec<(TxId, Bytes)>),
+    /// It may lack something, and tells nothing.
+    Lacks,
 }
 
 /// Since when it is known that a person accepts a loss.
@@ -363,13 +395,30 @@ fn not_begun(why: &str) -> ApiError {
     ApiError::new(ErrorCode::PartitionUnavailable, message)
 }
 
-/// Has a region promise a term, and asks what it holds of earlier ones: its name, through which
-/// entry its log is that of this region, and the changes.
+fn missing(replicas: &[String], told_by: &BTreeSet<String>) -> BTreeSet<String> {
+    replicas.iter().filter(|region| !told_by.contains(*region)).cloned().collect()
+}
+
+/// `torn`: so many writes are there only in part.
+fn accepted_in_words(own: &str, term: Term, silent: &BTreeSet<String>, torn: usize) -> String {
+    let names = silent.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let in_part = match torn {
+        0 => String::new(),
+        count => format!("; of {count} writes only a part is there"),
+    };
+    format!(
+        "{own} writes in epoch {} without what {names} may have prepared before; a person has \
+         accepted that answered writes can be lost by it{in_part}",
+        term.epoch
+    )
+}
+
+/// Has a region promise a term, and asks what it holds of earlier ones; with its name.
 async fn ask_for_prepared(
     other: Arc<OtherRegion>,
     table: u64,
     term: Term,
-) -> Option<(String, u64, Vec<(TxId, Bytes)>)> {
+) -> Option<(String, Told)> {
     let (mut changes, mut held) = (Vec::new(), u64::MAX);
     for _ in 0..PAGES_MAX {
         let after: Option<&(TxId, Bytes)> = changes.last();
@@ -384,14 +433,35 @@ async fn ask_for_prepared(
             return None;
         }
         let told = Promised::decode(reply.body).ok()?;
+        if told.lacks {
+            return Some((other.name.clone(), Told::Lacks));
+        }
         held = held.min(told.held);
         changes.extend(told.changes.into_iter().map(|one| {
             let term = Term { epoch: one.epoch, life: one.life };
             (TxId { term, number: one.number }, one.change)
         }));
         if !told.more {
-            return Some((other.name.clone(), held, changes));
+            return Some((other.name.clone(), Told::Prepared(held, changes)));
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_person_accepts_is_told_with_who_was_silent_and_what_is_in_part() {
+        let replicas = ["r1", "r2", "r3"].map(str::to_owned);
+        let silent = missing(&replicas, &BTreeSet::from(["r3".to_owned()]));
+        assert_eq!(silent, BTreeSet::from(["r1".to_owned(), "r2".to_owned()]));
+        let term = Term { epoch: 4, life: 1 };
+        let words = accepted_in_words("r3", term, &silent, 0);
+        assert!(words.contains("epoch 4 without what r1, r2 may"), "{words}");
+        assert!(words.ends_with("can be lost by it"), "{words}");
+        let words = accepted_in_words("r3", term, &silent, 2);
+        assert!(words.ends_with("of 2 writes only a part is there"), "{words}");
+    }
 }

@@ -225,11 +225,11 @@ impl Node {
         if table.writer_word().epoch.0 != term.epoch {
             return Err(not_yet("its log is not that of the asking region"));
         }
+        // It had entries that the log of the asking region does not go on from, and could not keep
+        // them as prepared.
         if self.may_lack_prepared(&table) {
-            return Err(not_yet(
-                "it had entries that the log of the asking region does not go on from, and could \
-                 not keep them as prepared",
-            ));
+            let told = Promised { lacks: true, ..Promised::default() };
+            return Ok(told.encode_to_vec().into());
         }
         let mut told = Promised { held: table.durable_lsn().0, ..Promised::default() };
         let mut bytes = 0;

@@ -55,6 +55,7 @@ impl Node {
             | Question::Drop(_)
             | Question::Trigger(_)
             | Question::HoldLinks(_)
+            | Question::TakeHold(_)
             | Question::Holds(_)
             | Question::HandOver(_)
             | Question::Write(_)

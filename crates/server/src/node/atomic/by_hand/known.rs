@@ -6,7 +6,7 @@ use isthmus_model::atomic::BatchId;
 use isthmus_protocol::error_code::ErrorCode;
 use serde_json::{Value as Json, json};
 
-use super::{Looked, Seen};
+use super::look::{Found, Looked, Seen};
 use crate::api_error::ApiError;
 use crate::node::atomic::words::Word;
 
@@ -37,46 +37,75 @@ pub(super) fn said_before(word: &Word) -> String {
     )
 }
 
-/// Whether a batch may be settled by hand, as far as regions have told. Gives its anchor's name.
-pub(super) fn check(
-    id: BatchId,
-    made: bool,
-    looked: &BTreeMap<String, Looked>,
-) -> Result<String, ApiError> {
+/// Whether a batch may be settled by hand, as far as regions have told: nobody says what became of
+/// it, and nobody who is reached may be able to. Gives its anchor's name.
+pub(super) fn check(id: BatchId, made: bool, found: &Found) -> Result<String, ApiError> {
+    let Found { looked, unreached, silent } = found;
     if let Some(word) = looked.values().find_map(|looked| looked.word.as_ref())
         && word.made != made
     {
         return Err(refused(&said_before(word)));
     }
-    let mut intents = looked.values().flat_map(|looked| &looked.intents);
-    let Some(first) = intents.next() else {
+    let first = looked.values().flat_map(|looked| &looked.intents).next();
+    let anchor = first.map(|seen| seen.anchor.as_str());
+    if let Some(anchor) = anchor {
+        check_told(anchor, made, looked)?;
+    }
+    if let Some((region, why)) = silent.first_key_value() {
+        return Err(refused(&format!(
+            "Region {region} is reached and has not told what it knows of the batch: {why} It may \
+             be able to say what became of it. Try again; one of a former version is to be \
+             upgraded first."
+        )));
+    }
+    let Some(anchor) = anchor else {
         return Err(ApiError::new(
             ErrorCode::ObjectNotExist,
             format!("No region that is reached has rows that batch {id} locks."),
         ));
     };
-    let anchor = first.anchor.clone();
-    for (region, looked) in looked {
-        if let Some(verdict) = &looked.verdict {
+    for away in unreached.keys() {
+        let by = looked.iter().find(|(_, looked)| looked.reaches.contains(away));
+        if let Some((by, _)) = by {
             return Err(refused(&format!(
-                "Region {region} writes {anchor} and says that the batch is {verdict}: it is \
-                 settled by itself."
-            )));
-        }
-        if looked.may_write_anchor {
-            return Err(refused(&format!(
-                "Region {region} has a replica of {anchor} and can write it: see `isthmus \
-                 failover`, and let it (`isthmus failover --table {anchor} --to {region}`). It \
-                 says then what became of the batch."
-            )));
-        }
-        if looked.decided && !made {
-            return Err(refused(&format!(
-                "Region {region} has the entry of {anchor} that decides the batch: it is made."
+                "Region {away} is not reached from here, and {by} reaches it: it may be able to \
+                 say what became of the batch. Ask in {by}, or try again."
             )));
         }
     }
-    Ok(anchor)
+    Ok(anchor.to_owned())
+}
+
+/// An error: somebody says what became of it, or will.
+fn check_told(anchor: &str, made: bool, looked: &BTreeMap<String, Looked>) -> Result<(), ApiError> {
+    let first = |is_one: &dyn Fn(&Looked) -> bool| looked.iter().find(|(_, one)| is_one(one));
+    let says = looked.iter().find_map(|(region, it)| Some((region, it.verdict.as_ref()?)));
+    if let Some((region, verdict)) = says {
+        return Err(refused(&format!(
+            "Region {region} writes {anchor} and says that the batch is {verdict}: it is settled \
+             by itself."
+        )));
+    }
+    let soon = looked.iter().find_map(|(region, it)| Some((region, it.says_soon.as_ref()?)));
+    if let Some((region, why)) = soon {
+        return Err(refused(&format!(
+            "Region {region} writes {anchor} and cannot say just now what became of the batch: \
+             {why} It will say so by itself; if that takes long, see `isthmus status` of {region}."
+        )));
+    }
+    if let Some((region, _)) = first(&|looked| looked.may_write_anchor) {
+        return Err(refused(&format!(
+            "Region {region} has a replica of {anchor} and can write it: see `isthmus failover`, \
+             and let it (`isthmus failover --table {anchor} --to {region}`). It says then what \
+             became of the batch."
+        )));
+    }
+    if let Some((region, _)) = first(&|looked| looked.decided && !made) {
+        return Err(refused(&format!(
+            "Region {region} has the entry of {anchor} that decides the batch: it is made."
+        )));
+    }
+    Ok(())
 }
 
 /// What is known of it, in words.
@@ -156,7 +185,15 @@ mod tests {
 
     fn judged(made: bool, second: Looked) -> Result<String, String> {
         let looked = [("r2".to_owned(), member()), ("r3".to_owned(), second)];
-        check(id(), made, &looked.into()).map_err(|error| error.message)
+        judged_of(made, &Found { looked: looked.into(), ..Found::default() })
+    }
+
+    fn judged_of(made: bool, found: &Found) -> Result<String, String> {
+        check(id(), made, found).map_err(|error| error.message)
+    }
+
+    fn away(region: &str) -> BTreeMap<String, String> {
+        [(region.to_owned(), "It cannot be reached.".to_owned())].into()
     }
 
     #[test]
@@ -170,7 +207,40 @@ mod tests {
         assert!(judged(false, decided()).unwrap_err().contains("it is made"));
         assert!(judged(true, decided()).is_ok());
         let none = BTreeMap::from([("r2".to_owned(), Looked::default())]);
+        let none = Found { looked: none, ..Found::default() };
         assert_eq!(check(id(), true, &none).unwrap_err().code, ErrorCode::ObjectNotExist);
+    }
+
+    #[test]
+    fn who_cannot_say_just_now_is_waited_for() {
+        for made in [true, false] {
+            let soon = Looked {
+                says_soon: Some("It has just started.".to_owned()),
+                may_write_anchor: true,
+                holds_anchor: true,
+                ..Looked::default()
+            };
+            assert!(judged(made, soon).unwrap_err().contains("r3 writes cash and cannot say"));
+        }
+    }
+
+    #[test]
+    fn who_is_reached_and_does_not_tell_is_not_passed_over() {
+        let looked = || BTreeMap::from([("r2".to_owned(), member())]);
+        let lost = Found { looked: looked(), unreached: away("r1"), ..Found::default() };
+        assert_eq!(judged_of(true, &lost), Ok("cash".to_owned()));
+        let silent = Found { silent: away("r3"), ..lost };
+        assert!(judged_of(true, &silent).unwrap_err().contains("r3 is reached and has not told"));
+        let nothing = Found { looked: BTreeMap::new(), ..silent };
+        assert!(judged_of(true, &nothing).unwrap_err().contains("r3 is reached"));
+    }
+
+    #[test]
+    fn who_is_reached_from_elsewhere_is_not_taken_for_lost() {
+        let second = Looked { reaches: ["r1".to_owned()].into(), ..Looked::default() };
+        let looked = [("r2".to_owned(), member()), ("r3".to_owned(), second)].into();
+        let found = Found { looked, unreached: away("r1"), ..Found::default() };
+        assert!(judged_of(true, &found).unwrap_err().contains("r3 reaches it"));
     }
 
     #[test]
@@ -181,6 +251,7 @@ mod tests {
             why: "r1 burnt".to_owned(),
             at_millis: 5,
             left: BTreeSet::new(),
+            to_judge: false,
         };
         let said = || Looked { word: Some(word()), ..Looked::default() };
         assert!(judged(true, said()).is_ok());

@@ -277,6 +277,11 @@ impl Node {
         check_batches(sources)?;
         for target in targets.values() {
             self.await_replicas(plan, target, target.durable_lsn(), deadline).await?;
+            // Those that are not reached may come to have the end, and go on without this region.
+            let last = (target.durable_lsn(), target.writer_word().epoch);
+            let left = deadline.saturating_sub(self.clock.monotonic());
+            let held = tokio::time::timeout(left, self.until_held(target, last).done()).await;
+            held.map_err(|_| late("Too few regions hold the new partitions."))??;
         }
         if self.clock.monotonic() > deadline {
             return Err(ApiError::new(ErrorCode::Timeout, "Writes were held for too long."));

@@ -5,28 +5,33 @@
 //! is told. Another region that is to hold it seeds its replica before it lets itself be fed. Rows
 //! are put as they are, with their stamps, so digests of both are alike as far as the old partition
 //! was: the copy that follows offers digests, and brings what is not alike. So nothing is believed
-//! of what was seeded; it is only not sent. Who lacks the old partition, or was behind, is sent more.
+//! of what was seeded; it is only not sent. Who lacks the old partition, or was behind, is sent
+//! more.
 //!
 //! What is under way is forgotten in a crash. Then what was begun to be made without a record is
 //! removed and begun anew, and a replica is copied.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod pace;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use isthmus_control::distribution::reshape::Phase;
+use isthmus_control::distribution::reshape::{Phase, Reshape};
 use isthmus_control::distribution::{Distribution, State, partition_named};
 use isthmus_model::ids::{Epoch, Lsn, PartitionId, TableId};
 use isthmus_protocol::error_code::ErrorCode;
 use isthmus_replication::frame::CopyProgress;
 use isthmus_replication::receive::copy_note;
+use isthmus_replication::throttle::Commits;
 use isthmus_store::digest::DigestState;
-use isthmus_store::{Beside, MovedRow, Pending, Table};
+use isthmus_store::{Beside, MovedRow, Table};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Notify;
 
+use self::pace::{Pace, Puts};
 use super::copy::{Reader, Source, blocking};
 use super::{Doing, Name, Plan, Progress};
 use crate::api_error::ApiError;
@@ -39,8 +44,6 @@ const HOLDS_UP: Duration = Duration::from_millis(250);
 /// So long a digest may take to know what was seeded; without it all is copied.
 const DIGEST_PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// Batches of seeds that wait to be durable at once.
-const PUTS_MAX: usize = 8;
 /// A copy that no region goes on with: all of it is to be compared.
 const NO_FEEDER: u32 = u32::MAX;
 
@@ -49,6 +52,8 @@ const NO_FEEDER: u32 = u32::MAX;
 struct Seeding {
     rows: AtomicU64,
     rows_total: Option<u64>,
+    /// It is to end, since it is not worth it any more.
+    stops: AtomicBool,
     over: Mutex<Option<Result<Arc<Seeded>, ApiError>>>,
     is_over: Notify,
 }
@@ -84,32 +89,18 @@ impl Drop for Unfed {
     }
 }
 
-/// Batches that were put and are not known to be durable.
-#[derive(Default)]
-struct Puts(VecDeque<Pending<()>>);
-
-impl Puts {
-    /// One more; waits where there are too many.
-    async fn add(&mut self, put: Pending<()>) -> Result<(), ApiError> {
-        self.0.push_back(put);
-        while self.0.len() > PUTS_MAX
-            && let Some(first) = self.0.pop_front()
-        {
-            first.await?;
-        }
-        Ok(())
-    }
-
-    /// Waits for all.
-    async fn finish(self) -> Result<(), ApiError> {
-        for put in self.0 {
-            put.await?;
-        }
-        Ok(())
-    }
-}
-
 impl Seedings {
+    /// Ends what is seeded of that name, which is not seeded any more, and forgets it; gives the
+    /// old partitions of it. `None`: it goes on yet.
+    fn stop(&self, name: &Name) -> Option<Vec<PartitionId>> {
+        let mut made = self.made.lock();
+        let Some(seeding) = made.get(name).cloned() else { return Some(Vec::new()) };
+        seeding.stops.store(true, Ordering::Release);
+        let over = seeding.over.lock().clone()?;
+        made.remove(name);
+        Some(over.map(|seeded| seeded.sources.keys().copied().collect()).unwrap_or_default())
+    }
+
     /// Forgets what was of splits and merges that are over; gives the old partitions of those.
     pub(super) fn forget(&self, is_kept: impl Fn(&Name) -> bool) -> Vec<PartitionId> {
         let mut made = self.made.lock();
@@ -157,6 +148,24 @@ impl Node {
     /// Nothing is known of a seeding that has failed, so that it is begun anew.
     pub(in crate::node::distributions) fn forget_seeding(&self, plan: &Plan) {
         self.distributions.fillings.seedings.made.lock().remove(&plan.name());
+    }
+
+    /// New partitions of a split or merge are made without seeds: what seeds them ends. An error:
+    /// it goes on yet.
+    pub(in crate::node::distributions) fn stop_seeding(
+        &self,
+        record: &Distribution,
+        reshape: &Reshape,
+    ) -> Result<(), ApiError> {
+        let fillings = &self.distributions.fillings;
+        let Some(sources) = fillings.seedings.stop(&(record.id.clone(), reshape.id())) else {
+            return Err(ApiError::new(
+                ErrorCode::ServerUnavailable,
+                "Rows are put into the new partitions; that ends first. Nothing was done.",
+            ));
+        };
+        fillings.followed.lock().retain(|partition, _| !sources.contains(partition));
+        Ok(())
     }
 
     /// Seeds the new partitions of a plan, which are there and empty, if that is not under way. An
@@ -275,7 +284,7 @@ impl Node {
             targets: targets.values().map(|table| table.id()).collect(),
             ..Seeded::default()
         };
-        let mut puts = Puts::default();
+        let (mut puts, mut pace) = (Puts::default(), Pace::new(self.clock.monotonic()));
         for number in &plan.reshape.sources {
             let source = self.filled_here(&plan.partition(*number))?;
             let epoch = source.writer_word().epoch;
@@ -285,7 +294,11 @@ impl Node {
             seeded.sources.insert(partition, (lsn, epoch));
             let mut reader = Reader::new(snapshot);
             loop {
-                self.check_planned(plan)?;
+                self.check_seeded(plan, seeding)?;
+                if self.rests(&pace).await {
+                    continue;
+                }
+                let began = self.clock.monotonic();
                 let (read, rows) =
                     blocking(move || reader.read().map(|rows| (reader, rows))).await?;
                 reader = read;
@@ -299,9 +312,14 @@ impl Node {
                     let number = plan.reshape.target_of(&point.ok_or_else(ApiError::internal)?);
                     by_target.entry(number).or_default().push(moved);
                 }
+                let mut begun = Vec::new();
                 for (number, rows) in by_target {
                     let target = targets.get(&number).ok_or_else(ApiError::internal)?.clone();
-                    puts.add(blocking(move || Ok(target.seed(rows))).await?).await?;
+                    begun.push(blocking(move || Ok(target.seed(rows))).await?);
+                }
+                self.worked(&mut pace, began);
+                for put in begun {
+                    puts.add(put).await?;
                 }
             }
         }
@@ -309,8 +327,30 @@ impl Node {
         for table in targets.values() {
             self.await_digest(table).await;
         }
-        self.check_planned(plan)?;
+        self.check_seeded(plan, seeding)?;
         Ok(seeded)
+    }
+
+    /// An error: it is not to go on.
+    fn check_seeded(&self, plan: &Plan, seeding: &Seeding) -> Result<(), ApiError> {
+        match seeding.stops.load(Ordering::Acquire) {
+            true => Err(ApiError::invalid("It was given up.")),
+            false => self.check_planned(plan),
+        }
+    }
+
+    /// Rests a while where a seeding is to; `false`: it goes on.
+    async fn rests(&self, pace: &Pace) -> bool {
+        let rest = pace.rest(self.clock.monotonic(), self.store.is_too_busy_for_upkeep());
+        if let Some(rest) = rest {
+            tokio::time::sleep(rest).await;
+        }
+        rest.is_some()
+    }
+
+    /// Takes note of a piece of a seeding.
+    fn worked(&self, pace: &mut Pace, began: Duration) {
+        pace.worked(began, Commits::of(self.store.counters()), self.clock.monotonic());
     }
 
     /// Waits until the digest of a table knows what was put into it, or for too long.
@@ -363,7 +403,7 @@ impl Node {
         // Rows lie in it that are in no log: whoever feeds it is to compare all of it.
         let progress = CopyProgress { feeder: NO_FEEDER, ..CopyProgress::default() };
         let note = (copy_note(table.spec().base, table.partition()), progress.encode_to_vec());
-        let mut puts = Puts::default();
+        let (mut puts, mut pace) = (Puts::default(), Pace::new(self.clock.monotonic()));
         for source in &plan.reshape.sources {
             let source = self.partition_held(&plan.partition(*source));
             let source = source.ok_or_else(ApiError::no_table)?;
@@ -372,6 +412,10 @@ impl Node {
                 if self.planned(&plan.record.name, &plan.name()).is_none() {
                     return Err(ApiError::invalid("It was given up."));
                 }
+                if self.rests(&pace).await {
+                    continue;
+                }
+                let began = self.clock.monotonic();
                 let (read, rows) =
                     blocking(move || reader.read().map(|rows| (reader, rows))).await?;
                 reader = read;
@@ -385,12 +429,15 @@ impl Node {
                 let rows = reader.shown(rows).into_iter().filter(is_its);
                 let rows: Vec<_> = rows.map(|moved| (moved.key, moved.row)).collect();
                 if rows.is_empty() {
+                    self.worked(&mut pace, began);
                     continue;
                 }
                 let (table, note) = (table.clone(), Some(note.clone()));
                 let beside = Beside { done: None, note };
                 let put = blocking(move || Ok(table.replace_rows(rows, Vec::new(), &[], beside)));
-                puts.add(put.await?).await?;
+                let put = put.await?;
+                self.worked(&mut pace, began);
+                puts.add(put).await?;
             }
         }
         puts.finish().await?;
@@ -412,7 +459,8 @@ impl Node {
         if !self.store.tables().iter().any(is_left) {
             return;
         }
-        let Ok(_one_at_a_time) = self.change_for_another().await else { return };
+        // What goes on meanwhile is not held up; it comes again.
+        let Ok(_one_at_a_time) = self.changing.try_lock() else { return };
         let mut left = self.store.tables();
         left.retain(is_left);
         for table in left {
