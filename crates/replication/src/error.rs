@@ -1,6 +1,7 @@
 //! Why replication fails.
 
 use isthmus_model::error::{Kind, Outcome};
+use isthmus_model::ids::Epoch;
 use isthmus_store::StoreError;
 
 /// Why a frame cannot be taken, or a link cannot go on.
@@ -31,6 +32,14 @@ impl ReplicationError {
             ReplicationError::PriorMissing => Kind::NotFound,
             ReplicationError::Protocol(_) | ReplicationError::Refused(_) => Kind::Invalid,
             ReplicationError::Store(error) => error.kind(),
+        }
+    }
+
+    /// The epoch that is obeyed where a sender was fenced.
+    pub(crate) fn fenced_at(&self) -> Option<Epoch> {
+        match self {
+            ReplicationError::Store(StoreError::Fenced { epoch, .. }) => Some(*epoch),
+            _ => None,
         }
     }
 

@@ -345,8 +345,13 @@ impl Inbound {
     }
 
     fn on_failure(&mut self, partition: PartitionId, error: &ReplicationError) {
-        self.links.remove(&partition);
+        let epoch = self.links.remove(&partition).map(|receiving| receiving.epoch);
         let kind = match error.kind() {
+            // It is written here in the very epoch of the sender, who is not behind: the region
+            // has it alone and has yet to forget the others.
+            Kind::Fenced if error.fenced_at().is_some_and(|at| Some(at) == epoch) => {
+                FaultKind::Retry
+            }
             Kind::Fenced => FaultKind::Fenced,
             Kind::Corrupt => FaultKind::Broken,
             Kind::Invalid

@@ -18,6 +18,7 @@ use crate::frame::{self, Body, FaultKind, Open, Opened};
 
 const NEEDS_A_PERSON: &str = "an old disk was put back there, and a person must decide";
 const OLD_DISK: &str = "an old disk was put back there; opening anew to copy";
+const ALONE: &str = "the table is one of that region alone";
 const OLD_EPOCH: &str = "another region writes the table in a newer epoch";
 
 impl Inbound {
@@ -61,6 +62,9 @@ impl Inbound {
             put_backs.overtaken(&table, origin);
             drop(table.fence(epoch));
             return self.fault(partition, FaultKind::Retry, OLD_DISK.to_owned());
+        }
+        if self.has_alone(&table) && !self.takes_back(origin, partition) {
+            return self.fault(partition, FaultKind::Retry, ALONE.to_owned());
         }
         if put_backs.needs_a_person(partition) {
             return self.fault(partition, FaultKind::Retry, NEEDS_A_PERSON.to_owned());
@@ -132,6 +136,14 @@ impl Inbound {
             self.links.remove(&partition);
             self.fault(partition, FaultKind::Retry, reason.to_owned());
         }
+    }
+
+    /// Whether a table with one writer, which others may feed, is written here: the region was told
+    /// that it has it alone, and has yet to forget the others. What it has made since has the
+    /// addresses of what they make, and says nothing of theirs.
+    fn has_alone(&self, table: &Table) -> bool {
+        let word = table.writer_word();
+        !table.spec().writers.are_many() && word.accepts && word.writer == self.shared.origin()
     }
 
     /// Whether this origin gives back what an old disk here lacks.

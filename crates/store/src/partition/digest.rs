@@ -152,6 +152,20 @@ impl Inner {
         }
     }
 
+    /// Takes what a source has logged as expired in the place of what is logged here, if something
+    /// of that was never logged there: cells that it kills may be gone here, and the source has
+    /// them. So nothing that was counted without them is compared. Gives whether it was so.
+    pub(crate) fn leave_expiry_for(&mut self, source: &[Expiry]) -> bool {
+        let mut together = source.to_vec();
+        self.state.expiry.iter().for_each(|expiry| add_expiry(&mut together, *expiry));
+        if together == source {
+            return false;
+        }
+        self.state.expiry = source.to_vec();
+        self.begin_digest_anew(Rules::of(&self.schema, source));
+        true
+    }
+
     /// A change of the schema changes what the digest counts where it changes how long cells live
     /// so that what would have been dropped may stay, or which of them live otherwise.
     pub(crate) fn follow_schema(&mut self, before: Option<u32>, after: Option<u32>) {

@@ -85,7 +85,8 @@ impl Table {
     /// Takes what the rows to come were written under, before they come: what the source has logged
     /// as expired, and its schema where that is newer. Only with several writers: a write that
     /// meets a share under a schema without rules would replace it here and nowhere else. With
-    /// one writer nobody writes here meanwhile, and all of it comes with the copy's end.
+    /// one writer nobody writes here meanwhile, and all of it comes with the copy's end; but what
+    /// has expired here alone, in a history that ends here, stands in the way of what comes.
     pub fn begin_copy(&self, schema: &Schema, expiry: &[Expiry]) -> Pending<()> {
         Pending::from_result(self.try_begin_copy(schema, expiry))
     }
@@ -100,10 +101,16 @@ impl Table {
         if inner.dropped {
             return Err(StoreError::NoTable(inner.spec.id));
         }
-        if !inner.spec.writers.are_many() || schema.number <= inner.schema.number {
+        let bytes_before = inner.part.bytes;
+        if !inner.spec.writers.are_many() {
+            return match inner.leave_expiry_for(expiry) {
+                true => Ok(self.enqueue_told(&mut inner, bytes_before, ())),
+                false => Ok(Pending::ready(Ok(()))),
+            };
+        }
+        if schema.number <= inner.schema.number {
             return Ok(Pending::ready(Ok(())));
         }
-        let bytes_before = inner.part.bytes;
         take_schema(&mut inner, schema)?;
         for expiry in expiry {
             let at = At { lsn: inner.state.lsn, stamp: None };

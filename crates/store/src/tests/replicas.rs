@@ -294,6 +294,40 @@ fn copy_of_one_writer_replaces_everything_and_the_log_goes_on() {
     assert_eq!(b.table().read_log(Lsn(29), 1), Err(StoreError::LogTrimmed { start: Lsn(30) }));
 }
 
+/// A replica that was a table of its own meanwhile, whose clock is ahead.
+#[test]
+fn what_expired_in_a_history_that_is_left_takes_nothing_of_the_one_that_is_copied() {
+    let (a, mut b) = (Region::new(1, Writers::One), Region::new(2, Writers::One));
+    let lives_for_a_day = |region: &Region| {
+        let changed = region.table().change_schema(|schema| {
+            let mut schema = schema.clone();
+            schema.options.time_to_live_seconds = Some(86_400);
+            Ok(schema)
+        });
+        region.finish(changed).unwrap();
+    };
+    lives_for_a_day(&a);
+    (0..3).for_each(|n| drop(a.write(put(n, n)).unwrap()));
+    let set = b.store.set_writing(TABLE, Writing::Accept, Writers::One, Epoch(1));
+    b.finish(set).unwrap();
+    lives_for_a_day(&b);
+    b.write(put(9, 9)).unwrap();
+    b.clock.advance(2 * 86_400_000);
+    assert!(b.store.expire_step());
+    while b.store.commit_step() {}
+    let set = b.store.set_writing(TABLE, Writing::Refuse, Writers::One, Epoch(1));
+    b.finish(set).unwrap();
+    let begun = b.table().begin_copy(&a.table().schema(), &[]);
+    b.finish(begun).unwrap();
+    let rules = b.table().snapshot().unwrap().rules().clone();
+    assert_eq!(rules.time_floor, i64::MIN, "what is gone of the rows here is looked at, too");
+    copy(&a, &b, 1);
+    b.restart();
+    sweep(&b);
+    assert!(b.table().snapshot().unwrap().expiry().is_empty());
+    assert_eq!((a.rows().len(), a.rows()), (3, b.rows()));
+}
+
 #[test]
 fn copy_among_several_writers_keeps_what_the_source_has_not_heard_of() {
     let (a, b) = (Region::new(1, Writers::ManyByColumn), Region::new(2, Writers::ManyByColumn));

@@ -79,3 +79,48 @@ fn once_enough_waits_all_of_it_goes() {
         assert_eq!(report.shipped, Lsn(goes), "{report:?}");
     }
 }
+
+fn has_alone(region: &Region) {
+    drop(region.store.set_writing(TableId(257), Writing::Accept, Writers::One, Epoch(1)));
+    while region.store.commit_step() {}
+}
+
+fn logs_something(region: &Region) {
+    drop(region.table.change_schema(|schema| Ok(schema.clone())));
+    while region.store.commit_step() {}
+}
+
+/// It has the table alone, and its record does not tell of that yet.
+#[test]
+fn a_replica_that_is_being_unbound_does_not_stop_the_writer() {
+    let [here, peer] = [1, 2].map(|number| Region::new(number, Writers::One, Vec::new(), 0));
+    has_alone(&here);
+    let shared = here.shared(1, FORMAT);
+    let put_backs = shared.put_backs.clone();
+    let mut outbound = Outbound::new(shared, Origin(2));
+    outbound.open(PARTITION, here.table.clone(), &Terms::default());
+    let assigned = Arc::new(Replica(peer.table.clone()));
+    let inbound = || Inbound::new(peer.shared(2, FORMAT), assigned.clone(), PUSH);
+    outbound.connected(PUSH);
+    let mut stream = inbound();
+    exchange(&mut outbound, &mut stream, &peer);
+    assert_eq!(outbound.report(PARTITION).unwrap().state, State::Following);
+    has_alone(&peer);
+    logs_something(&here);
+    assert_eq!(here.table.durable_lsn(), Lsn(1));
+    outbound.appended(PARTITION, here.table.durable_lsn());
+    exchange(&mut outbound, &mut stream, &peer);
+    let goes_on = || {
+        while here.store.commit_step() {}
+        here.table.writer_word().accepts && !put_backs.is_put_back(PARTITION)
+    };
+    let report = outbound.report(PARTITION).unwrap();
+    assert!(report.state == State::Opening && goes_on(), "{report:?}");
+    // What it makes by itself says nothing of what the writer has made.
+    (0..3).for_each(|_| logs_something(&peer));
+    outbound.disconnected(PUSH, "lost");
+    outbound.connected(PUSH);
+    exchange(&mut outbound, &mut inbound(), &peer);
+    let report = outbound.report(PARTITION).unwrap();
+    assert!(report.state == State::Opening && goes_on(), "{report:?}");
+}
