@@ -30,6 +30,8 @@ const BATCHES_PLANT_SEEDS: u64 = 60;
 const RESHAPES_SEEDS: u64 = 60;
 /// A planted bug of splits and merges must be seen within so many of them.
 const RESHAPES_PLANT_SEEDS: u64 = 300;
+/// Worlds whose regions are unbound and bound again, in one test run: two that failed once.
+const BINDINGS_SEEDS: [u64; 2] = [2, 3];
 /// Worlds with replicas that take less than all, in one test run.
 const EXTRACTS_SEEDS: u64 = 4;
 /// Worlds whose links ship later, in one test run.
@@ -215,6 +217,14 @@ fn hold_and_see(scenario: Scenario, seeds: u64, plants: &[Plant]) -> Tally {
         assert!(found.is_some(), "{plant:?} was not seen within {PLANT_SEEDS} seeds");
     }
     tally
+}
+
+#[test]
+fn regions_are_unbound_and_bound_again_whatever_breaks() {
+    for seed in BINDINGS_SEEDS {
+        let tally = report_of(Scenario::Bindings, seed).tally;
+        assert!(tally.bound_again > 0, "seed {seed} shows nothing: {tally:?}");
+    }
 }
 
 #[test]
