@@ -73,8 +73,9 @@ fn truth(observer: &Observer, node: usize, table: &Table, cut: Hlc) -> Rows {
     let last = (partition, Origin(u8::MAX), Lsn(u64::MAX));
     let mut rows = Rows::new();
     for ((_, origin, lsn), known) in observer.known.range(first..=last) {
-        // Who has left writes for itself.
-        let is_alone = observer.has_left(node_of(*origin), partition)
+        // Who has left writes for itself, and shows that to its own clients.
+        let is_alone = node_of(*origin) != node
+            && observer.has_left(node_of(*origin), partition)
             && *lsn > observer.held(node, *origin, partition);
         if let EntryBody::Rows(deltas) = &known.entry.body
             && known.entry.stamp.hlc < cut
