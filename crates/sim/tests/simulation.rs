@@ -184,6 +184,7 @@ fn batches_of_several_tables_are_whole_whatever_breaks() {
         Plant::IntentForgotten,
         Plant::ToldBeforeDurable,
         Plant::SilenceGivesUp,
+        Plant::OpenGivenUp,
         Plant::AllAwaited,
     ];
     for plant in quickly {

@@ -171,7 +171,7 @@ impl Batches {
         let ended = std::mem::take(&mut out.ended);
         for (at, number, ended) in ended {
             match self.works.contains_key(&number) {
-                true => self.take_ended((at, number), ended, parts, out),
+                true => self.take_ended(number, ended, parts, out),
                 false if number > WRITES => {}
                 false => out.ended.push((at, number, ended)),
             }
@@ -181,17 +181,11 @@ impl Batches {
         self.keep(now, parts, out);
     }
 
-    fn take_ended(
-        &mut self,
-        (at, number): (usize, u64),
-        ended: Ended,
-        parts: &mut [Part],
-        out: &mut Out,
-    ) {
+    fn take_ended(&mut self, number: u64, ended: Ended, parts: &mut [Part], out: &mut Out) {
         if let Ended::Written(_) = ended {
             if let Some(Work::Decision(batch)) = self.works.get(&number) {
                 let batch = *batch;
-                self.is_written(batch, &parts[at].table);
+                self.is_written(batch, parts, out);
             }
             return;
         }

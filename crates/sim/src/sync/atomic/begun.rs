@@ -7,7 +7,7 @@ use isthmus_control::batches::Tried;
 use isthmus_model::atomic::BatchId;
 use isthmus_model::key::PrimaryKey;
 use isthmus_model::value::Text;
-use isthmus_store::{Pending, StoreError, Table};
+use isthmus_store::{Pending, StoreError};
 
 use super::{Answer, Batches, Told, Work, answer_of, is_decided_durably, line, written};
 use crate::plant::Plant;
@@ -200,12 +200,15 @@ impl Batches {
     }
 
     /// The decision is in the log, and others may lack it.
-    pub(super) fn is_written(&mut self, batch: u64, table: &Table) {
+    pub(super) fn is_written(&mut self, batch: u64, parts: &[Part], out: &mut Out) {
         let Some(begun) = self.begun.get(&batch) else { return };
         if let Stage::Deciding(id, _) = begun.stage
-            && is_decided_durably(table, id)
+            && is_decided_durably(&parts[begun.groups[0].0].table, id)
         {
             self.books.tried(id, Tried::Made);
+            if self.plant == Some(Plant::ToldBeforeHeld) {
+                tell((id, begun), true, parts, out);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a member of a batch does, and how what batches have left is settled, as the server does it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use isthmus_control::batches::{AnchorLog, Settled, Step, Telling, is_made};
 use isthmus_model::atomic::{BatchId, Verdict};
@@ -234,11 +235,17 @@ impl Batches {
 
     fn ask_for_verdicts(&mut self, now: u64, part: &mut Part, out: &mut Out) {
         let at = part.at;
+        // Who asks at once meets more batches that are open.
+        let asks_at_once = self.plant == Some(Plant::OpenGivenUp);
+        let age_of = |since: i64| match asks_at_once {
+            true => Duration::MAX,
+            false => age(&self.clock, since),
+        };
         let intents: Vec<_> = part
             .table
             .intents()
             .into_iter()
-            .map(|(id, anchor, _, since)| (id, anchor, age(&self.clock, since.millis())))
+            .map(|(id, anchor, _, since)| (id, anchor, age_of(since.millis())))
             .collect();
         if self.plant == Some(Plant::SilenceGivesUp) {
             for (id, ..) in &intents {
