@@ -7,6 +7,7 @@
 //! accepted last, or not at all. Rows are known by a 128-bit keyed hash of their keys and of the
 //! partition's life; what is left of an earlier life is never found again.
 
+use std::num::NonZeroU128;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use isthmus_digest::{Hasher, Lane, Parts, Sum};
@@ -39,7 +40,7 @@ struct Shelf(Mutex<Set>);
 /// A row's name in the cache, and in which life it has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tag {
-    name: u128,
+    name: NonZeroU128,
     life: u64,
 }
 
@@ -83,13 +84,13 @@ impl PartsCache {
     /// The name of a row of a partition in a life.
     pub(crate) fn tag(hasher: &Hasher, life: u64, key: &[u8]) -> Tag {
         let Sum(name) = hasher.part(Lane::Data, key, &life.to_le_bytes());
-        Tag { name: name.max(1), life }
+        Tag { name: NonZeroU128::new(name).unwrap_or(NonZeroU128::MIN), life }
     }
 
     fn set(&self, tag: Tag) -> Option<&Mutex<Set>> {
         let count = self.sets.len() as u64;
         // The high half, spread over the sets; both halves are the name.
-        let place = (tag.name >> 64) as u64 % count.max(1);
+        let place = (tag.name.get() >> 64) as u64 % count.max(1);
         self.sets.get(place as usize).map(|Shelf(set)| set)
     }
 
@@ -101,9 +102,14 @@ impl PartsCache {
     }
 
     /// Which of some rows are known; one without a name is not.
-    pub(crate) fn knows(&self, tags: &[Option<Tag>]) -> Vec<bool> {
-        self.fetch(tags.iter().flatten().copied());
-        tags.iter().map(|tag| tag.and_then(|tag| self.get(tag)).is_some()).collect()
+    pub(crate) fn knows(&self, tags: impl Iterator<Item = Option<Tag>> + Clone) -> Vec<bool> {
+        self.fetch(tags.clone().flatten());
+        tags.map(|tag| tag.is_some_and(|tag| self.has(tag))).collect()
+    }
+
+    fn has(&self, tag: Tag) -> bool {
+        let known = |set: &Mutex<Set>| set.lock().entries.iter().any(|e| e.tag == tag.name.get());
+        self.set(tag).is_some_and(known)
     }
 
     /// Takes note of what of some rows is in the digest now, the last word on each last.
@@ -117,7 +123,7 @@ impl PartsCache {
     /// What of a row is in the digest, if that is known.
     pub(crate) fn get(&self, tag: Tag) -> Option<Parts> {
         let set = self.set(tag)?.lock();
-        let found = set.entries.iter().find(|entry| entry.tag == tag.name)?;
+        let found = set.entries.iter().find(|entry| entry.tag == tag.name.get())?;
         Some(match found.sum {
             0 => Parts::new(),
             sum => Parts::one(Lane::Data, Sum(sum)),
@@ -134,13 +140,13 @@ impl PartsCache {
             _ => None,
         };
         let mut set = set.lock();
-        let known = set.entries.iter().position(|entry| entry.tag == tag.name);
+        let known = set.entries.iter().position(|entry| entry.tag == tag.name.get());
         match (known, sum) {
             (Some(place), Some(sum)) => set.entries[place].sum = sum,
             (Some(place), None) => set.entries[place] = Entry::default(),
             (None, Some(sum)) => {
                 let place = usize::from(set.next) % WAYS;
-                set.entries[place] = Entry { tag: tag.name, sum };
+                set.entries[place] = Entry { tag: tag.name.get(), sum };
                 set.next = set.next.wrapping_add(1);
             }
             (None, None) => {}

@@ -21,6 +21,22 @@ pub fn encode_key(partition: PartitionId, key: &EncodedKey) -> Bytes {
     out.freeze()
 }
 
+/// The keys of some rows, which lie in one buffer.
+pub(crate) fn encode_keys<'a>(
+    partition: PartitionId,
+    keys: impl Iterator<Item = &'a EncodedKey> + Clone,
+) -> Vec<Bytes> {
+    let lengths = keys.clone().map(|key| PREFIX_BYTES + key.0.len());
+    let mut out = BytesMut::with_capacity(lengths.clone().sum());
+    for key in keys {
+        out.put_u8(KIND_ROW);
+        out.put_u64(partition.0);
+        out.put_slice(&key.0);
+    }
+    let mut all = out.freeze();
+    lengths.map(|length| all.split_to(length)).collect()
+}
+
 /// What `encode_key` was given; the primary key takes the buffer.
 pub fn decode_key(mut key: Bytes) -> Result<(PartitionId, EncodedKey), Corrupt> {
     match key.first_chunk::<PREFIX_BYTES>() {
@@ -59,6 +75,8 @@ mod tests {
             let (p, a, b) = (PartitionId(p), EncodedKey(a.into()), EncodedKey(b.into()));
             prop_assert_eq!(decode_key(encode_key(p, &a)), Ok((p, a.clone())));
             prop_assert_eq!(encode_key(p, &a).cmp(&encode_key(p, &b)), a.cmp(&b));
+            let each = [&b, &a].map(|key| encode_key(p, key));
+            prop_assert_eq!(encode_keys(p, [&b, &a].into_iter()), each);
             let [(_, start, end), ..] = ranges_of_partition(p);
             let key = encode_key(p, &a);
             prop_assert!(start <= key && (p.0 == u64::MAX || key < end));

@@ -3,6 +3,7 @@
 //! A change that replaces its row needs of it only what was in the digest; such a row is measured
 //! in its packed form and not decoded.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,10 +28,19 @@ pub(crate) struct Wanted {
 }
 
 /// A row as it was read.
-struct Fetched {
-    packed: Option<Bytes>,
+enum Fetched {
+    /// It was not, since the cache knew enough of it.
+    Not,
+    /// It is not there.
+    Absent,
+    There(Box<There>),
+}
+
+/// A row that is there.
+struct There {
+    packed: Bytes,
     /// `None`: it was not asked for.
-    row: Option<Option<Arc<Row>>>,
+    row: Option<Arc<Row>>,
     parts: Parts,
 }
 
@@ -39,16 +49,19 @@ struct Found {
     key: EncodedKey,
     /// Its name in the cache of parts.
     tag: Option<Tag>,
-    /// `None`: it was not read, since the cache knew enough of it.
-    fetched: Option<Fetched>,
+    fetched: Fetched,
 }
 
 /// Rows read from the engine, and when.
 pub(crate) struct Prefetched {
     groups_finished: u64,
     rules: Option<Rules>,
-    /// In the order of their keys.
+    /// As they were asked for.
     rows: Vec<Found>,
+    /// Places of rows, in the order of their keys.
+    order: Vec<u32>,
+    /// The place of the row that was looked for last: the next one is likely that or the next.
+    last: Cell<usize>,
 }
 
 /// A row as it will be when all that is accepted is durable.
@@ -77,8 +90,35 @@ pub(crate) fn read_packed(
     if let [key] = keys {
         return Ok(vec![core.engine.get(Space::Rows, &keys::row::encode_key(partition, key))?]);
     }
-    let keys: Vec<Bytes> = keys.iter().map(|key| keys::row::encode_key(partition, key)).collect();
+    let keys = keys::row::encode_keys(partition, keys.iter());
     Ok(core.engine.get_many(Space::Rows, &keys)?)
+}
+
+/// Places of rows in the order of their keys.
+fn order_of(wanted: &[Wanted]) -> Vec<u32> {
+    let Some((first, others)) = wanted.split_first() else { return Vec::new() };
+    let shared = |known: usize, other: &Wanted| shared_prefix(&first.key.0[..known], &other.key.0);
+    let shared = others.iter().fold(first.key.0.len(), shared);
+    // Most keys differ in the first bytes that not all have.
+    let head = |wanted: &Wanted| {
+        let mut head = [0; 8];
+        let rest = &wanted.key.0[shared..];
+        let length = rest.len().min(8);
+        head[..length].copy_from_slice(&rest[..length]);
+        u64::from_be_bytes(head)
+    };
+    let heads = wanted.iter().map(head).zip(0u32..);
+    let mut order: Vec<(u64, u32)> = heads.collect();
+    let key = |place: u32| &wanted[place as usize].key;
+    order.sort_unstable_by(|one, other| {
+        one.0.cmp(&other.0).then_with(|| key(one.1).cmp(key(other.1)))
+    });
+    order.into_iter().map(|(_, place)| place).collect()
+}
+
+/// How many bytes two strings begin with alike.
+fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 fn decode(bytes: &Bytes) -> Result<Row, StoreError> {
@@ -86,69 +126,81 @@ fn decode(bytes: &Bytes) -> Result<Row, StoreError> {
 }
 
 impl Prefetched {
-    /// Reads rows outside the lock.
+    /// Reads rows outside the lock. They are found soonest if looked for in the same order.
     pub(crate) fn read(
         core: &Core,
         partition: &Partition,
         mut wanted: Vec<Wanted>,
     ) -> Result<Prefetched, StoreError> {
         let groups_finished = partition.groups_finished();
-        let mut read = Prefetched { groups_finished, rules: None, rows: Vec::new() };
         let has_digest = core.options.digests;
         wanted.retain(|wanted| wanted.decoded || has_digest);
+        let mut read = Prefetched {
+            groups_finished,
+            rules: None,
+            order: order_of(&wanted),
+            rows: Vec::with_capacity(wanted.len()),
+            last: Cell::new(0),
+        };
         if wanted.is_empty() {
             return Ok(read);
         }
-        // In this order the engine finds them sooner, and they are found here.
-        wanted.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        let tag = |wanted: &Wanted| has_digest.then(|| partition.tag(&wanted.key));
-        let tags: Vec<Option<Tag>> = wanted.iter().map(tag).collect();
-        let asked = wanted.iter().zip(&tags).map(|(wanted, tag)| tag.filter(|_| !wanted.decoded));
-        let is_enough = core.parts.knows(&asked.collect::<Vec<Option<Tag>>>());
-        let unknown = wanted.iter().zip(&is_enough).filter(|(_, enough)| !**enough);
-        let keys: Vec<EncodedKey> = unknown.map(|(wanted, _)| wanted.key.clone()).collect();
-        let values = match keys.is_empty() {
-            true => Vec::new(),
-            false => read_packed(core, partition.id, &keys)?,
+        let mut is_decoded = Vec::with_capacity(wanted.len());
+        for Wanted { key, decoded } in wanted {
+            let tag = has_digest.then(|| partition.tag(&key));
+            is_decoded.push(decoded);
+            read.rows.push(Found { key, tag, fetched: Fetched::Not });
+        }
+        let asked = read.rows.iter().zip(&is_decoded);
+        let asked = asked.map(|(row, is_decoded)| row.tag.filter(|_| !is_decoded));
+        let is_enough = core.parts.knows(asked);
+        let mut unknown = read.order.clone();
+        unknown.retain(|place| !is_enough[*place as usize]);
+        if unknown.is_empty() {
+            return Ok(read);
+        }
+        let values = match unknown[..] {
+            [place] => read_packed(core, partition.id, &[read.rows[place as usize].key.clone()])?,
+            // In this order the engine finds them sooner.
+            _ => {
+                let keys = unknown.iter().map(|place| &read.rows[*place as usize].key);
+                let keys = keys::row::encode_keys(partition.id, keys);
+                core.engine.get_many(Space::Rows, &keys)?
+            }
         };
         let durable = partition.durable();
         let measure = partition.measure(&durable.state.rules, &durable.spec);
-        let mut values = values.into_iter();
-        read.rows.reserve(wanted.len());
-        for ((Wanted { key, decoded }, tag), enough) in wanted.into_iter().zip(tags).zip(is_enough)
-        {
-            let value = if enough { None } else { values.next() };
-            let Some(packed) = value else {
-                read.rows.push(Found { key, tag, fetched: None });
+        for (place, packed) in unknown.into_iter().zip(values) {
+            let place = place as usize;
+            let row = &mut read.rows[place];
+            let Some(packed) = packed else {
+                row.fetched = Fetched::Absent;
                 continue;
             };
-            let row = match (&packed, decoded) {
-                (Some(packed), true) => Some(Some(Arc::new(decode(packed)?))),
-                (None, _) => Some(None),
-                (Some(_), false) => None,
-            };
-            let parts = match &packed {
-                Some(packed) if has_digest => {
-                    measure.of_packed(&key.0, packed).map_err(StoreError::corrupt("row"))?
+            let decoded = is_decoded[place].then(|| decode(&packed).map(Arc::new)).transpose()?;
+            let parts = match has_digest {
+                true => {
+                    measure.of_packed(&row.key.0, &packed).map_err(StoreError::corrupt("row"))?
                 }
-                Some(_) | None => Parts::new(),
+                false => Parts::new(),
             };
-            read.rows.push(Found { key, tag, fetched: Some(Fetched { packed, row, parts }) });
+            row.fetched = Fetched::There(Box::new(There { packed, row: decoded, parts }));
         }
-        if !keys.is_empty() {
-            read.rules = Some(durable.state.rules.clone());
-        }
+        read.rules = Some(durable.state.rules.clone());
         Ok(read)
     }
 
     fn found(&self, key: &EncodedKey) -> Option<&Found> {
-        let place = self.rows.binary_search_by(|found| found.key.cmp(key)).ok()?;
+        let last = self.last.get();
+        let likely = [last, last + 1];
+        let is_it = |place: &usize| self.rows.get(*place).is_some_and(|row| row.key == *key);
+        let place = likely.into_iter().find(is_it).or_else(|| {
+            let key_at = |place: &u32| self.rows.get(*place as usize).map(|row| &row.key);
+            let at = self.order.binary_search_by(|place| key_at(place).cmp(&Some(key))).ok()?;
+            self.order.get(at).map(|place| *place as usize)
+        })?;
+        self.last.set(place);
         self.rows.get(place)
-    }
-
-    /// What was read of a row, if the overlay has all that became durable since.
-    fn known(&self, inner: &Inner, key: &EncodedKey) -> Option<&Fetched> {
-        self.found(key)?.fetched.as_ref().filter(|_| inner.is_covered(self.groups_finished))
     }
 
     /// The row as it is under the lock. What was read holds if the overlay has all that became
@@ -165,12 +217,14 @@ impl Prefetched {
             Seen::Settled(row) => return Ok(Current { row, pending: None }),
             Seen::Durable => {}
         }
-        let row = match self.known(inner, key) {
-            Some(Fetched { row: Some(row), .. }) => row.clone(),
-            Some(Fetched { packed, .. }) => {
-                packed.as_ref().map(|packed| decode(packed).map(Arc::new)).transpose()?
-            }
-            None => {
+        let holds = |_: &&Found| inner.is_covered(self.groups_finished);
+        let row = match self.found(key).filter(holds).map(|found| &found.fetched) {
+            Some(Fetched::Absent) => None,
+            Some(Fetched::There(there)) => match &there.row {
+                Some(row) => Some(row.clone()),
+                None => Some(Arc::new(decode(&there.packed)?)),
+            },
+            Some(Fetched::Not) | None => {
                 let mut rows = read_rows(core, partition.id, std::slice::from_ref(key))?;
                 rows.pop().flatten().map(Arc::new)
             }
@@ -207,12 +261,17 @@ impl Prefetched {
         }
         let found = self.found(key);
         let tag = found.and_then(|found| found.tag);
-        let fetched = found.and_then(|found| found.fetched.as_ref());
         let measured_so =
             || self.rules.as_ref().is_some_and(|rules| rules.measure_alike(&inner.state.rules));
-        let holds = |_: &&Fetched| inner.is_covered(self.groups_finished) && measured_so();
-        if let Some(known) = fetched.filter(holds) {
-            return Ok(Before { parts: known.parts.clone(), tag });
+        if let Some(found) = found.filter(|_| inner.is_covered(self.groups_finished)) {
+            match &found.fetched {
+                // By whatever rules.
+                Fetched::Absent => return Ok(Before { parts: Parts::new(), tag }),
+                Fetched::There(there) if measured_so() => {
+                    return Ok(Before { parts: there.parts.clone(), tag });
+                }
+                Fetched::There(_) | Fetched::Not => {}
+            }
         }
         let remembered = inner.parts_cached(key, tag).or_else(|| inner.parts_overlaid(key));
         if let Some(parts) = remembered {
@@ -227,5 +286,42 @@ impl Prefetched {
             None => Parts::new(),
         };
         Ok(Before { parts, tag })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::proptest;
+    use proptest::prop_assert_eq;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn rows_are_put_in_the_order_of_their_keys_and_found_in_any(
+            shared in vec(0..3u8, 0..3),
+            rests in vec(vec(0..3u8, 0..12), 0..20),
+            asked in vec(0..20usize, 0..20),
+        ) {
+            let key = |rest: &Vec<u8>| EncodedKey([&shared[..], rest].concat().into());
+            let keys: Vec<EncodedKey> = rests.iter().map(key).collect();
+            let wanted = |key: &EncodedKey| Wanted { key: key.clone(), decoded: false };
+            let order = order_of(&keys.iter().map(wanted).collect::<Vec<_>>());
+            let ordered: Vec<&EncodedKey> = order.iter().map(|at| &keys[*at as usize]).collect();
+            let mut sorted: Vec<&EncodedKey> = keys.iter().collect();
+            sorted.sort();
+            prop_assert_eq!(ordered, sorted);
+            let row =
+                |key: &EncodedKey| Found { key: key.clone(), tag: None, fetched: Fetched::Not };
+            let rows = keys.iter().map(row).collect();
+            let last = Cell::new(0);
+            let read = Prefetched { groups_finished: 0, rules: None, rows, order, last };
+            for at in asked {
+                let key = keys.get(at).cloned().unwrap_or_default();
+                let found = read.found(&key).map(|found| &found.key);
+                prop_assert_eq!(found, Some(&key).filter(|key| keys.contains(key)));
+            }
+        }
     }
 }
