@@ -346,12 +346,16 @@ impl Modes {
         self.count_holders(partition, &mut inner);
     }
 
-    /// What time alone brings.
-    pub fn tick(&self) {
+    /// What time alone brings. Regions that are `suspended`, as those have agreed who decide that,
+    /// are not waited for as long as others where without them too few are left.
+    pub fn tick(&self, suspended: &BTreeSet<Origin>) {
         let all: Vec<_> =
             self.partitions.read().iter().map(|(id, known)| (*id, known.clone())).collect();
         for (partition, known) in all {
             let mut inner = known.0.lock();
+            let left = inner.marks.keys().filter(|region| !suspended.contains(region)).count();
+            let is_lost = left < inner.watch.asked().held_by;
+            inner.watch.lose(is_lost);
             let news = inner.watch.look(self.clock.monotonic());
             self.settle(partition, &mut inner, news);
         }

@@ -53,7 +53,7 @@ impl World {
 
     fn later(&self, millis: u64) {
         self.hand.0.fetch_add(millis, Ordering::Relaxed);
-        self.modes.tick();
+        self.modes.tick(&BTreeSet::new());
     }
 
     fn counts(&self) -> Counts {
@@ -219,4 +219,24 @@ fn who_writes_again_goes_on_with_the_mode() {
     let mut wait = world.wait(5).unwrap();
     world.held(3, 5);
     assert_eq!(wait.try_take(), Some(Answer::Held));
+}
+
+#[test]
+fn the_bound_is_short_only_where_those_that_are_left_are_too_few() {
+    let world = World::new();
+    let asked = SemiSync {
+        held_by: 1,
+        bound_entries: 1000,
+        bound: Duration::from_secs(60),
+        patience: Duration::from_secs(60),
+        fallback: Fallback::Wait,
+    };
+    let has_fallen_back = || world.modes.report(HERE).unwrap().fallen_back;
+    world.modes.set(HERE, asked, &[Origin(2), Origin(3)].into(), None);
+    let _waits = world.wait(1);
+    for (suspended, falls) in [(vec![2], false), (vec![1, 3], false), (vec![2, 3], true)] {
+        world.hand.0.fetch_add(1000, Ordering::Relaxed);
+        world.modes.tick(&suspended.into_iter().map(Origin).collect());
+        assert_eq!(has_fallen_back(), falls);
+    }
 }

@@ -11,6 +11,11 @@ use isthmus_model::ids::Lsn;
 
 use super::SemiSync;
 
+/// So long, and no longer than the bound, others may lack something while not enough of them count
+/// that those who decide have not given up: a bound that is to outlast a hitch has nothing to wait
+/// for then. About two round trips over half the earth, should one of them be there all the same.
+const LOST_BOUND: Duration = Duration::from_millis(250);
+
 /// Watches one table.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -24,12 +29,22 @@ pub(super) struct Watch {
     goal: Option<(Lsn, Duration)>,
     /// Since when the oldest write has waited for votes that is not made yet.
     votes_since: Option<Duration>,
+    /// Too few that count are left.
+    is_lost: bool,
 }
 
 impl Watch {
     /// Nothing is known yet; it may have fallen back in an earlier life.
     pub(super) fn new(asked: SemiSync, fallen_back: bool) -> Watch {
-        Watch { asked, fallen_back, end: Lsn(0), held: None, goal: None, votes_since: None }
+        Watch {
+            asked,
+            fallen_back,
+            end: Lsn(0),
+            held: None,
+            goal: None,
+            votes_since: None,
+            is_lost: false,
+        }
     }
 
     /// What is asked.
@@ -74,6 +89,11 @@ impl Watch {
         self.votes_since = since;
     }
 
+    /// Whether, of those that count, fewer than must hold a write are left that are not suspended.
+    pub(super) fn lose(&mut self, is_lost: bool) {
+        self.is_lost = is_lost;
+    }
+
     /// Time has passed, or something else was asked. A state that changes is told with its reason.
     pub(super) fn look(&mut self, now: Duration) -> Option<String> {
         let reached = self.goal.filter(|(goal, _)| self.held >= Some(*goal));
@@ -92,7 +112,11 @@ impl Watch {
     }
 
     fn fall(&mut self, now: Duration) -> Option<String> {
-        let SemiSync { held_by, bound_entries, bound, .. } = self.asked;
+        let SemiSync { held_by, bound_entries, .. } = self.asked;
+        let bound = match self.is_lost {
+            true => self.asked.bound.min(LOST_BOUND),
+            false => self.asked.bound,
+        };
         let since = self.goal.map_or(now, |(_, set)| set);
         let reason = if self.lag().is_some_and(|lag| lag > bound_entries) {
             format!("fewer than {held_by} others hold all but the newest {bound_entries} entries")
@@ -207,6 +231,29 @@ mod tests {
         assert_eq!(watch.written(Lsn(2), millis(6)), None);
         assert_eq!(watch.held(Some(Lsn(3)), millis(6)), None);
         assert!(!watch.has_fallen_back());
+    }
+
+    #[test]
+    fn who_is_given_up_is_not_waited_for_as_long_as_a_hitch() {
+        let asked = SemiSync { bound: millis(10_000), ..*watch().asked() };
+        for is_lost in [false, true] {
+            let mut watch = Watch::new(asked, false);
+            watch.lose(is_lost);
+            assert_eq!(watch.look(millis(1000)), None);
+            assert_eq!(watch.written(Lsn(1), millis(1000)), None);
+            assert_eq!(watch.look(millis(1250)), None);
+            assert_eq!(watch.look(millis(1251)).is_some(), is_lost);
+            // Should it answer all the same, it counts.
+            assert_eq!(watch.held(Some(Lsn(1)), millis(1300)).is_some(), is_lost);
+            assert!(!watch.has_fallen_back());
+            watch.wait_for_votes(Some(millis(1400)));
+            assert_eq!(watch.look(millis(1651)).is_some(), is_lost);
+        }
+        // A bound that is shorter counts.
+        let mut watch = watch();
+        watch.lose(true);
+        watch.written(Lsn(1), millis(0));
+        assert!(watch.look(millis(101)).is_some());
     }
 
     #[test]

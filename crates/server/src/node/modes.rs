@@ -237,7 +237,7 @@ impl Node {
         let mut unsettled = VecDeque::new();
         while !*stop.borrow() {
             self.tell_relayed();
-            self.shared.modes.tick();
+            self.shared.modes.tick(&self.suspended());
             self.look_at_votes();
             unsettled.extend(self.shared.modes.take_changes());
             for change in std::mem::take(&mut unsettled) {
@@ -253,6 +253,14 @@ impl Node {
                 _ = stop.changed() => return,
             }
         }
+    }
+
+    /// The regions that are suspended, as those have agreed who decide that.
+    fn suspended(&self) -> BTreeSet<Origin> {
+        let Some(registry) = self.registry() else { return BTreeSet::new() };
+        let known = registry.known();
+        let suspended = known.agreed.regions.iter().filter(|(_, standing)| standing.suspended);
+        suspended.filter_map(|(region, _)| self.number_of(region)).collect()
     }
 
     /// Tells what regions hold that no link of this one gives its entries to.

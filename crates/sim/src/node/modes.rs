@@ -1,5 +1,6 @@
 //! Writes that wait for other regions, as the server lets them wait.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use isthmus_model::ids::{Epoch, Lsn, PartitionId};
@@ -30,7 +31,7 @@ impl LifeModes {
 
     /// Looks at bounds in time; a change counts once its note is durable.
     pub(super) fn tick(&mut self, store: &Store) {
-        self.shared.tick();
+        self.shared.tick(&BTreeSet::new());
         for partition in self.shared.end_left() {
             drop(store.delete_note(&note_name(partition)));
         }
