@@ -531,6 +531,16 @@ def test_a_switch_over_edges_turns_the_chain_round(regions):
     assert rows_sent(regions, "chained") == 0
 
 
+def test_a_region_that_has_just_started_hands_over(regions):
+    make(regions, "started")
+    await_forwarding(regions, "started")
+    await_writer(regions, "started", "r1")
+    regions.regions[0].kill()
+    regions.regions[0].start()
+    assert switch(regions, "started", "r2")["changed"]
+    assert switch(regions, "started", "r1")["changed"]
+
+
 def test_a_region_killed_in_the_middle_leaves_one_writer_and_loses_nothing(regions):
     make(regions, "killed")
     await_forwarding(regions, "killed")

@@ -30,7 +30,8 @@ use crate::api_error::ApiError;
 use crate::peer::call::{HandOver, HandedOver, MayWrite, Question};
 use crate::peer::dial::OtherRegion;
 
-/// How long the successor may take to catch up before nothing is handed over.
+/// How long the successor may take to catch up before nothing is handed over, with what comes
+/// before that: a region that has just started listens first.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(12);
 /// The epoch ends only when what was written was with the successor within this.
 const LAG_WANTED: Duration = Duration::from_millis(50);
@@ -219,13 +220,15 @@ impl Node {
         let successor = self
             .number_of(&asked.to)
             .ok_or_else(|| ApiError::invalid(format!("Region {} is not configured.", asked.to)))?;
+        let asked_at = self.clock.monotonic();
+        self.listen_first(&asked.table).await;
         self.check_epoch(&table, asked.epoch)?;
         self.check_disk(&table)?;
         self.check_formats(&record)?;
         let may_write = MayWrite { table: asked.table.clone() };
         self.ask_in_time(&asked.to, Question::MayWrite(may_write), MAY_WRITE_PATIENCE).await?;
         self.await_gathered(&table).await?;
-        self.await_caught_up(id, &table, &record, &asked.to).await?;
+        self.await_caught_up((id, asked_at), &table, &record, &asked.to).await?;
         self.check_bound(id, &asked.to)?;
 
         let _drained = self.drain_synced(&table).await?;
@@ -326,12 +329,11 @@ impl Node {
     /// Waits until the successor has what is written soon after it is.
     async fn await_caught_up(
         &self,
-        id: TableId,
+        (id, asked_at): (TableId, Duration),
         table: &Arc<Table>,
         record: &Record,
         to: &str,
     ) -> Result<(), ApiError> {
-        let asked_at = self.clock.monotonic();
         let deadline = asked_at + CATCH_UP_PATIENCE;
         let is_direct = record.table.feeder(&self.config.region.name, to)
             == Some(self.config.region.name.as_str());
