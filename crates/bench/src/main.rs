@@ -3,20 +3,23 @@
 //! `write` and `read` print rows per second of three real processes beside what the engine alone
 //! and the HTTP stack alone reach under the same load; `lag` prints how long a write takes to be
 //! visible in the other regions, `replicate` how fast a replica gets what it lacks, `isolation`
-//! what a dead and a slow peer cost the others, `split` what becomes of a hot partition. Nothing is
-//! asserted about times. Every measurement has a bound, and every process that is started ends with
-//! this one, however it ends.
+//! what a dead and a slow peer cost the others, `split` what becomes of a hot partition, `join`
+//! what a region that joins a distributed table costs. Nothing is asserted about times. Every
+//! measurement has a bound, and every process that is started ends with this one, however it ends.
 
 // Measuring is reading the clock and waiting.
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the machine's clock")]
 
+mod clients;
 mod cluster;
 mod digest_cost;
+mod distributed;
 mod echo;
 mod error;
 mod flights;
 mod floors;
 mod isolation;
+mod join;
 mod lag;
 mod load;
 mod process;
@@ -78,6 +81,8 @@ enum Command {
     Sync(sync::SyncArgs),
     /// A hot partition that is split for its load, beside a table that is used evenly
     Split(split::SplitArgs),
+    /// A region that joins a distributed table which is used
+    Join(join::JoinArgs),
     /// Passes connections on, later and slower: stands for a long way
     Proxy(proxy::ProxyArgs),
     /// Answers requests without doing anything: the floor of the HTTP stack
@@ -187,6 +192,7 @@ fn run(command: Command) -> Result<()> {
         Command::Isolation(args) => isolation::run(&args)?.print(args.around.json),
         Command::SemiSync(args) => semi_sync::run(&args)?.print(args.around.json),
         Command::Sync(args) => sync::run(&args)?.print(args.around.json),
+        Command::Join(args) => join::run(&args)?.print(args.around.json),
         Command::Split(args) => split::run(&args)?.print(args.around.json),
         Command::Proxy(args) => proxy::serve(&args),
         Command::Echo(args) => echo::serve(&args),

@@ -38,6 +38,8 @@ pub(crate) struct Report {
     isolation: Option<crate::isolation::IsolationFound>,
     #[serde(skip_serializing_if = "Option::is_none")]
     split: Option<crate::split::SplitFound>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join: Option<crate::join::JoinFound>,
 }
 
 /// One measurement.
@@ -173,6 +175,7 @@ impl Report {
             replicate: None,
             isolation: None,
             split: None,
+            join: None,
         }
     }
 
@@ -230,6 +233,10 @@ impl Report {
 
     pub(crate) fn split(&mut self, found: crate::split::SplitFound) {
         self.split = Some(found);
+    }
+
+    pub(crate) fn join(&mut self, found: crate::join::JoinFound) {
+        self.join = Some(found);
     }
 
     /// The measurement of that name, table and replicas.

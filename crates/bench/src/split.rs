@@ -13,24 +13,24 @@
 //! share of its own.
 
 mod share;
-mod writers;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Args;
 use isthmus_control::distribution::Point;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value as Json, json};
+use serde::Serialize;
+use serde_json::json;
 
 use self::share::Share;
-use self::writers::{Phase, Writers};
 use crate::Around;
+use crate::clients::{Asked, Clients, Phase};
 use crate::cluster::{Cluster, Memory, Place};
+use crate::distributed::Table;
 use crate::error::{BenchError, Result};
 use crate::load::send_all;
 use crate::report::{Line, Ratio, Report, table};
-use crate::rows::{KEY, RowSet, TABLE};
+use crate::rows::{RowSet, TABLE};
 use crate::write::batch_check;
 
 const REGIONS: u8 = 3;
@@ -42,8 +42,6 @@ const LIMIT_SHARE: f64 = 2.0;
 const QUIET: Duration = Duration::from_secs(14);
 /// So long is waited for that.
 const QUIET_PATIENCE: Duration = Duration::from_secs(180);
-/// How long a table may take to be made, or to be settled.
-const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 /// Writers write so long before anything is measured.
 const SETTLE: Duration = Duration::from_secs(8);
@@ -107,31 +105,6 @@ pub(crate) struct SplitFound {
     hot_parts_written: Vec<usize>,
 }
 
-/// What is read of a distributed table.
-#[derive(Debug, Deserialize)]
-struct Shown {
-    state: String,
-    moving: u64,
-    reshape: Option<Json>,
-    partitions: Vec<ShownPartition>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ShownPartition {
-    from: Point,
-    primary: String,
-    state: String,
-}
-
-impl Shown {
-    fn is_quiet(&self) -> bool {
-        self.state == "active"
-            && self.moving == 0
-            && self.reshape.is_none()
-            && self.partitions.iter().all(|partition| partition.state == "settled")
-    }
-}
-
 /// Measures a hot partition.
 pub(crate) fn run(args: &SplitArgs) -> Result<Report> {
     let options = args.around.options(args.seconds, args.rows, REPLICAS - 1);
@@ -140,7 +113,12 @@ pub(crate) fn run(args: &SplitArgs) -> Result<Report> {
     let mut report = Report::of("isthmus-bench split", &options, rows);
     let cluster = Cluster::fresh(&options, &place, REGIONS, Memory::holding(rows.count))?;
     let table = Table { cluster: &cluster };
-    let hot_until = table.make(args.partitions)?;
+    let made = table.make(json!({
+        "by": "hash", "partitions": args.partitions, "replicas": REPLICAS, "seed": 1,
+    }))?;
+    let next = made.partitions.into_iter().nth(1);
+    let hot_until =
+        next.map(|next| next.from).ok_or_else(|| BenchError::failed("there is one partition"))?;
     let load = rows.batches_of_all(11);
     send_all(&cluster.target(0)?, "/BatchWriteRow", load, 4, batch_check(1))?;
     let pids = cluster.pids().into_iter();
@@ -149,68 +127,22 @@ pub(crate) fn run(args: &SplitArgs) -> Result<Report> {
     let _shares = shares.transpose()?;
     let hot = rows.puts_where(13, |key| Point::of_hash(key) < hot_until);
     let targets = (0..usize::from(REGIONS)).map(|region| cluster.target(region));
-    let writers = Writers::start(
-        targets.collect::<Result<Vec<_>>>()?,
-        usize::from(args.writers),
-        [rows.puts(12), hot],
-        cluster.pids(),
-    )?;
-    let mut heat = Heat { args, table, writers, phases: Vec::new(), warm_up: options.warm_up() };
+    let asked = Asked {
+        path: "/PutRow",
+        requests: vec![rows.puts(12), hot],
+        pause: Duration::ZERO,
+        bytes_min: 1,
+    };
+    let targets = targets.collect::<Result<Vec<_>>>()?;
+    let clients = Clients::start(targets, usize::from(args.writers), asked, cluster.pids())?;
+    let mut heat = Heat { args, table, clients, phases: Vec::new(), warm_up: options.warm_up() };
     let found = heat.measure(&hot_until);
-    heat.writers.stop()?;
+    heat.clients.stop()?;
     tell(found?, &mut report);
     Ok(report)
 }
 
-/// The table that is written.
-#[derive(Clone, Copy)]
-struct Table<'a> {
-    cluster: &'a Cluster,
-}
-
 impl Table<'_> {
-    /// Makes it and waits until all of it is where it belongs; gives where its first partition
-    /// ends.
-    fn make(self, partitions: u16) -> Result<Point> {
-        let asked = json!({
-            "name": TABLE,
-            "schema": { "key": [{ "name": KEY, "type": "string" }] },
-            "wish": {
-                "by": "hash", "partitions": partitions, "replicas": REPLICAS, "seed": 1,
-            },
-        });
-        self.cluster.ask("POST", "/v1/distributions", asked.to_string().into())?;
-        let shown = self.await_shown("its partitions are not made", PATIENCE, Shown::is_quiet)?;
-        let next = shown.partitions.into_iter().nth(1);
-        next.map(|next| next.from).ok_or_else(|| BenchError::failed("there is one partition"))
-    }
-
-    fn show(self) -> Result<Shown> {
-        let target = format!("/v1/distributions/{TABLE}");
-        let told = self.cluster.ask("GET", &target, Bytes::new())?;
-        serde_json::from_value(told)
-            .map_err(|error| BenchError::Failed(format!("the table cannot be read: {error}")))
-    }
-
-    fn await_shown(
-        self,
-        otherwise: &str,
-        patience: Duration,
-        holds: impl Fn(&Shown) -> bool,
-    ) -> Result<Shown> {
-        let began = Instant::now();
-        loop {
-            let shown = self.show()?;
-            if holds(&shown) {
-                return Ok(shown);
-            }
-            if began.elapsed() > patience {
-                return Err(BenchError::Failed(format!("{otherwise}: {shown:?}")));
-            }
-            std::thread::sleep(POLL);
-        }
-    }
-
     /// Splits partitions that are asked for more often in a second from now on, or none.
     fn limit(self, split_load: Option<u32>) -> Result<()> {
         let limits = json!({ "split_rate": split_load });
@@ -236,7 +168,7 @@ impl Table<'_> {
 struct Heat<'a> {
     args: &'a SplitArgs,
     table: Table<'a>,
-    writers: Writers,
+    clients: Clients,
     phases: Vec<Phase>,
     warm_up: Duration,
 }
@@ -249,7 +181,7 @@ impl Heat<'_> {
         self.phase("one hot partition, not split", true)?;
         let share = even / f64::from(self.args.partitions);
         let split_load = self.args.split_load.unwrap_or((share * LIMIT_SHARE) as u32).max(10);
-        self.writers.write(false);
+        self.clients.heat(false);
         self.table.limit(Some(split_load))?;
         // The limit alone splits nothing.
         std::thread::sleep(self.warm_up + Duration::from_secs(3));
@@ -257,7 +189,7 @@ impl Heat<'_> {
         if before != usize::from(self.args.partitions) {
             return Err(BenchError::failed("it was split before the heat: raise --split-load"));
         }
-        self.writers.write(true);
+        self.clients.heat(true);
         let began = Instant::now();
         let (mut begun, mut split, mut quiet_since) = (None, None, None);
         let mut ended = began;
@@ -286,7 +218,7 @@ impl Heat<'_> {
             std::thread::sleep(POLL);
         };
         let seconds = |at: Option<Instant>| at.map_or(f64::NAN, |at| (at - began).as_secs_f64());
-        let longest_write_ms = self.writers.longest_since(began);
+        let longest_write_ms = self.clients.longest_since(began);
         let pauses_ms = self.table.pauses()?;
         self.phase("the same keys, after the splits", true)?;
         self.table.limit(None)?;
@@ -315,9 +247,9 @@ impl Heat<'_> {
 
     /// Measures for a while; gives the rate.
     fn phase(&mut self, what: &'static str, is_hot: bool) -> Result<f64> {
-        self.writers.write(is_hot);
+        self.clients.heat(is_hot);
         std::thread::sleep(self.warm_up);
-        let phase = self.writers.phase(what, Duration::from_secs(self.args.seconds))?;
+        let phase = self.clients.phase(what, Duration::from_secs(self.args.seconds))?;
         let rate = phase.rows_per_second;
         self.phases.push(phase);
         Ok(rate)

@@ -72,7 +72,7 @@ pub(crate) struct DistributeArgs {
     /// The chance by which equal regions are chosen [default: any]
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// How many partitions move at once [default: 2]
+    /// How many partitions move at once [default: 1]
     #[arg(long, value_name = "COUNT")]
     moves_at_once: Option<u32>,
     #[command(flatten)]

@@ -19,9 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(32);
 /// Arguments of `isthmus distribution`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Partitions move in the background, a few at once: a region takes a copy and follows, then it
-writes if it is to, and only then another region gives its replica up. No request is refused for
-it. `show` tells how far they are.
+Partitions move in the background, one at a time or a few at once: a region takes a copy and
+follows, then it writes if it is to, and only then another region gives its replica up. No request
+is refused for it. `show` tells how far they are.
 
 They are split and merged in the background, too, one split or merge of a table at a time: new
 partitions are filled beside the old ones, which then end, after a pause of writes that is well

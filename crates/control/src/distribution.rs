@@ -38,7 +38,7 @@ pub const RULES_MAX: usize = 64;
 /// Partitions of one table that move at once, at most.
 pub const MOVES_MAX: u32 = 16;
 /// And where nobody has said.
-pub const MOVES_DEFAULT: u32 = 2;
+pub const MOVES_DEFAULT: u32 = 1;
 
 /// How rows are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -478,6 +478,7 @@ impl Node {
     pub async fn rebalance(&self, name: &str, body: &[u8]) -> Result<Json, ApiError> {
         /// What is asked, and whether it is only to be told.
         #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
         struct Asked {
             #[serde(default)]
             dry_run: bool,

@@ -1,7 +1,7 @@
-//! Writers that go on from the first measurement to the last: what they write changes, they do not.
+//! Clients that go on from the first measurement to the last: what they ask changes, they do not.
 //!
-//! Each connection sends its next request when it has its answer. All answers are kept with their
-//! moments, and cut into measurements afterwards.
+//! Each connection sends its next request when it has its answer, or a while later. All answers are
+//! kept with their moments, and cut into measurements afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -30,50 +30,62 @@ struct Seen {
 
 /// What one span of time has shown.
 #[derive(Debug, Serialize)]
-pub(super) struct Phase {
-    pub(super) what: &'static str,
-    pub(super) rows_per_second: f64,
-    pub(super) p50_ms: f64,
-    pub(super) p99_ms: f64,
-    pub(super) max_ms: f64,
-    pub(super) errors: u64,
+pub(crate) struct Phase {
+    pub(crate) what: &'static str,
+    pub(crate) rows_per_second: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) max_ms: f64,
+    pub(crate) errors: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) first_error: Option<String>,
+    pub(crate) first_error: Option<String>,
     /// Cores that each region has used, then the load generator.
-    pub(super) cpu: Vec<f64>,
+    pub(crate) cpu: Vec<f64>,
     /// What other processes used of all cores, from 0 to 1.
-    pub(super) others: Option<f64>,
+    pub(crate) others: Option<f64>,
+}
+
+/// What clients send, and how often.
+pub(crate) struct Asked {
+    /// The operation.
+    pub(crate) path: &'static str,
+    /// Evenly, and hot: one list or both, from the first request to the last and again.
+    pub(crate) requests: Vec<Vec<Prepared>>,
+    /// Between an answer and the next request.
+    pub(crate) pause: Duration,
+    /// Bytes that an answer has at least.
+    pub(crate) bytes_min: usize,
 }
 
 struct Shared {
-    /// Evenly, and hot.
-    requests: [Vec<Prepared>; 2],
+    asked: Asked,
     is_hot: AtomicBool,
     is_over: AtomicBool,
     next: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
 }
 
-/// Writers that write until they are stopped.
-pub(super) struct Writers {
+/// Clients that ask until they are stopped.
+pub(crate) struct Clients {
     shared: Arc<Shared>,
     pids: Vec<u32>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-impl Writers {
-    /// Starts so many, spread over the targets; they write the first of the two lists.
-    pub(super) fn start(
+impl Clients {
+    /// Starts so many, spread over the targets; they send the first of the lists.
+    pub(crate) fn start(
         targets: Vec<Target>,
-        writers: usize,
-        requests: [Vec<Prepared>; 2],
+        count: usize,
+        asked: Asked,
         pids: Vec<u32>,
-    ) -> Result<Writers> {
-        if requests.iter().any(Vec::is_empty) || targets.is_empty() {
+    ) -> Result<Clients> {
+        let lists = &asked.requests;
+        if lists.is_empty() || lists.iter().any(Vec::is_empty) || targets.is_empty() {
             return Err(BenchError::failed("no requests are prepared: take more rows"));
         }
         let shared = Arc::new(Shared {
-            requests,
+            asked,
             is_hot: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             next: AtomicUsize::new(0),
@@ -83,8 +95,8 @@ impl Writers {
         let thread = std::thread::spawn(move || -> Result<()> {
             runtime()?.block_on(async {
                 let mut all = JoinSet::new();
-                for target in targets.iter().cycle().take(writers) {
-                    all.spawn(write(of_thread.clone(), target.clone()));
+                for target in targets.iter().cycle().take(count) {
+                    all.spawn(ask(of_thread.clone(), target.clone()));
                 }
                 while let Some(joined) = all.join_next().await {
                     joined.map_err(|error| BenchError::failed(error.to_string()))??;
@@ -92,16 +104,16 @@ impl Writers {
                 Ok(())
             })
         });
-        Ok(Writers { shared, pids, thread: Some(thread) })
+        Ok(Clients { shared, pids, thread: Some(thread) })
     }
 
-    /// What they write from now on.
-    pub(super) fn write(&self, is_hot: bool) {
+    /// Which list they send from now on.
+    pub(crate) fn heat(&self, is_hot: bool) {
         self.shared.is_hot.store(is_hot, Ordering::Relaxed);
     }
 
     /// Lets them go on for a while, and tells what came of it.
-    pub(super) fn phase(&self, what: &'static str, span: Duration) -> Result<Phase> {
+    pub(crate) fn phase(&self, what: &'static str, span: Duration) -> Result<Phase> {
         let own = std::process::id();
         let pids = || self.pids.iter().copied().chain([own]);
         let used = || pids().map(cpu_of).collect::<Result<Vec<Duration>>>();
@@ -112,53 +124,65 @@ impl Writers {
         let used = after.iter().zip(&before).map(|(after, before)| after.saturating_sub(*before));
         let used: Vec<Duration> = used.collect();
         let all = all_after.zip(all_before).map(|(after, before)| after.saturating_sub(before));
+        Ok(Phase {
+            cpu: used.iter().map(|used| used.as_secs_f64() / elapsed.as_secs_f64()).collect(),
+            others: share_of_others(all, used.iter().copied(), elapsed),
+            ..self.between(what, began, ended)
+        })
+    }
+
+    /// What the answers between two moments have shown, but for the use of processors.
+    pub(crate) fn between(&self, what: &'static str, began: Instant, ended: Instant) -> Phase {
         let seen = self.shared.seen.lock();
         let of_it = seen.iter().filter(|seen| (began..ended).contains(&seen.at));
         let (good, bad): (Vec<&Seen>, Vec<&Seen>) = of_it.partition(|seen| seen.error.is_none());
         let times = Times::new(good.iter().map(|seen| micros(seen.took)).collect());
-        Ok(Phase {
+        Phase {
             what,
-            rows_per_second: good.len() as f64 / elapsed.as_secs_f64(),
+            rows_per_second: good.len() as f64 / (ended - began).as_secs_f64(),
             p50_ms: times.quantile(0.5),
             p99_ms: times.quantile(0.99),
             max_ms: times.max(),
             errors: bad.len() as u64,
             first_error: bad.first().and_then(|seen| seen.error.clone()),
-            cpu: used.iter().map(|used| used.as_secs_f64() / elapsed.as_secs_f64()).collect(),
-            others: share_of_others(all, used.iter().copied(), elapsed),
-        })
+            cpu: Vec::new(),
+            others: None,
+        }
     }
 
-    /// The longest good write that ended since then, in milliseconds.
-    pub(super) fn longest_since(&self, since: Instant) -> f64 {
+    /// The longest good answer that came since then, in milliseconds.
+    pub(crate) fn longest_since(&self, since: Instant) -> f64 {
         let seen = self.shared.seen.lock();
         let of_it = seen.iter().filter(|seen| seen.at >= since && seen.error.is_none());
         Times::new(of_it.map(|seen| micros(seen.took)).collect()).max()
     }
 
     /// Ends them. An error: one ended before.
-    pub(super) fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         self.shared.is_over.store(true, Ordering::Relaxed);
         let Some(thread) = self.thread.take() else { return Ok(()) };
-        thread.join().map_err(|_| BenchError::failed("the writers panicked"))?
+        thread.join().map_err(|_| BenchError::failed("the clients panicked"))?
     }
 }
 
-async fn write(shared: Arc<Shared>, target: Target) -> Result<()> {
-    let checked = Check::length(1);
+async fn ask(shared: Arc<Shared>, target: Target) -> Result<()> {
+    let Asked { path, requests, pause, bytes_min } = &shared.asked;
+    let checked = Check::length(*bytes_min);
     let mut connection = Connection::open(&target).await?;
     while !shared.is_over.load(Ordering::Relaxed) {
-        let requests = &shared.requests[usize::from(shared.is_hot.load(Ordering::Relaxed))];
-        let place = shared.next.fetch_add(1, Ordering::Relaxed);
-        let Some(prepared) = requests.get(place % requests.len()) else { return Ok(()) };
+        let list = usize::from(shared.is_hot.load(Ordering::Relaxed)).min(requests.len() - 1);
+        let place = shared.next.fetch_add(1, Ordering::Relaxed) % requests[list].len();
         let began = Instant::now();
-        let asked = connection.exchange("/PutRow", prepared, true);
+        let asked = connection.exchange(path, &requests[list][place], true);
         let error = match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
-            Err(_) => return Err(BenchError::failed("a write was not answered within a minute")),
+            Err(_) => return Err(BenchError::failed("a request was not answered within a minute")),
             Ok(answered) => check(&checked, &connection, answered?, true).err(),
         };
         let at = Instant::now();
         shared.seen.lock().push(Seen { at, took: at - began, error });
+        if !pause.is_zero() {
+            tokio::time::sleep(*pause).await;
+        }
     }
     Ok(())
 }
@@ -168,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_write_is_that_of_those_that_ended_since() {
+    fn the_longest_answer_is_that_of_those_that_ended_since() {
         let now = Instant::now();
         let seen = |before: u64, took: u64, error: Option<&str>| Seen {
             at: now - Duration::from_secs(before),
@@ -176,14 +200,19 @@ mod tests {
             error: error.map(str::to_owned),
         };
         let shared = Shared {
-            requests: [Vec::new(), Vec::new()],
+            asked: Asked {
+                path: "/PutRow",
+                requests: Vec::new(),
+                pause: Duration::ZERO,
+                bytes_min: 1,
+            },
             is_hot: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             seen: Mutex::new(vec![seen(9, 70, None), seen(2, 40, None), seen(1, 90, Some("no"))]),
         };
-        let writers = Writers { shared: Arc::new(shared), pids: Vec::new(), thread: None };
-        assert_eq!(writers.longest_since(now - Duration::from_secs(5)), 40.0);
-        assert_eq!(writers.longest_since(now - Duration::from_secs(10)), 70.0);
+        let clients = Clients { shared: Arc::new(shared), pids: Vec::new(), thread: None };
+        assert_eq!(clients.longest_since(now - Duration::from_secs(5)), 40.0);
+        assert_eq!(clients.longest_since(now - Duration::from_secs(10)), 70.0);
     }
 }
