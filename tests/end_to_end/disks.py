@@ -11,6 +11,7 @@ import functools
 import os
 import pathlib
 import shutil
+import signal
 import struct
 import subprocess
 import tempfile
@@ -36,6 +37,12 @@ def alone():
 
 def run(*command):
     subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=60)
+
+
+def _stands_still(pid):
+    """Whether each thread of a process is stopped, and so within no call of the kernel."""
+    stats = pathlib.Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(one.read_text().rsplit(")", 1)[1].split()[0] == "T" for one in stats)
 
 
 class Disk:
@@ -74,6 +81,24 @@ class Disk:
             fcntl.ioctl(descriptor, SHUTDOWN, struct.pack("I", NO_FLUSH))
         finally:
             os.close(descriptor)
+
+    def shut_under(self, pid):
+        """The same under a process that goes on to write.
+
+        None of its syncs is under way at that moment: Linux (seen with 6.18) may tell of such a one
+        that it is done though the journal was given up before, which no cut of power does, since
+        nobody is there to be told.
+        """
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            until = time.monotonic() + BUSY_SECONDS
+            while not _stands_still(pid):
+                if time.monotonic() > until:
+                    raise TimeoutError(f"process {pid} does not stand still")
+                time.sleep(0.001)
+            self.shut()
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def detach(self, lazy=False):
         # A process that was killed may hold its files a moment longer than its parent knows.

@@ -116,7 +116,8 @@ def finish(running, table, writers):
         writer.stop()
     for writer in writers:
         assert writer.rows > 0, f"{writer.name} was never acknowledged: {writer.refusals[-3:]}"
-        assert writer.losses(writer.region) == [], f"lost in {writer.name}, which acknowledged it"
+        lost = writer.losses(writer.region)
+        assert not lost, f"lost in {writer.name}, which acknowledged it: {lost[:20]} of {len(lost)}"
     clients = [region.client() for region in running.regions]
     cluster.await_alike(clients, clients, table, KEY_NAMES, filler)
     for client in clients:
@@ -126,4 +127,5 @@ def finish(running, table, writers):
     )
     for writer in writers:
         for region in running.regions:
-            assert writer.losses(region) == [], f"rows of {writer.name} lost in {region.name}"
+            lost = writer.losses(region)
+            assert not lost, f"rows of {writer.name} lost in {region.name}: {lost[:20]}"

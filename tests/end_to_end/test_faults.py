@@ -60,7 +60,7 @@ class Lost:
                 stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         elif fault == "power-cut":
             # The disk goes first, while the process still writes.
-            self.disk.shut()
+            self.disk.shut_under(self.region.pid)
             time.sleep(0.05)
             self.region.kill()
 

@@ -82,10 +82,8 @@ def test_flights_loaded_and_changed_by_all_peers_are_the_same_in_all(three):
     make(three, "peer-to-peer")
     assert flights.load([told(region) for region in three.regions], "flights", ROWS) == ROWS
     await_alike(three, three.regions)
-    original = assert_alike(three, ROWS)
-    for values, cells in flights.rows(ROWS):
-        assert [cell[:2] for cell in original[values]] == sorted(cells), values
-    # Now each region changes rows, most of which another one wrote, all at the same time.
+    # Now each region changes rows, most of which another one wrote, all at the same time. What was
+    # loaded is told by the rows, most of them, that none changes.
     with flights.pool() as workers:
         parts = [
             workers.submit(change, told(region), index, ROWS)

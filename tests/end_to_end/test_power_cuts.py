@@ -56,7 +56,7 @@ def test_power_cuts_lose_nothing_acknowledged(folder):
                 if cut % 2:
                     # The disk goes first, while the process still writes: it must not
                     # acknowledge what it cannot keep.
-                    found[region.name].shut()
+                    found[region.name].shut_under(region.pid)
                     time.sleep(0.05)
                 region.kill()
                 found[region.name].cut() if not cut % 2 else remount(found[region.name])
