@@ -21,7 +21,7 @@ cargo xtask COMMAND
   test [SUITE...]    all tests, or: rust python node java bad-input end-to-end
   sim [ARGS]         the simulator with the given seed and options
   bench NAME [ARGS]  a benchmark: write, read, lag, verify, digest-cost, replicate, isolation,
-                     semi-sync, sync, split, gap [ROWS]
+                     semi-sync, sync, split, join, gap [ROWS]
   compat [--newest]  the SDK suites, with the pinned SDKs or with the newest ones
   fuzz TARGET [SECS] request_decoder or plainbuffer_decoder, 60 seconds by default
   soak [NAME]        the long tests: overwrites (ten million), peers (an hour), semi-sync (200

@@ -10,6 +10,10 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// Commands that take so long tell how long it was.
+const TOLD_SECONDS: u64 = 10;
 
 /// The project's root.
 pub(crate) fn root() -> PathBuf {
@@ -35,10 +39,13 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Prints the command and runs it to its end.
+/// Prints the command and runs it to its end, and how long it took.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     show(command);
-    match command.status() {
+    let begun = now();
+    let status = command.status();
+    took(command, begun);
+    match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{}: {status}", shown(command))),
         Err(error) => Err(format!("{}: {error}", shown(command))),
@@ -59,6 +66,7 @@ pub(crate) fn become_it(command: &mut Command) -> Result<(), String> {
 /// Like `run`, and hands each line of the output to `line` as it is printed.
 pub(crate) fn follow(command: &mut Command, mut line: impl FnMut(&str)) -> Result<(), String> {
     show(command);
+    let begun = now();
     let name = shown(command);
     let program = command.stdout(Stdio::piped()).spawn();
     let mut child = program.map_err(|error| format!("{name}: {error}"))?;
@@ -72,7 +80,9 @@ pub(crate) fn follow(command: &mut Command, mut line: impl FnMut(&str)) -> Resul
             bytes.clear();
         }
     }
-    match child.wait() {
+    let status = child.wait();
+    took(command, begun);
+    match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{name}: {status}")),
         Err(error) => Err(format!("{name}: {error}")),
@@ -92,6 +102,19 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
 
 fn show(command: &Command) {
     eprintln!("\n$ {}", shown(command));
+}
+
+#[allow(clippy::disallowed_methods, reason = "a person waits for it")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Tells how long a command took of which somebody may wonder.
+fn took(command: &Command, begun: Instant) {
+    let seconds = begun.elapsed().as_secs();
+    if seconds >= TOLD_SECONDS {
+        eprintln!("({}: {seconds} s)", shown(command));
+    }
 }
 
 fn shown(command: &Command) -> String {

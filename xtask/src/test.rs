@@ -14,6 +14,9 @@ use crate::{dev, install};
 
 const SUITES: [&str; 6] = ["rust", "python", "node", "java", "bad-input", "end-to-end"];
 
+/// End-to-end files at once, of those that mostly wait: each takes a third of a processor or so.
+const LANES: usize = 3;
+
 /// What a runner's closing lines say.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Totals {
@@ -64,17 +67,9 @@ fn run_suite(suite: &str, totals: &mut Totals) -> Outcome {
 }
 
 /// End-to-end tests that load the whole machine, or are disturbed by what else does.
-const ALONE: [&str; 7] = [
-    "test_atomic.py",
-    "test_crashes.py",
-    "test_power_cuts.py",
-    "test_reshape.py",
-    "test_size.py",
-    "test_ten_regions.py",
-    "test_wire.py",
-];
+const ALONE: [&str; 3] = ["test_power_cuts.py", "test_size.py", "test_wire.py"];
 
-/// File by file: one at a time what needs the machine, then two at once what mostly waits.
+/// File by file: one at a time what needs the machine, then several at once of what mostly waits.
 fn end_to_end(python: &Path, totals: &mut Totals) -> Outcome {
     let folder = crate::run::root().join("tests/end_to_end");
     let files = std::fs::read_dir(&folder).map_err(|error| format!("read tests: {error}"))?;
@@ -92,7 +87,7 @@ fn end_to_end(python: &Path, totals: &mut Totals) -> Outcome {
             let mut of_file = Totals::default();
             // What the tests measure is printed, so it is not held back.
             let mut tests = pytest_command(python, &[&file, "-v", "-s"]);
-            tests.env("PORTS", format!("{share}/2"));
+            tests.env("PORTS", format!("{share}/{LANES}"));
             let ended = follow(&mut tests, |line| add_pytest(&mut of_file, line));
             if let Ok(mut found) = found.lock() {
                 found.0.passed += of_file.passed;
@@ -105,8 +100,10 @@ fn end_to_end(python: &Path, totals: &mut Totals) -> Outcome {
     run(&Mutex::new(alone), 0);
     let together = Mutex::new(together);
     std::thread::scope(|scope| {
-        scope.spawn(|| run(&together, 1));
-        run(&together, 0);
+        for share in 0..LANES {
+            let (run, together) = (&run, &together);
+            scope.spawn(move || run(together, share));
+        }
     });
     found.into_inner().map_err(|_| "a run of the tests ended by a fault".to_owned())?.1
 }
