@@ -111,12 +111,17 @@ impl Watch {
         }
     }
 
-    fn fall(&mut self, now: Duration) -> Option<String> {
-        let SemiSync { held_by, bound_entries, .. } = self.asked;
-        let bound = match self.is_lost {
+    /// How long others may lack an entry now.
+    fn bound(&self) -> Duration {
+        match self.is_lost {
             true => self.asked.bound.min(LOST_BOUND),
             false => self.asked.bound,
-        };
+        }
+    }
+
+    fn fall(&mut self, now: Duration) -> Option<String> {
+        let SemiSync { held_by, bound_entries, .. } = self.asked;
+        let bound = self.bound();
         let since = self.goal.map_or(now, |(_, set)| set);
         let reason = if self.lag().is_some_and(|lag| lag > bound_entries) {
             format!("fewer than {held_by} others hold all but the newest {bound_entries} entries")
@@ -133,14 +138,16 @@ impl Watch {
         Some(reason)
     }
 
-    /// Half of the bounds, so that it does not fall back again at once.
+    /// Half of the bounds, so that it does not fall back again at once. One that is suspended and
+    /// answers all the same must be prompt: that it has everything at last says little of the next
+    /// write.
     fn climb(&mut self, is_even: bool, took: Option<Duration>, now: Duration) -> Option<String> {
-        if self.votes_since.is_some_and(|s| now.saturating_sub(s) > self.asked.bound / 2) {
+        if self.votes_since.is_some_and(|s| now.saturating_sub(s) > self.bound() / 2) {
             return None;
         }
         let is_short = self.lag().is_some_and(|lag| lag <= self.asked.bound_entries / 2);
-        let is_prompt = took.is_some_and(|took| took <= self.asked.bound / 2);
-        if !(is_even || is_short && is_prompt) {
+        let is_prompt = took.is_some_and(|took| took <= self.bound() / 2);
+        if !(is_even && !self.is_lost || is_short && is_prompt) {
             return None;
         }
         self.fallen_back = false;
@@ -243,11 +250,17 @@ mod tests {
             assert_eq!(watch.written(Lsn(1), millis(1000)), None);
             assert_eq!(watch.look(millis(1250)), None);
             assert_eq!(watch.look(millis(1251)).is_some(), is_lost);
-            // Should it answer all the same, it counts.
-            assert_eq!(watch.held(Some(Lsn(1)), millis(1300)).is_some(), is_lost);
+            // That it has everything in the end is not enough; that it is prompt is.
+            assert_eq!(watch.held(Some(Lsn(1)), millis(1300)), None);
+            assert_eq!(watch.has_fallen_back(), is_lost);
+            assert_eq!(watch.written(Lsn(2), millis(2000)), None);
+            assert_eq!(watch.held(Some(Lsn(2)), millis(2100)).is_some(), is_lost);
+            watch.wait_for_votes(Some(millis(2200)));
+            assert_eq!(watch.look(millis(2451)).is_some(), is_lost);
+            watch.wait_for_votes(None);
+            watch.lose(false);
+            assert_eq!(watch.look(millis(2500)).is_some(), is_lost);
             assert!(!watch.has_fallen_back());
-            watch.wait_for_votes(Some(millis(1400)));
-            assert_eq!(watch.look(millis(1651)).is_some(), is_lost);
         }
         // A bound that is shorter counts.
         let mut watch = watch();
